@@ -1,0 +1,1 @@
+"""Activations on disk: recipes, shards, the store and its views. No images, no TensorFlow."""

@@ -1,0 +1,1 @@
+"""Composes stages and cache; the only place where both meet."""

@@ -1,0 +1,1 @@
+"""One step each: list, label, decode, run a backbone, fit a head. No cache, no scheduler."""

@@ -1,0 +1,67 @@
+"""Everything a stage may complain about.
+
+::
+
+    StageError                  exit_status 2: one line to the user, no traceback
+    ├── InputError              a source, table, label or split that cannot be used
+    ├── UnknownNameError        a name that does not exist; proposes the nearest ones
+    ├── WeightsError            weights or a model file that cannot be loaded
+    └── ImageError              one image that cannot be read (exit_status 3 when fatal)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class StageError(Exception):
+    """Base of all errors that a user can cause and mend."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class InputError(StageError):
+    """A source, table, label or split that cannot be used."""
+
+
+class WeightsError(StageError):
+    """Weights or a model file that cannot be loaded."""
+
+
+class ImageError(StageError):
+    """One image that cannot be read; its text is the reason alone, without the path."""
+
+    exit_status: ClassVar[int] = 3
+
+
+class UnknownNameError(StageError):
+    """A name that does not exist.
+
+    Parameters
+    ----------
+    kind : str
+        What the name should have been: ``"layer"``, ``"backbone"``.
+    name : str
+        What the user wrote.
+    known : iterable of str
+        The names that exist; the nearest ones are proposed.
+    where : str, optional
+        Where it was looked for, as in "of vgg16".
+    remedy : str, optional
+        How to list the names.
+    """
+
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], *, where: str = "", remedy: str = ""
+    ) -> None:
+        names = list(known)
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        place = f" {where}" if where else ""
+        if near:
+            hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
+        else:
+            hint = f"there are: {', '.join(names[:20])}" + (", …" if len(names) > 20 else "")
+        tail = f"; {remedy}" if remedy else ""
+        super().__init__(f"unknown {kind} {name!r}{place}; {hint}{tail}")
