@@ -1,0 +1,88 @@
+"""Publishing files so that a reader, or the next run after a power cut, sees all of one or none."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+_TEMPORARY_PREFIX = ".tmp-"
+# Another host's process cannot be asked whether it lives; its files are given a day.
+_FOREIGN_TEMPORARY_AGE_S = 24 * 3600
+_counter = itertools.count()
+
+
+def temporary_path(final: Path) -> Path:
+    """Return a path beside `final`, on the same file system, that no other process uses."""
+    owner = f"{socket.gethostname()}-{os.getpid()}-{next(_counter)}"
+    return final.with_name(f"{_TEMPORARY_PREFIX}{owner}{final.suffix}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Tell whether `path` is an unpublished file of ours."""
+    return path.name.startswith(_TEMPORARY_PREFIX)
+
+
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished file its final name: its bytes reach the disk before its name does."""
+    _sync(temporary)
+    temporary.replace(final)
+    _sync(final.parent)
+
+
+@contextlib.contextmanager
+def published(final: Path) -> Iterator[Path]:
+    """Yield a temporary path; publish it as `final` on success, remove it on failure."""
+    temporary = temporary_path(final)
+    try:
+        yield temporary
+        publish(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Create `folder` and its parents, each durable before anything is put inside."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    _sync(folder.parent)
+
+
+def remove_orphans(folder: Path) -> None:
+    """Remove unpublished files in `folder` whose writer is dead."""
+    for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
+        if _is_orphan(path):
+            path.unlink(missing_ok=True)
+
+
+def _is_orphan(path: Path) -> bool:
+    host, pid, _ = path.name.removeprefix(_TEMPORARY_PREFIX).rsplit("-", 2)
+    if host == socket.gethostname():
+        return int(pid) != os.getpid() and not _is_alive(int(pid))
+    with contextlib.suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_AGE_S
+    return False
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

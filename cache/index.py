@@ -1,0 +1,226 @@
+"""index.sqlite: what would otherwise be read or computed again; never the truth.
+
+It may be deleted at any time. Where it cannot be used (read-only, a file system without locks,
+garbage in the file) everything goes on with an index in memory: right, but slower next time.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+_log = logging.getLogger(__name__)
+
+_SCHEMA_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS files (
+    key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS shards (
+    feature_set TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL, digests BLOB NOT NULL,
+    PRIMARY KEY (feature_set, name));
+CREATE TABLE IF NOT EXISTS failures (
+    digest BLOB NOT NULL, decoding TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (digest, decoding)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+PRAGMA user_version = {_SCHEMA_VERSION};
+"""
+# Another run may be committing; a commit takes milliseconds.
+_LOCK_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """One file's digest, valid as long as its fingerprint is."""
+
+    key: str
+    fingerprint: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedShard:
+    """Which rows a shard holds: `digests` is uint8 (n, 32); `stamp` tells file versions apart."""
+
+    name: str
+    stamp: str
+    digests: np.ndarray
+
+
+class Index:
+    """The open index. Every method works whatever becomes of the file.
+
+    Parameters
+    ----------
+    path : Path
+        ``index.sqlite``; created when missing, replaced when it is garbage.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection = self._open_file() or _connect(":memory:")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._connection.close()
+
+    def digests_of(self, fingerprints: Mapping[str, str]) -> dict[str, bytes]:
+        """Return the digests of those files (key → fingerprint) that are known and unchanged."""
+        known: dict[str, bytes] = {}
+        for keys in _batched(list(fingerprints)):
+            marks = ",".join("?" * len(keys))
+            query = f"SELECT key, fingerprint, digest FROM files WHERE key IN ({marks})"
+            for key, fingerprint, digest in self._query(query, [_to_blob_text(k) for k in keys]):
+                name = _from_blob_text(key)
+                if fingerprints[name] == fingerprint:
+                    known[name] = digest
+        return known
+
+    def add_files(self, files: Iterable[IndexedFile]) -> None:
+        """Remember digests of files."""
+        self._write(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
+            [(_to_blob_text(file.key), file.fingerprint, file.digest) for file in files],
+        )
+
+    def shards_of(self, feature_set: str) -> dict[str, IndexedShard]:
+        """Return the shards known of a feature set, by name."""
+        query = "SELECT name, stamp, digests FROM shards WHERE feature_set = ?"
+        return {
+            name: IndexedShard(name, stamp, np.frombuffer(digests, np.uint8).reshape(-1, 32))
+            for name, stamp, digests in self._query(query, [feature_set])
+        }
+
+    def replace_shards(
+        self, feature_set: str, *, add: Iterable[IndexedShard], remove: Iterable[str] = ()
+    ) -> None:
+        """Remember shards, and forget those that are gone."""
+        self._write(
+            "DELETE FROM shards WHERE feature_set = ? AND name = ?",
+            [(feature_set, name) for name in remove],
+        )
+        self._write(
+            "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)",
+            [(feature_set, shard.name, shard.stamp, shard.digests.tobytes()) for shard in add],
+        )
+
+    def failures(self, decoding: str) -> dict[bytes, str]:
+        """Return digest → reason of the images that could not be decoded in this way."""
+        query = "SELECT digest, reason FROM failures WHERE decoding = ?"
+        return dict(self._query(query, [decoding]))
+
+    def add_failures(self, decoding: str, reasons: Mapping[bytes, str]) -> None:
+        """Remember images whose bytes cannot be decoded."""
+        self._write(
+            "INSERT OR REPLACE INTO failures VALUES (?, ?, ?)",
+            [(digest, decoding, reason) for digest, reason in reasons.items()],
+        )
+
+    def memo(self, key: str) -> str | None:
+        """Return a remembered text."""
+        for (value,) in self._query("SELECT value FROM memos WHERE key = ?", [key]):
+            return str(value)
+        return None
+
+    def add_memo(self, key: str, value: str) -> None:
+        """Remember a text."""
+        self._write("INSERT OR REPLACE INTO memos VALUES (?, ?)", [(key, value)])
+
+    def _open_file(self) -> sqlite3.Connection | None:
+        try:
+            return _connect(str(self._path))
+        except sqlite3.DatabaseError as error:
+            if not _is_garbage(error):
+                self._warn(error)
+                return None
+        try:
+            for path in self._path.parent.glob(f"{self._path.name}*"):
+                path.unlink()
+            return _connect(str(self._path))
+        except (sqlite3.DatabaseError, OSError) as error:
+            self._warn(error)
+            return None
+
+    def _warn(self, error: Exception) -> None:
+        _log.warning("%s cannot be used (%s); going on without it, slower", self._path, error)
+
+    def _query(self, query: str, values: list[Any]) -> list[Any]:
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            self._fall_back(error)
+            return []
+
+    def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        if not rows:
+            return
+        try:
+            with self._connection:
+                self._connection.executemany(statement, rows)
+        except sqlite3.DatabaseError as error:
+            self._fall_back(error)
+            with self._connection:
+                self._connection.executemany(statement, rows)
+
+    def _fall_back(self, error: Exception) -> None:
+        self._warn(error)
+        self._connection.close()
+        self._connection = _connect(":memory:")
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # One thread at a time uses it; which one differs (the loop's writer commits).
+    connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
+    try:
+        # The index is rebuilt from the shards, so it need not survive a power cut to the last row.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("PRAGMA journal_mode = WAL")
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version != _SCHEMA_VERSION:
+            _drop_tables(connection)
+            connection.executescript(_SCHEMA)
+    except sqlite3.DatabaseError:
+        connection.close()
+        raise
+    return connection
+
+
+def _drop_tables(connection: sqlite3.Connection) -> None:
+    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+    for (name,) in connection.execute(query).fetchall():
+        connection.execute(f'DROP TABLE "{name}"')
+
+
+def _is_garbage(error: sqlite3.DatabaseError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+
+def _batched(keys: list[str], size: int = 5000) -> Iterator[list[str]]:
+    """Cut a list into pieces that fit SQLite's limit on parameters (32,766)."""
+    return (keys[start : start + size] for start in range(0, len(keys), size))
+
+
+def _to_blob_text(name: str) -> str | bytes:
+    """SQLite text is UTF-8; a file name that is not goes in as bytes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return name.encode(errors="surrogateescape")
+    return name
+
+
+def _from_blob_text(name: str | bytes) -> str:
+    return name if isinstance(name, str) else name.decode(errors="surrogateescape")

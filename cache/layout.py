@@ -1,0 +1,103 @@
+"""Where things lie in a cache folder, and which FORMAT they have.
+
+To change the layout: raise FORMAT, teach `open_cache` to read or refuse the older numbers, and say
+so in the README. A cache of a newer FORMAT is always refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.errors import DamagedError, NotACacheError
+from cache.files import is_temporary, make_folder, published
+from cache.key import Recipe, canonical_json, recipe_key
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayout:
+    """Paths inside one cache folder."""
+
+    root: Path
+
+    @property
+    def format_file(self) -> Path:
+        """The FORMAT number, as JSON."""
+        return self.root / "format.json"
+
+    @property
+    def index_file(self) -> Path:
+        """The index, which may be deleted at any time."""
+        return self.root / "index.sqlite"
+
+    def feature_set_folder(self, recipe: Recipe) -> Path:
+        """Return the folder of a recipe: ``vgg16-3f9c1a2b7d4e/block5_pool-avg``."""
+        backbone = f"{_slug(recipe['backbone'])}-{recipe_key(recipe)[:12]}"
+        return self.root / backbone / f"{_slug(recipe['layer'])}-{_slug(recipe['pooling'])}"
+
+
+def open_cache(root: Path) -> CacheLayout:
+    """Open a cache folder; create it when there is none.
+
+    Raises
+    ------
+    NotACacheError
+        `root` is a file, a folder with other things in it, or a cache of a newer FORMAT.
+    """
+    layout = CacheLayout(root)
+    if root.exists() and not root.is_dir():
+        raise NotACacheError(f"{str(root)!r} is a file, not a cache folder; name a new folder")
+    if not layout.format_file.exists():
+        _create(layout)
+    _check_format(layout)
+    return layout
+
+
+def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
+    """Create a feature set's folder with its ``recipe.json``, or check the one that is there."""
+    folder = layout.feature_set_folder(recipe)
+    file = folder / "recipe.json"
+    text = canonical_json(recipe)
+    if not file.exists():
+        make_folder(folder)
+        with published(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    elif file.read_text(encoding="utf-8", errors="replace") != text:
+        raise DamagedError(
+            f"{str(file)!r} does not hold its folder's recipe; remove the folder and run again"
+        )
+    return folder
+
+
+def _create(layout: CacheLayout) -> None:
+    if layout.root.exists() and not all(is_temporary(path) for path in layout.root.iterdir()):
+        raise NotACacheError(
+            f"{str(layout.root)!r} is not a cache: it has files but no format.json;"
+            " name a new or empty folder with --cache"
+        )
+    make_folder(layout.root)
+    with published(layout.format_file) as temporary:
+        temporary.write_text(json.dumps({"format": FORMAT}), encoding="utf-8")
+
+
+def _check_format(layout: CacheLayout) -> None:
+    try:
+        number = int(json.loads(layout.format_file.read_text(encoding="utf-8"))["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f'{str(layout.format_file)!r} is damaged; it should hold {{"format": {FORMAT}}}'
+        ) from error
+    if number > FORMAT:
+        raise NotACacheError(
+            f"the cache {str(layout.root)!r} has format {number}, newer than this version's"
+            f" {FORMAT}; update permafrost or name another folder with --cache"
+        )
+
+
+def _slug(name: object) -> str:
+    """Make a folder name of any text; it is for people, the key tells sets apart."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", str(name)).strip(".-")[:80] or "unnamed"

@@ -1,0 +1,143 @@
+"""Which rows of a feature set exist, and where.
+
+The shards are the truth: a shard counts when it lies in the feature set's folder, whatever the
+index says. The index only saves reading again which rows each of them holds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.errors import DamagedError
+from cache.index import Index, IndexedShard
+from cache.key import Recipe, recipe_key
+from cache.layout import CacheLayout
+from cache.shard import read_digests
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLocations:
+    """Where rows lie.
+
+    Attributes
+    ----------
+    shards : list of str
+        File names, sorted.
+    shard : ndarray of int32, shape (n,)
+        Index into `shards`; -1 where the row does not exist.
+    row : ndarray of int64, shape (n,)
+        Row inside that shard.
+    """
+
+    shards: list[str]
+    shard: np.ndarray
+    row: np.ndarray
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Mask of the rows that do not exist: ndarray of bool, shape (n,)."""
+        missing: np.ndarray = self.shard < 0
+        return missing
+
+    def select(self, rows: slice | np.ndarray) -> RowLocations:
+        """Return the locations of some of the rows."""
+        return RowLocations(shards=self.shards, shard=self.shard[rows], row=self.row[rows])
+
+
+class FeatureSet:
+    """All rows ever computed under one recipe.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    recipe : Recipe
+    index : Index
+        Consulted, and brought up to date with what lies in the folder.
+    """
+
+    def __init__(self, layout: CacheLayout, recipe: Recipe, index: Index) -> None:
+        self.recipe = recipe
+        self.key = recipe_key(recipe)
+        self.folder = layout.feature_set_folder(recipe)
+        self._index = index
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        self._shards: list[str] = []
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again at what lies in the folder."""
+        shards = sorted(self._read_shards(), key=lambda shard: shard.name)
+        self._shards = [shard.name for shard in shards]
+        self._rows = {}
+        # Two runs at once may compute a row twice; the first shard by name serves it, always.
+        for number, shard in reversed(list(enumerate(shards))):
+            rows = ((number, row) for row in range(len(shard.digests)))
+            self._rows.update(zip(split_digests(shard.digests), rows, strict=True))
+
+    def __len__(self) -> int:
+        """How many different rows exist."""
+        return len(self._rows)
+
+    def locate(self, digests: list[bytes]) -> RowLocations:
+        """Find where the rows of these digests lie."""
+        nowhere = (-1, -1)
+        found = [self._rows.get(digest, nowhere) for digest in digests]
+        places = np.array(found, np.int64).reshape(-1, 2)
+        return RowLocations(
+            shards=self._shards, shard=places[:, 0].astype(np.int32), row=places[:, 1]
+        )
+
+    def add(self, shard: Path, digests: np.ndarray) -> None:
+        """Tell the index of a shard that was just published."""
+        self._index.replace_shards(self.key, add=[IndexedShard(shard.name, _stamp(shard), digests)])
+
+    def _read_shards(self) -> Iterator[IndexedShard]:
+        indexed = self._index.shards_of(self.key)
+        unknown: list[IndexedShard] = []
+        stamps = dict(self._list_shards())
+        for name, stamp in stamps.items():
+            shard = indexed.get(name)
+            if shard is None or shard.stamp != stamp:
+                shard = self._read_unknown(name, stamp)
+                if shard is None:
+                    continue
+                unknown.append(shard)
+            yield shard
+        self._index.replace_shards(self.key, add=unknown, remove=indexed.keys() - stamps.keys())
+
+    def _list_shards(self) -> Iterator[tuple[str, str]]:
+        if self.folder.is_dir():
+            for path in self.folder.glob("shard-*.h5"):
+                yield path.name, _stamp(path)
+
+    def _read_unknown(self, name: str, stamp: str) -> IndexedShard | None:
+        try:
+            digests = read_digests(self.folder / name, self.key)
+        except DamagedError as error:
+            # Its rows count as missing: they are computed again, under the same name if together.
+            _log.warning("%s; its rows will be computed again", error)
+            return None
+        return IndexedShard(name, stamp, digests)
+
+
+def split_digests(digests: np.ndarray) -> list[bytes]:
+    """Turn uint8 (n, 32) into n digests of 32 bytes."""
+    joined = digests.tobytes()
+    return [joined[start : start + 32] for start in range(0, len(joined), 32)]
+
+
+def join_digests(digests: list[bytes]) -> np.ndarray:
+    """Turn n digests of 32 bytes into uint8 (n, 32)."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}"

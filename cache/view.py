@@ -1,0 +1,198 @@
+"""features.h5: one dataset's rows, in manifest order, over the shards.
+
+Each layer is kept twice, neither a copy: as a virtual dataset, which any HDF5 reader opens, and
+under ``/rows`` as (shard, row) pointers, which our reader follows because HDF5 reads a virtual row
+whose shard is missing as its fill value, without a word. A materialized view holds the values.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from cache.files import published
+from cache.gather import READ_BYTES, gather_rows
+from cache.key import Recipe, canonical_json, recipe_key
+from cache.shard import LIBVER, RowFormat, choose_chunk, compression_options
+from cache.store import RowLocations
+
+_log = logging.getLogger(__name__)
+
+# Beyond this many pieces, making and opening a virtual dataset takes longer than copying the rows.
+MAX_VIRTUAL_PIECES = 20_000
+_STRINGS_PER_CHUNK = 4096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewImages:
+    """The images of a view, n of each.
+
+    Attributes
+    ----------
+    root : str
+        Where `paths` start from.
+    paths, labels, splits : sequence of str
+    digests : ndarray of uint8, shape (n, 32)
+    """
+
+    root: str
+    paths: Sequence[str]
+    labels: Sequence[str]
+    splits: Sequence[str]
+    digests: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewLayer:
+    """One layer of a view: where its n rows lie."""
+
+    spec: str
+    recipe: Recipe
+    folder: Path
+    row: RowFormat
+    locations: RowLocations
+
+
+def write_view(
+    out: Path, images: ViewImages, layers: Sequence[ViewLayer], *, materialize: bool = False
+) -> None:
+    """Write ``features.h5`` and publish it in one step.
+
+    Parameters
+    ----------
+    out : Path
+    images : ViewImages
+    layers : sequence of ViewLayer
+        Every row of every layer exists.
+    materialize : bool
+        Copy the values instead of pointing at the shards.
+    """
+    with published(out) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
+        _write_images(file, images)
+        for layer in layers:
+            if materialize:
+                _write_values(file, layer, images.digests)
+            else:
+                _write_pointers(file, layer, out.parent)
+
+
+def _write_images(file: h5py.File, images: ViewImages) -> None:
+    group = file.create_group("images")
+    group.attrs["root"] = _as_attribute(images.root)
+    for name, texts in (
+        ("path", images.paths),
+        ("label", images.labels),
+        ("split", images.splits),
+    ):
+        _write_strings(group, name, texts)
+    _write_checked(group, "digest", images.digests)
+
+
+def _write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
+    """Store fixed-length UTF-8: unlike variable-length strings, HDF5 can checksum it."""
+    values = np.array([text.encode(errors="surrogateescape") for text in texts] or [b""], "S")
+    values = values[: len(texts)].astype(f"S{max(1, values.dtype.itemsize)}")
+    dtype = h5py.string_dtype("utf-8", values.dtype.itemsize)
+    _write_checked(group, name, values.astype(dtype))
+
+
+def _as_attribute(text: str) -> str | bytes:
+    """Return UTF-8 text as it is, and a file name that is none as its bytes."""
+    raw = os.fsencode(text)
+    return text if raw.decode(errors="ignore") == text else raw
+
+
+def _write_checked(group: h5py.Group, name: str, values: np.ndarray) -> None:
+    chunk = (max(1, min(len(values), _STRINGS_PER_CHUNK)), *values.shape[1:])
+    group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
+
+
+def _write_values(file: h5py.File, layer: ViewLayer, digests: np.ndarray) -> None:
+    n_rows = len(digests)
+    dataset = file.create_dataset(
+        f"features/{layer.spec}",
+        shape=(n_rows, *layer.row.shape),
+        dtype=layer.row.dtype,
+        chunks=choose_chunk(layer.row, max(1, n_rows)),
+        fletcher32=True,
+        **compression_options(layer.row.compression),
+    )
+    _write_recipe(dataset, layer.recipe)
+    for start, stop in split_rows(n_rows, layer.row.row_bytes):
+        block = np.empty((stop - start, *layer.row.shape), layer.row.dtype)
+        gather_rows(
+            layer.folder,
+            key=recipe_key(layer.recipe),
+            locations=layer.locations.select(slice(start, stop)),
+            digests=digests[start:stop],
+            out=block,
+        )
+        dataset[start:stop] = block
+
+
+def _write_recipe(node: h5py.Dataset | h5py.Group, recipe: Recipe) -> None:
+    node.attrs["recipe"] = canonical_json(recipe)
+    node.attrs["key"] = recipe_key(recipe)
+
+
+def _write_pointers(file: h5py.File, layer: ViewLayer, base: Path) -> None:
+    folder = os.path.relpath(layer.folder.resolve(), base.resolve())
+    group = file.create_group(f"rows/{layer.spec}")
+    _write_recipe(group, layer.recipe)
+    group.attrs["folder"] = _as_attribute(folder)
+    group.attrs["shape"] = np.array(layer.row.shape, np.int64)
+    group.attrs["dtype"] = layer.row.dtype
+    _write_strings(group, "shards", layer.locations.shards)
+    _write_checked(group, "shard", layer.locations.shard)
+    _write_checked(group, "row", layer.locations.row)
+    _write_virtual(file, layer, folder)
+
+
+def _write_virtual(file: h5py.File, layer: ViewLayer, folder: str) -> None:
+    pieces = list(_split_pieces(layer.locations))
+    if len(pieces) > MAX_VIRTUAL_PIECES:
+        _log.warning(
+            "the rows of %s lie in %d pieces: permafrost reads them, other HDF5 readers do not;"
+            " for those write the view with --materialize",
+            layer.spec,
+            len(pieces),
+        )
+        return
+    shape = (len(layer.locations.row), *layer.row.shape)
+    layout = h5py.VirtualLayout(shape, layer.row.dtype)
+    for number, rows, positions in pieces:
+        # HDF5 takes "%b" in the name of a source file for a counter.
+        name = os.path.join(folder, layer.locations.shards[number]).replace("%", "%%")  # noqa: PTH118
+        n_rows = int(layer.locations.row[positions].max()) + 1
+        source = h5py.VirtualSource(name, "features", (n_rows, *layer.row.shape), layer.row.dtype)
+        layout[_as_selection(positions)] = source[_as_selection(rows)]
+    dataset = file.create_virtual_dataset(f"features/{layer.spec}", layout, fillvalue=np.nan)
+    _write_recipe(dataset, layer.recipe)
+
+
+def _split_pieces(locations: RowLocations) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Yield (shard, rows, positions), each piece rising in both: what one mapping can hold."""
+    for number in np.unique(locations.shard):
+        positions = np.flatnonzero(locations.shard == number)
+        rows = locations.row[positions]
+        cuts = np.flatnonzero(np.diff(rows) <= 0) + 1
+        for piece in np.split(np.arange(len(rows)), cuts):
+            yield int(number), rows[piece], positions[piece]
+
+
+def _as_selection(indices: np.ndarray) -> slice | np.ndarray:
+    start, stop = int(indices[0]), int(indices[-1]) + 1
+    return slice(start, stop) if stop - start == len(indices) else indices
+
+
+def split_rows(n_rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into blocks ``start, stop`` of about `READ_BYTES`."""
+    step = max(1, READ_BYTES // max(1, row_bytes))
+    for start in range(0, n_rows, step):
+        yield start, min(n_rows, start + step)
