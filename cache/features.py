@@ -200,9 +200,10 @@ def _decode(text: bytes | str) -> str:
     return text if isinstance(text, str) else bytes(text).decode(errors="surrogateescape")
 
 
-def _collect_nodes(group: h5py.Group, prefix: str, holds: type[h5py.Dataset] | type[h5py.Group], found: set[str]) -> None:
+def _collect_nodes(group: h5py.Group, prefix: str, holds: Any, found: set[str]) -> None:
     """Collect the layers below a group; a nested layer's name has slashes and so subgroups."""
-    for name, node in group.items():
+    for name in group:
+        node = group[name]
         if isinstance(node, holds) and "recipe" in node.attrs:
             found.add(prefix + name)
         elif isinstance(node, h5py.Group):

@@ -1,0 +1,158 @@
+"""Every function of keras.applications: its name here, default input size and preprocessing.
+
+Facts from the Keras 3 documentation and sources; a test compares the table with Keras itself. It
+is written out so that planning needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from stages.errors import InputError, UnknownNameError
+
+PREPROCESS_MODES = ("caffe", "tf", "torch", "none")
+_MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A function of keras.applications.
+
+    Attributes
+    ----------
+    function : str
+        Its name in Keras.
+    size : int
+        Default height and width of its input, in pixels.
+    preprocess : str
+        The mode of its family's ``preprocess_input``; ``"none"`` where the network does it itself.
+    """
+
+    function: str
+    size: int
+    preprocess: str
+
+
+APPLICATIONS: Mapping[str, Application] = {
+    "convnext_base": Application("ConvNeXtBase", 224, "none"),
+    "convnext_large": Application("ConvNeXtLarge", 224, "none"),
+    "convnext_small": Application("ConvNeXtSmall", 224, "none"),
+    "convnext_tiny": Application("ConvNeXtTiny", 224, "none"),
+    "convnext_xlarge": Application("ConvNeXtXLarge", 224, "none"),
+    "densenet121": Application("DenseNet121", 224, "torch"),
+    "densenet169": Application("DenseNet169", 224, "torch"),
+    "densenet201": Application("DenseNet201", 224, "torch"),
+    "efficientnet_b0": Application("EfficientNetB0", 224, "none"),
+    "efficientnet_b1": Application("EfficientNetB1", 240, "none"),
+    "efficientnet_b2": Application("EfficientNetB2", 260, "none"),
+    "efficientnet_b3": Application("EfficientNetB3", 300, "none"),
+    "efficientnet_b4": Application("EfficientNetB4", 380, "none"),
+    "efficientnet_b5": Application("EfficientNetB5", 456, "none"),
+    "efficientnet_b6": Application("EfficientNetB6", 528, "none"),
+    "efficientnet_b7": Application("EfficientNetB7", 600, "none"),
+    "efficientnet_v2_b0": Application("EfficientNetV2B0", 224, "none"),
+    "efficientnet_v2_b1": Application("EfficientNetV2B1", 240, "none"),
+    "efficientnet_v2_b2": Application("EfficientNetV2B2", 260, "none"),
+    "efficientnet_v2_b3": Application("EfficientNetV2B3", 300, "none"),
+    "efficientnet_v2_l": Application("EfficientNetV2L", 480, "none"),
+    "efficientnet_v2_m": Application("EfficientNetV2M", 480, "none"),
+    "efficientnet_v2_s": Application("EfficientNetV2S", 384, "none"),
+    "inception_resnet_v2": Application("InceptionResNetV2", 299, "tf"),
+    "inception_v3": Application("InceptionV3", 299, "tf"),
+    "mobilenet": Application("MobileNet", 224, "tf"),
+    "mobilenet_v2": Application("MobileNetV2", 224, "tf"),
+    "mobilenet_v3_large": Application("MobileNetV3Large", 224, "none"),
+    "mobilenet_v3_small": Application("MobileNetV3Small", 224, "none"),
+    "nasnet_large": Application("NASNetLarge", 331, "tf"),
+    "nasnet_mobile": Application("NASNetMobile", 224, "tf"),
+    "resnet101": Application("ResNet101", 224, "caffe"),
+    "resnet101_v2": Application("ResNet101V2", 224, "tf"),
+    "resnet152": Application("ResNet152", 224, "caffe"),
+    "resnet152_v2": Application("ResNet152V2", 224, "tf"),
+    "resnet50": Application("ResNet50", 224, "caffe"),
+    "resnet50_v2": Application("ResNet50V2", 224, "tf"),
+    "vgg16": Application("VGG16", 224, "caffe"),
+    "vgg19": Application("VGG19", 224, "caffe"),
+    "xception": Application("Xception", 299, "tf"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneName:
+    """What a user names as a backbone: an application with options, or a model file.
+
+    Attributes
+    ----------
+    name : str
+        A key of `APPLICATIONS`, or the path of a model file.
+    options : tuple of (str, value)
+        Keyword arguments of the Keras function, sorted, as in ``mobilenet(alpha=0.25)``.
+    """
+
+    name: str
+    options: tuple[tuple[str, object], ...] = ()
+
+    @property
+    def is_file(self) -> bool:
+        """Whether it is a model file."""
+        return self.name not in APPLICATIONS
+
+    def __str__(self) -> str:
+        """Write it as a user would."""
+        inside = ",".join(f"{key}={value!r}" for key, value in self.options)
+        return f"{self.name}({inside})" if inside else self.name
+
+
+def parse_backbone(text: str) -> BackboneName:
+    """Read ``vgg16``, ``mobilenet(alpha=0.25)`` or the path of a model file.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither an application nor an existing file.
+    InputError
+        Options that cannot be read.
+    """
+    path = Path(text)
+    if path.exists() and (path.is_dir() or path.suffix.lower() in _MODEL_SUFFIXES):
+        return BackboneName(name=text)
+    if path.suffix.lower() in _MODEL_SUFFIXES or "/" in text:
+        raise InputError(f"there is no model file {text!r}")
+    match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    name = _plain(match[1]) if match else _plain(text)
+    for known in APPLICATIONS:
+        if _plain(known) == name:
+            return BackboneName(
+                name=known, options=_parse_options((match and match[2]) or "", text)
+            )
+    raise UnknownNameError("backbone", text, APPLICATIONS, remedy="or name a .keras or .h5 file")
+
+
+def family_preprocess(model_name: str) -> str | None:
+    """Return the preprocessing mode of the family that a model's name starts with, if any.
+
+    Keras names its models ``mobilenet_1.00_224``, ``resnet50v2``, ``NASNet``.
+    """
+    plain = _plain(model_name)
+    families = {_plain(name): entry.preprocess for name, entry in APPLICATIONS.items()}
+    families["nasnet"] = "tf"
+    matching = [family for family in families if plain.startswith(family)]
+    return families[max(matching, key=len)] if matching else None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[_.\s-]", "", name).lower()
+
+
+def _parse_options(inside: str, text: str) -> tuple[tuple[str, object], ...]:
+    try:
+        call = ast.parse(f"f({inside})", mode="eval").body
+        if isinstance(call, ast.Call) and not call.args:
+            return tuple(sorted((str(k.arg), ast.literal_eval(k.value)) for k in call.keywords))
+    except (SyntaxError, ValueError):
+        pass
+    raise InputError(f"cannot read the options of {text!r}; write them as mobilenet(alpha=0.25)")

@@ -1,0 +1,168 @@
+"""One program per backbone and layers: a uint8 batch in, activations out.
+
+Casting, preprocessing, the network and pooling are one TensorFlow graph with the weights as
+constants, run by a session. Measured on two cores: the graph is ready 3 to 5 s sooner than with
+``convert_variables_to_constants_v2`` and runs as fast (VGG16 7.4 images/s, ResNet50 26 against 23
+with ``predict_on_batch``); a session runs only what is fetched, so the network ends at the deepest
+layer asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stages.errors import InputError, UnknownNameError
+from stages.layers import LayerSpec
+from stages.network import Network
+
+VIEWS = ("identity", "hflip")
+# Facts of keras.applications.imagenet_utils: the means and deviations of ImageNet's channels.
+_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+_TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
+_TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
+
+
+class OutOfMemoryError(Exception):
+    """The batch does not fit the device's memory; a smaller one may."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramSpec:
+    """What a program computes, besides the network.
+
+    Attributes
+    ----------
+    layers : tuple of LayerSpec
+        Outputs, in this order.
+    preprocess : str
+        ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+    view : str
+        ``"identity"``, or ``"hflip"`` for the mirror image.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    preprocess: str
+    view: str = "identity"
+
+
+class Program:
+    """A compiled program; call it with a batch.
+
+    Parameters
+    ----------
+    network : Network
+    spec : ProgramSpec
+    """
+
+    def __init__(self, network: Network, spec: ProgramSpec) -> None:
+        import tensorflow as tf
+
+        weights = network.read_weights()
+        graph = tf.Graph()
+        with graph.as_default():
+            channels = network.input_shape[2]
+            batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels))
+            inputs = preprocess(_apply_view(batch, spec.view), spec.preprocess)
+            names = [layer.layer for layer in spec.layers]
+            found = network.trace(inputs, names, weights=weights)
+            outputs = [pool(found[layer.layer], layer) for layer in spec.layers]
+        session = tf.compat.v1.Session(graph=graph, config=_configure_session())
+        self._run = session.make_callable(outputs, [batch])
+        self._session = session
+        self._out_of_memory = tf.errors.ResourceExhaustedError
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch.
+
+        Parameters
+        ----------
+        batch : ndarray of uint8, shape (n, height, width, channels)
+            Any n: a smaller last batch is no new program.
+
+        Returns
+        -------
+        list of ndarray of float32, each (n, *shape)
+            One for each of the spec's layers.
+
+        Raises
+        ------
+        OutOfMemoryError
+        """
+        try:
+            outputs: list[np.ndarray] = self._run(batch)
+        except (self._out_of_memory, MemoryError) as error:
+            raise OutOfMemoryError(f"a batch of {len(batch)} images") from error
+        return outputs
+
+    def close(self) -> None:
+        """Release the device memory."""
+        self._session.close()
+
+
+def preprocess(images: Any, mode: str) -> Any:
+    """Scale pixels as the backbone's family was trained with, inside a TensorFlow graph.
+
+    Parameters
+    ----------
+    images : tf.Tensor of uint8, shape (n, height, width, channels)
+        RGB, or grey.
+    mode : str
+        ``"caffe"``: BGR less the mean; ``"tf"``: -1 to 1; ``"torch"``: 0 to 1, standardised by
+        channel; ``"none"``: 0 to 255.
+
+    Returns
+    -------
+    tf.Tensor of float32
+    """
+    import tensorflow as tf
+
+    pixels = tf.cast(images, tf.float32)
+    if mode == "none":
+        return pixels
+    if mode == "tf":
+        return pixels / 127.5 - 1.0
+    if images.shape[-1] != 3:
+        raise InputError(f"preprocessing {mode!r} needs 3 channels; use tf or none")
+    if mode == "caffe":
+        return pixels[..., ::-1] - tf.constant(_CAFFE_MEAN_BGR)
+    if mode == "torch":
+        return (pixels / 255.0 - tf.constant(_TORCH_MEAN_RGB)) / tf.constant(_TORCH_DEVIATION_RGB)
+    raise UnknownNameError("preprocessing", mode, ("caffe", "tf", "torch", "none"))
+
+
+def pool(activation: Any, layer: LayerSpec) -> Any:
+    """Pool an activation as its spec says; the result is float32."""
+    import tensorflow as tf
+
+    values = tf.cast(activation, tf.float32)
+    shape = tuple(values.shape[1:])
+    target = (-1, *layer.pool_shape(shape))
+    axes = list(range(1, len(shape)))
+    if layer.pooling == "avg":
+        return tf.reduce_mean(values, axes)
+    if layer.pooling == "max":
+        return tf.reduce_max(values, axes)
+    # A fetched tensor is handed over without a copy; one that only passes through must not alias
+    # the session's own buffers, which identity sees to.
+    return tf.reshape(values, target) if layer.pooling == "flatten" else tf.identity(values)
+
+
+def _apply_view(batch: Any, view: str) -> Any:
+    import tensorflow as tf
+
+    if view == "hflip":
+        return tf.reverse(batch, [2])
+    if view == "identity":
+        return batch
+    raise UnknownNameError("view", view, VIEWS)
+
+
+def _configure_session() -> Any:
+    import tensorflow as tf
+
+    config = tf.compat.v1.ConfigProto()
+    config.gpu_options.allow_growth = True
+    return config

@@ -1,0 +1,206 @@
+"""A loaded network: its layers by name, their shapes and digests, and its trace on a tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from stages.layers import BackboneCard, LayerCard
+
+# Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
+# what is unset, so that an option a later Keras adds does not change every digest.
+_IRRELEVANT = ("initializer", "regularizer", "constraint", "trainable", "batch_shape", "shape")
+
+
+class Network:
+    """A Keras model as a backbone.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Functional, Sequential or any other whose layers are its attributes.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Height and width of the input, in pixels.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        height, width, *_ = self.input_shape
+        self.size = (height or 0, width or 0)
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of one input, without the batch axis; None where any size is taken."""
+        return tuple(self.model.input_shape[1:])
+
+    def read_weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return the values of the trainable and the other weights; outside any graph."""
+        model = self.model
+        return (
+            [variable.numpy() for variable in model.trainable_variables],
+            [variable.numpy() for variable in model.non_trainable_variables],
+        )
+
+    def trace(
+        self,
+        inputs: Any,
+        layers: Sequence[str],
+        *,
+        weights: tuple[list[np.ndarray], list[np.ndarray]],
+    ) -> dict[str, Any]:
+        """Run the network symbolically, inside the graph that is being built.
+
+        The weights go in as constants, so that TensorFlow folds what follows from them. Nothing
+        is cut here: a graph computes only what is fetched from it, so what lies beyond the deepest
+        layer asked for never runs.
+
+        Parameters
+        ----------
+        inputs : tf.Tensor of float32, shape (batch, height, width, channels)
+            Preprocessed.
+        layers : sequence of str
+            Names, ``outer/inner`` for a layer of a nested model.
+        weights : pair of lists of ndarray
+            As `read_weights` gave them.
+
+        Returns
+        -------
+        dict of str to tf.Tensor
+        """
+        import tensorflow as tf
+
+        known = dict(_walk_layers(self.model))
+        with _recording({name: known[name] for name in layers}) as outputs:
+            self._call(inputs, *([tf.constant(w) for w in part] for part in weights))
+        return outputs
+
+    def describe(self) -> BackboneCard:
+        """Trace the network once and note each layer's output shape and digest."""
+        digests = dict(_digest_layers(self.model))
+        shapes = self._trace_shapes()
+        layers = {
+            name: LayerCard(shape=shapes[name], digest=digests[name.split("/")[0]])
+            for name, _ in _walk_layers(self.model)
+            if name in shapes
+        }
+        return BackboneCard(
+            name=self.model.name,
+            size=self.size,
+            channels=int(self.input_shape[2] or 3),
+            layers=layers,
+        )
+
+    def _trace_shapes(self) -> dict[str, tuple[int, ...]]:
+        import tensorflow as tf
+
+        channels = self.input_shape[2]
+        with tf.Graph().as_default():
+            inputs = tf.compat.v1.placeholder(tf.float32, (None, *self.size, channels))
+            with _recording(dict(_walk_layers(self.model))) as outputs:
+                self._call(
+                    inputs,
+                    _as_placeholders(self.model.trainable_variables),
+                    _as_placeholders(self.model.non_trainable_variables),
+                )
+        return {
+            name: tuple(tensor.shape[1:])
+            for name, tensor in outputs.items()
+            if None not in tuple(tensor.shape[1:]) and len(tensor.shape) > 1
+        }
+
+    def _call(self, inputs: Any, trainable: list[Any], non_trainable: list[Any]) -> None:
+        self.model.stateless_call(trainable, non_trainable, inputs, training=False)
+
+
+def _as_placeholders(variables: list[Any]) -> list[Any]:
+    """Stand in for weights with their shapes alone: to learn shapes, and fast."""
+    import tensorflow as tf
+
+    return [tf.compat.v1.placeholder(variable.dtype, variable.shape) for variable in variables]
+
+
+@contextmanager
+def _recording(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Collect what each layer returns while the network is traced.
+
+    This reaches the layers of nested models, which no ``keras.Model(inputs, outputs)`` can: their
+    tensors belong to the inner model's own graph.
+    """
+    outputs: dict[str, Any] = {}
+    for name, layer in layers.items():
+        layer.call = _record(layer.call, name, outputs)
+    try:
+        yield outputs
+    finally:
+        for layer in layers.values():
+            del layer.call
+
+
+def _record(call: Callable[..., Any], name: str, outputs: dict[str, Any]) -> Callable[..., Any]:
+    def recording_call(*args: Any, **kwargs: Any) -> Any:
+        output = call(*args, **kwargs)
+        # A layer that is shared gives its first output; one with several outputs, none.
+        if hasattr(output, "shape") and name not in outputs:
+            outputs[name] = output
+        return output
+
+    return recording_call
+
+
+def _walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        yield prefix + layer.name, layer
+        if isinstance(layer, keras.Model):
+            yield from _walk_layers(layer, f"{prefix}{layer.name}/")
+
+
+def _digest_layers(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield each layer's digest: architecture and weights of it and of all before it.
+
+    Keras orders layers topologically, so that covers all a layer depends on; it does not cover
+    what follows, so ``block5_pool`` is the same feature with and without the classifier on top.
+    """
+    wiring = _describe_wiring(model)
+    running = hashlib.sha256()
+    for layer in model.layers:
+        running.update(json.dumps(wiring.get(layer.name), sort_keys=True).encode())
+        for weight in layer.get_weights():
+            running.update(f"{weight.dtype}{weight.shape}".encode())
+            running.update(np.ascontiguousarray(weight).data)
+        yield layer.name, running.hexdigest()
+
+
+def _describe_wiring(model: Any) -> dict[str, Any]:
+    """Return class, configuration and inputs of each layer, as far as they change the numbers."""
+    try:
+        entries = model.get_config()["layers"]
+    except (NotImplementedError, KeyError, TypeError):  # A subclassed model: its layers tell all.
+        entries = [
+            {"class_name": type(layer).__name__, "config": layer.get_config()}
+            for layer in model.layers
+        ]
+    return {entry["config"]["name"]: _strip(entry) for entry in entries}
+
+
+def _strip(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: _strip(value)
+            for key, value in node.items()
+            if value is not None and not str(key).endswith(_IRRELEVANT)
+        }
+    if isinstance(node, list | tuple):
+        return [_strip(value) for value in node]
+    return node if isinstance(node, str | int | float | bool) else str(node)
