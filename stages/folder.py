@@ -1,0 +1,125 @@
+"""Images in a folder, and the rules about files that every source shares."""
+
+# A million names at a time: pathlib takes several times as long, and does not fold "..", on which
+# a file's identity depends.
+# ruff: noqa: PTH100, PTH112, PTH116, PTH118, PTH123
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from stages.errors import InputError
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif"),
+    *(".bmp", ".webp", ".tif", ".tiff"),
+)
+BLOCK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """The files below a folder.
+
+    Parameters
+    ----------
+    root : str
+        The folder. Absolute paths are read as they are, whatever the root.
+    """
+
+    root: str
+
+    def list_images(self) -> list[str]:
+        """List the images below the folder, sorted by their bytes.
+
+        Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed,
+        except a link to a folder that contains it.
+
+        Raises
+        ------
+        InputError
+            When a folder cannot be listed: a class that is silently missing would be worse.
+        """
+        return sorted(_walk(self.root), key=os.fsencode)
+
+    def read(self, path: str) -> bytes:
+        """Return the file's bytes; `OSError` as the system gives it, or when it is no file."""
+        return b"".join(self.read_blocks(path))
+
+    def read_blocks(self, path: str) -> Iterator[bytes]:
+        """Yield the file's bytes, at most 1 MiB at a time."""
+        file = os.path.join(self.root, path)
+        stat_regular(file)
+        with open(file, "rb", buffering=0) as stream:
+            while block := stream.read(BLOCK_BYTES):
+                yield block
+
+    def file_key(self, path: str) -> str:
+        """Return the absolute path."""
+        return os.path.abspath(os.path.join(self.root, path))
+
+    def fingerprint(self, path: str) -> str:
+        """Return ``size:mtime_ns``."""
+        status = stat_regular(os.path.join(self.root, path))
+        return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this base name is no part of a dataset."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def stat_regular(file: str) -> os.stat_result:
+    """Stat a file; `OSError` when it is none, because opening a FIFO would wait for ever."""
+    try:
+        status = os.stat(file)
+    except ValueError as error:  # a NUL, which a name in a CSV may hold
+        raise OSError(errno.EINVAL, str(error), file) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", file)
+    return status
+
+
+def _walk(root: str) -> Iterator[str]:
+    # A list instead of recursion: folders may nest deeper than Python's stack.
+    pending = [""]
+    while pending:
+        prefix = pending.pop()
+        for entry in _scan(root, prefix):
+            path = prefix + entry.name
+            if _is_folder(entry):
+                if not (entry.is_symlink() and _leads_back(root, path)):
+                    pending.append(path + "/")
+            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                yield path
+
+
+def _scan(root: str, prefix: str) -> list[os.DirEntry[str]]:
+    folder = os.path.join(root, prefix)
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise InputError(
+            f"cannot list {folder!r}: {error.strerror}; make it readable or move it away"
+        ) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # DirEntry.is_dir() raises for a link to itself, where isdir says no.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _leads_back(root: str, link: str) -> bool:
+    """Whether a linked folder is one of those it was reached through (then it is a loop)."""
+    target = os.stat(os.path.join(root, link))
+    ancestors = [root]
+    for name in link.split("/")[:-1]:
+        ancestors.append(os.path.join(ancestors[-1], name))
+    return any(os.path.samestat(target, os.stat(folder)) for folder in ancestors)

@@ -1,0 +1,155 @@
+"""Lists a dataset and finds its labels: from folders, file names or tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import posixpath
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from stages.errors import InputError
+from stages.folder import IMAGE_SUFFIXES
+from stages.lookup import join_archive_tables, join_table
+from stages.manifest import SPLIT_NAMES, Manifest, read_manifest
+from stages.source import Source, ZipSource, open_source
+from stages.table import read_table
+
+
+def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
+    """List the images at a location with labels and predefined splits; digests are empty.
+
+    A CSV gives its rows in their order, everything else gives its images sorted by path. A table
+    in a zip archive finds its images by path, or by base name or stem where only one has it.
+
+    Parameters
+    ----------
+    location : str
+        A folder, a zip archive or a CSV file.
+    labels : str, optional
+        ``folder``, ``filename:REGEX`` (the first group or else the whole match, searched in the
+        base name), or ``csv:FILE`` (labels and splits looked up by path, base name or stem).
+        By default what the CSV at the location or in the archive says; otherwise the folders.
+
+    Raises
+    ------
+    InputError
+        When there are no images, a table is unusable or names a missing file, or labels that were
+        asked for are found for none of the images.
+    """
+    source = open_source(location)
+    place = Path(location)
+    if isinstance(source, ZipSource):
+        manifest = join_archive_tables(_list_images(source), source)
+    else:
+        manifest = _list_images(source) if place.is_dir() else _list_table(place)
+    if labels is None:
+        return manifest
+    manifest = _relabel(manifest, labels, wrapped=not place.is_dir())
+    if not any(manifest.labels):
+        raise InputError(
+            f"--labels {labels!r} finds a label for none of the {len(manifest)} images "
+            f"(the first is {manifest.paths[0]!r}); correct it or choose another kind"
+        )
+    return manifest
+
+
+def _list_images(source: Source) -> Manifest:
+    paths = source.list_images()
+    if not paths:
+        raise InputError(
+            f"no images in {source.root!r}: no file name ends in {', '.join(IMAGE_SUFFIXES)}"
+        )
+    labels, splits = _read_folders(paths, wrapped=isinstance(source, ZipSource))
+    return Manifest(
+        root=source.root, paths=paths, labels=labels, splits=splits, digests=[b""] * len(paths)
+    )
+
+
+def _list_table(file: Path) -> Manifest:
+    manifest = read_manifest(file)
+    if not manifest.paths:
+        raise InputError(f"no images in {str(file)!r}: it has no rows")
+    source = open_source(manifest.root)
+    missing = [path for path in manifest.paths if _is_missing(source, path)]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(manifest)} files named in {str(file)!r} do not exist, "
+            f"the first is {missing[0]!r}; paths are relative to {manifest.root!r}"
+        )
+    return dataclasses.replace(manifest, digests=[b""] * len(manifest))
+
+
+def _is_missing(source: Source, path: str) -> bool:
+    try:
+        source.fingerprint(path)
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return True
+    except OSError:
+        return False  # It is there; why it cannot be read is for the reader to say.
+    return False
+
+
+def _relabel(manifest: Manifest, rule: str, *, wrapped: bool) -> Manifest:
+    kind, _, argument = rule.partition(":")
+    if rule == "folder":
+        labels, splits = _read_folders(manifest.paths, wrapped=wrapped)
+        if any(manifest.splits):
+            splits = manifest.splits
+        return dataclasses.replace(manifest, labels=labels, splits=splits)
+    if kind == "filename":
+        return dataclasses.replace(manifest, labels=_search_names(manifest.paths, argument))
+    if kind == "csv":
+        table = read_table(Path(argument))
+        table.require("label")
+        return join_table(manifest, table)
+    raise InputError(f"unknown labels {rule!r}; write folder, filename:REGEX or csv:FILE")
+
+
+def _search_names(paths: Sequence[str], regex: str) -> list[str]:
+    try:
+        pattern = re.compile(regex)
+    except re.error as error:
+        raise InputError(f"bad regular expression {regex!r} for labels: {error}") from error
+    group = min(pattern.groups, 1)
+    found = (pattern.search(posixpath.basename(path)) for path in paths)
+    return [(match[group] or "") if match else "" for match in found]
+
+
+def _read_folders(paths: Sequence[str], *, wrapped: bool) -> tuple[list[str], list[str]]:
+    """Read label and split from the folders of each path.
+
+    Archives and tables often hold everything below one folder that means nothing; ``wrapped``
+    looks through it.
+    """
+    folders = [path.split("/")[:-1] for path in paths]
+    if wrapped:
+        depth = _count_wrappers(folders)
+        folders = [names[depth:] for names in folders]
+    if _has_split_folders(folders):
+        splits = [SPLIT_NAMES.get(names[0].lower(), "") if names else "" for names in folders]
+    else:
+        splits = [""] * len(folders)
+    inner = [names[bool(split) :] for names, split in zip(folders, splits, strict=True)]
+    return [names[0] if names else "" for names in inner], splits
+
+
+def _has_split_folders(folders: Sequence[list[str]]) -> bool:
+    """Whether the top level is train/, test/ and the like rather than classes.
+
+    Either nothing else is there, or ``train`` has class folders inside: a class of railway
+    pictures called "train" has none.
+    """
+    top = {names[0].lower() for names in folders if names}
+    nested = {names[0].lower() for names in folders if len(names) > 1}
+    return top <= SPLIT_NAMES.keys() or any(SPLIT_NAMES.get(name) == "train" for name in nested)
+
+
+def _count_wrappers(folders: Sequence[list[str]]) -> int:
+    """Count the leading folders that all images share, never a split nor the innermost."""
+    # What the first and the last in order share, all share.
+    levels = zip(min(folders), max(folders), strict=False)
+    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], levels)
+    wrappers = itertools.takewhile(lambda pair: pair[0].lower() not in SPLIT_NAMES, shared)
+    return max(0, min(len(list(wrappers)), min(map(len, folders)) - 1))

@@ -1,0 +1,149 @@
+"""CSV files with names of images: read with their column aliases, written without loss."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from stages.errors import InputError
+
+# What a column is for: the header names it may have, any case; the first in this order wins.
+COLUMN_NAMES = {
+    "path": ("path", "filename", "file", "image"),
+    "label": ("label", "class", "target"),
+    "split": ("split",),
+    "digest": ("digest",),
+    "root": ("root",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A CSV file, by columns of equal length.
+
+    Parameters
+    ----------
+    name : str
+        How messages call it.
+    known : dict of str to list of str
+        The recognised columns, under the keys of `COLUMN_NAMES`.
+    extra : dict of str to list of str
+        All other columns under their own names, in order.
+    """
+
+    name: str
+    known: dict[str, list[str]]
+    extra: dict[str, list[str]]
+
+    def require(self, role: str) -> list[str]:
+        """Return a recognised column; `InputError` when the file has none of its names."""
+        if role not in self.known:
+            names = " or ".join(COLUMN_NAMES[role])
+            raise InputError(
+                f"{self.name!r} has no column {names}; it has: {', '.join(self._headers())}"
+            )
+        return self.known[role]
+
+    def _headers(self) -> list[str]:
+        return [repr(name) for name in (*self.known, *self.extra)]
+
+
+def read_table(file: Path) -> Table:
+    """Read a CSV file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read or is no well-formed CSV.
+    """
+    try:
+        # utf-8-sig drops the mark that Excel puts first.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            return parse_table(stream, name=str(file))
+    except OSError as error:
+        raise InputError(f"cannot read {str(file)!r}: {error.strerror}; check the path") from error
+
+
+def parse_table(stream: TextIO, *, name: str) -> Table:
+    """Read CSV text opened with ``newline=""``; `InputError` when it is not well formed."""
+    # strict: an unclosed quote is an error instead of swallowing the rows after it.
+    reader = csv.reader(stream, strict=True)
+    try:
+        header = [column.strip() for column in next(reader, [])]
+        rows = [row for row in reader if row]
+    except csv.Error as error:
+        raise InputError(
+            f"{name!r} is no well-formed CSV: {error} (line {reader.line_num}); check its quotes"
+        ) from error
+    _check_shape(header, rows, name=name)
+    columns: list[list[str]] = [list(column) for column in zip(*rows, strict=True)]
+    return _sort_columns(dict(zip(header, columns or [[] for _ in header], strict=True)), name=name)
+
+
+def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:
+    """Write columns of equal length as CSV: under a temporary name first, then whole at once.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written; what was there before is untouched.
+    """
+    partial = file.parent / f".partial-{secrets.token_hex(8)}"
+    try:
+        with partial.open("x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            _write_rows(columns, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {str(file)!r}: {error.strerror}; free space or choose another place"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+
+
+def _write_rows(columns: Mapping[str, Sequence[str]], stream: TextIO) -> None:
+    # Before Python 3.13 the csv module leaves a bare carriage return unquoted, and reads it back
+    # as the end of a row.
+    returns = any("\r" in field for column in columns.values() for field in column)
+    writer = csv.writer(
+        stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    )
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _check_shape(header: list[str], rows: list[list[str]], *, name: str) -> None:
+    if not header:
+        raise InputError(f"{name!r} is empty; its first line must name the columns")
+    twice = next((column for column, count in Counter(header).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"{name!r} has two columns {twice!r}; rename one")
+    bad = next((number for number, row in enumerate(rows, 1) if len(row) != len(header)), None)
+    if bad is not None:
+        raise InputError(
+            f"row {bad} of {name!r} has {len(rows[bad - 1])} fields instead of {len(header)}; "
+            "quote names that hold commas"
+        )
+
+
+def _sort_columns(columns: dict[str, list[str]], *, name: str) -> Table:
+    by_case = {header.casefold(): header for header in reversed(columns)}
+    chosen = {
+        role: by_case[next(alias for alias in aliases if alias in by_case)]
+        for role, aliases in COLUMN_NAMES.items()
+        if any(alias in by_case for alias in aliases)
+    }
+    extra = {header: column for header, column in columns.items() if header not in chosen.values()}
+    return Table(
+        name=name, known={role: columns[header] for role, header in chosen.items()}, extra=extra
+    )

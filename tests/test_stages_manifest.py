@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stages.errors import InputError
+from stages.manifest import Manifest, read_manifest, write_manifest
+
+ODD_NAMES = [
+    "plain.png",
+    'comma, "quote" and\nnewline.png',
+    "bare\rreturn.png",
+    "windows\r\nreturn.png",
+    os.fsdecode(b"caf\xe9 \xff.png"),
+    " spaces .png",
+    "日本語/" + "é" * 100 + "/" + "x" * 250 + ".png",
+    "'single'.png",
+    "#hash;semicolon\ttab.png",
+]
+
+
+def make_manifest(root: str, names: list[str]) -> Manifest:
+    digests = [hashlib.sha256(os.fsencode(name)).digest() for name in names]
+    return Manifest(
+        root=root,
+        paths=names,
+        labels=[name[:7] for name in names],
+        splits=["train", *[""] * (len(names) - 1)],
+        digests=[b"", *digests[1:]],
+        extra={"note": [f"about {name}" for name in names], "Größe, cm": ["1"] * len(names)},
+    )
+
+
+@contextlib.contextmanager
+def limited_file_size(size_bytes: int) -> Iterator[None]:
+    """Let writes past a size fail as they do on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_any_name_survives_the_round_trip(tmp_path: Path) -> None:
+    manifest = make_manifest(str(tmp_path / "photos"), ODD_NAMES)
+    write_manifest(manifest, tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv") == manifest
+
+
+def test_the_file_is_plain_csv_with_the_agreed_columns(tmp_path: Path) -> None:
+    manifest = make_manifest(str(tmp_path / "photos"), ODD_NAMES)
+    write_manifest(manifest, tmp_path / "m.csv")
+    with (tmp_path / "m.csv").open(
+        encoding="utf-8", errors="surrogateescape", newline=""
+    ) as stream:
+        rows = list(csv.DictReader(stream))
+    assert list(rows[0]) == ["path", "label", "split", "digest", "root", "note", "Größe, cm"]
+    assert [row["path"] for row in rows] == ODD_NAMES
+    assert rows[0]["digest"] == ""
+    assert rows[4]["digest"] == hashlib.sha256(b"caf\xe9 \xff.png").hexdigest()
+    assert {row["root"] for row in rows} == {"photos"}
+
+
+def test_a_manifest_moves_with_its_project(tmp_path: Path) -> None:
+    (tmp_path / "project" / "tables").mkdir(parents=True)
+    file = Path("tables") / "m.csv"
+    manifest = make_manifest(str(tmp_path / "project" / "photos"), ["a.png"])
+    write_manifest(manifest, tmp_path / "project" / file)
+    (tmp_path / "project").rename(tmp_path / "moved")
+    assert read_manifest(tmp_path / "moved" / file).root == str(tmp_path / "moved" / "photos")
+
+
+def test_a_relative_root_stays_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    write_manifest(make_manifest("photos", ["a.png"]), Path("runs/m.csv"))
+    assert read_manifest(Path("runs/m.csv")).root == "photos"
+
+
+def test_a_root_is_found_through_links(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "deep" / "tables").mkdir(parents=True)
+    (tmp_path / "disk" / "images").mkdir()
+    (tmp_path / "tables").symlink_to(tmp_path / "disk" / "deep" / "tables")
+    (tmp_path / "photos").symlink_to(tmp_path / "disk" / "images")
+    (tmp_path / "disk" / "images" / "a.png").write_bytes(b"1")
+    manifest = make_manifest(str(tmp_path / "photos"), ["a.png"])
+    write_manifest(manifest, tmp_path / "tables" / "m.csv")
+    for file in (tmp_path / "tables" / "m.csv", tmp_path / "disk" / "deep" / "tables" / "m.csv"):
+        assert (Path(read_manifest(file).root) / "a.png").read_bytes() == b"1"
+        assert read_manifest(file).root == str(tmp_path / "photos")
+
+
+def test_select_keeps_the_rows_of_every_column_together() -> None:
+    manifest = make_manifest("photos", ODD_NAMES)
+    chosen = manifest.select([5, 2, 5])
+    assert chosen.paths == [ODD_NAMES[5], ODD_NAMES[2], ODD_NAMES[5]]
+    assert chosen.labels == [path[:7] for path in chosen.paths]
+    assert chosen.digests == [hashlib.sha256(os.fsencode(p)).digest() for p in chosen.paths]
+    assert chosen.extra["note"] == [f"about {path}" for path in chosen.paths]
+
+
+def test_a_users_csv_is_a_manifest_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text(
+        "\ufeffid, Image ,CLASS,Split,target\r\n"
+        "7,a.png,cat,Training,x\r\n\r\n8,b.png,dog,dev,y\r\n",
+        encoding="utf-8",
+    )
+    assert read_manifest(tmp_path / "mine.csv") == Manifest(
+        root=str(tmp_path),
+        paths=["a.png", "b.png"],
+        labels=["cat", "dog"],
+        splits=["train", "val"],
+        digests=[b"", b""],
+        extra={"id": ["7", "8"], "target": ["x", "y"]},
+    )
+
+
+def test_the_first_alias_wins_and_the_other_column_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("class,filename,label,path\nc,f.png,l,p.png\n")
+    manifest = read_manifest(tmp_path / "m.csv")
+    assert (manifest.paths, manifest.labels) == (["p.png"], ["l"])
+    assert manifest.extra == {"class": ["c"], "filename": ["f.png"]}
+    write_manifest(manifest, tmp_path / "again.csv")
+    assert read_manifest(tmp_path / "again.csv") == manifest
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "is empty; its first line must name the columns"),
+        ("name,label\na.png,cat\n", "has no column path or filename or file or image; it has:"),
+        ("path,label\na.png,cat\nb,c.png,dog\n", "row 2 of .* has 3 fields instead of 2; quote"),
+        ('path,label\na.png,"cat\nb.png,dog\n', "no well-formed CSV: .*; check its quotes"),
+        ("path,path\na,b\n", "has two columns 'path'; rename one"),
+        ("path,Path\na,b\n", "column 'Path' has the name of a manifest's own; rename it"),
+        ("path,digest\na.png,d41d8cd98f\n", "the digest 'd41d8cd98f', which is not 64 hex"),
+        ("path,digest\na.png,xyz\n", "the digest 'xyz', which is not 64 hex"),
+        ("path,root\na.png,x\nb.png,y\n", "mixes the roots 'x' and 'y'; use one file"),
+    ],
+)
+def test_a_bad_csv_is_one_line_that_names_it(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "m.csv").write_text(content)
+    with pytest.raises(InputError, match=complaint) as caught:
+        read_manifest(tmp_path / "m.csv")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_csv_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="No such file or directory; check the path"):
+        read_manifest(tmp_path / "none.csv")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_manifest(make_manifest("photos", ["a.png"]), tmp_path / "m.csv")
+    before = (tmp_path / "m.csv").read_bytes()
+    with limited_file_size(1000), pytest.raises(InputError, match=r"cannot write .*too large"):
+        write_manifest(make_manifest("photos", ["a.png"] * 100), tmp_path / "m.csv")
+    assert (tmp_path / "m.csv").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["m.csv"]
+
+
+def test_an_impossible_place_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for place in (tmp_path / "none" / "m.csv", tmp_path / "folder"):
+        with pytest.raises(InputError, match=r"cannot write .*; free space or choose another"):
+            write_manifest(make_manifest("photos", ["a.png"]), place)
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+def test_columns_of_unequal_length_are_refused() -> None:
+    with pytest.raises(ValueError, match="one length"):
+        Manifest(root="", paths=["a"], labels=[], splits=[""], digests=[b""])
