@@ -1,0 +1,178 @@
+"""What every head is: the protocol, the checks of its input, and its folder.
+
+A saved head is a folder of two files: ``head.json`` says what it is, and ``head.skops`` or
+``head.keras`` holds what was fitted. Neither is a pickle, and loading either runs no code of
+theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import InputError
+
+BATCH_BYTES = 16 * 2**20
+RECORD_NAME = "head.json"
+
+# What the zip, JSON, numpy, skops and Keras readers raise on a file that is not what we wrote.
+DAMAGE = (
+    *(OSError, EOFError, BadZipFile, zlib.error, ImportError, RuntimeError),
+    *(ValueError, TypeError, LookupError, AttributeError),
+)
+
+
+class Head(Protocol):
+    """A classifier fitted on the rows of one feature matrix."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `stages.heads.HEADS`."""
+        ...
+
+    @property
+    def settings(self) -> Any:
+        """The frozen settings that it was fitted with."""
+        ...
+
+    @property
+    def classes(self) -> NDArray[np.str_]:
+        """The class names: sorted, shape (n_classes,)."""
+        ...
+
+    @property
+    def n_features(self) -> int:
+        """The length of one row of features."""
+        ...
+
+    def predict_proba(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the probability of every class for every row.
+
+        Parameters
+        ----------
+        features : ndarray of float32 or float16, shape (n_rows, n_features)
+
+        Returns
+        -------
+        ndarray of float64, shape (n_rows, n_classes)
+            Rows sum to 1; columns are in the order of `classes`.
+
+        Raises
+        ------
+        InputError
+            The rows have another length than those of the fit, or hold NaN or infinity.
+        """
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write the head into `folder`, which is made if it is missing."""
+        ...
+
+
+def check_features(features: NDArray[Any]) -> None:
+    """Raise InputError unless `features` is a finite matrix, shape (n_rows, n_features)."""
+    if features.ndim != 2 or features.shape[1] == 0:
+        raise InputError(
+            f"features of shape {features.shape} are not a matrix; give one row an image,"
+            " flattened to (n_rows, n_features)"
+        )
+    # A row's sum is finite exactly when the row is, and needs no mask as large as the matrix.
+    with np.errstate(invalid="ignore"):
+        broken = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
+    if len(broken):
+        raise InputError(
+            f"{len(broken)} of {len(features)} rows of features hold NaN or infinity, the first"
+            f" is row {broken[0]}; extract them again, in float32 if this was a half precision"
+        )
+
+
+def iterate_batches(features: NDArray[Any]) -> Iterator[NDArray[np.float32]]:
+    """Yield consecutive rows as float32, about `BATCH_BYTES` at a time; float32 is not copied."""
+    n_rows = max(1, BATCH_BYTES // (4 * features.shape[1]))
+    for start in range(0, len(features), n_rows):
+        yield features[start : start + n_rows].astype(np.float32, copy=False)
+
+
+def predict_by_batch(
+    head: Head,
+    features: NDArray[Any],
+    *,
+    predict: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+) -> NDArray[np.float64]:
+    """Check `features` and apply `predict` to one batch after another, so memory stays bounded."""
+    check_features(features)
+    if features.shape[1] != head.n_features:
+        raise InputError(
+            f"this head was fitted on {head.n_features} features a row, not {features.shape[1]};"
+            " give it the layer that it was fitted on"
+        )
+    nothing = np.empty((0, len(head.classes)))
+    return np.concatenate([nothing, *map(predict, iterate_batches(features))])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRecord:
+    """What ``head.json`` says."""
+
+    kind: str
+    settings: dict[str, object]
+    classes: NDArray[np.str_]
+    n_features: int
+
+
+def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None:
+    """Write ``head.json`` for a `head` that `packages` are needed to read back."""
+    record = {
+        "kind": head.kind,
+        "settings": dataclasses.asdict(head.settings),
+        "classes": head.classes.tolist(),
+        "n_features": head.n_features,
+        "versions": {package: version(package) for package in ("numpy", *packages)},
+    }
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    (folder / RECORD_NAME).write_text(text, encoding="utf-8")
+
+
+def read_record(folder: Path) -> HeadRecord:
+    """Read ``head.json``; the settings are not parsed yet.
+
+    Raises
+    ------
+    InputError
+        The folder is not a saved head.
+    """
+    with refuse_damage(folder):
+        record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
+        classes = np.array([str(name) for name in record["classes"]])
+        if len(classes) < 2 or not np.array_equal(classes, np.unique(classes)):
+            raise ValueError(f"{RECORD_NAME} lists no two classes in order")
+        return HeadRecord(
+            kind=str(record["kind"]),
+            settings=dict(record["settings"]),
+            classes=classes,
+            n_features=int(record["n_features"]),
+        )
+
+
+@contextlib.contextmanager
+def refuse_damage(folder: Path) -> Iterator[None]:
+    """Turn whatever reading a missing, damaged or foreign file raises into one InputError."""
+    try:
+        yield
+    except DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(
+            f"{str(folder)!r} is not a head that can be loaded ({reason[:200]});"
+            " fit one with: python run.py fit"
+        ) from error

@@ -1,0 +1,118 @@
+"""How a head's settings are declared and parsed, from ``--set KEY=VALUE`` or from YAML alike."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, TypeVar
+
+from stages.errors import InputError, UnknownNameError
+
+T = TypeVar("T")
+
+
+def setting(default: T, parse: Callable[[object], T], wanted: str) -> T:
+    """Declare one field of a settings dataclass.
+
+    Parameters
+    ----------
+    default : T
+        The value when the user says nothing.
+    parse : callable
+        Text or a typed value in, the setting out; raises ValueError or TypeError when it is
+        neither.
+    wanted : str
+        What `parse` accepts, as the end of "give ...".
+    """
+    return dataclasses.field(default=default, metadata={"parse": parse, "wanted": wanted})
+
+
+def number(accepts: Callable[[float], bool]) -> Callable[[object], float]:
+    """Return a parser of the numbers for which `accepts` is true."""
+
+    def parse(value: object) -> float:
+        parsed = _to_float(value)
+        if not accepts(parsed):
+            raise ValueError(value)
+        return parsed
+
+    return parse
+
+
+def whole(minimum: int) -> Callable[[object], int]:
+    """Return a parser of whole numbers from `minimum` on."""
+
+    def parse(value: object) -> int:
+        parsed = _to_float(value)
+        if not (parsed.is_integer() and parsed >= minimum):
+            raise ValueError(value)
+        return int(parsed)
+
+    return parse
+
+
+def choice(*names: str) -> Callable[[object], str]:
+    """Return a parser of one of `names`; YAML's ``null`` is the name ``none``."""
+
+    def parse(value: object) -> str:
+        name = "none" if value is None else str(value).strip().lower()
+        if name not in names:
+            raise ValueError(value)
+        return name
+
+    return parse
+
+
+def layer_sizes(value: object) -> tuple[int, ...]:
+    """Parse ``256,128``, ``[256, 128]``, ``256`` or a sequence of whole numbers from 1 on."""
+    parse = whole(1)
+    if isinstance(value, str):
+        inside = value.strip().removeprefix("[").removesuffix("]").strip()
+        return tuple(map(parse, inside.split(","))) if inside else ()
+    if isinstance(value, list | tuple):
+        return tuple(map(parse, value))
+    return (parse(value),)
+
+
+def _to_float(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real | str):
+        raise TypeError(value)
+    return float(value)
+
+
+def parse_fields(cls: type[Any], settings: Mapping[str, object], *, where: str) -> Any:
+    """Build the settings dataclass `cls` from what the user wrote.
+
+    Parameters
+    ----------
+    cls : type
+        A dataclass whose fields were declared with `setting`.
+    settings : mapping of str to object
+        Text or typed values; what is missing takes its default.
+    where : str
+        The owner of the settings in error messages, as in "logreg".
+
+    Raises
+    ------
+    UnknownNameError
+        A setting does not exist; the nearest one is proposed.
+    InputError
+        A value cannot be used.
+    """
+    declared = {field.name: field for field in dataclasses.fields(cls)}
+    for name in settings:
+        if name not in declared:
+            raise UnknownNameError("setting", str(name), declared, where=f"of {where}")
+    return cls(**{n: _parse_field(declared[n], v, where=where) for n, v in settings.items()})
+
+
+def _parse_field(field: dataclasses.Field[Any], value: object, *, where: str) -> object:
+    try:
+        return field.metadata["parse"](value)
+    except (ValueError, TypeError, OverflowError):
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        raise InputError(
+            f"{where} cannot use {field.name}={value}: give {field.metadata['wanted']}"
+            f" (default {default})"
+        ) from None
