@@ -58,13 +58,13 @@ class Index:
 
     Parameters
     ----------
-    path : Path
-        ``index.sqlite``; created when missing, replaced when it is garbage.
+    path : Path, optional
+        ``index.sqlite``; created when missing, replaced when it is garbage. In memory without.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection = self._open_file() or _connect(":memory:")
+    def __init__(self, path: Path | None = None) -> None:
+        connection = None if path is None else _open_file(path)
+        self._connection = connection or _connect(":memory:")
 
     def __enter__(self) -> Self:
         return self
@@ -139,24 +139,6 @@ class Index:
         """Remember a text."""
         self._write("INSERT OR REPLACE INTO memos VALUES (?, ?)", [(key, value)])
 
-    def _open_file(self) -> sqlite3.Connection | None:
-        try:
-            return _connect(str(self._path))
-        except sqlite3.DatabaseError as error:
-            if not _is_garbage(error):
-                self._warn(error)
-                return None
-        try:
-            for path in self._path.parent.glob(f"{self._path.name}*"):
-                path.unlink()
-            return _connect(str(self._path))
-        except (sqlite3.DatabaseError, OSError) as error:
-            self._warn(error)
-            return None
-
-    def _warn(self, error: Exception) -> None:
-        _log.warning("%s cannot be used (%s); going on without it, slower", self._path, error)
-
     def _query(self, query: str, values: list[Any]) -> list[Any]:
         try:
             return self._connection.execute(query, values).fetchall()
@@ -176,9 +158,29 @@ class Index:
                 self._connection.executemany(statement, rows)
 
     def _fall_back(self, error: Exception) -> None:
-        self._warn(error)
+        _warn("the index", error)
         self._connection.close()
         self._connection = _connect(":memory:")
+
+
+def _open_file(path: Path) -> sqlite3.Connection | None:
+    try:
+        return _connect(str(path))
+    except sqlite3.DatabaseError as error:
+        if not _is_garbage(error):
+            _warn(path, error)
+            return None
+    try:
+        for file in path.parent.glob(f"{path.name}*"):
+            file.unlink()
+        return _connect(str(path))
+    except (sqlite3.DatabaseError, OSError) as error:
+        _warn(path, error)
+        return None
+
+
+def _warn(what: object, error: Exception) -> None:
+    _log.warning("%s cannot be used (%s); going on without it, slower", what, error)
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -11,6 +11,7 @@ from typing import Any
 from stages.applications import APPLICATIONS, BackboneName
 from stages.errors import InputError, StageError, WeightsError
 from stages.network import Network
+from stages.start import start_tensorflow
 
 # Random weights are for speed and shapes; the same ones every time, so that they can be cached.
 RANDOM_WEIGHTS_SEED = 0
@@ -51,31 +52,15 @@ def load_backbone(request: BackboneRequest, *, with_top: bool = False) -> Networ
     InputError
         An input size or option that the network does not take.
     """
-    _quieten_tensorflow()
+    start_tensorflow()
     import keras
 
     # Keras numbers layers within a process (conv2d_94 in a second InceptionV3): start afresh, so
     # that a name means the same layer in every run.
     keras.utils.clear_session(free_memory=False)
-    _allow_memory_growth()
     if request.backbone.is_file:
         return _check_input(_load_model_file(request), request)
     return _build_application(request, with_top=with_top)
-
-
-def _quieten_tensorflow() -> None:
-    """Keep TensorFlow's start-up chatter from the user's terminal; errors still show."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-
-def _allow_memory_growth() -> None:
-    import tensorflow as tf
-
-    for device in tf.config.list_physical_devices("GPU"):
-        try:
-            tf.config.experimental.set_memory_growth(device, enable=True)
-        except RuntimeError:  # The device is in use already, with whatever was set then.
-            return
 
 
 def _load_model_file(request: BackboneRequest) -> Network:

@@ -69,6 +69,7 @@ ORIENTATIONS: Mapping[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 ORIENT_MODES = ("ignore", "exif")
+COLOR_MODES = ("rgb", "grayscale")
 
 TIFF_BITS_PER_SAMPLE = 258
 TIFF_PHOTOMETRIC = 262
@@ -91,6 +92,8 @@ class DecodeSpec:
     orient : {"ignore", "exif"}
         Whether the orientation in the file's EXIF or XMP turns the image; Keras ignores it. A
         TIFF's own orientation is applied either way, because Pillow does, and so Keras.
+    color : {"rgb", "grayscale"}
+        Three channels, or one, as Keras' ``color_mode``.
     max_pixels : int
         Images of more pixels are refused. The default is where Pillow, and so Keras, refuses: it
         lets 150-megapixel cameras through and, at Pillow's 4 bytes a pixel, holds the largest
@@ -100,7 +103,7 @@ class DecodeSpec:
     Raises
     ------
     UnknownNameError
-        If `resize`, `resize_mode` or `orient` is none of the above.
+        If `resize`, `resize_mode`, `orient` or `color` is none of the above.
     InputError
         If a number is not positive.
     """
@@ -110,7 +113,13 @@ class DecodeSpec:
     resize: str = "bilinear"
     resize_mode: str = "stretch"
     orient: str = "ignore"
+    color: str = "rgb"
     max_pixels: int = 178_956_970
+
+    @property
+    def channels(self) -> int:
+        """Channels of the result: 3, or 1 for grey."""
+        return 3 if self.color == "rgb" else 1
 
     def __post_init__(self) -> None:
         numbers = {"height": self.height, "width": self.width, "pixel limit": self.max_pixels}
@@ -121,6 +130,7 @@ class DecodeSpec:
             ("resize method", self.resize, tuple(RESIZE_METHODS)),
             ("resize mode", self.resize_mode, tuple(RESIZE_MODES)),
             ("orientation mode", self.orient, ORIENT_MODES),
+            ("colour mode", self.color, COLOR_MODES),
         ):
             if value not in known:
                 raise UnknownNameError(kind, value, known)
@@ -132,8 +142,8 @@ class Decoded:
 
     Attributes
     ----------
-    pixels : ndarray of uint8, shape (height, width, 3)
-        RGB, C-contiguous, read-only.
+    pixels : ndarray of uint8, shape (height, width, channels)
+        RGB or grey, C-contiguous, read-only.
     rotated : bool
         Whether the file's EXIF or XMP asks for the image to be turned or mirrored, heeded or not.
     """
@@ -158,7 +168,8 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
     Returns
     -------
     Decoded
-        Pixels of shape (``spec.height``, ``spec.width``, 3), and whether the file asks for turning.
+        Pixels of shape (``spec.height``, ``spec.width``, ``spec.channels``), and whether the file
+        asks for turning.
 
     Raises
     ------
@@ -168,10 +179,14 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
     image, turn = _read_image(data, max_pixels=spec.max_pixels)
     if turn is not None and spec.orient == "exif":
         image = image.transpose(turn)
+    if spec.color == "grayscale":
+        image = image.convert("L")
     fit = RESIZE_MODES[spec.resize_mode]
     image = fit(image, (spec.width, spec.height), RESIZE_METHODS[spec.resize])
     # Grey becomes RGB only now: the result is the same and the resize costs a third.
-    return Decoded(pixels=np.asarray(image.convert("RGB")), rotated=turn is not None)
+    pixels = np.asarray(image.convert("RGB") if spec.color == "rgb" else image)
+    shape = (spec.height, spec.width, spec.channels)
+    return Decoded(pixels=pixels.reshape(shape), rotated=turn is not None)
 
 
 def _read_image(data: bytes, *, max_pixels: int) -> tuple[Image.Image, Image.Transpose | None]:

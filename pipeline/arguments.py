@@ -1,0 +1,160 @@
+"""What can be typed: one parser a command, options in groups that commands share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.options import DEFAULT_CACHE, DTYPES, ORIENTATIONS, VIEWS, parse_bytes, parse_size
+from stages.applications import PREPROCESS_MODES
+from stages.decode import RESIZE_METHODS, RESIZE_MODES
+
+
+if TYPE_CHECKING:
+    # Generic for the type checker only.
+    _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="run.py",
+        description="Push images through a frozen network once, keep the activations, and fit as"
+        " many light heads on them as you like.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for add in (
+        _add_demo, _add_layers, _add_index, _add_extract, _add_plan, _add_fit, _add_predict,
+        _add_run,
+    ):  # fmt: skip
+        command = add(commands)
+        command.add_argument(
+            "--json", action="store_true", help="print one JSON object as the last line of stdout"
+        )
+    return parser
+
+
+def _add_demo(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "demo", help="see all of it work, offline, on embedded data, in about a minute"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
+    return parser
+
+
+def _add_layers(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("layers", help="list a backbone's layers, shapes and sizes")
+    parser.add_argument("backbone", metavar="BACKBONE")
+    _add_backbone_options(parser)
+    return parser
+
+
+def _add_index(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("index", help="list a dataset's images, labels and splits")
+    parser.add_argument("images", metavar="SOURCE", help="a folder, a .csv or a .zip")
+    parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
+    _add_label_options(parser)
+    _add_workers(parser)
+    return parser
+
+
+def _add_extract(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("extract", help="compute activations, and write features.h5")
+    _add_extraction_options(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="features.h5")
+    return parser
+
+
+def _add_plan(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("plan", help="say what extract would do; compute nothing")
+    _add_extraction_options(parser)
+    parser.add_argument("--out", type=Path, metavar="features.h5", help="ignored here")
+    return parser
+
+
+def _add_fit(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("fit", help="fit a head on cached features")
+    parser.add_argument("--features", type=Path, required=True, metavar="F.h5")
+    parser.add_argument("--layer", required=True, metavar="SPEC")
+    parser.add_argument("--head", required=True, metavar="logreg|mlp")
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    return parser
+
+
+def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("predict", help="classify new images with a fitted head")
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
+    parser.add_argument("--images", required=True, metavar="SOURCE")
+    parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+    _add_run_options(parser)
+    return parser
+
+
+def _add_run(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "run", help="do all of it from one file, computing only what is missing"
+    )
+    parser.add_argument("experiment", type=Path, metavar="experiment.yaml")
+    _add_run_options(parser)
+    return parser
+
+
+def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
+    which = parser.add_argument_group("which images")
+    which.add_argument("--images", metavar="SOURCE", help="a folder, a .csv or a .zip")
+    which.add_argument("--manifest", type=Path, metavar="FILE", help="what index wrote")
+    _add_label_options(which)
+    what = parser.add_argument_group("which features")
+    what.add_argument("--backbone", required=True, metavar="B", help="vgg16, …, or a model file")
+    what.add_argument(
+        "--layers", required=True, metavar="SPEC,SPEC", help="as block2_pool,block5_pool:avg"
+    )
+    _add_backbone_options(what)
+    what.add_argument("--resize", default="bilinear", choices=list(RESIZE_METHODS))
+    what.add_argument("--resize-mode", default="stretch", choices=list(RESIZE_MODES))
+    what.add_argument("--preprocess", default="auto", choices=["auto", *PREPROCESS_MODES])
+    what.add_argument("--view", default="identity", choices=VIEWS)
+    what.add_argument("--orient", default="ignore", choices=ORIENTATIONS)
+    what.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+    parser.add_argument(
+        "--materialize", action="store_true", help="copy the values into features.h5"
+    )
+    _add_run_options(parser)
+
+
+def _add_label_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--labels", metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
+    )
+    parser.add_argument(
+        "--split", metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random split")
+
+
+def _add_backbone_options(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--weights", default="imagenet", metavar="imagenet|random|FILE")
+    parser.add_argument("--size", type=parse_size, metavar="N", help="input size in pixels")
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    how = parser.add_argument_group("how (changes no number)")
+    how.add_argument("--batch-size", default="auto", metavar="auto|N")
+    how.add_argument("--memory", type=parse_bytes, default="4GB", metavar="4GB")
+    how.add_argument("--compression", default="none", choices=["none", "lz4", "zstd"])
+    how.add_argument("--on-error", default="skip", choices=["skip", "fail"])
+    how.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that decodes")
+    _add_workers(how)
+
+
+def _add_workers(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")

@@ -1,0 +1,101 @@
+"""The command line: arguments in, one stage called, a few lines or one JSON object out."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from cache.errors import CacheError
+from pipeline import commands
+from pipeline.arguments import build_parser
+from pipeline.errors import Interrupted, PipelineError
+from stages.errors import StageError
+
+# A full or read-only disk is the user's to mend, like any bad input; other OSErrors are bugs.
+_DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file size limit is reached",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "operation not permitted",
+}
+_BROKEN_PIPE_STATUS = 141
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        Without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        The exit status: 0 done; 2 bad usage or input; 3 stopped by ``--on-error fail``, a damaged
+        cache or a full disk; 130 or 143 interrupted. A bug leaves its traceback and status 1.
+    """
+    parsed = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        return _run(commands.COMMANDS[parsed.command], parsed)
+    except (StageError, CacheError, PipelineError) as error:
+        return _complain(str(error), error.exit_status)
+    except Interrupted as error:
+        return _complain("interrupted; what was finished is kept", error.exit_status)
+    except BrokenPipeError:
+        # The reader of our output left, as `head` does; so does the interpreter's last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE_STATUS
+    except OSError as error:
+        reason = _DISK_ERRORS.get(_find_errno(error))
+        if reason is None:
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        return _complain(f"{reason}{place}; what was finished is kept", 3)
+
+
+def _run(
+    command: Callable[[argparse.Namespace], commands.Outcome], parsed: argparse.Namespace
+) -> int:
+    outcome = command(parsed)
+    if parsed.json:
+        print(json.dumps(outcome.figures))
+    else:
+        print(outcome.text)
+    sys.stdout.flush()
+    return 0
+
+
+def _complain(message: str, status: int) -> int:
+    line = " ".join(message.split())
+    print(f"permafrost: {line}", file=sys.stderr)
+    return status
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    # Once is enough: what follows is the commit of what is finished.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def _find_errno(error: OSError) -> int:
+    """Return the error number, which HDF5 mentions in its message only."""
+    if error.errno is not None:
+        return error.errno
+    for number in _DISK_ERRORS:
+        if f"errno = {number}," in str(error):
+            return number
+    return 0

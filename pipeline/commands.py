@@ -1,0 +1,223 @@
+"""One function a command: options out of arguments, the work, and what to tell."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import PipelineError
+from pipeline.options import (
+    DatasetOptions,
+    ExtractOptions,
+    FeatureOptions,
+    RunOptions,
+    default_workers,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command has to say: to a person, and to a program with ``--json``."""
+
+    text: str
+    figures: Mapping[str, object]
+
+
+def run_index(parsed: argparse.Namespace) -> Outcome:
+    """``index``."""
+    from pipeline.dataset import open_dataset
+    from stages.manifest import write_manifest
+
+    options = DatasetOptions(
+        images=parsed.images, labels=parsed.labels, split=parsed.split, seed=parsed.seed
+    )
+    dataset = open_dataset(options, None, workers=_workers(parsed))
+    write_manifest(dataset.manifest, parsed.out)
+    labels = Counter(dataset.manifest.labels)
+    splits = Counter(dataset.manifest.splits)
+    n_images = len(dataset.manifest)
+    figures = {
+        "images": n_images,
+        "unreadable": len(dataset.unreadable),
+        "labels": dict(sorted(labels.items())),
+        "splits": dict(sorted(splits.items())),
+        "manifest": str(parsed.out),
+    }
+    lines = [f"{n_images} images → {parsed.out}"]
+    lines += [
+        f"  {name}: {_list_counts(c)}" for name, c in (("labels", labels), ("splits", splits))
+    ]
+    lines += [f"  cannot read {path!r}: {why}" for path, why in dataset.unreadable.items()]
+    return Outcome("\n".join(lines), figures)
+
+
+def _list_counts(counts: Counter[str], limit: int = 12) -> str:
+    named = [f"{name or '(none)'} {n}" for name, n in sorted(counts.items())]
+    return ", ".join(named[:limit]) + (f", … {len(named)} in all" if len(named) > limit else "")
+
+
+def run_layers(parsed: argparse.Namespace) -> Outcome:
+    """``layers``."""
+    from pipeline.backbones import Backbone
+
+    options = FeatureOptions(
+        backbone=parsed.backbone, layers=("-",), weights=parsed.weights, size=parsed.size
+    )
+    card = Backbone(options).describe_all()
+    rows = [
+        (name, "x".join(map(str, layer.shape)), 4 * math.prod(layer.shape))
+        for name, layer in card.layers.items()
+    ]
+    width = max(len(name) for name, *_ in rows)
+    lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
+    lines += [f"  {name:<{width}}  {shape:>14}  {n:>12,} bytes an image" for name, shape, n in rows]
+    layers = [
+        {"name": name, "shape": list(card.layers[name].shape), "bytes": n} for name, _, n in rows
+    ]
+    return Outcome(
+        "\n".join(lines), {"backbone": card.name, "size": list(card.size), "layers": layers}
+    )
+
+
+def run_extract(parsed: argparse.Namespace) -> Outcome:
+    """``extract``."""
+    from pipeline.extract import extract
+
+    summary = extract(_read_extract_options(parsed), parsed.out)
+    return Outcome(summary.describe(), summary.to_dict())
+
+
+def run_plan(parsed: argparse.Namespace) -> Outcome:
+    """``plan``."""
+    from pipeline.preview import preview
+
+    found = preview(_read_extract_options(parsed))
+    return Outcome(found.describe(), found.to_dict())
+
+
+def run_fit(parsed: argparse.Namespace) -> Outcome:
+    """``fit``."""
+    from pipeline.experiment import FitOptions, fit
+
+    options = FitOptions(
+        features=parsed.features,
+        layer=parsed.layer,
+        head=parsed.head,
+        settings=_read_settings(parsed.settings),
+        cv=parsed.cv,
+        seed=parsed.seed,
+        out=parsed.out,
+    )
+    result = fit(options)
+    return Outcome(result.describe(), result.metrics)
+
+
+def run_predict(parsed: argparse.Namespace) -> Outcome:
+    """``predict``."""
+    from pipeline.predict import predict
+
+    figures = predict(
+        parsed.model,
+        parsed.images,
+        out=parsed.out,
+        cache=parsed.cache,
+        run=_read_run_options(parsed),
+    )
+    return Outcome(f"{figures['images']} images → {parsed.out}", figures)
+
+
+def run_experiment(parsed: argparse.Namespace) -> Outcome:
+    """``run``."""
+    from pipeline.config import read_experiment
+    from pipeline.experiment import run_experiment as run
+
+    result = run(read_experiment(parsed.experiment), _read_run_options(parsed))
+    return Outcome(result.describe(), result.to_dict())
+
+
+def run_demo(parsed: argparse.Namespace) -> Outcome:
+    """``demo``."""
+    from pipeline.demo import demo
+
+    result = demo(parsed.out)
+    return Outcome(result.describe(), result.to_dict())
+
+
+COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
+    "demo": run_demo,
+    "layers": run_layers,
+    "index": run_index,
+    "extract": run_extract,
+    "plan": run_plan,
+    "fit": run_fit,
+    "predict": run_predict,
+    "run": run_experiment,
+}
+
+
+def _read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
+    return ExtractOptions(
+        dataset=DatasetOptions(
+            images=parsed.images,
+            manifest=parsed.manifest,
+            labels=parsed.labels,
+            split=parsed.split,
+            seed=parsed.seed,
+        ),
+        features=FeatureOptions(
+            backbone=parsed.backbone,
+            layers=tuple(parsed.layers.split(",")),
+            weights=parsed.weights,
+            size=parsed.size,
+            resize=parsed.resize,
+            resize_mode=parsed.resize_mode,
+            preprocess=parsed.preprocess,
+            view=parsed.view,
+            orient=parsed.orient,
+            dtype=parsed.dtype,
+        ),
+        cache=Path(parsed.cache),
+        run=_read_run_options(parsed),
+    )
+
+
+def _read_run_options(parsed: argparse.Namespace) -> RunOptions:
+    return RunOptions(
+        batch_size=_read_batch_size(parsed.batch_size),
+        workers=_workers(parsed),
+        memory_bytes=parsed.memory,
+        compression=parsed.compression,
+        on_error=parsed.on_error,
+        scheduler=parsed.scheduler,
+        materialize=getattr(parsed, "materialize", False),
+    )
+
+
+def _read_batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise PipelineError(f"--batch-size {text!r}: write auto or a number of images, as 32")
+    return int(text)
+
+
+def _workers(parsed: argparse.Namespace) -> int:
+    if parsed.workers is None:
+        return default_workers()
+    if parsed.workers < 1:
+        raise PipelineError(f"--workers {parsed.workers}: at least 1 is needed")
+    return int(parsed.workers)
+
+
+def _read_settings(pairs: list[str]) -> dict[str, object]:
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise PipelineError(f"--set {pair!r}: write it as KEY=VALUE, as in --set C=0.1")
+        settings[key.strip()] = value.strip()
+    return settings

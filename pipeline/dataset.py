@@ -1,0 +1,127 @@
+"""From what the user named to rows with labels, splits and digests."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from cache.index import Index, IndexedFile
+from pipeline.options import DatasetOptions
+from stages.folder import FolderSource
+from stages.labels import build_manifest
+from stages.manifest import Manifest, read_manifest
+from stages.source import Source, hash_images, open_source
+from stages.splits import assign_splits, find_crossing_duplicates, label_conflicts
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A manifest whose rows are hashed, and where its images are read.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        An unreadable row's digest is ``b""``.
+    source : Source
+        With an absolute root: workers may run in another folder.
+    unreadable : dict of str to str
+        Path → reason.
+    """
+
+    manifest: Manifest
+    source: Source
+    unreadable: dict[str, str]
+
+
+def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) -> Dataset:
+    """List, label, hash and split a dataset.
+
+    Parameters
+    ----------
+    options : DatasetOptions
+    index : Index, optional
+        Knows the digests of files that have not changed since they were last hashed.
+    workers : int
+        Threads that hash.
+    """
+    manifest = _list_images(options)
+    source = _open_absolute(manifest.root)
+    digests, unreadable = _hash(source, manifest.paths, index, workers=workers)
+    _warn_of_changes(manifest, digests)
+    manifest = replace(manifest, digests=digests)
+    if options.split is not None or options.manifest is None:
+        manifest = assign_splits(manifest, options.split, seed=options.seed)
+    _warn_of_duplicates(manifest)
+    return Dataset(manifest=manifest, source=source, unreadable=unreadable)
+
+
+def _list_images(options: DatasetOptions) -> Manifest:
+    if options.manifest is not None:
+        return read_manifest(options.manifest)
+    return build_manifest(str(options.images), labels=options.labels)
+
+
+def _open_absolute(root: str) -> Source:
+    source = open_source(root)
+    absolute = str(Path(source.root).absolute())
+    return FolderSource(absolute) if isinstance(source, FolderSource) else open_source(absolute)
+
+
+def _hash(
+    source: Source, paths: list[str], index: Index | None, *, workers: int
+) -> tuple[list[bytes], dict[str, str]]:
+    unreadable: dict[str, str] = {}
+    prints: dict[str, str] = {}
+    keys = [source.file_key(path) for path in paths]
+    for path, key in zip(paths, keys, strict=True):
+        try:
+            prints[key] = source.fingerprint(path)
+        except OSError as error:
+            unreadable[path] = explain_os_error(error)
+    known = index.digests_of(prints) if index else {}
+    todo = [
+        (path, key)
+        for path, key in zip(paths, keys, strict=True)
+        if key in prints and key not in known
+    ]
+    fresh = hash_images(source, [path for path, _ in todo], workers=workers)
+    hashed: list[IndexedFile] = []
+    for (path, key), result in zip(todo, fresh, strict=True):
+        if isinstance(result, OSError):
+            unreadable[path] = explain_os_error(result)
+        else:
+            hashed.append(IndexedFile(key, prints[key], result))
+    if index:
+        index.add_files(hashed)
+    known.update((file.key, file.digest) for file in hashed)
+    return [known.get(key, b"") for key in keys], unreadable
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return the reason alone: the path stands beside it."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _warn_of_changes(manifest: Manifest, digests: list[bytes]) -> None:
+    pairs = zip(manifest.digests, digests, strict=True)
+    n_changed = sum(1 for old, new in pairs if old and new and old != new)
+    if n_changed:
+        _log.warning("%d images changed since the manifest was written", n_changed)
+
+
+def _warn_of_duplicates(manifest: Manifest) -> None:
+    crossing = find_crossing_duplicates(manifest)
+    if crossing:
+        first, second = crossing[0]
+        _log.warning(
+            "%d images lie in more than one split, so the test is not honest: %s is also %s",
+            len(crossing),
+            first,
+            second,
+        )
+    n_conflicts = label_conflicts(manifest)
+    if n_conflicts:
+        _log.warning("%d images occur with different labels", n_conflicts)

@@ -1,0 +1,34 @@
+"""How a run ends early, and which exit status says so.
+
+::
+
+    PipelineError               exit_status 2: one line to the user, no traceback
+    └── StoppedError            exit_status 3: an image or a value stopped the run
+    Interrupted                 exit_status 130 or 143: SIGINT or SIGTERM, after committing
+
+The stages and the cache have hierarchies of their own (`stages.errors`, `cache.errors`).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PipelineError(Exception):
+    """Options that make no sense together, or an experiment file that cannot be used."""
+
+    exit_status: ClassVar[int] = 2
+
+
+class StoppedError(PipelineError):
+    """An image that cannot be read, with ``--on-error fail``, or a value that cannot be stored."""
+
+    exit_status: ClassVar[int] = 3
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_status = 128 + number

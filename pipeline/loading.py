@@ -1,0 +1,173 @@
+"""Dask decodes batches of images ahead of the backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import logging
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.dataset import explain_os_error
+from pipeline.options import RunOptions
+from stages.decode import DecodeSpec, decode_image
+from stages.errors import ImageError
+from stages.source import Source
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+# Of the memory budget, the share of decoded images that wait for the backbone.
+_AHEAD_SHARE = 0.25
+# Dask's own news: where its dashboard would be, that a worker started, that one left.
+_DASK_LOGGERS = ("distributed", "distributed.http.proxy", "distributed.scheduler")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchTask:
+    """What one Dask task loads; `start` is the batch's first row in the plan."""
+
+    start: int
+    paths: Sequence[str]
+    digests: Sequence[bytes]
+
+
+@dataclass(slots=True, kw_only=True)
+class LoadedBatch:
+    """A decoded batch.
+
+    Attributes
+    ----------
+    start : int
+        Its first row in the plan.
+    pixels : ndarray of uint8, shape (n, height, width, channels)
+        An image that could not be read stays black; its activations are dropped. So every image
+        has the same place in the same batch whichever of its neighbours fail.
+    broken : dict of int to str
+        Row in the batch → why its bytes cannot be decoded; true for as long as they are the same.
+    unreadable : dict of int to str
+        Row in the batch → why its bytes could not be had this time.
+    n_rotated : int
+        Images whose file asks to be shown turned.
+    """
+
+    start: int
+    pixels: np.ndarray
+    broken: dict[int, str] = field(default_factory=dict)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    n_rotated: int = 0
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Mask of the images that were read: ndarray of bool, shape (n,)."""
+        mask = np.ones(len(self.pixels), bool)
+        mask[[*self.broken, *self.unreadable]] = False
+        return mask
+
+
+def load_batch(source: Source, task: BatchTask, spec: DecodeSpec) -> LoadedBatch:
+    """Read and decode one batch; runs on a Dask worker."""
+    shape = (len(task.paths), spec.height, spec.width, spec.channels)
+    batch = LoadedBatch(start=task.start, pixels=np.zeros(shape, np.uint8))
+    for row, (path, digest) in enumerate(zip(task.paths, task.digests, strict=True)):
+        try:
+            data = source.read(path)
+            if hashlib.sha256(data).digest() != digest:
+                # Decoding it would file one image's features under another's digest.
+                batch.unreadable[row] = "changed while the run was going; run again"
+                continue
+            decoded = decode_image(data, spec)
+        except OSError as error:
+            batch.unreadable[row] = explain_os_error(error)
+        except ImageError as error:
+            batch.broken[row] = str(error)
+        else:
+            batch.pixels[row] = decoded.pixels
+            batch.n_rotated += decoded.rotated
+    return batch
+
+
+def split_batches(
+    paths: Sequence[str], digests: Sequence[bytes], batch_size: int
+) -> Iterator[BatchTask]:
+    """Cut the plan's rows into batches."""
+    for start in range(0, len(paths), batch_size):
+        stop = start + batch_size
+        yield BatchTask(start=start, paths=paths[start:stop], digests=digests[start:stop])
+
+
+@contextmanager
+def open_client(options: RunOptions) -> Iterator[Client]:
+    """Connect to the scheduler of the options, or start one with threads of this process.
+
+    Threads are enough: Pillow releases the interpreter lock while it decodes and resizes.
+    """
+    from distributed import Client, LocalCluster
+
+    for name in _DASK_LOGGERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if options.scheduler:
+        with Client(options.scheduler) as client:
+            yield client
+        return
+    # Nothing is served to a browser, nothing spilled: the loop bounds what is in memory.
+    with (
+        LocalCluster(
+            n_workers=1,
+            threads_per_worker=options.workers,
+            processes=False,
+            dashboard_address=None,
+            memory_limit=0,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+class BatchLoader:
+    """Keeps batches loading ahead of the one that is asked for.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    source : Source
+    tasks : iterator of BatchTask
+    spec : DecodeSpec
+    ahead : int
+        Batches that are loading or loaded; bounds the memory.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        source: Source,
+        tasks: Iterator[BatchTask],
+        *,
+        spec: DecodeSpec,
+        ahead: int,
+    ) -> None:
+        self._submit = lambda task: client.submit(load_batch, source, task, spec, pure=False)
+        self._tasks = tasks
+        self._futures: deque[Any] = deque()
+        for task in itertools.islice(tasks, ahead):
+            self._futures.append(self._submit(task))
+
+    def __iter__(self) -> Iterator[LoadedBatch]:
+        """Yield the batches in the order of the tasks."""
+        while self._futures:
+            batch: LoadedBatch = self._futures.popleft().result()
+            # The future is gone by now, and with it Dask's hold on the batch.
+            for task in itertools.islice(self._tasks, 1):
+                self._futures.append(self._submit(task))
+            yield batch
+
+
+def choose_ahead(batch_bytes: int, options: RunOptions) -> int:
+    """Choose how many batches load ahead: two a worker, within the memory budget."""
+    fitting = int(options.memory_bytes * _AHEAD_SHARE) // max(1, batch_bytes)
+    return max(2, min(2 * options.workers + 1, fitting))

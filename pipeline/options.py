@@ -1,0 +1,161 @@
+"""What a user can ask of an extraction, typed and checked."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cache.shard import COMPRESSIONS
+from pipeline.errors import PipelineError
+from stages.applications import PREPROCESS_MODES
+from stages.decode import RESIZE_METHODS, RESIZE_MODES
+from stages.errors import UnknownNameError
+
+DEFAULT_MEMORY_BYTES = 4_000_000_000
+DEFAULT_CACHE = Path(".permafrost")
+VIEWS = ("identity", "hflip")
+ORIENTATIONS = ("ignore", "exif")
+DTYPES = ("float32", "float16")
+_BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def default_workers() -> int:
+    """Return the number of cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetOptions:
+    """Which images, labels and splits.
+
+    Attributes
+    ----------
+    images : str, optional
+        A folder, a CSV or a zip file.
+    manifest : Path, optional
+        What ``index`` wrote; instead of `images`.
+    labels, split : str, optional
+        Rules as on the command line; what the source itself says by default.
+    seed : int
+        Of a random split.
+    """
+
+    images: str | None = None
+    manifest: Path | None = None
+    labels: str | None = None
+    split: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.images is None) == (self.manifest is None):
+            raise PipelineError("name the images with --images SOURCE or with --manifest FILE")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureOptions:
+    """What determines the numbers: everything here is part of the recipe.
+
+    Attributes
+    ----------
+    backbone : str
+    layers : tuple of str
+        Layer specs.
+    weights : str
+    size : tuple of int, optional
+        Height and width in pixels.
+    resize, resize_mode, preprocess, view, orient, dtype : str
+    """
+
+    backbone: str
+    layers: tuple[str, ...]
+    weights: str = "imagenet"
+    size: tuple[int, int] | None = None
+    resize: str = "bilinear"
+    resize_mode: str = "stretch"
+    preprocess: str = "auto"
+    view: str = "identity"
+    orient: str = "ignore"
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise PipelineError("name at least one layer with --layers SPEC,SPEC")
+        _check("resize method", self.resize, RESIZE_METHODS)
+        _check("resize mode", self.resize_mode, RESIZE_MODES)
+        _check("preprocessing", self.preprocess, ("auto", *PREPROCESS_MODES))
+        _check("view", self.view, VIEWS)
+        _check("orientation", self.orient, ORIENTATIONS)
+        _check("dtype", self.dtype, DTYPES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run goes about it; nothing here changes a number.
+
+    Attributes
+    ----------
+    batch_size : int, optional
+        Chosen from the memory budget if not given.
+    workers : int
+        Threads that read and decode images.
+    memory_bytes : int
+        Budget for images and activations in flight.
+    compression : str
+    on_error : str
+        ``"skip"`` or ``"fail"``.
+    scheduler : str, optional
+        Address of a Dask scheduler; threads of this process by default.
+    materialize : bool
+        Write values instead of pointers into ``features.h5``.
+    """
+
+    batch_size: int | None = None
+    workers: int = field(default_factory=default_workers)
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    compression: str = "none"
+    on_error: str = "skip"
+    scheduler: str | None = None
+    materialize: bool = False
+
+    def __post_init__(self) -> None:
+        _check("compression", self.compression, COMPRESSIONS)
+        _check("--on-error", self.on_error, ("skip", "fail"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractOptions:
+    """Everything ``extract`` and ``plan`` need."""
+
+    dataset: DatasetOptions
+    features: FeatureOptions
+    cache: Path = DEFAULT_CACHE
+    run: RunOptions = field(default_factory=RunOptions)
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``4GB``, ``500MB`` or ``1000000``."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or number <= 0:
+        raise PipelineError(f"cannot read {text!r} as an amount of memory; write it as 4GB")
+    unit = _BYTE_UNITS[match[2].upper()]
+    return int(number * (unit if not match[3] else 1024 ** (len(f"{unit:.0f}") // 3)))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``224`` or ``224x320``, height first."""
+    match = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", text)
+    if match is None or int(match[1]) < 1 or match[2] == "0":
+        raise PipelineError(f"cannot read {text!r} as a size; write it as 224 or 224x320 (height)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _check(kind: str, value: str, known: object) -> None:
+    names = list(known)  # type: ignore[call-overload]
+    if value not in names:
+        raise UnknownNameError(kind, value, names)

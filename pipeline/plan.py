@@ -1,0 +1,113 @@
+"""What is missing, how big, how long: pure arithmetic over what the cache says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cache.key import Recipe
+from cache.shard import RowFormat
+from cache.store import FeatureSet
+from stages.layers import LayerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """One layer of a run.
+
+    Attributes
+    ----------
+    spec : LayerSpec
+    recipe : Recipe
+    row : RowFormat
+    features : FeatureSet
+    missing : ndarray of bool, shape (n_rows,)
+        Which of the plan's rows this layer lacks.
+    """
+
+    spec: LayerSpec
+    recipe: Recipe
+    row: RowFormat
+    features: FeatureSet
+    missing: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractionPlan:
+    """The work of a run.
+
+    Attributes
+    ----------
+    digests : list of bytes
+        The different images to compute, in manifest order.
+    paths : list of str
+        Where each is read: its first row in the manifest.
+    layers : list of LayerPlan
+        All layers asked for; those that miss something are in `active`.
+    """
+
+    digests: list[bytes]
+    paths: list[str]
+    layers: list[LayerPlan]
+
+    @property
+    def active(self) -> list[LayerPlan]:
+        """The layers that miss at least one row: what the program computes."""
+        return [layer for layer in self.layers if layer.missing.any()]
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes of the missing activations, before compression."""
+        return sum(int(layer.missing.sum()) * layer.row.row_bytes for layer in self.layers)
+
+
+def plan_extraction(
+    paths: Sequence[str],
+    digests: Sequence[bytes],
+    failures: Mapping[bytes, str],
+    layers: Sequence[tuple[LayerSpec, Recipe, RowFormat, FeatureSet]],
+) -> ExtractionPlan:
+    """Find out what a run has to compute.
+
+    Parameters
+    ----------
+    paths, digests : sequence, length n
+        The dataset's rows; an unreadable file's digest is ``b""``.
+    failures : mapping of bytes to str
+        Digests known to be undecodable, with the reason.
+    layers : sequence of (LayerSpec, Recipe, RowFormat, FeatureSet)
+    """
+    first: dict[bytes, str] = {}
+    for path, digest in zip(paths, digests, strict=True):
+        if digest and digest not in failures:
+            first.setdefault(digest, path)
+    candidates = list(first)
+    masks = [features.locate(candidates).missing for *_, features in layers]
+    wanted = np.flatnonzero(np.logical_or.reduce(masks)) if masks else np.array([], np.int64)
+    todo = [candidates[row] for row in wanted]
+    return ExtractionPlan(
+        digests=todo,
+        paths=[first[digest] for digest in todo],
+        layers=[
+            LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[wanted])
+            for (spec, recipe, row, features), mask in zip(layers, masks, strict=True)
+        ],
+    )
+
+
+def choose_batch_size(activation_bytes: int, *, memory_bytes: int, largest: int) -> int:
+    """Choose the largest power of two whose activations fit half of the memory budget.
+
+    Parameters
+    ----------
+    activation_bytes : int
+        Of the network's largest activation for one image. About three of them live at once: a
+        layer's input and output, and the scratch space of the convolution between.
+    memory_bytes : int
+    largest : int
+        Beyond which a larger batch is no faster.
+    """
+    fitting = memory_bytes // 2 // max(1, 3 * activation_bytes)
+    return 1 << (max(1, min(largest, fitting)).bit_length() - 1)

@@ -1,0 +1,50 @@
+"""Everything that determines the numbers, as one flat record a feature set."""
+
+from __future__ import annotations
+
+from cache.key import Recipe
+from pipeline.backbones import Backbone
+from pipeline.options import FeatureOptions
+from stages.decode import DecodeSpec
+from stages.layers import LayerSpec
+
+# Raised when our own code changes the numbers it computes from the same inputs.
+NUMERICS = 1
+
+
+def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) -> Recipe:
+    """Build the recipe of one layer.
+
+    Never in it: batch size, chunking, compression, paths, file names, time.
+    """
+    card = backbone.card
+    return {
+        "backbone": card.name,
+        "color": "rgb" if card.channels == 3 else "grayscale",
+        "dtype": options.dtype,
+        "engine": "tensorflow",
+        "layer": layer.layer,
+        "numerics": NUMERICS,
+        "orient": options.orient,
+        "pooling": layer.pooling,
+        "precision": "float32",
+        "preprocess": backbone.preprocess,
+        "resize": options.resize,
+        "resize_mode": options.resize_mode,
+        "size": list(card.size),
+        "view": options.view,
+        "weights": card.find_layer(layer.layer).digest,
+    }
+
+
+def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec:
+    """Build what the loaders need to know."""
+    height, width = backbone.card.size
+    return DecodeSpec(
+        height=height,
+        width=width,
+        resize=options.resize,
+        resize_mode=options.resize_mode,
+        orient=options.orient,
+        color="rgb" if backbone.card.channels == 3 else "grayscale",
+    )

@@ -1,0 +1,169 @@
+"""One thread that writes activations behind the backbone and commits shards."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from cache.errors import UnstorableError
+from cache.files import remove_orphans
+from cache.index import Index
+from cache.layout import CacheLayout, open_feature_set_folder
+from cache.shard import ShardWriter
+from cache.store import join_digests
+from pipeline.errors import StoppedError
+from pipeline.loading import LoadedBatch
+from pipeline.plan import ExtractionPlan, LayerPlan
+
+# What a kill may cost: about a minute of work, or this much of the largest layer.
+SHARD_BYTES = 256 * 1024 * 1024
+SHARD_SECONDS = 60.0
+# Batches of activations that may wait for the disk; each holds all layers of one batch.
+_BATCHES_BEHIND = 2
+
+
+class ActivationWriter:
+    """Appends the activations of each batch to one open shard a layer.
+
+    Shards of all layers are published together, and only between batches: a run that resumes
+    after a kill then meets the same images in the same batches as one that was left in peace.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    plan : ExtractionPlan
+    index : Index
+    decoding : str
+        Under which failures are remembered.
+    """
+
+    def __init__(
+        self, layout: CacheLayout, plan: ExtractionPlan, *, index: Index, decoding: str
+    ) -> None:
+        self._plan = plan
+        self._index = index
+        self._decoding = decoding
+        self._writers: dict[int, ShardWriter] = {}
+        self._digests: dict[int, list[bytes]] = {}
+        self._failures: dict[bytes, str] = {}
+        self._opened_s = time.monotonic()
+        self._active = plan.active
+        self._left = [int(layer.missing.sum()) for layer in self._active]
+        self._pending: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self.bytes_written = 0
+        self.busy_s = 0.0
+        self.waited_s = 0.0
+        for layer in self._active:
+            remove_orphans(open_feature_set_folder(layout, layer.recipe))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Commit what was handed over, also when the run was interrupted or failed elsewhere."""
+        try:
+            self._finish()
+        finally:
+            self._thread.shutdown()
+            for writer in self._writers.values():
+                writer.discard()
+
+    def _finish(self) -> None:
+        try:
+            self._wait(0)
+        except StoppedError:
+            # One value cannot be stored; all that came before it can.
+            self._thread.submit(self._commit).result()
+            raise
+        self._thread.submit(self._commit).result()
+
+    def write(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
+        """Queue one batch; waits only when the disk is behind.
+
+        Parameters
+        ----------
+        batch : LoadedBatch
+        activations : list of ndarray, each (n, *shape)
+            One for each of the plan's active layers.
+
+        Raises
+        ------
+        StoppedError
+            An earlier batch holds a value that cannot be stored.
+        OSError
+            An earlier batch could not be written.
+        """
+        self._pending.append(self._thread.submit(self._append, batch, activations))
+        self._wait(_BATCHES_BEHIND)
+
+    def _wait(self, n_pending: int) -> None:
+        started_s = time.monotonic()
+        while len(self._pending) > n_pending:
+            self._pending.popleft().result()
+        self.waited_s += time.monotonic() - started_s
+
+    def _append(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
+        started_s = time.monotonic()
+        rows = slice(batch.start, batch.start + len(batch.pixels))
+        digests = self._plan.digests[rows]
+        self._failures.update({digests[row]: why for row, why in batch.broken.items()})
+        readable = batch.readable
+        for number, (layer, values) in enumerate(zip(self._active, activations, strict=True)):
+            keep = np.flatnonzero(readable & layer.missing[rows])
+            if len(keep):
+                self._append_layer(number, layer, [digests[row] for row in keep], values[keep])
+        if self._is_full():
+            self._commit()
+        self.busy_s += time.monotonic() - started_s
+
+    def _append_layer(
+        self, number: int, layer: LayerPlan, digests: list[bytes], values: np.ndarray
+    ) -> None:
+        writer = self._writers.get(number) or self._open(number, layer)
+        try:
+            writer.append(join_digests(digests), values)
+        except UnstorableError as error:
+            path = self._plan.paths[self._plan.digests.index(digests[error.row])]
+            raise StoppedError(f"{path!r}, layer {layer.spec}: {error}") from error
+        self._digests[number].extend(digests)
+
+    def _open(self, number: int, layer: LayerPlan) -> ShardWriter:
+        # Room for the bytes of a full shard and the batch that goes over.
+        n_rows = min(self._left[number], 2 * SHARD_BYTES // layer.row.row_bytes + 4096)
+        writer = ShardWriter(
+            layer.features.folder, key=layer.features.key, row=layer.row, n_rows=n_rows
+        )
+        self._writers[number] = writer
+        self._digests[number] = []
+        return writer
+
+    def _is_full(self) -> bool:
+        largest = max((writer.n_bytes for writer in self._writers.values()), default=0)
+        return largest >= SHARD_BYTES or time.monotonic() - self._opened_s >= SHARD_SECONDS
+
+    def _commit(self) -> None:
+        for number, writer in list(self._writers.items()):
+            digests = self._digests[number]
+            if not digests:
+                continue
+            shard = writer.publish()
+            del self._writers[number]
+            self._active[number].features.add(shard, join_digests(digests))
+            self._left[number] -= len(digests)
+            self.bytes_written += shard.stat().st_size
+        # After the shards: a failure that is remembered drops out of the next run's plan, and
+        # would shift the batches of rows that are still to be computed.
+        self._index.add_failures(self._decoding, self._failures)
+        self._failures = {}
+        self._opened_s = time.monotonic()
