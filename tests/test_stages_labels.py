@@ -181,10 +181,13 @@ def test_labels_follow_the_rule(tmp_path: Path, rule: str, labels: list[str]) ->
 
 
 def test_a_table_labels_by_path_then_base_name_then_stem(tmp_path: Path) -> None:
-    location = fill(tmp_path / "p", "a/1.png", "b/1.png", "b/2.png", "b/v.3.png", "b/4.png")
+    location = fill(
+        tmp_path / "p", "a/1.png", "b/1.png", "b/2.png", "b/v.3.png", "b/4.png", "c/5.png"
+    )
     (tmp_path / "labels.csv").write_text(
         "filename,label,split\n./a/1.png,path,train\nold/2.png,base,valid\nv.3,stem,\n"
         "4.jpg,other suffix,test\nunused.png,x,test\n1.png,ambiguous,test\n"
+        "c/5.png,exact,\nd/5.png,another,\n"
     )
     manifest = build_manifest(location, labels=f"csv:{tmp_path / 'labels.csv'}")
     assert rows(manifest) == {
@@ -193,6 +196,7 @@ def test_a_table_labels_by_path_then_base_name_then_stem(tmp_path: Path) -> None
         "b/2.png": ("base", "val"),
         "b/4.png": ("other suffix", "test"),
         "b/v.3.png": ("stem", ""),
+        "c/5.png": ("exact", ""),
     }
 
 

@@ -78,6 +78,16 @@ def test_a_manifest_moves_with_its_project(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "moved" / file).root == str(tmp_path / "moved" / "photos")
 
 
+def test_a_project_reached_through_a_link_moves_too(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "project" / "tables").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "project")
+    manifest = make_manifest(str(tmp_path / "link" / "photos"), ["a.png"])
+    write_manifest(manifest, tmp_path / "link" / "tables" / "m.csv")
+    (tmp_path / "disk" / "project").rename(tmp_path / "moved")
+    read = read_manifest(tmp_path / "moved" / "tables" / "m.csv")
+    assert read.root == str(tmp_path / "moved" / "photos")
+
+
 def test_a_relative_root_stays_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()

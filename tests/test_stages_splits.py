@@ -82,10 +82,13 @@ def test_shares_are_met_within_one_group_of_identical_images(doubled: Manifest) 
 
 def test_identical_images_with_two_labels_stay_together() -> None:
     contents = [b"%d" % (row // 2) for row in range(400)]
-    manifest = make_manifest(contents, ["cat", "dog"] * 200)
+    manifest = make_manifest(
+        contents, ["cat", "dog", "dog", "owl", "cat", "ant", "ant", "owl"] * 50
+    )
     split = assign_splits(manifest, "test=0.5")
     assert split.splits[::2] == split.splits[1::2]
     assert split.splits.count("test") == 200
+    assert assign_splits(manifest.select(range(400)[::-1]), "test=0.5").splits == split.splits[::-1]
 
 
 def test_the_order_of_the_rows_does_not_matter(doubled: Manifest) -> None:
