@@ -10,7 +10,6 @@ from pipeline.options import DEFAULT_CACHE, DTYPES, ORIENTATIONS, VIEWS, parse_b
 from stages.applications import PREPROCESS_MODES
 from stages.decode import RESIZE_METHODS, RESIZE_MODES
 
-
 if TYPE_CHECKING:
     # Generic for the type checker only.
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
