@@ -60,6 +60,11 @@ class Features:
         """Where the images' paths start from."""
         return _decode(self._file["images"].attrs["root"])
 
+    @property
+    def origin(self) -> str:
+        """How the features were asked for, as `write_view` was told."""
+        return _decode(self._file.attrs.get("origin", ""))
+
     @cached_property
     def paths(self) -> list[str]:
         """POSIX paths, relative to `root`."""

@@ -60,7 +60,12 @@ class ViewLayer:
 
 
 def write_view(
-    out: Path, images: ViewImages, layers: Sequence[ViewLayer], *, materialize: bool = False
+    out: Path,
+    images: ViewImages,
+    layers: Sequence[ViewLayer],
+    *,
+    origin: str = "",
+    materialize: bool = False,
 ) -> None:
     """Write ``features.h5`` and publish it in one step.
 
@@ -70,10 +75,13 @@ def write_view(
     images : ViewImages
     layers : sequence of ViewLayer
         Every row of every layer exists.
+    origin : str
+        How the features were asked for; kept for whoever wants more of the same.
     materialize : bool
         Copy the values instead of pointing at the shards.
     """
     with published(out) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
+        file.attrs["origin"] = _as_attribute(origin)
         _write_images(file, images)
         for layer in layers:
             if materialize:

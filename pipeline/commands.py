@@ -101,7 +101,7 @@ def run_plan(parsed: argparse.Namespace) -> Outcome:
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
     """``fit``."""
-    from pipeline.experiment import FitOptions, fit
+    from pipeline.fit import FitOptions, fit
 
     options = FitOptions(
         features=parsed.features,

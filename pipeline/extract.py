@@ -306,7 +306,8 @@ def write_results(
     )
     layers = [_locate(layer, kept.digests) for layer in prepared.plan.layers]
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_view(out, images, layers, materialize=options.run.materialize)
+    origin = options.features.to_json()
+    write_view(out, images, layers, origin=origin, materialize=options.run.materialize)
     _write_failures(failures_path(out), failed)
     return failed
 

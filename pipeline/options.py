@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cache.shard import COMPRESSIONS
@@ -88,6 +89,22 @@ class FeatureOptions:
         _check("view", self.view, VIEWS)
         _check("orientation", self.orient, ORIENTATIONS)
         _check("dtype", self.dtype, DTYPES)
+
+    def to_json(self) -> str:
+        """Write the options so that they mean the same in any folder: files by absolute path."""
+        fields = asdict(self)
+        for name in ("backbone", "weights"):
+            path = Path(fields[name])
+            fields[name] = str(path.absolute()) if path.exists() else fields[name]
+        return json.dumps(fields, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> FeatureOptions:
+        """Read what `to_json` wrote."""
+        fields = json.loads(text)
+        size = fields.pop("size")
+        layers = tuple(fields.pop("layers"))
+        return cls(layers=layers, size=None if size is None else (size[0], size[1]), **fields)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ class CrossValidation(TypedDict):
     cv_accuracy_mean: float
     cv_accuracy_std: float
     fold_accuracies: list[float]
+    probabilities: NDArray[np.float64]
 
 
 def make_folds(
@@ -146,16 +147,20 @@ def cross_validate(  # noqa: PLR0913
     -------
     dict
         ``cv_accuracy_mean``, ``cv_accuracy_std`` (over the folds as a population: numpy's
-        default, ``ddof=0``) and ``fold_accuracies``.
+        default, ``ddof=0``), ``fold_accuracies``, and ``probabilities``: of each row, as given by
+        the head that was not fitted on it, float64 (n_rows, n_classes).
     """
     labels = np.asarray(labels, dtype=np.str_)
     accuracies = []
+    out_of_fold = np.zeros((len(labels), len(np.unique(labels))))
     for train, test in make_folds(labels, digests, n_folds=n_folds, seed=seed):
         head = fit_head(kind, settings, features[train], labels[train], seed=seed)
-        probabilities = head.predict_proba(features[test])
-        accuracies.append(score(labels[test], probabilities, head.classes)["accuracy"])
+        # Every class has an image in every fold, so every head knows all of them.
+        out_of_fold[test] = head.predict_proba(features[test])
+        accuracies.append(score(labels[test], out_of_fold[test], head.classes)["accuracy"])
     return {
         "cv_accuracy_mean": float(np.mean(accuracies)),
         "cv_accuracy_std": float(np.std(accuracies)),
         "fold_accuracies": accuracies,
+        "probabilities": out_of_fold,
     }

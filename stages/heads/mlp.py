@@ -23,6 +23,7 @@ from stages.heads.head import (
 )
 from stages.heads.scaling import SCALES_WANTED, fit_standard_scaler, parse_scale
 from stages.heads.settings import layer_sizes, number, setting, whole
+from stages.start import start_tensorflow
 
 FILE_NAME = "head.keras"
 HELD_OUT_EVERY = 10
@@ -100,6 +101,7 @@ def fit_mlp(
     settings: MlpSettings, features: NDArray[Any], labels: NDArray[np.str_], *, seed: int
 ) -> MlpHead:
     """Fit a network with Adam on the cross-entropy; the same `seed` gives the same weights."""
+    start_tensorflow()
     classes, codes = np.unique(labels, return_inverse=True)
     held_out = choose_held_out(codes, seed=seed) if settings.patience else codes[:0]
     kept = np.setdiff1d(np.arange(len(codes)), held_out)
@@ -219,6 +221,7 @@ def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead
     The network is built from `settings` and only arrays are read from the file, so that nothing
     it may say about classes to import or code to run is ever looked at.
     """
+    start_tensorflow()
     with refuse_damage(folder):
         network = build_network(
             settings, n_features=record.n_features, n_classes=len(record.classes)

@@ -1,0 +1,248 @@
+"""``fit``: one head on one layer of cached features, measured on rows it has not seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cache.features import Features
+from cache.files import make_folder
+from cache.key import canonical_json
+from pipeline.classifier import write_json, write_model_file, write_predictions
+from pipeline.errors import PipelineError
+from stages.evaluate import cross_validate, score
+from stages.heads import Head, fit_head, parse_settings
+from stages.layers import parse_layer_spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitOptions:
+    """What ``fit`` is asked for.
+
+    Attributes
+    ----------
+    features : Path
+        A ``features.h5``.
+    layer : str
+        One of its layers.
+    head : str
+    settings : mapping of str to object
+        As typed (``"0.1"``) or as YAML gives them (``0.1``).
+    cv : int, optional
+        Folds over all rows that are not in the test split.
+    seed : int
+    out : Path
+        Folder for what is fitted and measured.
+    """
+
+    features: Path
+    layer: str
+    head: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    cv: int | None = None
+    seed: int = 0
+    out: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What was measured; `metrics` is what ``metrics.json`` holds."""
+
+    metrics: dict[str, Any]
+    out: Path
+
+    def describe(self) -> str:
+        """Return the figures as a person wants them."""
+        lines = [f"{self.metrics['head']} on {self.metrics['layer']} → {self.out}"]
+        if "accuracy" in self.metrics:
+            lines.append(
+                f"  test: accuracy {self.metrics['accuracy']:.4f},"
+                f" log loss {self.metrics['log_loss']:.4f}, {self.metrics['n_test']} rows"
+            )
+        if "cv_accuracy_mean" in self.metrics:
+            lines.append(
+                f"  {self.metrics['cv_folds']}-fold: accuracy"
+                f" {self.metrics['cv_accuracy_mean']:.4f} ± {self.metrics['cv_accuracy_std']:.4f}"
+            )
+        if len(lines) == 1:
+            lines.append("  not measured: no row is in the test split; split, or use --cv 5")
+        lines.append(f"  {self.metrics['n_train']} training rows, {self.metrics['seconds']:.1f} s")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LabelledRows:
+    """A layer in memory with its labels, and which rows are for what.
+
+    Attributes
+    ----------
+    values : ndarray of float32 or float16, shape (n, n_features)
+    labels : ndarray of str, shape (n,)
+        ``""`` where there is none.
+    train, test, folds, unlabelled : ndarray of int64
+        Rows: to fit on (neither val nor test); to measure on; to cross-validate over (all but
+        test); without a label.
+    """
+
+    values: np.ndarray
+    labels: np.ndarray
+    train: np.ndarray
+    test: np.ndarray
+    folds: np.ndarray
+    unlabelled: np.ndarray
+
+
+def fit(options: FitOptions) -> FitResult:
+    """Fit a head, measure it, and keep it with all that ``predict`` needs.
+
+    Parameters
+    ----------
+    options : FitOptions
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each.
+    """
+    started_s = time.monotonic()
+    settings = parse_settings(options.head, options.settings)
+    with Features(options.features) as features:
+        # Asked as it was extracted, or in any other way of writing the same.
+        layer = str(parse_layer_spec(options.layer))
+        rows = read_rows(features, layer)
+        head = fit_head(
+            options.head,
+            settings,
+            rows.values[rows.train],
+            rows.labels[rows.train],
+            seed=options.seed,
+        )
+        metrics, seen = _measure(options, settings, rows, head)
+        make_folder(options.out)
+        head.save(options.out / "head")
+        write_predictions(
+            options.out / "predictions.csv",
+            paths=[features.paths[row] for row in seen[0]],
+            labels=rows.labels[seen[0]].tolist(),
+            probabilities=seen[1],
+            classes=head.classes,
+        )
+        metrics["seconds"] = round(time.monotonic() - started_s, 3)
+        metrics |= {"head": options.head, "layer": layer, "seed": options.seed}
+        metrics |= {"settings": dataclasses.asdict(settings), "classes": head.classes.tolist()}
+        write_json(options.out / "metrics.json", metrics)
+        write_model_file(
+            options.out,
+            layer=layer,
+            recipe=features.recipe(layer),
+            origin=features.origin,
+            fit_key=build_fit_key(options, features),
+        )
+    return FitResult(metrics=metrics, out=options.out)
+
+
+def build_fit_key(options: FitOptions, features: Features) -> str:
+    """Digest all that a fit depends on: features, rows, labels, splits, head, settings, seed."""
+    settings = parse_settings(options.head, options.settings)
+    layer = str(parse_layer_spec(options.layer))
+    facts = [
+        canonical_json(features.recipe(layer)),
+        hashlib.sha256(features.digests.tobytes()).hexdigest(),
+        features.labels,
+        features.splits,
+        options.head,
+        dataclasses.asdict(settings),
+        options.cv,
+        options.seed,
+    ]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def read_metrics(folder: Path) -> dict[str, Any] | None:
+    """Return what an earlier fit measured; None if that cannot be read."""
+    try:
+        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return metrics
+
+
+def read_rows(features: Features, layer: str) -> LabelledRows:
+    """Read a layer and sort out its rows.
+
+    Raises
+    ------
+    PipelineError
+        No row has a label, or none is left to fit on.
+    """
+    labels = np.array(features.labels, np.str_)
+    splits = np.array(features.splits, np.str_)
+    labelled = labels != ""
+    if not labelled.any():
+        raise PipelineError(
+            f"no row of {str(features.path)!r} has a label; extract again with --labels"
+        )
+    train = np.flatnonzero(labelled & ~np.isin(splits, ("val", "test")))
+    if not len(train):
+        raise PipelineError(
+            f"every labelled row of {str(features.path)!r} is in the test or val split,"
+            " none is left to fit on; extract again with --split test=0.3"
+        )
+    return LabelledRows(
+        values=features.read(layer).reshape(len(labels), -1),
+        labels=labels,
+        train=train,
+        test=np.flatnonzero(labelled & (splits == "test")),
+        folds=np.flatnonzero(labelled & (splits != "test")),
+        unlabelled=np.flatnonzero(~labelled),
+    )
+
+
+def _measure(
+    options: FitOptions, settings: object, rows: LabelledRows, head: Head
+) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]:
+    """Return the metrics, and (rows, probabilities) of what the head was not fitted on."""
+    metrics: dict[str, Any] = {"n_train": len(rows.train), "n_test": len(rows.test)}
+    unseen = [(rows.unlabelled, head.predict_proba(rows.values[rows.unlabelled]))]
+    if len(rows.test):
+        probabilities = head.predict_proba(rows.values[rows.test])
+        metrics |= score(rows.labels[rows.test], probabilities, head.classes)
+        unseen.insert(0, (rows.test, probabilities))
+    if options.cv is not None:
+        found = _cross_validate(options, settings, rows)
+        probabilities = found.pop("probabilities")
+        metrics |= found | {"cv_folds": options.cv}
+        # A class that only val rows have is in the folds, but not in the head.
+        if not len(rows.test) and probabilities.shape[1] == len(head.classes):
+            unseen.insert(0, (rows.folds, probabilities))
+    numbers, values = zip(*unseen, strict=True)
+    order = np.argsort(np.concatenate(numbers), kind="stable")
+    return metrics, (np.concatenate(numbers)[order], np.concatenate(values)[order])
+
+
+def _cross_validate(options: FitOptions, settings: object, rows: LabelledRows) -> dict[str, Any]:
+    with Features(options.features) as features:
+        digests = features.digests[rows.folds]
+    return dict(
+        cross_validate(
+            options.head,
+            settings,
+            rows.values[rows.folds],
+            rows.labels[rows.folds],
+            digests,
+            n_folds=options.cv or 0,
+            seed=options.seed,
+        )
+    )
