@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from cache.key import Recipe
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
 from stages.heads import Head, load_head
+
+MODEL_NAME = "model.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,17 +50,17 @@ class Classifier:
 
 
 def write_model_file(
-    folder: Path, *, layer: str, recipe: Recipe, origin: str, fit_key: str
+    folder: Path, *, layer: str, recipe: Recipe, origin: Mapping[str, object], fit_key: str
 ) -> None:
     """Write ``model.json``; the last file of a fit, so that it vouches for the others."""
-    record = {"layer": layer, "recipe": recipe, "features": json.loads(origin), "fit": fit_key}
-    write_json(folder / "model.json", record)
+    record = {"layer": layer, "recipe": recipe, "features": origin, "fit": fit_key}
+    write_json(folder / MODEL_NAME, record)
 
 
 def read_fit_key(folder: Path) -> str | None:
     """Return what a finished fit in this folder was fitted on; None where there is none."""
     try:
-        record = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / MODEL_NAME).read_text(encoding="utf-8"))
         return str(record["fit"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -72,18 +74,18 @@ def load_classifier(folder: Path) -> Classifier:
     PipelineError
         The folder holds no fitted model.
     """
-    file = folder / "model.json"
+    file = folder / MODEL_NAME
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         return Classifier(
             head=load_head(folder / "head"),
-            layer=record["layer"],
-            recipe=record["recipe"],
+            layer=str(record["layer"]),
+            recipe=dict(record["recipe"]),
             features=FeatureOptions.from_json(json.dumps(record["features"])),
         )
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PipelineError(
-            f"{str(folder)!r} holds no fitted model (no model.json); name what fit --out wrote"
+            f"{str(folder)!r} holds no fitted model (no {MODEL_NAME}); name what fit --out wrote"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise PipelineError(f"{str(file)!r} is damaged ({error}); fit again") from error
@@ -106,13 +108,17 @@ def write_predictions(
     probabilities : ndarray of float64, shape (n, n_classes)
     classes : ndarray of str, shape (n_classes,)
     """
-    predicted = classes[probabilities.argmax(axis=1)] if len(paths) else []
+    predicted = classes[probabilities.argmax(axis=1)].tolist()
     rows = zip(paths, labels, predicted, probabilities.tolist(), strict=True)
+    # Before Python 3.13, the csv module leaves a carriage return bare, and reads it as a row's end.
+    returns = any("\r" in text for text in (*paths, *labels, *classes))
     with (
         published(file) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
-        writer = csv.writer(stream, lineterminator="\n")
+        writer = csv.writer(
+            stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+        )
         writer.writerow(["path", "label", "predicted", *classes])
         writer.writerows([path, label, name, *values] for path, label, name, values in rows)
 

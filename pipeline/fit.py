@@ -16,11 +16,14 @@ import numpy as np
 from cache.features import Features
 from cache.files import make_folder
 from cache.key import canonical_json
-from pipeline.classifier import write_json, write_model_file, write_predictions
+from pipeline.classifier import MODEL_NAME, write_json, write_model_file, write_predictions
 from pipeline.errors import PipelineError
 from stages.evaluate import cross_validate, score
 from stages.heads import Head, fit_head, parse_settings
 from stages.layers import parse_layer_spec
+
+# What scikit-learn and Keras take.
+_SEEDS = 2**32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +53,10 @@ class FitOptions:
     cv: int | None = None
     seed: int = 0
     out: Path
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < _SEEDS:
+            raise PipelineError(f"cannot use seed {self.seed}; give one from 0 to {_SEEDS - 1}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +107,23 @@ class LabelledRows:
     unlabelled: np.ndarray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen:
+    """What is said of rows by a head that was not fitted on them.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (m,)
+        Ascending.
+    probabilities : ndarray of float64, shape (m, n_classes)
+    classes : ndarray of str, shape (n_classes,)
+    """
+
+    rows: np.ndarray
+    probabilities: np.ndarray
+    classes: np.ndarray
+
+
 def fit(options: FitOptions) -> FitResult:
     """Fit a head, measure it, and keep it with all that ``predict`` needs.
 
@@ -121,7 +145,9 @@ def fit(options: FitOptions) -> FitResult:
     with Features(options.features) as features:
         # Asked as it was extracted, or in any other way of writing the same.
         layer = str(parse_layer_spec(options.layer))
+        origin = _read_origin(features, layer)
         rows = read_rows(features, layer)
+        _clear(options.out)
         head = fit_head(
             options.head,
             settings,
@@ -129,36 +155,33 @@ def fit(options: FitOptions) -> FitResult:
             rows.labels[rows.train],
             seed=options.seed,
         )
-        metrics, seen = _measure(options, settings, rows, head)
-        make_folder(options.out)
+        metrics, unseen = _measure(options, settings, rows, head)
         head.save(options.out / "head")
         write_predictions(
             options.out / "predictions.csv",
-            paths=[features.paths[row] for row in seen[0]],
-            labels=rows.labels[seen[0]].tolist(),
-            probabilities=seen[1],
-            classes=head.classes,
+            paths=[features.paths[row] for row in unseen.rows],
+            labels=rows.labels[unseen.rows].tolist(),
+            probabilities=unseen.probabilities,
+            classes=unseen.classes,
         )
         metrics["seconds"] = round(time.monotonic() - started_s, 3)
         metrics |= {"head": options.head, "layer": layer, "seed": options.seed}
         metrics |= {"settings": dataclasses.asdict(settings), "classes": head.classes.tolist()}
         write_json(options.out / "metrics.json", metrics)
-        write_model_file(
-            options.out,
-            layer=layer,
-            recipe=features.recipe(layer),
-            origin=features.origin,
-            fit_key=build_fit_key(options, features),
-        )
+        fit_key = build_fit_key(options, features)
+        recipe = features.recipe(layer)
+        write_model_file(options.out, layer=layer, recipe=recipe, origin=origin, fit_key=fit_key)
     return FitResult(metrics=metrics, out=options.out)
 
 
 def build_fit_key(options: FitOptions, features: Features) -> str:
-    """Digest all that a fit depends on: features, rows, labels, splits, head, settings, seed."""
+    """Digest all that a fit leaves depends on: features, rows, head, settings, folds, seed."""
     settings = parse_settings(options.head, options.settings)
     layer = str(parse_layer_spec(options.layer))
     facts = [
         canonical_json(features.recipe(layer)),
+        _read_origin(features, layer),
+        features.paths,
         hashlib.sha256(features.digests.tobytes()).hexdigest(),
         features.labels,
         features.splits,
@@ -173,10 +196,10 @@ def build_fit_key(options: FitOptions, features: Features) -> str:
 def read_metrics(folder: Path) -> dict[str, Any] | None:
     """Return what an earlier fit measured; None if that cannot be read."""
     try:
-        metrics: dict[str, Any] = json.loads((folder / "metrics.json").read_text("utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
     except (OSError, ValueError):
         return None
-    return metrics
+    return metrics if isinstance(metrics, dict) else None
 
 
 def read_rows(features: Features, layer: str) -> LabelledRows:
@@ -210,26 +233,46 @@ def read_rows(features: Features, layer: str) -> LabelledRows:
     )
 
 
+def _read_origin(features: Features, layer: str) -> dict[str, Any]:
+    """Return how this layer was asked for; which others were does not matter."""
+    try:
+        return {**json.loads(features.origin), "layers": [layer]}
+    except (ValueError, TypeError) as error:
+        raise PipelineError(
+            f"{str(features.path)!r} does not say how its features were made; extract again"
+        ) from error
+
+
+def _clear(folder: Path) -> None:
+    """Take back what vouches for an earlier fit, before any of its files is replaced."""
+    make_folder(folder)
+    (folder / MODEL_NAME).unlink(missing_ok=True)
+
+
 def _measure(
     options: FitOptions, settings: object, rows: LabelledRows, head: Head
-) -> tuple[dict[str, Any], tuple[np.ndarray, np.ndarray]]:
-    """Return the metrics, and (rows, probabilities) of what the head was not fitted on."""
+) -> tuple[dict[str, Any], Unseen]:
+    """Return the metrics, and what is said of the rows that the head was not fitted on."""
     metrics: dict[str, Any] = {"n_train": len(rows.train), "n_test": len(rows.test)}
-    unseen = [(rows.unlabelled, head.predict_proba(rows.values[rows.unlabelled]))]
+    classes, measured, probabilities = head.classes, rows.test, np.empty((0, len(head.classes)))
     if len(rows.test):
         probabilities = head.predict_proba(rows.values[rows.test])
-        metrics |= score(rows.labels[rows.test], probabilities, head.classes)
-        unseen.insert(0, (rows.test, probabilities))
+        metrics |= score(rows.labels[rows.test], probabilities, classes)
     if options.cv is not None:
         found = _cross_validate(options, settings, rows)
-        probabilities = found.pop("probabilities")
+        out_of_fold = found.pop("probabilities")
         metrics |= found | {"cv_folds": options.cv}
-        # A class that only val rows have is in the folds, but not in the head.
-        if not len(rows.test) and probabilities.shape[1] == len(head.classes):
-            unseen.insert(0, (rows.folds, probabilities))
-    numbers, values = zip(*unseen, strict=True)
-    order = np.argsort(np.concatenate(numbers), kind="stable")
-    return metrics, (np.concatenate(numbers)[order], np.concatenate(values)[order])
+        if not len(rows.test):
+            classes = np.unique(rows.labels[rows.folds])
+            measured, probabilities = rows.folds, out_of_fold
+    # A class that only val rows have is in the folds, but not in the head.
+    unlabelled = np.zeros((len(rows.unlabelled), len(classes)))
+    columns = np.searchsorted(classes, head.classes)
+    unlabelled[:, columns] = head.predict_proba(rows.values[rows.unlabelled])
+    numbers = np.concatenate([measured, rows.unlabelled])
+    order = np.argsort(numbers)
+    values = np.concatenate([probabilities, unlabelled])
+    return metrics, Unseen(rows=numbers[order], probabilities=values[order], classes=classes)
 
 
 def _cross_validate(options: FitOptions, settings: object, rows: LabelledRows) -> dict[str, Any]:
