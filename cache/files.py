@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _TEMPORARY_PREFIX = ".tmp-"
+_TEMPORARY_NAME = re.compile(r"\.tmp-(?P<host>.*)-(?P<pid>\d+)-\d+(\..*)?", re.DOTALL)
 # Another host's process cannot be asked whether it lives; its files are given a day.
 _FOREIGN_TEMPORARY_AGE_S = 24 * 3600
 _counter = itertools.count()
@@ -36,7 +38,11 @@ def publish(temporary: Path, final: Path) -> None:
 
 @contextlib.contextmanager
 def published(final: Path) -> Iterator[Path]:
-    """Yield a temporary path; publish it as `final` on success, remove it on failure."""
+    """Yield a temporary path; publish it as `final` on success, remove it on failure.
+
+    What killed processes left beside it is removed on the way.
+    """
+    remove_orphans(final.parent)
     temporary = temporary_path(final)
     try:
         yield temporary
@@ -62,9 +68,12 @@ def remove_orphans(folder: Path) -> None:
 
 
 def _is_orphan(path: Path) -> bool:
-    host, pid, _ = path.name.removeprefix(_TEMPORARY_PREFIX).rsplit("-", 2)
-    if host == socket.gethostname():
-        return int(pid) != os.getpid() and not _is_alive(int(pid))
+    match = _TEMPORARY_NAME.fullmatch(path.name)
+    if match is None:
+        return False  # Not ours: the folder of a features.h5 is the user's.
+    if match["host"] == socket.gethostname():
+        pid = int(match["pid"])
+        return pid != os.getpid() and not _is_alive(pid)
     with contextlib.suppress(FileNotFoundError):
         return time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_AGE_S
     return False

@@ -6,6 +6,7 @@ garbage in the file) everything goes on with an index in memory: right, but slow
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
@@ -63,6 +64,7 @@ class Index:
     """
 
     def __init__(self, path: Path | None = None) -> None:
+        self._path = path
         connection = None if path is None else _open_file(path)
         self._connection = connection or _connect(":memory:")
 
@@ -157,9 +159,11 @@ class Index:
             with self._connection:
                 self._connection.executemany(statement, rows)
 
-    def _fall_back(self, error: Exception) -> None:
+    def _fall_back(self, error: sqlite3.DatabaseError) -> None:
         _warn("the index", error)
         self._connection.close()
+        if self._path is not None and _is_garbage(error):
+            _remove(self._path)  # The next run starts a new one.
         self._connection = _connect(":memory:")
 
 
@@ -170,13 +174,19 @@ def _open_file(path: Path) -> sqlite3.Connection | None:
         if not _is_garbage(error):
             _warn(path, error)
             return None
+    _remove(path)
     try:
-        for file in path.parent.glob(f"{path.name}*"):
-            file.unlink()
         return _connect(str(path))
-    except (sqlite3.DatabaseError, OSError) as error:
+    except sqlite3.DatabaseError as error:
         _warn(path, error)
         return None
+
+
+def _remove(path: Path) -> None:
+    """Remove the index and its journals, as far as possible."""
+    for file in path.parent.glob(f"{path.name}*"):
+        with contextlib.suppress(OSError):
+            file.unlink()
 
 
 def _warn(what: object, error: Exception) -> None:

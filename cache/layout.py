@@ -74,7 +74,9 @@ def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
 
 
 def _create(layout: CacheLayout) -> None:
-    if layout.root.exists() and not all(is_temporary(path) for path in layout.root.iterdir()):
+    strange = layout.root.exists() and not all(map(is_temporary, layout.root.iterdir()))
+    # Asked after the listing: another run may have made the cache just now, and this file first.
+    if strange and not layout.format_file.exists():
         raise NotACacheError(
             f"{str(layout.root)!r} is not a cache: it has files but no format.json;"
             " name a new or empty folder with --cache"

@@ -20,6 +20,7 @@ import numpy as np
 
 from cache.errors import DamagedError, MissingShardError, UnstorableError
 from cache.files import publish, temporary_path
+from cache.stream import WriteStream
 
 # The lowest format with version 2 object headers, checksummed chunk indices and virtual datasets;
 # "latest" would change with the library and break "identical inputs give identical bytes".
@@ -106,7 +107,8 @@ class ShardWriter:
         self._chunk = choose_chunk(row, n_rows)
         self._buffer = np.empty((self._chunk[0], *row.shape), row.dtype)
         self._n_buffered = 0
-        self._file = h5py.File(self._path, "w", libver=LIBVER)
+        self._stream = WriteStream(self._path)
+        self._file = h5py.File(self._stream, "w", libver=LIBVER)
         self._file.attrs["key"] = key
         self._features = self._file.create_dataset(
             "features",
@@ -156,6 +158,7 @@ class ShardWriter:
     def _flush(self) -> None:
         stop = self._n_written + self._n_buffered
         self._features[self._n_written : stop] = self._buffer[: self._n_buffered]
+        self._stream.check()
         self._n_written = stop
         self._n_buffered = 0
 
@@ -170,16 +173,20 @@ class ShardWriter:
             chunks=(min(len(digests), DIGESTS_PER_CHUNK), 32),
             fletcher32=True,
         )
-        self._file.close()
+        self._close()
+        self._stream.check()
         final = self._folder / shard_name(digests)
         publish(self._path, final)
         return final
 
     def discard(self) -> None:
         """Close and remove the temporary file; harmless after `publish`."""
-        if self._file:
-            self._file.close()
+        self._close()
         self._path.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        self._file.close()
+        self._stream.close()
 
 
 def _as_storable(features: np.ndarray, dtype: str) -> np.ndarray:

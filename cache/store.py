@@ -29,7 +29,8 @@ class RowLocations:
     Attributes
     ----------
     shards : list of str
-        File names, sorted.
+        File names of those that hold one of the rows, sorted: a view then is the same whatever
+        else the feature set holds.
     shard : ndarray of int32, shape (n,)
         Index into `shards`; -1 where the row does not exist.
     row : ndarray of int64, shape (n,)
@@ -90,8 +91,12 @@ class FeatureSet:
         nowhere = (-1, -1)
         found = [self._rows.get(digest, nowhere) for digest in digests]
         places = np.array(found, np.int64).reshape(-1, 2)
+        used, numbers = np.unique(places[:, 0], return_inverse=True)
+        n_nowhere = int((used < 0).sum())
         return RowLocations(
-            shards=self._shards, shard=places[:, 0].astype(np.int32), row=places[:, 1]
+            shards=[self._shards[number] for number in used[n_nowhere:]],
+            shard=(numbers.reshape(-1) - n_nowhere).astype(np.int32),
+            row=places[:, 1],
         )
 
     def add(self, shard: Path, digests: np.ndarray) -> None:

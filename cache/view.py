@@ -21,6 +21,7 @@ from cache.gather import READ_BYTES, gather_rows
 from cache.key import Recipe, canonical_json, recipe_key
 from cache.shard import LIBVER, RowFormat, choose_chunk, compression_options
 from cache.store import RowLocations
+from cache.stream import WriteStream
 
 _log = logging.getLogger(__name__)
 
@@ -80,14 +81,16 @@ def write_view(
     materialize : bool
         Copy the values instead of pointing at the shards.
     """
-    with published(out) as temporary, h5py.File(temporary, "w", libver=LIBVER) as file:
-        file.attrs["origin"] = _as_attribute(origin)
-        _write_images(file, images)
-        for layer in layers:
-            if materialize:
-                _write_values(file, layer, images.digests)
-            else:
-                _write_pointers(file, layer, out.parent)
+    with published(out) as temporary, WriteStream(temporary) as stream:
+        with h5py.File(stream, "w", libver=LIBVER) as file:
+            file.attrs["origin"] = _as_attribute(origin)
+            _write_images(file, images)
+            for layer in layers:
+                if materialize:
+                    _write_values(file, layer, images.digests, stream)
+                else:
+                    _write_pointers(file, layer, out.parent)
+        stream.check()
 
 
 def _write_images(file: h5py.File, images: ViewImages) -> None:
@@ -121,7 +124,9 @@ def _write_checked(group: h5py.Group, name: str, values: np.ndarray) -> None:
     group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
 
 
-def _write_values(file: h5py.File, layer: ViewLayer, digests: np.ndarray) -> None:
+def _write_values(
+    file: h5py.File, layer: ViewLayer, digests: np.ndarray, stream: WriteStream
+) -> None:
     n_rows = len(digests)
     dataset = file.create_dataset(
         f"features/{layer.spec}",
@@ -142,6 +147,7 @@ def _write_values(file: h5py.File, layer: ViewLayer, digests: np.ndarray) -> Non
             out=block,
         )
         dataset[start:stop] = block
+        stream.check()
 
 
 def _write_recipe(node: h5py.Dataset | h5py.Group, recipe: Recipe) -> None:
@@ -180,6 +186,8 @@ def _write_virtual(file: h5py.File, layer: ViewLayer, folder: str) -> None:
         n_rows = int(layer.locations.row[positions].max()) + 1
         source = h5py.VirtualSource(name, "features", (n_rows, *layer.row.shape), layer.row.dtype)
         layout[_as_selection(positions)] = source[_as_selection(rows)]
+    # h5py has no argument for this one, and would stamp the dataset with the time.
+    layout.dcpl.set_obj_track_times(False)
     dataset = file.create_virtual_dataset(f"features/{layer.spec}", layout, fillvalue=np.nan)
     _write_recipe(dataset, layer.recipe)
 

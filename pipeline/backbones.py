@@ -35,6 +35,11 @@ class Backbone:
         self._options = options
         self._index = index
         self.name = parse_backbone(options.backbone)
+        if self.name.is_file and options.weights != "imagenet":
+            raise InputError(
+                f"--weights {options.weights!r}: the model file {self.name.name!r} brings its own;"
+                " drop --weights"
+            )
         self.layers = parse_layer_specs(options.layers)
         self._networks: dict[bool, Network] = {}
         self._with_top = False
@@ -133,11 +138,13 @@ class Backbone:
 
     def _memo_key(self, *, with_top: bool) -> str:
         weights = self._options.weights
-        files = [name for name in (self.name.name, weights) if Path(name).exists()]
+        named = weights not in ("imagenet", "random")
+        # Not just whatever exists: a folder here may be called like an application.
+        files = [self.name.name] * self.name.is_file + [weights] * named
         facts = {
             "card": 1,
             "backbone": "file" if self.name.is_file else str(self.name),
-            "weights": weights if weights in ("imagenet", "random") else "file",
+            "weights": "file" if named else weights,
             "files": [hash_path(Path(name), self._index) for name in files],
             "size": self._options.size,
             "top": with_top,
@@ -153,6 +160,8 @@ def hash_path(path: Path, index: Index | None) -> str:
         parts = sorted(file for file in path.rglob("*") if file.is_file())
         listing = [[str(file.relative_to(path)), hash_path(file, index)] for file in parts]
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    if not path.exists():
+        raise WeightsError(f"there is no weights file {str(path)!r}")
     status = path.stat()
     key, stamp = str(path.absolute()), f"{status.st_size}:{status.st_mtime_ns}"
     known = index.digests_of({key: stamp}) if index else {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import json
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import FrameType
 
 from cache.errors import CacheError
@@ -18,7 +20,7 @@ from pipeline.arguments import build_parser
 from pipeline.errors import Interrupted, PipelineError
 from stages.errors import StageError
 
-# A full or read-only disk is the user's to mend, like any bad input; other OSErrors are bugs.
+# A disk or a path that cannot be written is the user's to mend; other OSErrors are bugs.
 _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -26,6 +28,10 @@ _DISK_ERRORS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
     errno.EPERM: "operation not permitted",
+    errno.EISDIR: "it is a folder, not a file",
+    errno.ENOTDIR: "it is a file, not a folder",
+    errno.EEXIST: "it is a file, not a folder",
+    errno.ENAMETOOLONG: "the file name is too long",
 }
 _BROKEN_PIPE_STATUS = 141
 
@@ -44,12 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done; 2 bad usage or input; 3 stopped by ``--on-error fail``, a damaged
         cache or a full disk; 130 or 143 interrupted. A bug leaves its traceback and status 1.
     """
-    parsed = build_parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
     try:
-        return _run(commands.COMMANDS[parsed.command], parsed)
+        parsed = build_parser().parse_args(arguments)
+        with _interruptible():
+            return _run(commands.COMMANDS[parsed.command], parsed)
     except (StageError, CacheError, PipelineError) as error:
         return _complain(str(error), error.exit_status)
     except Interrupted as error:
@@ -70,6 +75,9 @@ def _run(
     command: Callable[[argparse.Namespace], commands.Outcome], parsed: argparse.Namespace
 ) -> int:
     outcome = command(parsed)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file name may hold what the terminal's encoding cannot show.
+        sys.stdout.reconfigure(errors="backslashreplace")
     if parsed.json:
         print(json.dumps(outcome.figures))
     else:
@@ -82,6 +90,16 @@ def _complain(message: str, status: int) -> int:
     line = " ".join(message.split())
     print(f"permafrost: {line}", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    previous = {n: signal.signal(n, _interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

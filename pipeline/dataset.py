@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cache.index import Index, IndexedFile
 from pipeline.options import DatasetOptions
+from stages.errors import InputError
 from stages.folder import FolderSource
 from stages.labels import build_manifest
 from stages.manifest import Manifest, read_manifest
@@ -60,7 +61,10 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
 
 def _list_images(options: DatasetOptions) -> Manifest:
     if options.manifest is not None:
-        return read_manifest(options.manifest)
+        manifest = read_manifest(options.manifest)
+        if not manifest.paths:
+            raise InputError(f"no images in {str(options.manifest)!r}: it has no rows")
+        return manifest
     return build_manifest(str(options.images), labels=options.labels)
 
 

@@ -22,7 +22,7 @@ from cache.store import FeatureSet, join_digests
 from cache.view import ViewImages, ViewLayer, write_view
 from pipeline.backbones import Backbone
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.errors import StoppedError
+from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import ExtractOptions
 from pipeline.plan import ExtractionPlan, LayerPlan, choose_batch_size, plan_extraction
 from pipeline.progress import Shares, show_progress
@@ -130,6 +130,7 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     """
     started_s = time.monotonic()
     layout = open_cache(options.cache)
+    _check_out(out)
     with Index(layout.index_file) as index:
         prepared = prepare(options, layout, index)
         tally = Tally(unreadable=dict(prepared.dataset.unreadable))
@@ -138,6 +139,13 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
             compute_missing(options, prepared, index, tally)
         failed = write_results(options, prepared, tally, out=out)
     return _summarize(prepared, tally, failed, out, seconds=time.monotonic() - started_s)
+
+
+def _check_out(out: Path) -> None:
+    """Find out before the work, not after it, that its result cannot be written."""
+    if out.is_dir():
+        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as features.h5")
+    out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Preparation:
@@ -166,7 +174,8 @@ def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prepa
         decoding=decoding,
         failures=failures,
         plan=plan_extraction(manifest.paths, manifest.digests, failures, layers),
-        batch_size=options.run.batch_size or _choose_batch_size(options, backbone),
+        batch_size=options.run.batch_size
+        or _choose_batch_size(options, backbone, [row for *_, row, _ in layers]),
     )
 
 
@@ -246,11 +255,14 @@ def _build_program(options: ExtractOptions, prepared: Preparation) -> Program:
     return Program(prepared.backbone.load(), spec)
 
 
-def _choose_batch_size(options: ExtractOptions, backbone: Backbone) -> int:
+def _choose_batch_size(
+    options: ExtractOptions, backbone: Backbone, rows: Sequence[RowFormat]
+) -> int:
     card = backbone.card
     largest = max(int(np.prod(layer.shape)) for layer in card.layers.values())
     return choose_batch_size(
         4 * largest,
+        kept_bytes=sum(row.row_bytes for row in rows),
         memory_bytes=options.run.memory_bytes,
         largest=_LARGEST_GPU_BATCH if NVIDIA_DEVICES.is_dir() else _LARGEST_CPU_BATCH,
     )
@@ -260,9 +272,11 @@ def _note_failures(
     options: ExtractOptions, prepared: Preparation, batch: LoadedBatch, tally: Tally
 ) -> None:
     tally.n_rotated += batch.n_rotated
-    for row, reason in (batch.unreadable | batch.broken).items():
+    failed = batch.unreadable | batch.broken
+    for row, reason in failed.items():
         tally.failed[prepared.plan.digests[batch.start + row]] = reason
-    _stop_on_failure(options, prepared, tally)
+    if failed:
+        _stop_on_failure(options, prepared, tally)
 
 
 def _stop_on_failure(options: ExtractOptions, prepared: Preparation, tally: Tally) -> None:
@@ -305,7 +319,6 @@ def write_results(
         digests=join_digests(kept.digests),
     )
     layers = [_locate(layer, kept.digests) for layer in prepared.plan.layers]
-    out.parent.mkdir(parents=True, exist_ok=True)
     origin = options.features.to_json()
     write_view(out, images, layers, origin=origin, materialize=options.run.materialize)
     _write_failures(failures_path(out), failed)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.dataset import explain_os_error
+from pipeline.errors import PipelineError
 from pipeline.options import RunOptions
 from stages.decode import DecodeSpec, decode_image
 from stages.errors import ImageError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 # Of the memory budget, the share of decoded images that wait for the backbone.
 _AHEAD_SHARE = 0.25
+_CONNECT_TIMEOUT_S = 10
 # Dask's own news: where its dashboard would be, that a worker started, that one left.
 _DASK_LOGGERS = ("distributed", "distributed.http.proxy", "distributed.scheduler")
 
@@ -112,7 +114,7 @@ def open_client(options: RunOptions) -> Iterator[Client]:
     for name in _DASK_LOGGERS:
         logging.getLogger(name).setLevel(logging.ERROR)
     if options.scheduler:
-        with Client(options.scheduler) as client:
+        with _connect(options.scheduler) as client:
             yield client
         return
     # Nothing is served to a browser, nothing spilled: the loop bounds what is in memory.
@@ -127,6 +129,18 @@ def open_client(options: RunOptions) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         yield client
+
+
+def _connect(address: str) -> Client:
+    from distributed import Client
+
+    try:
+        return Client(address, timeout=_CONNECT_TIMEOUT_S)
+    except (OSError, ValueError) as error:
+        raise PipelineError(
+            f"no Dask scheduler answers at {address!r} ({error}); start one with dask scheduler,"
+            " or drop --scheduler"
+        ) from error
 
 
 class BatchLoader:

@@ -52,6 +52,10 @@ class DatasetOptions:
     def __post_init__(self) -> None:
         if (self.images is None) == (self.manifest is None):
             raise PipelineError("name the images with --images SOURCE or with --manifest FILE")
+        if self.manifest is not None and self.labels is not None:
+            raise PipelineError(
+                f"--labels {self.labels!r} goes with --images; a manifest has its own labels"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,17 +97,26 @@ def plan_extraction(
     )
 
 
-def choose_batch_size(activation_bytes: int, *, memory_bytes: int, largest: int) -> int:
-    """Choose the largest power of two whose activations fit half of the memory budget.
+def choose_batch_size(
+    activation_bytes: int, *, kept_bytes: int, memory_bytes: int, largest: int
+) -> int:
+    """Choose the largest power of two whose activations fit three quarters of the memory budget.
 
     Parameters
     ----------
     activation_bytes : int
         Of the network's largest activation for one image. About three of them live at once: a
-        layer's input and output, and the scratch space of the convolution between.
+        layer's input and output, and the scratch space of the convolution between: half of the
+        budget.
+    kept_bytes : int
+        Of the activations of one image that are kept. Three batches of them live at once, one
+        fresh and two waiting for the disk: a quarter of the budget.
     memory_bytes : int
     largest : int
         Beyond which a larger batch is no faster.
     """
-    fitting = memory_bytes // 2 // max(1, 3 * activation_bytes)
+    fitting = min(
+        memory_bytes // 2 // max(1, 3 * activation_bytes),
+        memory_bytes // 4 // max(1, 3 * kept_bytes),
+    )
     return 1 << (max(1, min(largest, fitting)).bit_length() - 1)

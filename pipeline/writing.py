@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -16,7 +17,7 @@ from cache.index import Index
 from cache.layout import CacheLayout, open_feature_set_folder
 from cache.shard import ShardWriter
 from cache.store import join_digests
-from pipeline.errors import StoppedError
+from pipeline.errors import Interrupted, StoppedError
 from pipeline.loading import LoadedBatch
 from pipeline.plan import ExtractionPlan, LayerPlan
 
@@ -56,6 +57,7 @@ class ActivationWriter:
         self._left = [int(layer.missing.sum()) for layer in self._active]
         self._pending: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._is_broken = False
         self.bytes_written = 0
         self.busy_s = 0.0
         self.waited_s = 0.0
@@ -82,11 +84,11 @@ class ActivationWriter:
     def _finish(self) -> None:
         try:
             self._wait(0)
-        except StoppedError:
-            # One value cannot be stored; all that came before it can.
-            self._thread.submit(self._commit).result()
+        except (StoppedError, Interrupted):
+            # One value cannot be stored, or a signal came while waiting; the rest is good.
+            self._thread.submit(self._guard, self._commit).result()
             raise
-        self._thread.submit(self._commit).result()
+        self._thread.submit(self._guard, self._commit).result()
 
     def write(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
         """Queue one batch; waits only when the disk is behind.
@@ -104,7 +106,7 @@ class ActivationWriter:
         OSError
             An earlier batch could not be written.
         """
-        self._pending.append(self._thread.submit(self._append, batch, activations))
+        self._pending.append(self._thread.submit(self._guard, self._append, batch, activations))
         self._wait(_BATCHES_BEHIND)
 
     def _wait(self, n_pending: int) -> None:
@@ -112,6 +114,22 @@ class ActivationWriter:
         while len(self._pending) > n_pending:
             self._pending.popleft().result()
         self.waited_s += time.monotonic() - started_s
+
+    def _guard(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run work in the thread, unless an earlier one failed there half way.
+
+        After a full disk, say, a shard lacks rows that its digests name: whatever the disk says by
+        then, nothing may be added to it and it must not be published.
+        """
+        if self._is_broken:
+            return
+        try:
+            work(*arguments)
+        except StoppedError:
+            raise
+        except BaseException:
+            self._is_broken = True
+            raise
 
     def _append(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
         started_s = time.monotonic()
