@@ -117,18 +117,16 @@ def parse_backbone(text: str) -> BackboneName:
     InputError
         Options that cannot be read.
     """
+    match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
+    for known in APPLICATIONS:
+        # Before any file: a folder of results may well be called vgg16.
+        if match and _plain(known) == _plain(match[1]):
+            return BackboneName(name=known, options=_parse_options(match[2] or "", text))
     path = Path(text)
     if path.exists() and (path.is_dir() or path.suffix.lower() in _MODEL_SUFFIXES):
         return BackboneName(name=text)
     if path.suffix.lower() in _MODEL_SUFFIXES or "/" in text:
         raise InputError(f"there is no model file {text!r}")
-    match = re.fullmatch(r"\s*([\w.-]+)\s*(?:\((.*)\))?\s*", text, re.DOTALL)
-    name = _plain(match[1]) if match else _plain(text)
-    for known in APPLICATIONS:
-        if _plain(known) == name:
-            return BackboneName(
-                name=known, options=_parse_options((match and match[2]) or "", text)
-            )
     raise UnknownNameError("backbone", text, APPLICATIONS, remedy="or name a .keras or .h5 file")
 
 
@@ -151,8 +149,10 @@ def _plain(name: str) -> str:
 def _parse_options(inside: str, text: str) -> tuple[tuple[str, object], ...]:
     try:
         call = ast.parse(f"f({inside})", mode="eval").body
-        if isinstance(call, ast.Call) and not call.args:
-            return tuple(sorted((str(k.arg), ast.literal_eval(k.value)) for k in call.keywords))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and not call.args:
+            options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+            if len(options) == len(call.keywords):
+                return tuple(sorted(options.items()))
     except (SyntaxError, ValueError):
         pass
     raise InputError(f"cannot read the options of {text!r}; write them as mobilenet(alpha=0.25)")

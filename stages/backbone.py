@@ -10,7 +10,7 @@ from typing import Any
 
 from stages.applications import APPLICATIONS, BackboneName
 from stages.errors import InputError, StageError, WeightsError
-from stages.network import Network
+from stages.network import KerasNetwork, Network
 from stages.start import start_tensorflow
 
 # Random weights are for speed and shapes; the same ones every time, so that they can be cached.
@@ -59,8 +59,8 @@ def load_backbone(request: BackboneRequest, *, with_top: bool = False) -> Networ
     # that a name means the same layer in every run.
     keras.utils.clear_session(free_memory=False)
     if request.backbone.is_file:
-        return _check_input(_load_model_file(request), request)
-    return _build_application(request, with_top=with_top)
+        return _set_size(_load_model_file(request), request)
+    return _set_size(_build_application(request, with_top=with_top), request)
 
 
 def _load_model_file(request: BackboneRequest) -> Network:
@@ -77,7 +77,7 @@ def _load_model_file(request: BackboneRequest) -> Network:
         raise WeightsError(
             f"{str(path)!r} cannot be loaded as a Keras model: {_first_line(error)}"
         ) from error
-    return Network(model)
+    return KerasNetwork(model)
 
 
 def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
@@ -102,7 +102,7 @@ def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
         raise _explain_download(name, error) from error
     if request.weights not in ("imagenet", "random"):
         _load_weights(model, Path(request.weights), with_top=with_top)
-    return Network(model)
+    return KerasNetwork(model)
 
 
 def _load_weights(model: Any, path: Path, *, with_top: bool) -> None:
@@ -130,12 +130,14 @@ def _explain_download(name: str, error: Exception) -> StageError:
     )
 
 
-def _check_input(network: Network, request: BackboneRequest) -> Network:
-    """Fix the input size of a model file, and refuse inputs that are no images."""
+def _set_size(network: Network, request: BackboneRequest) -> Network:
+    """Settle the size of the input, and refuse inputs that are no images."""
     name = request.backbone.name
     shape = network.input_shape
     if len(shape) != 3 or shape[2] not in (1, 3):
-        raise InputError(f"the model {name!r} takes {shape}, not images of 1 or 3 channels")
+        raise InputError(
+            f"the model {name!r} takes inputs of shape {shape}, not one image of 1 or 3 channels"
+        )
     fixed = (shape[0], shape[1])
     if None in fixed and request.size is None:
         raise InputError(f"the model {name!r} takes images of any size; say which with --size")

@@ -6,18 +6,62 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from stages.layers import BackboneCard, LayerCard
 
 # Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
-# what is unset, so that an option a later Keras adds does not change every digest.
-_IRRELEVANT = ("initializer", "regularizer", "constraint", "trainable", "batch_shape", "shape")
+# what is unset, so that an option a later Keras adds does not change every digest. Shapes are told
+# apart by their whole names: Reshape's target_shape does change what it computes.
+_IRRELEVANT = ("initializer", "regularizer", "constraint", "trainable")
+_IRRELEVANT_NAMES = ("batch_shape", "batch_input_shape", "input_shape", "shape", "build_config")
+
+# The values of the trainable and of the other variables.
+Weights = tuple[list[np.ndarray], list[np.ndarray]]
 
 
-class Network:
+class Network(Protocol):
+    """What the engine and the planning need of a backbone, be it a Keras model or a SavedModel.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Height and width of the input, in pixels.
+    """
+
+    size: tuple[int, int]
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of one input, without the batch axis; None where any size is taken."""
+
+    def describe(self) -> BackboneCard:
+        """Note each layer's output shape and digest."""
+
+    def read_weights(self) -> Weights:
+        """Return the weights that `trace` puts into the graph; outside any graph."""
+
+    def trace(self, inputs: Any, layers: Sequence[str], *, weights: Weights) -> dict[str, Any]:
+        """Run the network symbolically, inside the graph that is being built.
+
+        Parameters
+        ----------
+        inputs : tf.Tensor of float32, shape (batch, height, width, channels)
+            Preprocessed.
+        layers : sequence of str
+            Names, ``outer/inner`` for a layer of a nested model.
+        weights : Weights
+            As `read_weights` gave them.
+
+        Returns
+        -------
+        dict of str to tf.Tensor
+        """
+
+
+class KerasNetwork:
     """A Keras model as a backbone.
 
     Parameters
@@ -33,15 +77,15 @@ class Network:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        height, width, *_ = self.input_shape
-        self.size = (height or 0, width or 0)
+        self.size = (0, 0)  # Known once a request has met the shape of the input.
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
-        """Shape of one input, without the batch axis; None where any size is taken."""
-        return tuple(self.model.input_shape[1:])
+        """Shape of one input, without the batch axis; empty if there is not exactly one."""
+        shape = getattr(self.model, "input_shape", None)  # A model never built has none.
+        return tuple(shape[1:]) if isinstance(shape, tuple) else ()
 
-    def read_weights(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    def read_weights(self) -> Weights:
         """Return the values of the trainable and the other weights; outside any graph."""
         model = self.model
         return (
@@ -49,31 +93,12 @@ class Network:
             [variable.numpy() for variable in model.non_trainable_variables],
         )
 
-    def trace(
-        self,
-        inputs: Any,
-        layers: Sequence[str],
-        *,
-        weights: tuple[list[np.ndarray], list[np.ndarray]],
-    ) -> dict[str, Any]:
-        """Run the network symbolically, inside the graph that is being built.
+    def trace(self, inputs: Any, layers: Sequence[str], *, weights: Weights) -> dict[str, Any]:
+        """Run the network symbolically; see `Network.trace`.
 
         The weights go in as constants, so that TensorFlow folds what follows from them. Nothing
         is cut here: a graph computes only what is fetched from it, so what lies beyond the deepest
         layer asked for never runs.
-
-        Parameters
-        ----------
-        inputs : tf.Tensor of float32, shape (batch, height, width, channels)
-            Preprocessed.
-        layers : sequence of str
-            Names, ``outer/inner`` for a layer of a nested model.
-        weights : pair of lists of ndarray
-            As `read_weights` gave them.
-
-        Returns
-        -------
-        dict of str to tf.Tensor
         """
         import tensorflow as tf
 
@@ -117,7 +142,32 @@ class Network:
         }
 
     def _call(self, inputs: Any, trainable: list[Any], non_trainable: list[Any]) -> None:
-        self.model.stateless_call(trainable, non_trainable, inputs, training=False)
+        with _bringing_tensors_along(self.model):
+            self.model.stateless_call(trainable, non_trainable, inputs, training=False)
+
+
+@contextmanager
+def _bringing_tensors_along(model: Any) -> Iterator[None]:
+    """Put tensors that layers hold besides their weights into the graph that is being built.
+
+    Normalization, with which every EfficientNet and ConvNeXt begins, computes its mean when it is
+    built, and a graph takes no tensor from outside.
+    """
+    import tensorflow as tf
+
+    held = [
+        (layer, name, value)
+        for layer in {id(layer): layer for _, layer in _walk_layers(model)}.values()
+        for name, value in vars(layer).items()
+        if isinstance(value, tf.Tensor)
+    ]
+    for layer, name, value in held:
+        setattr(layer, name, tf.constant(value.numpy()))
+    try:
+        yield
+    finally:
+        for layer, name, value in held:
+            setattr(layer, name, value)
 
 
 def _as_placeholders(variables: list[Any]) -> list[Any]:
@@ -140,7 +190,7 @@ def _recording(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     try:
         yield outputs
     finally:
-        for layer in layers.values():
+        for layer in set(layers.values()):  # One may be part of two models.
             del layer.call
 
 
@@ -199,7 +249,9 @@ def _strip(node: Any) -> Any:
         return {
             key: _strip(value)
             for key, value in node.items()
-            if value is not None and not str(key).endswith(_IRRELEVANT)
+            if value is not None
+            and key not in _IRRELEVANT_NAMES
+            and not str(key).endswith(_IRRELEVANT)
         }
     if isinstance(node, list | tuple):
         return [_strip(value) for value in node]
