@@ -9,12 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from cache.features import Features
+from cache.files import make_folder
+from cache.index import Index
 from cache.key import recipe_key
+from cache.layout import open_cache
+from pipeline.backbones import Backbone
 from pipeline.classifier import Classifier, load_classifier, write_predictions
 from pipeline.errors import PipelineError
 from pipeline.extract import extract, failures_path
 from pipeline.options import DatasetOptions, ExtractOptions, RunOptions
+from pipeline.recipe import build_recipe
+from stages.errors import UnknownNameError
 from stages.evaluate import score
+from stages.layers import parse_layer_spec
 
 
 def predict(
@@ -44,6 +51,8 @@ def predict(
     PipelineError
         The backbone is no longer the one that the head was fitted on.
     """
+    if out.is_dir():
+        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as {out}/new.csv")
     classifier = load_classifier(model)
     options = ExtractOptions(
         dataset=DatasetOptions(images=images),
@@ -51,7 +60,8 @@ def predict(
         cache=cache,
         run=dataclasses.replace(run, materialize=False),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
+    _check_backbone(classifier, options)
+    make_folder(out.parent)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".predict-") as folder:
         view = Path(folder) / "features.h5"
         figures = extract(options, view).to_dict()
@@ -67,12 +77,22 @@ def predict(
     return figures
 
 
-def _classify(classifier: Classifier, features: Features, out: Path) -> dict[str, object]:
-    if recipe_key(features.recipe(classifier.layer)) != recipe_key(classifier.recipe):
+def _check_backbone(classifier: Classifier, options: ExtractOptions) -> None:
+    """Compare the recipes before an hour is spent on features that the head cannot use."""
+    try:
+        with Index(open_cache(options.cache).index_file) as index:
+            backbone = Backbone(options.features, index)
+            recipe = build_recipe(options.features, backbone, parse_layer_spec(classifier.layer))
+    except UnknownNameError:
+        recipe = {}
+    if recipe_key(recipe) != recipe_key(classifier.recipe):
         raise PipelineError(
             f"the backbone {classifier.features.backbone!r} is no longer the one that the head"
             " was fitted on; restore its weights or fit again"
         )
+
+
+def _classify(classifier: Classifier, features: Features, out: Path) -> dict[str, object]:
     head = classifier.head
     blocks = features.iterate(classifier.layer)
     probabilities = np.concatenate(
