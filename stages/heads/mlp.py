@@ -61,7 +61,7 @@ class MlpSettings:
     learning_rate: float = setting(1e-3, number(lambda r: 0 < r < np.inf), "a number above 0")
     epochs: int = setting(50, whole(1), "a whole number from 1 on")
     batch_size: int = setting(64, whole(1), "a whole number from 1 on")
-    patience: int = setting(5, whole(0), "a whole number from 0 on")
+    patience: int = setting(10, whole(0), "a whole number from 0 on")
     scale: str = setting("standard", parse_scale, SCALES_WANTED)
 
 
