@@ -20,11 +20,8 @@ import numpy as np
 
 from cache.errors import DamagedError, MissingShardError, UnstorableError
 from cache.files import publish, temporary_path
-from cache.stream import WriteStream
+from cache.hdf5 import WriteStream, create_file
 
-# The lowest format with version 2 object headers, checksummed chunk indices and virtual datasets;
-# "latest" would change with the library and break "identical inputs give identical bytes".
-LIBVER = ("v110", "v110")
 # Scattered rows want small chunks, sequential reading large ones: half a megabyte serves both.
 CHUNK_BYTES = 512 * 1024
 LARGEST_CHUNK_BYTES = 1024 * 1024
@@ -108,7 +105,7 @@ class ShardWriter:
         self._buffer = np.empty((self._chunk[0], *row.shape), row.dtype)
         self._n_buffered = 0
         self._stream = WriteStream(self._path)
-        self._file = h5py.File(self._stream, "w", libver=LIBVER)
+        self._file = create_file(self._stream)
         self._file.attrs["key"] = key
         self._features = self._file.create_dataset(
             "features",

@@ -18,10 +18,10 @@ import numpy as np
 
 from cache.files import published
 from cache.gather import READ_BYTES, gather_rows
+from cache.hdf5 import WriteStream, create_file, create_group, create_virtual
 from cache.key import Recipe, canonical_json, recipe_key
-from cache.shard import LIBVER, RowFormat, choose_chunk, compression_options
+from cache.shard import RowFormat, choose_chunk, compression_options
 from cache.store import RowLocations
-from cache.stream import WriteStream
 
 _log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def write_view(
         Copy the values instead of pointing at the shards.
     """
     with published(out) as temporary, WriteStream(temporary) as stream:
-        with h5py.File(stream, "w", libver=LIBVER) as file:
+        with create_file(stream) as file:
             file.attrs["origin"] = _as_attribute(origin)
             _write_images(file, images)
             for layer in layers:
@@ -94,7 +94,7 @@ def write_view(
 
 
 def _write_images(file: h5py.File, images: ViewImages) -> None:
-    group = file.create_group("images")
+    group = create_group(file, "images")
     group.attrs["root"] = _as_attribute(images.root)
     for name, texts in (
         ("path", images.paths),
@@ -128,8 +128,9 @@ def _write_values(
     file: h5py.File, layer: ViewLayer, digests: np.ndarray, stream: WriteStream
 ) -> None:
     n_rows = len(digests)
-    dataset = file.create_dataset(
-        f"features/{layer.spec}",
+    parent, _, leaf = f"features/{layer.spec}".rpartition("/")
+    dataset = create_group(file, parent).create_dataset(
+        leaf,
         shape=(n_rows, *layer.row.shape),
         dtype=layer.row.dtype,
         chunks=choose_chunk(layer.row, max(1, n_rows)),
@@ -157,7 +158,7 @@ def _write_recipe(node: h5py.Dataset | h5py.Group, recipe: Recipe) -> None:
 
 def _write_pointers(file: h5py.File, layer: ViewLayer, base: Path) -> None:
     folder = os.path.relpath(layer.folder.resolve(), base.resolve())
-    group = file.create_group(f"rows/{layer.spec}")
+    group = create_group(file, f"rows/{layer.spec}")
     _write_recipe(group, layer.recipe)
     group.attrs["folder"] = _as_attribute(folder)
     group.attrs["shape"] = np.array(layer.row.shape, np.int64)
@@ -186,9 +187,7 @@ def _write_virtual(file: h5py.File, layer: ViewLayer, folder: str) -> None:
         n_rows = int(layer.locations.row[positions].max()) + 1
         source = h5py.VirtualSource(name, "features", (n_rows, *layer.row.shape), layer.row.dtype)
         layout[_as_selection(positions)] = source[_as_selection(rows)]
-    # h5py has no argument for this one, and would stamp the dataset with the time.
-    layout.dcpl.set_obj_track_times(False)
-    dataset = file.create_virtual_dataset(f"features/{layer.spec}", layout, fillvalue=np.nan)
+    dataset = create_virtual(file, f"features/{layer.spec}", layout, fill=np.nan)
     _write_recipe(dataset, layer.recipe)
 
 

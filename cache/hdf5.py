@@ -1,0 +1,96 @@
+"""Create HDF5 files that are the same every time and close whatever the disk does."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+from h5py import h5f, h5fd, h5g, h5p
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+# The lowest format with version 2 object headers, checksummed chunk indices and virtual datasets;
+# "latest" would change with the library and break "identical inputs give identical bytes".
+_FORMAT = h5f.LIBVER_V110
+
+
+def create_file(stream: WriteStream) -> h5py.File:
+    """Start an HDF5 file in a new stream; h5py's own way stamps the root group with the time."""
+    access = h5p.create(h5p.FILE_ACCESS)
+    access.set_libver_bounds(_FORMAT, _FORMAT)
+    access.set_fclose_degree(h5f.CLOSE_STRONG)
+    access.set_fileobj_driver(h5fd.fileobj_driver, stream)
+    name = os.fsencode(stream.path)
+    return h5py.File(h5f.create(name, h5f.ACC_TRUNC, fcpl=_timeless(h5p.FILE_CREATE), fapl=access))
+
+
+def create_group(file: h5py.File, name: str) -> h5py.Group:
+    """Create a group and those above it, or return the one that exists; without time stamps."""
+    group: h5py.Group = file["/"]
+    for part in name.split("/"):
+        if part not in group:
+            h5g.create(group.id, part.encode(), gcpl=_timeless(h5p.GROUP_CREATE))
+        group = group[part]
+    return group
+
+
+def create_virtual(
+    file: h5py.File, name: str, layout: h5py.VirtualLayout, *, fill: float
+) -> h5py.Dataset:
+    """Create a virtual dataset without a time stamp, for which h5py has no argument."""
+    parent, _, leaf = name.rpartition("/")
+    layout.dcpl.set_obj_track_times(False)
+    return create_group(file, parent).create_virtual_dataset(leaf, layout, fillvalue=fill)
+
+
+def _timeless(kind: h5p.PropClassID) -> h5p.PropOCID:
+    creation = h5p.create(kind)
+    creation.set_obj_track_times(False)
+    return creation
+
+
+class WriteStream(io.FileIO):
+    """A new file for `create_file`, whose failures wait until they are asked for.
+
+    HDF5 keeps what it could not write and tries again when the file is closed, when the object is
+    collected and when the process ends; on a full disk that ends in a segmentation fault (seen
+    with HDF5 1.14). Told that all is well, it closes its file and is done; whoever writes
+    calls `check` after each step and before the file gets its name.
+
+    Parameters
+    ----------
+    path : Path
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "w+")
+        self.path = path
+        self._failure: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first `OSError` there was, if any."""
+        if self._failure is not None:
+            raise OSError(self._failure.errno, self._failure.strerror, str(self.path))
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Write all of `data`, or remember why not."""
+        view = memoryview(data).cast("B")
+        try:
+            # A nearly full disk takes a part, and gives the reason only when asked again.
+            while view:
+                view = view[super().write(view) :]
+        except OSError as error:
+            self._failure = self._failure or error
+        return memoryview(data).nbytes
+
+    def truncate(self, size: int | None = None) -> int:
+        """Set the file's size, or remember why not."""
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self._failure = self._failure or error
+            return size or 0
