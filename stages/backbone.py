@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _load_model_file(request: BackboneRequest) -> Network:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parsers raise on a file that is none.
         raise WeightsError(
-            f"{str(path)!r} cannot be loaded as a Keras model: {_first_line(error)}"
+            f"{str(path)!r} cannot be loaded as a Keras model: {_one_line(error)}"
         ) from error
     return KerasNetwork(model)
 
@@ -96,7 +97,7 @@ def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
         )
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{request.backbone} with input {height}x{width}: {_first_line(error)}"
+            f"{request.backbone} with input {height}x{width}: {_one_line(error)}"
         ) from error
     except Exception as error:
         raise _explain_download(name, error) from error
@@ -109,11 +110,12 @@ def _load_weights(model: Any, path: Path, *, with_top: bool) -> None:
     if not path.is_file():
         raise WeightsError(f"there is no weights file {str(path)!r}")
     try:
-        model.load_weights(path)
+        with warnings.catch_warnings(action="ignore"):  # One a layer, and then it raises.
+            model.load_weights(path)
     except Exception as error:
         part = "with its classifier" if with_top else "without its classifier"
         raise WeightsError(
-            f"the weights {str(path)!r} do not fit {model.name} {part}: {_first_line(error)}"
+            f"the weights {str(path)!r} do not fit {model.name} {part}: {_one_line(error)}"
         ) from error
 
 
@@ -148,6 +150,5 @@ def _set_size(network: Network, request: BackboneRequest) -> Network:
     return network
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

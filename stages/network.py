@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from stages.layers import BackboneCard, LayerCard
+from stages.winograd import replacing_convolutions
 
 # Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
 # what is unset, so that an option a later Keras adds does not change every digest. Shapes are told
@@ -103,7 +104,12 @@ class KerasNetwork:
         import tensorflow as tf
 
         known = dict(_walk_layers(self.model))
-        with _recording({name: known[name] for name in layers}) as outputs:
+        # A GPU's library chooses among the algorithms itself.
+        gaining = [] if tf.config.list_physical_devices("GPU") else list(known.values())
+        with (
+            replacing_convolutions(gaining),
+            _recording({name: known[name] for name in layers}) as outputs,
+        ):
             self._call(inputs, *([tf.constant(w) for w in part] for part in weights))
         return outputs
 
