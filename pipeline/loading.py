@@ -7,6 +7,7 @@ import itertools
 import logging
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.dataset import explain_os_error
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import RunOptions
 from stages.decode import DecodeSpec, decode_image
 from stages.errors import ImageError
@@ -26,8 +27,15 @@ if TYPE_CHECKING:
 # Of the memory budget, the share of decoded images that wait for the backbone.
 _AHEAD_SHARE = 0.25
 _CONNECT_TIMEOUT_S = 10
-# Dask's own news: where its dashboard would be, that a worker started, that one left.
-_DASK_LOGGERS = ("distributed", "distributed.http.proxy", "distributed.scheduler")
+# Dask insists on HTTP servers: out of others' reach, at ports that two runs do not quarrel over.
+_LOOPBACK = "127.0.0.1:0"
+# Dask's own news: where its dashboard would be, that a worker left; what matters is raised.
+_DASK_LOGGERS = (
+    "distributed",
+    "distributed.client",
+    "distributed.http.proxy",
+    "distributed.scheduler",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,18 +120,20 @@ def open_client(options: RunOptions) -> Iterator[Client]:
     from distributed import Client, LocalCluster
 
     for name in _DASK_LOGGERS:
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     if options.scheduler:
         with _connect(options.scheduler) as client:
             yield client
         return
-    # Nothing is served to a browser, nothing spilled: the loop bounds what is in memory.
+    # Nothing is spilled: the loop bounds what is in memory.
     with (
         LocalCluster(
             n_workers=1,
             threads_per_worker=options.workers,
             processes=False,
             dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": _LOOPBACK},
+            worker_dashboard_address=_LOOPBACK,
             memory_limit=0,
         ) as cluster,
         Client(cluster) as client,
@@ -141,6 +151,19 @@ def _connect(address: str) -> Client:
             f"no Dask scheduler answers at {address!r} ({error}); start one with dask scheduler,"
             " or drop --scheduler"
         ) from error
+
+
+def _wait(future: Any) -> LoadedBatch:
+    from distributed import KilledWorker
+
+    try:
+        batch: LoadedBatch = future.result()
+    except (CancelledError, KilledWorker) as error:
+        raise StoppedError(
+            f"the Dask cluster was lost ({type(error).__name__}); what was finished is kept: run"
+            " again once it is back, or without --scheduler"
+        ) from error
+    return batch
 
 
 class BatchLoader:
@@ -174,7 +197,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[LoadedBatch]:
         """Yield the batches in the order of the tasks."""
         while self._futures:
-            batch: LoadedBatch = self._futures.popleft().result()
+            batch = _wait(self._futures.popleft())
             # The future is gone by now, and with it Dask's hold on the batch.
             for task in itertools.islice(self._tasks, 1):
                 self._futures.append(self._submit(task))

@@ -154,6 +154,7 @@ def test_two_runs_at_once_on_one_cache_are_both_right(job: Job) -> None:
     for process, out in zip(processes, outs, strict=True):
         status, _, err = end(process)
         assert status == 0, err
+        assert "Warning" not in err
         job.check(out)
 
 
@@ -207,7 +208,7 @@ def cluster() -> Iterator[Any]:
     from distributed import LocalCluster
 
     with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
     ) as cluster:
         yield cluster
 
@@ -233,3 +234,19 @@ def test_a_worker_that_dies_while_loading_changes_nothing(job: Job, cluster: Any
     assert main(job.command("--scheduler", cluster.scheduler_address, "--batch-size", "1")) == 0
     killer.join()
     job.check()
+
+
+def test_a_cluster_that_goes_away_ends_the_run_with_one_line(
+    job: Job, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, processes=True, dashboard_address=":0") as cluster:
+        process = job.start(
+            *("--scheduler", cluster.scheduler_address, "--batch-size", "1"), shard_bytes=1 << 30
+        )
+        wait_for(lambda: any(job.cache.glob("*/first-none/.tmp-*.h5")), process)
+    status, _, err = end(process)
+    assert (status, "Traceback" in err) == (3, False)
+    assert "the Dask cluster was lost" in err.splitlines()[-1]
+    assert job.finish(capsys)["reused"] > 0
