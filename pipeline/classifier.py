@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -49,21 +50,13 @@ class Classifier:
     features: FeatureOptions
 
 
-def write_model_file(
-    folder: Path, *, layer: str, recipe: Recipe, origin: Mapping[str, object], fit_key: str
-) -> None:
-    """Write ``model.json``; the last file of a fit, so that it vouches for the others."""
-    record = {"layer": layer, "recipe": recipe, "features": origin, "fit": fit_key}
-    write_json(folder / MODEL_NAME, record)
-
-
-def read_fit_key(folder: Path) -> str | None:
-    """Return what a finished fit in this folder was fitted on; None where there is none."""
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file of an earlier fit; None where there is none."""
     try:
-        record = json.loads((folder / MODEL_NAME).read_text(encoding="utf-8"))
-        return str(record["fit"])
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def load_classifier(folder: Path) -> Classifier:

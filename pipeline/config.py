@@ -18,8 +18,11 @@ from pipeline.options import (
     ExtractOptions,
     FeatureOptions,
     RunOptions,
+    parse_size,
 )
+from stages.applications import parse_backbone
 from stages.heads import parse_settings
+from stages.layers import parse_layer_specs
 
 
 class _Section(BaseModel):
@@ -29,9 +32,9 @@ class _Section(BaseModel):
 class SplitSection(_Section):
     """A random split: ``{test: 0.3, val: 0.1, seed: 0}``."""
 
-    test: float = 0.0
-    val: float = 0.0
-    seed: int = 0
+    test: float | None = Field(default=None, gt=0, lt=1)
+    val: float | None = Field(default=None, gt=0, lt=1)
+    seed: int | None = Field(default=None, ge=0)
 
     @property
     def rule(self) -> str:
@@ -46,7 +49,7 @@ class BackboneSection(_Section):
     name: str
     layers: list[str] = Field(min_length=1)
     weights: str = "imagenet"
-    size: int | None = None
+    size: int | str | None = None
     resize: str = "bilinear"
     resize_mode: str = "stretch"
     preprocess: str = "auto"
@@ -57,7 +60,7 @@ class BackboneSection(_Section):
     def to_options(self) -> FeatureOptions:
         """Return the same as `extract` takes it."""
         fields = self.model_dump(exclude={"name", "layers", "size"})
-        size = None if self.size is None else (self.size, self.size)
+        size = None if self.size is None else parse_size(str(self.size))
         return FeatureOptions(backbone=self.name, layers=tuple(self.layers), size=size, **fields)
 
 
@@ -82,6 +85,8 @@ class HeadSection(BaseModel):
     def _values(self, name: str, value: object) -> list[object]:
         if not isinstance(value, list):
             return [value]
+        if not value and name != "hidden":
+            raise ValueError(f"{name}: [] stands for no head at all; give it a value or drop it")
         if name == "hidden" and not any(isinstance(part, list) for part in value):
             return [value]
         return value
@@ -100,8 +105,15 @@ class Experiment(_Section):
     backbones: list[BackboneSection] = Field(min_length=1)
     heads: list[HeadSection] = Field(min_length=1)
     cv: int | None = Field(default=None, ge=2)
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     out: str
+
+    @field_validator("split")
+    @classmethod
+    def _check_split(cls, split: SplitSection | str | None) -> SplitSection | str | None:
+        if isinstance(split, SplitSection) and not split.rule:
+            raise ValueError("name a share, as {test: 0.3}")
+        return split
 
     @field_validator("heads")
     @classmethod
@@ -113,8 +125,10 @@ class Experiment(_Section):
 
     def extractions(self, run: RunOptions) -> Iterator[tuple[BackboneSection, ExtractOptions]]:
         """Yield what to extract for each backbone."""
-        split = self.split.rule if isinstance(self.split, SplitSection) else self.split
-        seed = self.split.seed if isinstance(self.split, SplitSection) else self.seed
+        split, seed = self.split, self.seed
+        if isinstance(split, SplitSection):
+            seed = seed if split.seed is None else split.seed
+            split = split.rule
         dataset = DatasetOptions(images=self.images, labels=self.labels, split=split, seed=seed)
         for backbone in self.backbones:
             yield (
@@ -142,7 +156,8 @@ def read_experiment(file: Path) -> Experiment:
             content = yaml.safe_load(stream)
     except OSError as error:
         raise PipelineError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
+        # ValueError: bytes that are not UTF-8, or an unquoted 2024-13-01, which is no date.
         raise PipelineError(f"{str(file)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise PipelineError(f"{str(file)!r} should hold keys: {', '.join(Experiment.model_fields)}")
@@ -150,28 +165,48 @@ def read_experiment(file: Path) -> Experiment:
         experiment = Experiment.model_validate(content)
     except ValidationError as error:
         raise PipelineError(f"{file}: {_explain(error)}") from error
+    # All of them now, not each after the hours that those before it take.
     for backbone in experiment.backbones:
+        parse_backbone(backbone.name)
+        parse_layer_specs(backbone.layers)
         backbone.to_options()
     return experiment
 
 
 def _explain(error: ValidationError) -> str:
-    """Say the first thing that is wrong, in words of the file."""
-    first = error.errors()[0]
-    # The names of union members (SplitSection) are ours, not the user's.
-    place = [part for part in first["loc"] if not (isinstance(part, str) and part[:1].isupper())]
-    where = ".".join(str(part) for part in place)
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(place)
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
-        return f"unknown key {str(place[-1])!r} ({where}); {hint}"
-    if first["type"] == "missing":
-        return f"{where} is missing"
-    return f"{where}: {first['msg'].lower()}, not {first['input']!r}"
+    """Say the first thing that is wrong, in words of the file; a misspelt key before others."""
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    kind, loc, given = first["type"], first["loc"], first["input"]
+    if kind == "extra_forbidden":
+        return _explain_key(str(loc[-1]), _list_places(loc[:-1]))
+    where = ".".join(_list_places(loc))
+    if kind == "missing":
+        near = difflib.get_close_matches(str(loc[-1]), map(str, given), n=1, cutoff=0.5)
+        return f"{where} is missing" + (f"; is {near[0]!r} a misspelling of it?" if near else "")
+    if kind == "model_type":
+        known = ", ".join(_find_section(_list_places(loc)).model_fields)
+        return f"{where}: write it with its keys ({known}), not as {given!r}"
+    if kind == "value_error":
+        return f"{where}: {first['ctx']['error']}"
+    return f"{where}: {first['msg'].lower()}, not {given!r}"
 
 
-def _known_keys(place: list[int | str]) -> list[str]:
-    sections: dict[str, type[BaseModel]] = {"backbones": BackboneSection, "split": SplitSection}
-    section = sections.get(str(place[0]), Experiment) if len(place) > 1 else Experiment
-    return list(section.model_fields)
+def _explain_key(key: str, places: list[str]) -> str:
+    known = list(_find_section(places).model_fields)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(known)}"
+    return f"unknown key {key!r} ({'.'.join([*places, key])}); {hint}"
+
+
+def _list_places(loc: tuple[int | str, ...]) -> list[str]:
+    """Leave out the types that pydantic tried, which are ours and not the user's."""
+    return [str(part) for part in loc if part not in ("SplitSection", "int", "str")]
+
+
+def _find_section(places: list[str]) -> type[BaseModel]:
+    sections: dict[str, type[BaseModel]] = {
+        "split": SplitSection,
+        "backbones": BackboneSection,
+        "heads": HeadSection,
+    }
+    return sections[places[0]] if places else Experiment

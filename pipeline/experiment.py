@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from cache.features import Features
 from cache.files import make_folder
-from pipeline.classifier import read_fit_key, write_json
+from pipeline.classifier import write_json
 from pipeline.config import BackboneSection, Experiment
 from pipeline.extract import ExtractSummary, extract
-from pipeline.fit import FitOptions, FitResult, build_fit_key, fit, read_metrics
+from pipeline.fit import FitOptions, FitResult, find_fit, fit
 from pipeline.options import RunOptions
+from stages.applications import parse_backbone
 from stages.layers import parse_layer_specs
 
 
@@ -83,8 +85,8 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
     ):
         view = out / name / "features.h5"
         extractions.append(extract(options, view))
-        for fit_options in _list_fits(experiment, backbone, view):
-            found = _find_fit(fit_options)
+        for fit_options in list_fits(experiment, backbone, view):
+            found = find_fit(fit_options)
             n_fitted += found is None
             fits.append(found or _fit_now(fit_options))
     fits.sort(key=lambda result: _rank(result.metrics), reverse=True)
@@ -99,51 +101,56 @@ def _fit_now(options: FitOptions) -> FitResult:
     return result
 
 
-def _list_fits(experiment: Experiment, backbone: BackboneSection, view: Path) -> list[FitOptions]:
+def list_fits(experiment: Experiment, backbone: BackboneSection, view: Path) -> list[FitOptions]:
+    """List the fits on one backbone's features, each in a folder of its own."""
+    layers = [str(layer) for layer in parse_layer_specs(backbone.layers)]
+    # By description, so that the same head asked for twice is one.
+    heads = {
+        _describe_head(head.kind, settings): (head.kind, settings)
+        for head in experiment.heads
+        for settings in head.expand()
+    }
     return [
         FitOptions(
             features=view,
-            layer=str(layer),
-            head=head.kind,
+            layer=layer,
+            head=kind,
             settings=settings,
             cv=experiment.cv,
             seed=experiment.seed,
-            out=view.parent / _as_name(str(layer)) / _as_name(_name_head(head.kind, settings)),
+            out=view.parent / layer_name / head_name,
         )
-        for layer in parse_layer_specs(backbone.layers)
-        for head in experiment.heads
-        for settings in head.expand()
+        for layer, layer_name in zip(layers, _name_folders(layers), strict=True)
+        for (kind, settings), head_name in zip(heads.values(), _name_folders(heads), strict=True)
     ]
 
 
-def _find_fit(options: FitOptions) -> FitResult | None:
-    """Return what is in the folder if it was fitted on the same rows in the same way."""
-    key = read_fit_key(options.out)
-    if key is None:
-        return None
-    with Features(options.features) as features:
-        if key != build_fit_key(options, features):
-            return None
-    metrics = read_metrics(options.out)
-    return None if metrics is None else FitResult(metrics=metrics, out=options.out)
-
-
 def _name_backbones(backbones: list[BackboneSection]) -> list[str]:
-    """Name a folder for each; a number tells two of the same name apart."""
+    names = [backbone.name for backbone in backbones]
+    return _name_folders(Path(x).stem if parse_backbone(x).is_file else x for x in names)
+
+
+def _describe_head(kind: str, settings: dict[str, object]) -> str:
+    """Write a head so that equal ones read alike: ``mlp dropout=0.6 hidden=256,128``."""
+    values = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else value
+        for name, value in sorted(settings.items())
+    }
+    return " ".join([kind, *(f"{name}={value}" for name, value in values.items())])
+
+
+def _name_folders(texts: Iterable[str]) -> list[str]:
+    """Name a folder after each text; a number tells apart what would have the same name."""
     names: list[str] = []
-    for backbone in backbones:
-        name = _as_name(Path(backbone.name).stem)
-        taken = sum(other == name or other.startswith(f"{name}-") for other in names)
-        names.append(f"{name}-{taken + 1}" if taken else name)
+    for text in texts:
+        name = _as_name(text)
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(one for one in chain([name], numbered) if one not in names))
     return names
 
 
-def _name_head(kind: str, settings: dict[str, object]) -> str:
-    return "-".join([kind, *(f"{name}={value}" for name, value in settings.items())])
-
-
 def _as_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-") or "unnamed"
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "unnamed"
 
 
 def _rank(metrics: dict[str, Any]) -> tuple[float, float]:

@@ -16,7 +16,7 @@ import numpy as np
 from cache.features import Features
 from cache.files import make_folder
 from cache.key import canonical_json
-from pipeline.classifier import MODEL_NAME, write_json, write_model_file, write_predictions
+from pipeline.classifier import MODEL_NAME, read_json, write_json, write_predictions
 from pipeline.errors import PipelineError
 from stages.evaluate import cross_validate, score
 from stages.heads import Head, fit_head, parse_settings
@@ -145,7 +145,7 @@ def fit(options: FitOptions) -> FitResult:
     with Features(options.features) as features:
         # Asked as it was extracted, or in any other way of writing the same.
         layer = str(parse_layer_spec(options.layer))
-        origin = _read_origin(features, layer)
+        record = _build_record(options, features, layer)
         rows = read_rows(features, layer)
         _clear(options.out)
         head = fit_head(
@@ -168,38 +168,46 @@ def fit(options: FitOptions) -> FitResult:
         metrics |= {"head": options.head, "layer": layer, "seed": options.seed}
         metrics |= {"settings": dataclasses.asdict(settings), "classes": head.classes.tolist()}
         write_json(options.out / "metrics.json", metrics)
-        fit_key = build_fit_key(options, features)
-        recipe = features.recipe(layer)
-        write_model_file(options.out, layer=layer, recipe=recipe, origin=origin, fit_key=fit_key)
+        # The last file, so that it vouches for the others.
+        write_json(options.out / MODEL_NAME, record)
     return FitResult(metrics=metrics, out=options.out)
 
 
-def build_fit_key(options: FitOptions, features: Features) -> str:
-    """Digest all that a fit leaves depends on: features, rows, head, settings, folds, seed."""
-    settings = parse_settings(options.head, options.settings)
-    layer = str(parse_layer_spec(options.layer))
+def find_fit(options: FitOptions) -> FitResult | None:
+    """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
+    with Features(options.features) as features:
+        record = _build_record(options, features, str(parse_layer_spec(options.layer)))
+    known = read_json(options.out / MODEL_NAME)
+    metrics = read_json(options.out / "metrics.json")
+    if known is None or metrics is None or known.get("fit") != record["fit"]:
+        return None
+    if not (options.out / "predictions.csv").exists():
+        return None
+    if known != record:
+        # The backbone's file has moved.
+        write_json(options.out / MODEL_NAME, record)
+    return FitResult(metrics=metrics, out=options.out)
+
+
+def _build_record(options: FitOptions, features: Features, layer: str) -> dict[str, Any]:
+    """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
     facts = [
         canonical_json(features.recipe(layer)),
-        _read_origin(features, layer),
         features.paths,
         hashlib.sha256(features.digests.tobytes()).hexdigest(),
         features.labels,
         features.splits,
         options.head,
-        dataclasses.asdict(settings),
+        dataclasses.asdict(parse_settings(options.head, options.settings)),
         options.cv,
         options.seed,
     ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-
-
-def read_metrics(folder: Path) -> dict[str, Any] | None:
-    """Return what an earlier fit measured; None if that cannot be read."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return metrics if isinstance(metrics, dict) else None
+    return {
+        "layer": layer,
+        "recipe": features.recipe(layer),
+        "features": _read_origin(features, layer),
+        "fit": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
+    }
 
 
 def read_rows(features: Features, layer: str) -> LabelledRows:
