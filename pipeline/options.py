@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cache.shard import COMPRESSIONS
 from pipeline.errors import PipelineError
-from stages.applications import PREPROCESS_MODES
+from stages.applications import PREPROCESS_MODES, parse_backbone
 from stages.decode import RESIZE_METHODS, RESIZE_MODES
 from stages.errors import UnknownNameError
 
@@ -97,9 +97,10 @@ class FeatureOptions:
     def to_json(self) -> str:
         """Write the options so that they mean the same in any folder: files by absolute path."""
         fields = asdict(self)
-        for name in ("backbone", "weights"):
-            path = Path(fields[name])
-            fields[name] = str(path.absolute()) if path.exists() else fields[name]
+        if parse_backbone(self.backbone).is_file:
+            fields["backbone"] = str(Path(self.backbone).absolute())
+        if self.weights not in ("imagenet", "random"):
+            fields["weights"] = str(Path(self.weights).absolute())
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

@@ -140,7 +140,7 @@ def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None
         "n_features": head.n_features,
         "versions": {package: version(package) for package in ("numpy", *packages)},
     }
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(record, indent=2) + "\n"
     (folder / RECORD_NAME).write_text(text, encoding="utf-8")
 
 
