@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -104,8 +104,7 @@ class KerasNetwork:
         import tensorflow as tf
 
         known = dict(_walk_layers(self.model))
-        # A GPU's library chooses among the algorithms itself.
-        gaining = [] if tf.config.list_physical_devices("GPU") else list(known.values())
+        gaining = list(known.values()) if _may_use_winograd(known.values()) else []
         with (
             replacing_convolutions(gaining),
             _recording({name: known[name] for name in layers}) as outputs,
@@ -174,6 +173,20 @@ def _bringing_tensors_along(model: Any) -> Iterator[None]:
     finally:
         for layer, name, value in held:
             setattr(layer, name, value)
+
+
+def _may_use_winograd(layers: Iterable[Any]) -> bool:
+    """Tell whether Winograd's rounding stays as small as it is.
+
+    Batch normalization divides by deviations that may be tiny, and so amplifies it without bound;
+    networks without it (VGG) pass it on as it is. A GPU's library chooses for itself.
+    """
+    import keras
+    import tensorflow as tf
+
+    amplifying = keras.layers.BatchNormalization
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    return not on_gpu and not any(isinstance(layer, amplifying) for layer in layers)
 
 
 def _as_placeholders(variables: list[Any]) -> list[Any]:
