@@ -1,10 +1,10 @@
 """One program per backbone and layers: a uint8 batch in, activations out.
 
-Casting, preprocessing, the network and pooling are one TensorFlow graph with the weights as
-constants, run by a session. Measured on two cores: the graph is ready 3 to 5 s sooner than with
-``convert_variables_to_constants_v2`` and runs as fast (VGG16 7.4 images/s, ResNet50 26 against 23
-with ``predict_on_batch``); a session runs only what is fetched, so the network ends at the deepest
-layer asked for.
+Casting, preprocessing, the network and pooling are one TensorFlow graph, run by a session, which
+runs only what is fetched: the network ends at the deepest layer asked for. The weights are
+variables of the session and not constants of the graph. Constants would be copied by each of a
+dozen optimization passes (VGG16 then starts 3 s later and takes 1.7 GB more), and what they would
+gain, folding, must be off for the numbers to be Keras' own (see `_configure_session`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ VIEWS = ("identity", "hflip")
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 _TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
 _TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
+_SMALLEST_VARIABLE_BYTES = 4096
 
 
 class OutOfMemoryError(Exception):
@@ -62,14 +63,16 @@ class Program:
 
         weights = network.read_weights()
         graph = tf.Graph()
+        held = _HeldArrays()
         with graph.as_default():
             channels = network.input_shape[2]
             batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels))
             inputs = preprocess(_apply_view(batch, spec.view), spec.preprocess)
             names = [layer.layer for layer in spec.layers]
-            found = network.trace(inputs, names, weights=weights)
+            found = network.trace(inputs, names, weights=weights, hold=held)
             outputs = [pool(found[layer.layer], layer) for layer in spec.layers]
         session = tf.compat.v1.Session(graph=graph, config=_configure_session())
+        held.fill(session)
         self._run = session.make_callable(outputs, [batch])
         self._session = session
         self._out_of_memory = tf.errors.ResourceExhaustedError
@@ -100,6 +103,29 @@ class Program:
     def close(self) -> None:
         """Release the device memory."""
         self._session.close()
+
+
+class _HeldArrays:
+    """Arrays in the graph that is being built: variables, whose values come with the session."""
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[Any, Any, np.ndarray]] = []
+
+    def __call__(self, values: np.ndarray) -> Any:
+        import tensorflow as tf
+
+        if values.dtype != np.float32 or values.nbytes < _SMALLEST_VARIABLE_BYTES:
+            return tf.constant(values)
+        initial = tf.compat.v1.placeholder(values.dtype, values.shape)
+        variable = tf.compat.v1.Variable(initial, use_resource=True, trainable=False)
+        self._waiting.append((variable.initializer, initial, values))
+        return variable.read_value()
+
+    def fill(self, session: Any) -> None:
+        """Give the session the values; they are not kept here."""
+        for initializer, initial, values in self._waiting:
+            session.run(initializer, {initial: values})
+        self._waiting.clear()
 
 
 def preprocess(images: Any, mode: str) -> Any:

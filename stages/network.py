@@ -21,6 +21,8 @@ _IRRELEVANT_NAMES = ("batch_shape", "batch_input_shape", "input_shape", "shape",
 
 # The values of the trainable and of the other variables.
 Weights = tuple[list[np.ndarray], list[np.ndarray]]
+# Puts an array into the graph that is being built, as a tensor.
+Hold = Callable[[np.ndarray], Any]
 
 
 class Network(Protocol):
@@ -44,7 +46,9 @@ class Network(Protocol):
     def read_weights(self) -> Weights:
         """Return the weights that `trace` puts into the graph; outside any graph."""
 
-    def trace(self, inputs: Any, layers: Sequence[str], *, weights: Weights) -> dict[str, Any]:
+    def trace(
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold
+    ) -> dict[str, Any]:
         """Run the network symbolically, inside the graph that is being built.
 
         Parameters
@@ -55,6 +59,8 @@ class Network(Protocol):
             Names, ``outer/inner`` for a layer of a nested model.
         weights : Weights
             As `read_weights` gave them.
+        hold : callable
+            Puts an array into the graph.
 
         Returns
         -------
@@ -94,22 +100,23 @@ class KerasNetwork:
             [variable.numpy() for variable in model.non_trainable_variables],
         )
 
-    def trace(self, inputs: Any, layers: Sequence[str], *, weights: Weights) -> dict[str, Any]:
+    def trace(
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold
+    ) -> dict[str, Any]:
         """Run the network symbolically; see `Network.trace`.
 
-        The weights go in as constants, so that TensorFlow folds what follows from them. Nothing
-        is cut here: a graph computes only what is fetched from it, so what lies beyond the deepest
-        layer asked for never runs.
+        Nothing is cut here: a graph computes only what is fetched from it, so what lies beyond the
+        deepest layer asked for never runs.
         """
-        import tensorflow as tf
-
         known = dict(_walk_layers(self.model))
         gaining = list(known.values()) if _may_use_winograd(known.values()) else []
+        values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
+        values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
         with (
-            replacing_convolutions(gaining),
+            replacing_convolutions(gaining, values=values, hold=hold),
             _recording({name: known[name] for name in layers}) as outputs,
         ):
-            self._call(inputs, *([tf.constant(w) for w in part] for part in weights))
+            self._call(inputs, *([hold(value) for value in part] for part in weights))
         return outputs
 
     def describe(self) -> BackboneCard:

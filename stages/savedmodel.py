@@ -14,7 +14,7 @@ from typing import Any
 
 from stages.errors import InputError, WeightsError
 from stages.layers import BackboneCard, LayerCard
-from stages.network import Weights
+from stages.network import Hold, Weights
 
 _SIGNATURES = ("serving_default", "serve")
 _REMEDY = "save the model as a .keras file with model.save('model.keras')"
@@ -68,7 +68,7 @@ class SavedNetwork:
 
         with tf.Graph().as_default() as graph:
             images = tf.compat.v1.placeholder(tf.float32, (None, *self.size, self.input_shape[2]))
-            tensors = self.trace(images, list(self._operations))
+            tensors = self._import(images, list(self._operations))
         digests = _digest_operations(graph)
         layers = {
             name: LayerCard(shape=tuple(tensor.shape[1:]), digest=digests[tensor.op.name])
@@ -84,9 +84,12 @@ class SavedNetwork:
         return [], []
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights = ([], [])
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold
     ) -> dict[str, Any]:
-        """Put the graph into the one that is being built; see `Network.trace`."""
+        """Put the graph, weights and all, into the one being built; see `Network.trace`."""
+        return self._import(inputs, layers)
+
+    def _import(self, inputs: Any, layers: Sequence[str]) -> dict[str, Any]:
         import tensorflow as tf
 
         tensors = tf.import_graph_def(

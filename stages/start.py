@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
 
@@ -21,12 +27,25 @@ def start_tensorflow() -> None:
     """
     if "tensorflow" in sys.modules:
         return
+    _keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if NVIDIA_DEVICES.is_dir():
         _find_devices()
     else:
         with _holding_back_stderr():
             _find_devices()
+
+
+def _keep_freed_memory() -> None:
+    """Have the C library keep what TensorFlow frees, for its next batch.
+
+    By default each activation of over 32 MB is fetched from the kernel and given back again, page
+    by page: measured with VGG16, 5 of 30 s. What a batch needs at its peak stays with the process.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # musl and macOS have no mallopt.
+        c_library = ctypes.CDLL(None)
+        c_library.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        c_library.mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def _find_devices() -> None:

@@ -11,7 +11,7 @@ layer, 5e-6 at the end of VGG16, where the largest of many channels averages it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,17 +51,24 @@ MIN_CHANNELS = 128
 
 
 @contextmanager
-def replacing_convolutions(layers: Iterable[Any]) -> Iterator[None]:
+def replacing_convolutions(
+    layers: Iterable[Any], *, values: Mapping[int, np.ndarray], hold: Callable[[np.ndarray], Any]
+) -> Iterator[None]:
     """Make the Keras layers that gain from it convolve by Winograd while they are traced.
 
     Parameters
     ----------
     layers : iterable of keras.Layer
+    values : mapping of int to ndarray
+        The weights' values, by the ``id`` of their variable.
+    hold : callable
+        Puts an array into the graph that is being built.
     """
     # A layer that is used twice is listed twice.
     replaced = list({id(layer): layer for layer in layers if _gains(layer)}.values())
     for layer in replaced:
-        layer.convolution_op = _replace(layer.convolution_op)
+        kernel = hold(transform_kernel(values[id(layer.kernel)]))
+        layer.convolution_op = _replace(layer.convolution_op, kernel)
     try:
         yield
     finally:
@@ -86,28 +93,26 @@ def _gains(layer: Any) -> bool:
     )
 
 
-def _replace(convolve_directly: Any) -> Any:
-    import tensorflow as tf
-
-    layer = convolve_directly.__self__
+def _replace(convolve_directly: Callable[..., Any], transformed: Any) -> Callable[..., Any]:
+    layer = convolve_directly.__self__  # type: ignore[attr-defined]
 
     def convolution_op(inputs: Any, kernel: Any) -> Any:
-        weights = tf.get_static_value(tf.convert_to_tensor(kernel))
-        if weights is None or None in tuple(inputs.shape[1:]):
+        if None in tuple(inputs.shape[1:]):
             return convolve_directly(inputs, kernel)
-        return convolve(inputs, weights, padding=layer.padding)
+        return convolve(inputs, transformed, padding=layer.padding)
 
     return convolution_op
 
 
-def convolve(inputs: Any, kernel: np.ndarray, *, padding: str = "same") -> Any:
+def convolve(inputs: Any, transformed: Any, *, padding: str = "same") -> Any:
     """Convolve with stride 1, as ``tf.nn.conv2d`` does.
 
     Parameters
     ----------
     inputs : tf.Tensor of float32, shape (n, height, width, channels)
         Height, width and channels are static.
-    kernel : ndarray of float32, shape (3, 3, channels, filters)
+    transformed : tf.Tensor of float32, shape (36, channels, filters)
+        The kernel, as `transform_kernel` gave it.
     padding : {"same", "valid"}
 
     Returns
@@ -122,12 +127,9 @@ def convolve(inputs: Any, kernel: np.ndarray, *, padding: str = "same") -> Any:
     tiles = (-(-height // _TILE), -(-width // _TILE))
     patches = _split_patches(inputs, tiles, border=border)
     n_tiles = tf.shape(inputs)[0] * tiles[0] * tiles[1]
-    channels, filters = kernel.shape[2:]
-    transformed = tf.matmul(_both_axes(_INPUT), tf.reshape(patches, [_PATCH**2, -1]))
-    products = tf.matmul(
-        tf.reshape(transformed, [_PATCH**2, n_tiles, channels]),
-        tf.constant(_transform_kernel(kernel)),
-    )
+    _, channels, filters = transformed.shape
+    moved = tf.matmul(_both_axes(_INPUT), tf.reshape(patches, [_PATCH**2, -1]))
+    products = tf.matmul(tf.reshape(moved, [_PATCH**2, n_tiles, channels]), transformed)
     pixels = tf.matmul(_both_axes(_OUTPUT), tf.reshape(products, [_PATCH**2, -1]))
     pixels = tf.reshape(pixels, [_TILE, _TILE, -1, *tiles, filters])
     image = tf.transpose(pixels, [2, 3, 0, 4, 1, 5])
@@ -153,8 +155,17 @@ def _split_patches(inputs: Any, tiles: tuple[int, int], *, border: int) -> Any:
     return tf.concat([rows[:, :, :, :, :across], rows[:, :2, :, :, 1:]], 1)
 
 
-def _transform_kernel(kernel: np.ndarray) -> np.ndarray:
-    """Return the kernel in the transformed domain: float32 (36, channels, filters)."""
+def transform_kernel(kernel: np.ndarray) -> np.ndarray:
+    """Transform a kernel once for all images.
+
+    Parameters
+    ----------
+    kernel : ndarray of float32, shape (3, 3, channels, filters)
+
+    Returns
+    -------
+    ndarray of float32, shape (36, channels, filters)
+    """
     rows = np.tensordot(_KERNEL, kernel.astype(np.float64), (1, 0))
     both = np.tensordot(_KERNEL, rows, (1, 1))
     # tensordot puts the new axis first: (columns, rows, channels, filters).
