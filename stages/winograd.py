@@ -125,7 +125,7 @@ def convolve(inputs: Any, transformed: Any, *, padding: str = "same") -> Any:
     border = 1 if padding == "same" else 0
     height, width = (int(n) + 2 * border - 2 for n in inputs.shape[1:3])
     tiles = (-(-height // _TILE), -(-width // _TILE))
-    patches = _split_patches(inputs, tiles, border=border)
+    patches = _gather_patches(inputs, tiles, border=border)
     n_tiles = tf.shape(inputs)[0] * tiles[0] * tiles[1]
     _, channels, filters = transformed.shape
     moved = tf.matmul(_both_axes(_INPUT), tf.reshape(patches, [_PATCH**2, -1]))
@@ -137,22 +137,23 @@ def convolve(inputs: Any, transformed: Any, *, padding: str = "same") -> Any:
     return image[:, :height, :width]
 
 
-def _split_patches(inputs: Any, tiles: tuple[int, int], *, border: int) -> Any:
-    """Cut overlapping patches: (6, 6, n, tile rows, tile columns, channels).
-
-    One transposition brings pixels of the same place in their 4x4 tile together; the two rows and
-    columns by which patches overlap are those of the next tile.
-    """
+def _gather_patches(inputs: Any, tiles: tuple[int, int], *, border: int) -> Any:
+    """Copy overlapping patches: (36, n * tiles, channels), by one read and one write of each."""
     import tensorflow as tf
 
     height, width, channels = inputs.shape[1:]
-    down, across = tiles
-    after = [_TILE * (n + 1) - size - border for n, size in ((down, height), (across, width))]
+    after = [_TILE * n + 2 - size - border for n, size in zip(tiles, (height, width), strict=True)]
     padded = tf.pad(inputs, [[0, 0], [border, after[0]], [border, after[1]], [0, 0]])
-    cut = tf.reshape(padded, [-1, down + 1, _TILE, across + 1, _TILE, channels])
-    places = tf.transpose(cut, [2, 4, 0, 1, 3, 5])
-    rows = tf.concat([places[:, :, :, :down], places[:2, :, :, 1:]], 0)
-    return tf.concat([rows[:, :, :, :, :across], rows[:, :2, :, :, 1:]], 1)
+    rows, columns = (
+        border + size + more for size, more in zip((height, width), after, strict=True)
+    )
+    in_patch, down, across = np.arange(_PATCH), *(_TILE * np.arange(n) for n in tiles)
+    # Which pixel of an image: (6, 6, 1, tile rows, tile columns).
+    row = in_patch.reshape(-1, 1, 1, 1, 1) + down.reshape(-1, 1)
+    column = in_patch.reshape(-1, 1, 1, 1) + across
+    image = tf.range(tf.shape(inputs)[0]) * (rows * columns)
+    pixel = tf.constant(row * columns + column, tf.int32) + tf.reshape(image, [-1, 1, 1])
+    return tf.gather(tf.reshape(padded, [-1, channels]), tf.reshape(pixel, [_PATCH**2, -1]))
 
 
 def transform_kernel(kernel: np.ndarray) -> np.ndarray:
