@@ -37,7 +37,7 @@ _BROKEN_PIPE_STATUS = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command; as the process' own (without `arguments`), leave quickly after it.
 
     Parameters
     ----------
@@ -50,6 +50,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 done; 2 bad usage or input; 3 stopped by ``--on-error fail``, a damaged
         cache or a full disk; 130 or 143 interrupted. A bug leaves its traceback and status 1.
     """
+    status = _run_guarded(arguments)
+    if arguments is None and "tensorflow" in sys.modules:
+        # All files are closed by now. TensorFlow takes more than a second to take itself apart.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def _run_guarded(arguments: Sequence[str] | None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         parsed = build_parser().parse_args(arguments)

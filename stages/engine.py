@@ -123,8 +123,9 @@ class _HeldArrays:
 
     def fill(self, session: Any) -> None:
         """Give the session the values; they are not kept here."""
-        for initializer, initial, values in self._waiting:
-            session.run(initializer, {initial: values})
+        # In one run: each run of its own would optimize the graph again.
+        feeds = {initial: values for _, initial, values in self._waiting}
+        session.run([initializer for initializer, *_ in self._waiting], feeds)
         self._waiting.clear()
 
 

@@ -44,6 +44,7 @@ _OUTPUT = np.array(
     [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
     np.float64,
 )
+_TAP = 3
 _TILE = 4
 _PATCH = 6
 # With fewer channels, moving the tiles about costs more than the multiplications it saves.
@@ -167,10 +168,9 @@ def transform_kernel(kernel: np.ndarray) -> np.ndarray:
     -------
     ndarray of float32, shape (36, channels, filters)
     """
-    rows = np.tensordot(_KERNEL, kernel.astype(np.float64), (1, 0))
-    both = np.tensordot(_KERNEL, rows, (1, 1))
-    # tensordot puts the new axis first: (columns, rows, channels, filters).
-    return both.swapaxes(0, 1).reshape(_PATCH**2, *kernel.shape[2:]).astype(np.float32)
+    taps = kernel.reshape(_TAP**2, -1)
+    transformed: np.ndarray = _both_axes(_KERNEL) @ taps
+    return transformed.reshape(_PATCH**2, *kernel.shape[2:])
 
 
 def _both_axes(matrix: np.ndarray) -> np.ndarray:
