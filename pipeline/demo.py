@@ -14,9 +14,10 @@ from pathlib import Path
 
 from cache.files import make_folder, published
 from pipeline.errors import PipelineError
-from pipeline.extract import ExtractSummary, extract
+from pipeline.extract import extract
 from pipeline.fit import FitOptions, fit
 from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
+from pipeline.results import ExtractSummary
 from stages.cnn import FEATURE_LAYER, measure_cnn, train_cnn
 from stages.digits import Digits, load_digits, write_digits
 from stages.start import start_tensorflow

@@ -13,9 +13,10 @@ from typing import Any
 from cache.files import make_folder
 from pipeline.classifier import write_json
 from pipeline.config import BackboneSection, Experiment
-from pipeline.extract import ExtractSummary, extract
+from pipeline.extract import extract
 from pipeline.fit import FitOptions, FitResult, find_fit, fit
 from pipeline.options import RunOptions
+from pipeline.results import ExtractSummary
 from stages.applications import parse_backbone
 from stages.layers import parse_layer_specs
 

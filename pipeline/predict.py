@@ -16,9 +16,10 @@ from cache.layout import open_cache
 from pipeline.backbones import Backbone
 from pipeline.classifier import Classifier, load_classifier, write_predictions
 from pipeline.errors import PipelineError
-from pipeline.extract import extract, failures_path
+from pipeline.extract import extract
 from pipeline.options import DatasetOptions, ExtractOptions, RunOptions
 from pipeline.recipe import build_recipe
+from pipeline.results import failures_path
 from stages.errors import UnknownNameError
 from stages.evaluate import score
 from stages.layers import parse_layer_spec

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
-from pipeline.extract import prepare, recall_rate
 from pipeline.options import ExtractOptions
+from pipeline.prepare import prepare, recall_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,8 @@ gain, folding, must be off for the numbers to be Keras' own (see `_configure_ses
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,8 @@ import numpy as np
 from stages.errors import InputError, UnknownNameError
 from stages.layers import LayerSpec
 from stages.network import Network
+
+_log = logging.getLogger(__name__)
 
 VIEWS = ("identity", "hflip")
 # Facts of keras.applications.imagenet_utils: the means and deviations of ImageNet's channels.
@@ -103,6 +107,37 @@ class Program:
     def close(self) -> None:
         """Release the device memory."""
         self._session.close()
+
+
+class HalvingProgram:
+    """A program that goes on with smaller batches once one did not fit the device's memory.
+
+    Parameters
+    ----------
+    program : callable
+        As `Program`: raises `OutOfMemoryError`.
+    """
+
+    def __init__(self, program: Callable[[np.ndarray], list[np.ndarray]]) -> None:
+        self._program = program
+        self._largest: int | None = None
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run a batch, in pieces if need be; see `Program.__call__`."""
+        step = self._largest or max(1, len(batch))
+        try:
+            pieces = [
+                self._program(batch[start : start + step]) for start in range(0, len(batch), step)
+            ]
+        except OutOfMemoryError:
+            if step == 1:
+                raise
+            self._largest = step // 2
+            _log.warning("out of memory with %d images at once; going on with %d", step, step // 2)
+            return self(batch)
+        if len(pieces) == 1:
+            return pieces[0]
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
 class _HeldArrays:

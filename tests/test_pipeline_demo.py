@@ -16,7 +16,7 @@ import pytest
 from pipeline.arguments import build_parser
 from pipeline.config import read_experiment
 from pipeline.demo import NEXT_COMMANDS, DemoResult, Trial
-from pipeline.extract import ExtractSummary
+from pipeline.results import ExtractSummary
 
 ROOT = Path(__file__).parent.parent
 LOGREG = "logistic regression on frozen features"

@@ -14,7 +14,7 @@ from sklearn.datasets import load_sample_image
 from stages.applications import APPLICATIONS, parse_backbone
 from stages.backbone import BackboneRequest, load_backbone
 from stages.decode import DecodeSpec, decode_image
-from stages.engine import Program, ProgramSpec
+from stages.engine import HalvingProgram, OutOfMemoryError, Program, ProgramSpec
 from stages.errors import StageError, UnknownNameError
 from stages.layers import LayerSpec, parse_layer_spec, parse_layer_specs
 from stages.network import KerasNetwork
@@ -307,3 +307,28 @@ def test_layer_specs_are_read_from_text_or_list_and_count_once():
     assert parse_layer_specs("a, b/c:max,a:none") == expected
     assert parse_layer_specs(["a", "b/c:max"]) == expected
     assert [str(spec) for spec in expected] == ["a", "b/c:max"]
+
+
+def test_a_batch_that_does_not_fit_is_halved_once_for_all() -> None:
+    seen: list[int] = []
+
+    def program(batch: np.ndarray) -> list[np.ndarray]:
+        seen.append(len(batch))
+        if len(batch) > 3:
+            raise OutOfMemoryError
+        return [batch * 2, batch + 1]
+
+    halving = HalvingProgram(program)
+    for _ in range(2):
+        doubled, raised = halving(np.arange(8))
+        np.testing.assert_array_equal(doubled, 2 * np.arange(8))
+        np.testing.assert_array_equal(raised, np.arange(8) + 1)
+    assert seen == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
+
+
+def test_one_image_that_does_not_fit_is_an_error() -> None:
+    def program(batch: np.ndarray) -> list[np.ndarray]:
+        raise OutOfMemoryError(str(len(batch)))
+
+    with pytest.raises(OutOfMemoryError, match="1"):
+        HalvingProgram(program)(np.arange(8))

@@ -1,0 +1,192 @@
+"""What a run leaves behind: the view, the list of failures, and its figures."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cache.errors import DamagedError
+from cache.files import published
+from cache.store import join_digests
+from cache.view import ViewImages, ViewLayer, write_view
+from pipeline.options import ExtractOptions
+from pipeline.plan import LayerPlan
+from pipeline.prepare import Preparation
+from pipeline.progress import Shares
+from stages.errors import InputError
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What happened while computing; failures by path, or by digest where copies share them."""
+
+    started_s: float = field(default_factory=time.monotonic)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    failed: dict[bytes, str] = field(default_factory=dict)
+    n_computed: int = 0
+    n_rotated: int = 0
+    bytes_written: int = 0
+    shares: Shares = field(default_factory=Shares)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractSummary:
+    """The figures of a run; the first seven are what ``--json`` promises.
+
+    Attributes
+    ----------
+    images, computed, reused, failed : int
+        Rows of the dataset; different images computed now; rows that were there already; rows that
+        could not be read.
+    seconds, images_per_second : float
+        Of the whole run.
+    bytes_written : int
+        Shards.
+    rotated : int
+        Images among those computed whose file asks to be shown turned, and that were not.
+    bottleneck : str or None
+        ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
+    features, failures : str
+        Files that were written.
+    """
+
+    images: int
+    computed: int
+    reused: int
+    failed: int
+    seconds: float
+    images_per_second: float
+    bytes_written: int
+    rotated: int
+    bottleneck: str | None
+    features: str
+    failures: str | None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as a JSON object."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Return the figures as a person wants them."""
+        lines = [
+            f"{self.images} images: {self.computed} computed, {self.reused} reused,"
+            f" {self.failed} failed, in {self.seconds:.1f} s",
+            f"  features: {self.features}",
+        ]
+        if self.computed:
+            lines.append(
+                f"  {self.images_per_second:.1f} images/s, bottleneck: {self.bottleneck},"
+                f" {self.bytes_written:,} bytes written"
+            )
+        if self.failures:
+            lines.append(f"  failures: {self.failures}")
+        if self.rotated:
+            lines.append(
+                f"  {self.rotated} images ask to be shown turned (EXIF), which Keras ignores and"
+                " this run did too; --orient exif turns them"
+            )
+        return "\n".join(lines)
+
+
+def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:
+    """Return (path, reason) of each row that has no features, in manifest order."""
+    manifest = prepared.dataset.manifest
+    failed = {**prepared.failures, **tally.failed}
+    found = []
+    for path, digest in zip(manifest.paths, manifest.digests, strict=True):
+        reason = tally.unreadable.get(path) or failed.get(digest)
+        if reason is not None:
+            found.append((path, reason))
+    return found
+
+
+def write_results(
+    options: ExtractOptions, prepared: Preparation, tally: Tally, *, out: Path
+) -> list[tuple[str, str]]:
+    """Write the view and the list of failures, which is returned."""
+    failed = list_failures(prepared, tally)
+    reasons = dict(failed)
+    manifest = prepared.dataset.manifest
+    rows = [row for row, path in enumerate(manifest.paths) if path not in reasons]
+    if not rows:
+        raise InputError(
+            f"none of the {len(manifest)} images of {manifest.root!r} can be read;"
+            f" the first: {failed[0][0]!r}: {failed[0][1]}"
+        )
+    kept = manifest.select(rows)
+    images = ViewImages(
+        root=kept.root,
+        paths=kept.paths,
+        labels=kept.labels,
+        splits=kept.splits,
+        digests=join_digests(kept.digests),
+    )
+    layers = [_locate(layer, kept.digests) for layer in prepared.plan.layers]
+    origin = options.features.to_json()
+    write_view(out, images, layers, origin=origin, materialize=options.run.materialize)
+    _write_failures(failures_path(out), failed)
+    return failed
+
+
+def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
+    locations = layer.features.locate(digests)
+    if locations.missing.any():
+        # What this run computed is not in the set as it was when planned.
+        layer.features.refresh()
+        locations = layer.features.locate(digests)
+    if locations.missing.any():
+        raise DamagedError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
+    return ViewLayer(
+        spec=str(layer.spec),
+        recipe=layer.recipe,
+        folder=layer.features.folder,
+        row=layer.row,
+        locations=locations,
+    )
+
+
+def failures_path(out: Path) -> Path:
+    """Return where the failures of a view are listed."""
+    return out.with_name(f"{out.name}.failures.csv")
+
+
+def _write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
+    if not failed:
+        file.unlink(missing_ok=True)
+        return
+    with (
+        published(file) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        writer = csv.writer(stream)
+        writer.writerow(("path", "reason"))
+        writer.writerows(failed)
+
+
+def summarize(
+    options: ExtractOptions,
+    prepared: Preparation,
+    tally: Tally,
+    *,
+    failed: Sequence[tuple[str, str]],
+    out: Path,
+) -> ExtractSummary:
+    """Put the figures of a run together."""
+    seconds = time.monotonic() - tally.started_s
+    n_images = len(prepared.dataset.manifest)
+    return ExtractSummary(
+        images=n_images,
+        computed=tally.n_computed,
+        reused=n_images - tally.n_computed - len(failed),
+        failed=len(failed),
+        seconds=round(seconds, 3),
+        images_per_second=round(tally.n_computed / seconds, 2),
+        bytes_written=tally.bytes_written,
+        rotated=tally.n_rotated if options.features.orient == "ignore" else 0,
+        bottleneck=tally.shares.bottleneck if tally.n_computed else None,
+        features=str(out),
+        failures=str(failures_path(out)) if failed else None,
+    )
