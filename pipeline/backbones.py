@@ -55,7 +55,7 @@ class Backbone:
         """
         card = self._find_card(self.layers)
         for spec in self.layers:
-            spec.pool_shape(card.find_layer(spec.layer).shape)
+            spec.pool_shape(card.find_layer(spec.layer, backbone=str(self.name)).shape)
         return card
 
     @cached_property

@@ -63,9 +63,14 @@ def _list_counts(counts: Counter[str], limit: int = 12) -> str:
 def run_layers(parsed: argparse.Namespace) -> Outcome:
     """``layers``."""
     from pipeline.backbones import Backbone
+    from stages.applications import parse_backbone
 
+    # Layers and shapes are the same with any weights; there is no need to download half a gigabyte.
+    weights = "random" if parsed.weights == "imagenet" else parsed.weights
+    if parse_backbone(parsed.backbone).is_file:
+        weights = parsed.weights
     options = FeatureOptions(
-        backbone=parsed.backbone, layers=("-",), weights=parsed.weights, size=parsed.size
+        backbone=parsed.backbone, layers=("-",), weights=weights, size=parsed.size
     )
     card = Backbone(options).describe_all()
     rows = [

@@ -60,8 +60,8 @@ class UnknownNameError(StageError):
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
         place = f" {where}" if where else ""
         if near:
-            hint = f"did you mean {' or '.join(repr(n) for n in near)}?"
+            hint = f"did you mean {' or '.join(repr(n) for n in near)}?" + (remedy and " ")
         else:
             hint = f"there are: {', '.join(names[:20])}" + (", …" if len(names) > 20 else "")
-        tail = f"; {remedy}" if remedy else ""
-        super().__init__(f"unknown {kind} {name!r}{place}; {hint}{tail}")
+            hint += remedy and "; "
+        super().__init__(f"unknown {kind} {name!r}{place}; {hint}{remedy}")

@@ -91,15 +91,22 @@ class BackboneCard:
     channels: int
     layers: Mapping[str, LayerCard]
 
-    def find_layer(self, name: str) -> LayerCard:
-        """Return a layer's card; an unknown name proposes the nearest."""
+    def find_layer(self, name: str, *, backbone: str = "BACKBONE") -> LayerCard:
+        """Return a layer's card; an unknown name proposes the nearest.
+
+        Parameters
+        ----------
+        name : str
+        backbone : str
+            What the user calls the backbone, for the remedy.
+        """
         if name not in self.layers:
             raise UnknownNameError(
                 "layer",
                 name,
                 self.layers,
                 where=f"of {self.name}",
-                remedy="list them with: python run.py layers BACKBONE",
+                remedy=f"list them with: python run.py layers {backbone}",
             )
         return self.layers[name]
 
