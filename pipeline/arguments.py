@@ -6,7 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.options import DEFAULT_CACHE, DTYPES, ORIENTATIONS, VIEWS, parse_bytes, parse_size
+from pipeline.options import (
+    DECODINGS,
+    DEFAULT_CACHE,
+    DTYPES,
+    ENGINES,
+    ORIENTATIONS,
+    PRECISIONS,
+    VIEWS,
+    parse_bytes,
+    parse_size,
+)
 from stages.applications import PREPROCESS_MODES
 from stages.decode import RESIZE_METHODS, RESIZE_MODES
 
@@ -123,6 +133,9 @@ def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--view", default="identity", choices=VIEWS)
     what.add_argument("--orient", default="ignore", choices=ORIENTATIONS)
     what.add_argument("--dtype", default="float32", choices=DTYPES)
+    what.add_argument("--engine", default="tensorflow", choices=ENGINES)
+    what.add_argument("--precision", default="float32", choices=PRECISIONS)
+    what.add_argument("--decode", default="exact", choices=DECODINGS)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
     parser.add_argument(
         "--materialize", action="store_true", help="copy the values into features.h5"

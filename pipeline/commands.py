@@ -29,6 +29,7 @@ class Outcome:
 
 def run_index(parsed: argparse.Namespace) -> Outcome:
     """``index``."""
+    from cache.files import make_folder
     from pipeline.dataset import open_dataset
     from stages.manifest import write_manifest
 
@@ -36,6 +37,7 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
         images=parsed.images, labels=parsed.labels, split=parsed.split, seed=parsed.seed
     )
     dataset = open_dataset(options, None, workers=_workers(parsed))
+    make_folder(parsed.out.absolute().parent)
     write_manifest(dataset.manifest, parsed.out)
     labels = Counter(dataset.manifest.labels)
     splits = Counter(dataset.manifest.splits)
@@ -184,6 +186,9 @@ def _read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
             view=parsed.view,
             orient=parsed.orient,
             dtype=parsed.dtype,
+            engine=parsed.engine,
+            precision=parsed.precision,
+            decode=parsed.decode,
         ),
         cache=Path(parsed.cache),
         run=_read_run_options(parsed),

@@ -19,6 +19,10 @@ DEFAULT_CACHE = Path(".permafrost")
 VIEWS = ("identity", "hflip")
 ORIENTATIONS = ("ignore", "exif")
 DTYPES = ("float32", "float16")
+# One of each so far; all are in the recipe, so that others can come without a false hit.
+ENGINES = ("tensorflow",)
+PRECISIONS = ("float32",)
+DECODINGS = ("exact",)
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -70,7 +74,7 @@ class FeatureOptions:
     weights : str
     size : tuple of int, optional
         Height and width in pixels.
-    resize, resize_mode, preprocess, view, orient, dtype : str
+    resize, resize_mode, preprocess, view, orient, dtype, engine, precision, decode : str
     """
 
     backbone: str
@@ -83,6 +87,9 @@ class FeatureOptions:
     view: str = "identity"
     orient: str = "ignore"
     dtype: str = "float32"
+    engine: str = "tensorflow"
+    precision: str = "float32"
+    decode: str = "exact"
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -93,6 +100,9 @@ class FeatureOptions:
         _check("view", self.view, VIEWS)
         _check("orientation", self.orient, ORIENTATIONS)
         _check("dtype", self.dtype, DTYPES)
+        _check("engine", self.engine, ENGINES)
+        _check("precision", self.precision, PRECISIONS)
+        _check("decoding", self.decode, DECODINGS)
 
     def to_json(self) -> str:
         """Write the options so that they mean the same in any folder: files by absolute path."""
