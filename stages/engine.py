@@ -4,7 +4,7 @@ Casting, preprocessing, the network and pooling are one TensorFlow graph, run by
 runs only what is fetched: the network ends at the deepest layer asked for. The weights are
 variables of the session and not constants of the graph. Constants would be copied by each of a
 dozen optimization passes (VGG16 then starts 3 s later and takes 1.7 GB more), and what they would
-gain, folding, must be off for the numbers to be Keras' own (see `_configure_session`).
+gain, folding, must be off for the numbers to stay close to Keras' (see `_configure_session`).
 """
 
 from __future__ import annotations
@@ -230,6 +230,6 @@ def _configure_session() -> Any:
     config.gpu_options.allow_growth = True
     # Folding would multiply batch normalization into the convolutions' weights. That is a tenth
     # faster for ResNet50, and differs from Keras by rounding that some networks amplify: by 2e-4
-    # of the largest value at the end of MobileNet x0.25. Without it the values are Keras' own.
+    # of the largest value at the end of MobileNet x0.25. Without it, by at most 5e-6.
     config.graph_options.rewrite_options.constant_folding = RewriterConfig.OFF
     return config
