@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from cache.key import Recipe
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
 from stages.heads import Head, load_head
+from stages.table import make_writer
 
 MODEL_NAME = "model.json"
 
@@ -103,15 +103,11 @@ def write_predictions(
     """
     predicted = classes[probabilities.argmax(axis=1)].tolist()
     rows = zip(paths, labels, predicted, probabilities.tolist(), strict=True)
-    # Before Python 3.13, the csv module leaves a carriage return bare, and reads it as a row's end.
-    returns = any("\r" in text for text in (*paths, *labels, *classes))
     with (
         published(file) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
-        writer = csv.writer(
-            stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-        )
+        writer = make_writer(stream, (*paths, *labels, *classes))
         writer.writerow(["path", "label", "predicted", *classes])
         writer.writerows([path, label, name, *values] for path, label, name, values in rows)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +16,7 @@ from pipeline.plan import LayerPlan
 from pipeline.prepare import Preparation
 from pipeline.progress import Shares
 from stages.errors import InputError
+from stages.table import make_writer
 
 
 @dataclass(slots=True, kw_only=True)
@@ -161,7 +161,7 @@ def _write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
         published(file) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
-        writer = csv.writer(stream)
+        writer = make_writer(stream, (text for row in failed for text in row))
         writer.writerow(("path", "reason"))
         writer.writerows(failed)
 

@@ -7,10 +7,11 @@ import csv
 import os
 import secrets
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from stages.errors import InputError
 
@@ -112,14 +113,26 @@ def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:
 
 
 def _write_rows(columns: Mapping[str, Sequence[str]], stream: TextIO) -> None:
-    # Before Python 3.13 the csv module leaves a bare carriage return unquoted, and reads it back
-    # as the end of a row.
-    returns = any("\r" in field for column in columns.values() for field in column)
-    writer = csv.writer(
-        stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
-    )
+    writer = make_writer(stream, chain.from_iterable(columns.values()))
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
+
+
+def make_writer(stream: TextIO, texts: Iterable[str]) -> Any:
+    """Return a CSV writer whose rows are read back as they are.
+
+    Parameters
+    ----------
+    stream : text file
+        Opened with ``newline=""``.
+    texts : iterable of str
+        All fields that may hold a carriage return: before Python 3.13 the csv module leaves a bare
+        one unquoted, and reads it back as the end of a row.
+    """
+    returns = any("\r" in text for text in texts)
+    return csv.writer(
+        stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    )
 
 
 def _check_shape(header: list[str], rows: list[list[str]], *, name: str) -> None:
