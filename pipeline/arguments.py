@@ -6,19 +6,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cache.shard import COMPRESSIONS
 from pipeline.options import (
     DECODINGS,
     DEFAULT_CACHE,
     DTYPES,
     ENGINES,
-    ORIENTATIONS,
     PRECISIONS,
-    VIEWS,
     parse_bytes,
     parse_size,
 )
 from stages.applications import PREPROCESS_MODES
-from stages.decode import RESIZE_METHODS, RESIZE_MODES
+from stages.decode import ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
+from stages.engine import VIEWS
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
@@ -131,7 +131,7 @@ def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--resize-mode", default="stretch", choices=list(RESIZE_MODES))
     what.add_argument("--preprocess", default="auto", choices=["auto", *PREPROCESS_MODES])
     what.add_argument("--view", default="identity", choices=VIEWS)
-    what.add_argument("--orient", default="ignore", choices=ORIENTATIONS)
+    what.add_argument("--orient", default="ignore", choices=ORIENT_MODES)
     what.add_argument("--dtype", default="float32", choices=DTYPES)
     what.add_argument("--engine", default="tensorflow", choices=ENGINES)
     what.add_argument("--precision", default="float32", choices=PRECISIONS)
@@ -162,7 +162,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     how = parser.add_argument_group("how (changes no number)")
     how.add_argument("--batch-size", default="auto", metavar="auto|N")
     how.add_argument("--memory", type=parse_bytes, default="4GB", metavar="4GB")
-    how.add_argument("--compression", default="none", choices=["none", "lz4", "zstd"])
+    how.add_argument("--compression", default="none", choices=COMPRESSIONS)
     how.add_argument("--on-error", default="skip", choices=["skip", "fail"])
     how.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that decodes")
     _add_workers(how)

@@ -11,13 +11,12 @@ from pathlib import Path
 from cache.shard import COMPRESSIONS
 from pipeline.errors import PipelineError
 from stages.applications import PREPROCESS_MODES, parse_backbone
-from stages.decode import RESIZE_METHODS, RESIZE_MODES
+from stages.decode import ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
+from stages.engine import VIEWS
 from stages.errors import UnknownNameError
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
-VIEWS = ("identity", "hflip")
-ORIENTATIONS = ("ignore", "exif")
 DTYPES = ("float32", "float16")
 # One of each so far; all are in the recipe, so that others can come without a false hit.
 ENGINES = ("tensorflow",)
@@ -98,7 +97,7 @@ class FeatureOptions:
         _check("resize mode", self.resize_mode, RESIZE_MODES)
         _check("preprocessing", self.preprocess, ("auto", *PREPROCESS_MODES))
         _check("view", self.view, VIEWS)
-        _check("orientation", self.orient, ORIENTATIONS)
+        _check("orientation", self.orient, ORIENT_MODES)
         _check("dtype", self.dtype, DTYPES)
         _check("engine", self.engine, ENGINES)
         _check("precision", self.precision, PRECISIONS)

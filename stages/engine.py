@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.applications import PREPROCESS_MODES
 from stages.errors import InputError, UnknownNameError
 from stages.layers import LayerSpec
 from stages.network import Network
@@ -192,7 +193,7 @@ def preprocess(images: Any, mode: str) -> Any:
         return pixels[..., ::-1] - tf.constant(_CAFFE_MEAN_BGR)
     if mode == "torch":
         return (pixels / 255.0 - tf.constant(_TORCH_MEAN_RGB)) / tf.constant(_TORCH_DEVIATION_RGB)
-    raise UnknownNameError("preprocessing", mode, ("caffe", "tf", "torch", "none"))
+    raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
 
 
 def pool(activation: Any, layer: LayerSpec) -> Any:
