@@ -1,0 +1,166 @@
+"""Matrices of features, one row an image, that may be larger than memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+
+# One read ahead of what is done with it; larger ones are no faster.
+BLOCK_BYTES = 32 * 2**20
+
+
+class Matrix(Protocol):
+    """Features of n rows; only what is asked for is read."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows, and of features in each."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What is stored: float32 or float16."""
+        ...
+
+    @property
+    def key(self) -> str:
+        """Digest of what determines the values, in hex: equal keys, equal matrices."""
+        ...
+
+    def read(self, rows: Rows) -> NDArray[Any]:
+        """Read rows in the given order.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, shape (m,)
+
+        Returns
+        -------
+        ndarray of `dtype`, shape (m, n_features)
+            The caller's own, to change at will.
+        """
+        ...
+
+    def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[NDArray[Any]]:
+        """Yield the columns from left to right, some of them at a time, for all of `rows`.
+
+        Parameters
+        ----------
+        rows : ndarray of int64, shape (m,)
+        n_bytes : int
+            What one block may take; at least one column comes each time.
+
+        Yields
+        ------
+        ndarray of `dtype`, shape (m, k)
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ArrayMatrix:
+    """An array in memory or mapped from a file.
+
+    Parameters
+    ----------
+    values : ndarray of float32 or float16, shape (n_rows, n_features)
+    """
+
+    values: NDArray[Any]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows, and of features in each."""
+        return self.values.shape[0], self.values.shape[1]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What is stored."""
+        return self.values.dtype
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 of shape, dtype and values."""
+        digest = hashlib.sha256(f"{self.shape} {self.dtype}".encode())
+        digest.update(np.ascontiguousarray(self.values).data)
+        return digest.hexdigest()
+
+    def read(self, rows: Rows) -> NDArray[Any]:
+        """Read rows in the given order."""
+        taken: NDArray[Any] = np.take(self.values, rows, axis=0)
+        return taken
+
+    def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[NDArray[Any]]:
+        """Yield the columns from left to right, some of them at a time, for all of `rows`."""
+        step = max(1, n_bytes // max(1, len(rows) * self.dtype.itemsize))
+        for start in range(0, self.shape[1], step):
+            yield self.values[:, start : start + step][rows]
+
+
+@dataclass(frozen=True)
+class JoinedMatrix:
+    """Matrices of the same rows, side by side.
+
+    Parameters
+    ----------
+    parts : sequence of Matrix
+        At least one.
+    """
+
+    parts: Sequence[Matrix]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows, and of features in each."""
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What holds the values of every part."""
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    @property
+    def key(self) -> str:
+        """Digest of the parts' keys."""
+        return hashlib.sha256(" ".join(part.key for part in self.parts).encode()).hexdigest()
+
+    def read(self, rows: Rows) -> NDArray[Any]:
+        """Read rows in the given order."""
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        start = 0
+        for part in self.parts:
+            stop = start + part.shape[1]
+            out[:, start:stop] = part.read(rows)
+            start = stop
+        return out
+
+    def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[NDArray[Any]]:
+        """Yield the columns from left to right, some of them at a time, for all of `rows`."""
+        for part in self.parts:
+            yield from part.iterate_columns(rows, n_bytes=n_bytes)
+
+
+def iterate_rows(
+    matrix: Matrix, rows: Rows, *, n_bytes: int = BLOCK_BYTES
+) -> Iterator[tuple[slice, NDArray[Any]]]:
+    """Read rows block by block.
+
+    Yields
+    ------
+    positions : slice
+        Which of `rows` the block holds.
+    block : ndarray, shape (m, n_features)
+        About `n_bytes`, one row at least.
+    """
+    step = max(1, n_bytes // max(1, matrix.shape[1] * matrix.dtype.itemsize))
+    for start in range(0, len(rows), step):
+        positions = slice(start, min(len(rows), start + step))
+        yield positions, matrix.read(rows[positions])

@@ -1,0 +1,111 @@
+"""What a head is to say of an image: one of several classes, any number of them, or a value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.errors import InputError, UnknownNameError
+
+CLASSIFICATION = "classification"
+MULTILABEL = "multilabel"
+REGRESSION = "regression"
+TASKS = (CLASSIFICATION, MULTILABEL, REGRESSION)
+SEPARATOR = ";"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """The truth about n rows.
+
+    Attributes
+    ----------
+    task : str
+        One of `TASKS`.
+    values : ndarray, shape (n,) or (n, n_classes)
+        ``classification``: str, the class. ``multilabel``: bool, whether each of `classes` is
+        there. ``regression``: float64.
+    classes : ndarray of str, shape (n_classes,)
+        Sorted; none for a regression.
+    """
+
+    task: str
+    values: NDArray[Any]
+    classes: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def select(self, rows: NDArray[np.int64]) -> Targets:
+        """Return some of the rows, with the same classes."""
+        return Targets(task=self.task, values=self.values[rows], classes=self.classes)
+
+
+def parse_targets(
+    texts: Sequence[str], *, task: str, names: Sequence[str], column: str = "label"
+) -> tuple[Targets, NDArray[np.bool_]]:
+    """Read a column of the dataset's table.
+
+    Parameters
+    ----------
+    texts : sequence of str, length n
+        ``""`` where nothing is known. For ``multilabel``, classes separated by ``;``; a lone
+        ``;`` says that none applies.
+    task : str
+        One of `TASKS`.
+    names : sequence of str, length n
+        What messages call the rows.
+    column : str
+        What messages call the column.
+
+    Returns
+    -------
+    targets : Targets
+        Of all n rows; what it says of unknown ones means nothing.
+    known : ndarray of bool, shape (n,)
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such task.
+    InputError
+        A regression's target is not a finite number.
+    """
+    known = np.array([bool(text.strip()) for text in texts], np.bool_)
+    if task == CLASSIFICATION:
+        labels = np.array(texts, np.str_)
+        return Targets(task=task, values=labels, classes=np.unique(labels[known])), known
+    if task == MULTILABEL:
+        return _parse_tags(texts), known
+    if task == REGRESSION:
+        values = [
+            _parse_number(text, name, column) if text.strip() else np.nan
+            for text, name in zip(texts, names, strict=True)
+        ]
+        nothing = np.empty(0, np.str_)
+        return Targets(task=task, values=np.array(values, np.float64), classes=nothing), known
+    raise UnknownNameError("task", task, TASKS)
+
+
+def _parse_tags(texts: Sequence[str]) -> Targets:
+    tags = [{tag.strip() for tag in text.split(SEPARATOR)} - {""} for text in texts]
+    classes = np.array(sorted(set().union(*tags)), np.str_)
+    values = np.array([[name in found for name in classes.tolist()] for found in tags], np.bool_)
+    return Targets(task=MULTILABEL, values=values.reshape(len(tags), -1), classes=classes)
+
+
+def _parse_number(text: str, name: str, column: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = np.nan
+    if not np.isfinite(value):
+        raise InputError(
+            f"{column} {text!r} of {name!r} is not a finite number; correct it, leave it empty,"
+            " or drop --task regression"
+        )
+    return value
