@@ -76,7 +76,8 @@ def compute_missing(
         writer = stack.enter_context(
             ActivationWriter(prepared.layout, plan, index=index, decoding=prepared.decoding)
         )
-        advance = stack.enter_context(show_progress(len(plan.digests), shares))
+        progress = show_progress(len(plan.digests), unit="images", note=shares.describe)
+        advance = stack.enter_context(progress)
         clock_s = time.monotonic()
         for batch in loader:
             shares.loading += time.monotonic() - clock_s

@@ -30,19 +30,34 @@ class Shares:
         spent = {"loading": self.loading, "backbone": self.backbone, "disk": self.disk}
         return max(spent, key=lambda name: spent[name])
 
+    def describe(self) -> str:
+        """Return what a progress line says of it."""
+        return f"bottleneck: {self.bottleneck}"
+
 
 @contextmanager
-def show_progress(n_images: int, shares: Shares) -> Iterator[Callable[[int], None]]:
-    """Yield a function to call with the number of images that were just finished."""
+def show_progress(
+    total: int, *, unit: str, note: Callable[[], str]
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function to call with the number of units that were just finished.
+
+    Parameters
+    ----------
+    total : int
+    unit : str
+        What is counted, as in "images".
+    note : callable
+        Returns what else to say at this moment.
+    """
     if sys.stderr.isatty():
-        with _show_bar(n_images, shares) as advance:
+        with _show_bar(total, unit, note) as advance:
             yield advance
     else:
-        yield _log_lines(n_images, shares)
+        yield _log_lines(total, unit, note)
 
 
 @contextmanager
-def _show_bar(n_images: int, shares: Shares) -> Iterator[Callable[[int], None]]:
+def _show_bar(total: int, unit: str, note: Callable[[], str]) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -57,24 +72,23 @@ def _show_bar(n_images: int, shares: Shares) -> Iterator[Callable[[int], None]]:
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[bound]}"),
+        TextColumn("{task.fields[note]}"),
     )
     started_s = time.monotonic()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=n_images, rate="", bound="starting")
+        task = bar.add_task("", total=total, rate="", note="starting")
         done = 0
 
         def advance(n: int) -> None:
             nonlocal done
             done += n
             rate = done / max(1e-9, time.monotonic() - started_s)
-            bound = f"bottleneck: {shares.bottleneck}"
-            bar.update(task, advance=n, rate=f"{rate:.1f} images/s", bound=bound)
+            bar.update(task, advance=n, rate=f"{rate:.1f} {unit}/s", note=note())
 
         yield advance
 
 
-def _log_lines(n_images: int, shares: Shares) -> Callable[[int], None]:
+def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int], None]:
     started_s = last_s = time.monotonic()
     done = 0
 
@@ -82,14 +96,13 @@ def _log_lines(n_images: int, shares: Shares) -> Callable[[int], None]:
         nonlocal done, last_s
         done += n
         now_s = time.monotonic()
-        if now_s - last_s < LINE_EVERY_S and done < n_images:
+        if now_s - last_s < LINE_EVERY_S and done < total:
             return
         last_s = now_s
         rate = done / max(1e-9, now_s - started_s)
-        left_s = (n_images - done) / max(1e-9, rate)
+        left_s = (total - done) / max(1e-9, rate)
         print(
-            f"{done}/{n_images} images, {rate:.1f} images/s, {left_s:.0f} s left,"
-            f" bottleneck: {shares.bottleneck}",
+            f"{done}/{total} {unit}, {rate:.1f} {unit}/s, {left_s:.0f} s left, {note()}",
             file=sys.stderr,
             flush=True,
         )
