@@ -22,9 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import InputError
+from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 
 BATCH_BYTES = 16 * 2**20
 RECORD_NAME = "head.json"
+MIN_CLASSES = {CLASSIFICATION: 2, MULTILABEL: 1, REGRESSION: 0}
 
 # What the zip, JSON, numpy, skops and Keras readers raise on a file that is not what we wrote.
 DAMAGE = (
@@ -34,7 +36,7 @@ DAMAGE = (
 
 
 class Head(Protocol):
-    """A classifier fitted on the rows of one feature matrix."""
+    """What was fitted on the rows of one feature matrix."""
 
     @property
     def kind(self) -> str:
@@ -47,8 +49,16 @@ class Head(Protocol):
         ...
 
     @property
+    def task(self) -> str:
+        """One of `stages.targets.TASKS`."""
+        ...
+
+    @property
     def classes(self) -> NDArray[np.str_]:
-        """The class names: sorted, shape (n_classes,)."""
+        """The class names, sorted, shape (n_classes,); none for a regression.
+
+        Those among the training rows for a classification, all of them for a multilabel task.
+        """
         ...
 
     @property
@@ -56,8 +66,8 @@ class Head(Protocol):
         """The length of one row of features."""
         ...
 
-    def predict_proba(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the probability of every class for every row.
+    def predict(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Say what there is to say of every row.
 
         Parameters
         ----------
@@ -65,8 +75,10 @@ class Head(Protocol):
 
         Returns
         -------
-        ndarray of float64, shape (n_rows, n_classes)
-            Rows sum to 1; columns are in the order of `classes`.
+        ndarray of float64, shape (n_rows, n_outputs)
+            ``classification``: the probability of each of `classes`; rows sum to 1.
+            ``multilabel``: the probability of each of `classes`, independent of the others.
+            ``regression``: one column, the value.
 
         Raises
         ------
@@ -117,7 +129,7 @@ def predict_by_batch(
             f"this head was fitted on {head.n_features} features a row, not {features.shape[1]};"
             " give it the layer that it was fitted on"
         )
-    nothing = np.empty((0, len(head.classes)))
+    nothing = np.empty((0, max(1, len(head.classes))))
     return np.concatenate([nothing, *map(predict, iterate_batches(features))])
 
 
@@ -127,6 +139,7 @@ class HeadRecord:
 
     kind: str
     settings: dict[str, object]
+    task: str
     classes: NDArray[np.str_]
     n_features: int
 
@@ -136,6 +149,7 @@ def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None
     record = {
         "kind": head.kind,
         "settings": dataclasses.asdict(head.settings),
+        "task": head.task,
         "classes": head.classes.tolist(),
         "n_features": head.n_features,
         "versions": {package: version(package) for package in ("numpy", *packages)},
@@ -154,12 +168,15 @@ def read_record(folder: Path) -> HeadRecord:
     """
     with refuse_damage(folder):
         record = json.loads((folder / RECORD_NAME).read_text(encoding="utf-8"))
-        classes = np.array([str(name) for name in record["classes"]])
-        if len(classes) < 2 or not np.array_equal(classes, np.unique(classes)):
-            raise ValueError(f"{RECORD_NAME} lists no two classes in order")
+        # The first heads were classifiers, and did not say so.
+        task = str(record.get("task", CLASSIFICATION))
+        classes = np.array([str(name) for name in record["classes"]], np.str_)
+        if len(classes) < MIN_CLASSES[task] or not np.array_equal(classes, np.unique(classes)):
+            raise ValueError(f"{RECORD_NAME} does not list the classes of a {task} in order")
         return HeadRecord(
             kind=str(record["kind"]),
             settings=dict(record["settings"]),
+            task=task,
             classes=classes,
             n_features=int(record["n_features"]),
         )

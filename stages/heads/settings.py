@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
@@ -73,6 +74,45 @@ def layer_sizes(value: object) -> tuple[int, ...]:
     if isinstance(value, list | tuple):
         return tuple(map(parse, value))
     return (parse(value),)
+
+
+# The classes, or what stands for all of them, by weight.
+ClassWeights = str | tuple[tuple[str, float], ...]
+CLASS_WEIGHTS_WANTED = "none, balanced, or a weight above 0 for some classes, as in cat:1,dog:3"
+
+
+def class_weights(value: object) -> ClassWeights:
+    """Parse ``none``, ``balanced``, ``cat:1,dog:3`` or a mapping; pairs come sorted by class."""
+    if value is None or (isinstance(value, str) and ":" not in value):
+        return choice("none", "balanced")(value)
+    if isinstance(value, str):
+        inside = value.strip().removeprefix("[").removesuffix("]")
+        value = [part.rpartition(":")[::2] for part in inside.split(",")]
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple):
+        raise TypeError(value)
+    parse_weight = number(lambda weight: 0 < weight < math.inf)
+    weights = {str(name).strip(): parse_weight(weight) for name, weight in pairs}
+    if len(weights) < max(1, len(pairs)):
+        raise ValueError(value)
+    return tuple(sorted(weights.items()))
+
+
+def find_class_weights(setting: ClassWeights, classes: Iterable[str]) -> dict[str, float]:
+    """Return the weight of each class that has one of its own.
+
+    Raises
+    ------
+    UnknownNameError
+        A weight is given to what is not one of `classes`.
+    """
+    if isinstance(setting, str):
+        return {}
+    known = list(classes)
+    for name, _ in setting:
+        if name not in known:
+            raise UnknownNameError("class", name, known, where="in class_weight")
+    return dict(setting)
 
 
 def _to_float(value: object) -> float:
