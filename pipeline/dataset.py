@@ -13,7 +13,12 @@ from stages.folder import FolderSource
 from stages.labels import build_manifest
 from stages.manifest import Manifest, read_manifest
 from stages.source import Source, hash_images, open_source
-from stages.splits import assign_splits, find_crossing_duplicates, label_conflicts
+from stages.splits import (
+    assign_splits,
+    find_crossing_duplicates,
+    find_crossing_groups,
+    label_conflicts,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -123,6 +128,15 @@ def _warn_of_duplicates(manifest: Manifest) -> None:
         _log.warning(
             "%d images lie in more than one split, so the test is not honest: %s is also %s",
             len(crossing),
+            first,
+            second,
+        )
+    straddling = find_crossing_groups(manifest)
+    if straddling:
+        first, second = straddling[0]
+        _log.warning(
+            "%d groups lie in more than one split, so the test is not honest: %s and %s are of one",
+            len(straddling),
             first,
             second,
         )

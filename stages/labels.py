@@ -29,7 +29,8 @@ def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
         A folder, a zip archive or a CSV file.
     labels : str, optional
         ``folder``, ``filename:REGEX`` (the first group or else the whole match, searched in the
-        base name), or ``csv:FILE`` (labels and splits looked up by path, base name or stem).
+        base name), or ``csv:FILE`` (labels, splits and further columns looked up by path, base
+        name or stem; without a column of labels, those of the default stay).
         By default what the CSV at the location or in the archive says; otherwise the folders.
 
     Raises
@@ -46,13 +47,7 @@ def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
         manifest = _list_images(source) if place.is_dir() else _list_table(place)
     if labels is None:
         return manifest
-    manifest = _relabel(manifest, labels, wrapped=not place.is_dir())
-    if not any(manifest.labels):
-        raise InputError(
-            f"--labels {labels!r} finds a label for none of the {len(manifest)} images "
-            f"(the first is {manifest.paths[0]!r}); correct it or choose another kind"
-        )
-    return manifest
+    return _relabel(manifest, labels, wrapped=not place.is_dir())
 
 
 def _list_images(source: Source) -> Manifest:
@@ -97,14 +92,24 @@ def _relabel(manifest: Manifest, rule: str, *, wrapped: bool) -> Manifest:
         labels, splits = _read_folders(manifest.paths, wrapped=wrapped)
         if any(manifest.splits):
             splits = manifest.splits
-        return dataclasses.replace(manifest, labels=labels, splits=splits)
-    if kind == "filename":
-        return dataclasses.replace(manifest, labels=_search_names(manifest.paths, argument))
-    if kind == "csv":
+        relabelled = dataclasses.replace(manifest, labels=labels, splits=splits)
+    elif kind == "filename":
+        names = _search_names(manifest.paths, argument)
+        relabelled = dataclasses.replace(manifest, labels=names)
+    elif kind == "csv":
         table = read_table(Path(argument))
+        if table.extra and "label" not in table.known:
+            return join_table(manifest, table)
         table.require("label")
-        return join_table(manifest, table)
-    raise InputError(f"unknown labels {rule!r}; write folder, filename:REGEX or csv:FILE")
+        relabelled = join_table(manifest, table)
+    else:
+        raise InputError(f"unknown labels {rule!r}; write folder, filename:REGEX or csv:FILE")
+    if not any(relabelled.labels):
+        raise InputError(
+            f"--labels {rule!r} finds a label for none of the {len(manifest)} images "
+            f"(the first is {manifest.paths[0]!r}); correct it or choose another kind"
+        )
+    return relabelled
 
 
 def _search_names(paths: Sequence[str], regex: str) -> list[str]:

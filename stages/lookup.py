@@ -20,14 +20,26 @@ def join_table(manifest: Manifest, table: Table) -> Manifest:
 
     An image's row is the one with its path, or else with its base name, or else with its stem,
     as long as no other row and no other image has the same. Images without a row get no label and
-    keep their split; rows without an image are left out.
+    keep their split; rows without an image are left out. A table without labels leaves those that
+    there are.
+
+    Raises
+    ------
+    InputError
+        When no row names an image.
     """
-    rows = _match_rows(table.require("path"), manifest.paths)
-    blank = [""] * len(table.known["path"])
-    found = _pick(table.known.get("split", blank), rows)
+    names = table.require("path")
+    rows = _match_rows(names, manifest.paths)
+    if max(rows, default=0) < 0:
+        raise InputError(
+            f"no row of {table.name!r} names one of the {len(manifest)} images (the first is"
+            f" {manifest.paths[0]!r}); correct its paths, base names or stems"
+        )
+    labels = table.known.get("label")
+    found = _pick(table.known.get("split", [""] * len(names)), rows)
     return dataclasses.replace(
         manifest,
-        labels=_pick(table.known.get("label", blank), rows),
+        labels=manifest.labels if labels is None else _pick(labels, rows),
         splits=[
             normalise_split(split) or kept
             for split, kept in zip(found, manifest.splits, strict=True)
@@ -107,7 +119,7 @@ def _read_archive_tables(source: ZipSource) -> Iterator[Table]:
 
 def _is_useful(table: Table) -> bool:
     says_something = table.known.keys() & {"label", "split"} or _name_split(table.name)
-    return "path" in table.known and bool(says_something)
+    return bool(table.known.get("path") and says_something)
 
 
 def _place(table: Table) -> Table:

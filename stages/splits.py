@@ -1,26 +1,41 @@
-"""Who trains and who tests: random splits that identical images cannot cross."""
+"""Who trains and who tests: random splits that identical images and groups cannot cross."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import itertools
+import math
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
 
 from stages.errors import InputError
+from stages.groups import find_group_column, join_groups
 from stages.manifest import Manifest
+from stages.targets import SEPARATOR
+
+# Beyond this share of labels that occur once, numbers and tags are no classes.
+_MOST_LONE = 0.1
+# Into how many parts such numbers are cut, and how many rows each needs at least.
+_MOST_PARTS = 10
+_LEAST_ROWS = 10
 
 
 def assign_splits(manifest: Manifest, split: str | None, *, seed: int = 0) -> Manifest:
     """Give every row its split.
 
-    A random split is stratified by label. Rows of one digest stay together, under the first of
-    their labels in sorted order; a row without a digest is a group of its own. Which group goes
-    where depends on its digest (or path), the labels and the seed, not on the order of the rows.
-    Every class keeps at least one group in ``train``, and each of its shares is met within one
-    group; what rounding leaves over in one class is made up for in the next, so that the shares of
-    the whole come out right even when every class is small.
+    A random split is stratified by label. Rows of one digest, and those of one value of a column
+    ``group`` if there is one, stay together, under the first of their labels in sorted order; a
+    row without either is a group of its own. Which group goes where depends on its digests (or
+    paths), the labels and the seed, not on the order of the rows. Every class keeps at least one
+    group in ``train``, and each of its shares is met within one group; what rounding leaves over
+    in one class is made up for in the next, so that the shares of the whole come out right even
+    when every class is small.
+
+    That would never test a value or a set of tags that only one row has. So where these are more
+    than a tenth of the labelled rows, numbers are stratified by their deciles (fewer, larger
+    parts where a tenth is less than ten rows), and labels that hold ``;`` are one stratum.
 
     Parameters
     ----------
@@ -57,10 +72,26 @@ def find_crossing_duplicates(manifest: Manifest) -> list[tuple[str, str]]:
     list of (str, str)
         Sorted pairs of paths: for each digest and each two of its splits, the first path of each.
     """
-    first: defaultdict[bytes, dict[str, str]] = defaultdict(dict)
-    for digest, split, path in zip(manifest.digests, manifest.splits, manifest.paths, strict=True):
-        if digest and split:
-            first[digest][split] = min(path, first[digest].get(split, path))
+    return _find_crossing(manifest, manifest.digests)
+
+
+def find_crossing_groups(manifest: Manifest) -> list[tuple[str, str]]:
+    """Find values of the column ``group`` in different splits.
+
+    Returns
+    -------
+    list of (str, str)
+        As `find_crossing_duplicates`; empty without such a column.
+    """
+    column = find_group_column(manifest.extra) or [""] * len(manifest)
+    return _find_crossing(manifest, [value.strip() for value in column])
+
+
+def _find_crossing(manifest: Manifest, keys: Sequence[Hashable]) -> list[tuple[str, str]]:
+    first: defaultdict[Hashable, dict[str, str]] = defaultdict(dict)
+    for key, split, path in zip(keys, manifest.splits, manifest.paths, strict=True):
+        if key and split:
+            first[key][split] = min(path, first[key].get(split, path))
     return sorted(
         pair
         for paths in first.values()
@@ -107,9 +138,9 @@ def _bad_shares(text: str, reason: str) -> InputError:
 def _draw_splits(manifest: Manifest, shares: dict[str, float], *, seed: int) -> list[str]:
     splits = ["train"] * len(manifest)
     owed = dict.fromkeys(shares, 0.0)
-    classes = _group_rows(manifest)
-    for label in sorted(classes):
-        groups = classes[label]
+    strata = _group_rows(manifest)
+    for stratum in sorted(strata):
+        groups = strata[stratum]
         # Ranked by a hash, not by a generator: then neither the order of the rows nor a library's
         # version can change who goes where.
         ranked = sorted(groups, key=lambda key: hashlib.sha256(b"%d:" % seed + key).digest())
@@ -121,15 +152,50 @@ def _draw_splits(manifest: Manifest, shares: dict[str, float], *, seed: int) -> 
 
 
 def _group_rows(manifest: Manifest) -> dict[str, dict[bytes, list[int]]]:
-    """Collect label → group key → rows."""
-    rows: defaultdict[bytes, list[int]] = defaultdict(list)
-    for row, (digest, path) in enumerate(zip(manifest.digests, manifest.paths, strict=True)):
-        rows[digest or os.fsencode(path)].append(row)
-    classes: defaultdict[str, dict[bytes, list[int]]] = defaultdict(dict)
-    for key, group in rows.items():
-        labels = (manifest.labels[row] for row in group if manifest.labels[row])
-        classes[min(labels, default="")][key] = group
-    return classes
+    """Collect stratum → group key → rows."""
+    pairs = zip(manifest.digests, manifest.paths, strict=True)
+    keys = [digest or os.fsencode(path) for digest, path in pairs]
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for row, group in enumerate(join_groups(keys, find_group_column(manifest.extra)).tolist()):
+        groups[group].append(row)
+    stratum_of = _stratify([label for label in manifest.labels if label])
+    strata: defaultdict[str, dict[bytes, list[int]]] = defaultdict(dict)
+    for rows in groups.values():
+        label = min((manifest.labels[row] for row in rows if manifest.labels[row]), default="")
+        strata[stratum_of.get(label, "")][min(keys[row] for row in rows)] = rows
+    return strata
+
+
+def _stratify(labels: list[str]) -> dict[str, str]:
+    """Map each label to its stratum: itself, unless labels are values or tags that seldom recur."""
+    counts = Counter(labels)
+    n_lone = sum(count == 1 for count in counts.values())
+    if n_lone <= _MOST_LONE * len(labels):
+        return {label: label for label in counts}
+    values = {label: _parse_number(label) for label in counts}
+    if all(map(math.isfinite, values.values())):
+        return _cut_quantiles(counts, values)
+    if any(SEPARATOR in label for label in counts):
+        return dict.fromkeys(counts, SEPARATOR)
+    return {label: label for label in counts}
+
+
+def _cut_quantiles(counts: Counter[str], values: dict[str, float]) -> dict[str, str]:
+    """Cut values into parts of about as many rows."""
+    n_rows, n_before = counts.total(), 0
+    n_parts = max(1, min(_MOST_PARTS, n_rows // _LEAST_ROWS))
+    parts = {}
+    for label in sorted(counts, key=lambda label: (values[label], label)):
+        parts[label] = f"{n_before * n_parts // n_rows:02d}"
+        n_before += counts[label]
+    return parts
+
+
+def _parse_number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _allot(sizes: list[int], shares: dict[str, float], owed: dict[str, float]) -> list[str]:

@@ -234,10 +234,37 @@ def test_labels_that_fail_are_one_line(tmp_path: Path, rule: str, complaint: str
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_for_labels_needs_both_columns(tmp_path: Path) -> None:
+def test_a_table_without_labels_leaves_those_there_are_and_adds_its_columns(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,age,Group\n1.png,31,ann\n2.png,54,bob\n9.png,0,\n")
+    rule = f"csv:{tmp_path / 't.csv'}"
+    nested = build_manifest(fill(tmp_path / "p", "f/1.png", "m/2.png", "m/3.png"), labels=rule)
+    assert nested.labels == ["f", "m", "m"]
+    assert nested.extra == {"age": ["31", "54", ""], "Group": ["ann", "bob", ""]}
+    flat = build_manifest(fill(tmp_path / "q", "1.png", "2.png"), labels=rule)
+    assert (flat.labels, flat.extra["age"]) == (["", ""], ["31", "54"])
+
+
+def test_a_table_in_an_archive_that_tells_only_splits_leaves_the_folders_labels(
+    tmp_path: Path,
+) -> None:
+    location = pack(
+        *(tmp_path / "a.zip", "cat/1.png", "dog/2.png"),
+        t="path,split\ncat/1.png,train\ndog/2.png,test\n",
+    )
+    assert list(rows(build_manifest(location)).values()) == [("cat", "train"), ("dog", "test")]
+
+
+@pytest.mark.parametrize("header", ["path,label", "path,age"])
+def test_a_table_that_names_none_of_the_images_says_so(tmp_path: Path, header: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{header}\nx.png,3\n")
+    with pytest.raises(InputError, match=r"no row of '.*t\.csv' names one of the 1 images .*'1"):
+        build_manifest(fill(tmp_path / "p", "1.png"), labels=f"csv:{tmp_path / 't.csv'}")
+
+
+def test_a_table_for_labels_needs_paths_and_something_to_say(tmp_path: Path) -> None:
     location = fill(tmp_path / "p", "1.png")
-    for header, missing in (("path,score", "label or class or target"), ("id,label", "path or")):
-        (tmp_path / "t.csv").write_text(f"{header}\n1,2\n")
+    for header, missing in (("path,digest", "label or class or target"), ("id,label", "path or")):
+        (tmp_path / "t.csv").write_text(f"{header}\n1,\n")
         with pytest.raises(InputError, match=f"has no column {missing}"):
             build_manifest(location, labels=f"csv:{tmp_path / 't.csv'}")
 

@@ -5,12 +5,18 @@ import hashlib
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_diabetes, load_digits
 
 from stages.errors import InputError
 from stages.manifest import Manifest
-from stages.splits import assign_splits, find_crossing_duplicates, label_conflicts
+from stages.splits import (
+    assign_splits,
+    find_crossing_duplicates,
+    find_crossing_groups,
+    label_conflicts,
+)
 
 
 def make_manifest(contents: list[bytes], labels: list[str]) -> Manifest:
@@ -115,6 +121,88 @@ def test_a_split_is_the_same_for_ever() -> None:
     split = assign_splits(manifest, "test=0.3,val=0.2", seed=42)
     signs = {"train": "-", "test": "t", "val": "v"}
     assert "".join(signs[name] for name in split.splits) == "--t-tv--vt-t"
+
+
+def test_splits_of_classes_are_the_same_as_before_groups_and_values(doubled: Manifest) -> None:
+    split = assign_splits(doubled, "test=0.3,val=0.1", seed=3)
+    assert (
+        hashlib.sha256(",".join(split.splits).encode()).hexdigest()
+        == "bdc75b5e437e05471a3774ce08a93a05fb24908b78cb784f84bccccb8ab337e5"
+    )
+
+
+def test_rare_values_of_a_regression_are_tested_too_in_every_decile() -> None:
+    values = load_diabetes().target
+    manifest = make_manifest([b"%d" % row for row in range(442)], [f"{v:g}" for v in values])
+    assert max(Counter(manifest.labels).values()) > 1  # some recur
+    for seed in range(5):
+        split = assign_splits(manifest, "test=0.3", seed=seed)
+        tested = np.array(split.splits) == "test"
+        assert abs(tested.sum() - 0.3 * 442) <= 1
+        counts = Counter(manifest.labels)
+        lone = np.array([counts[label] == 1 for label in manifest.labels])
+        assert 0.15 < tested[lone].mean() < 0.45
+        for tenth in np.array_split(np.argsort(values), 10):
+            assert abs(tested[tenth].mean() - 0.3) < 0.12
+
+
+def test_a_few_values_are_one_part_and_share_alike() -> None:
+    manifest = make_manifest([b"%d" % row for row in range(12)], [f"{row}.5" for row in range(12)])
+    assert assign_splits(manifest, "test=0.25").splits.count("test") == 3
+
+
+def test_sets_of_tags_that_seldom_recur_are_tested_too() -> None:
+    draw = random.Random(0)
+    tags = [";".join(t for t in "abcdefgh" if draw.random() < 0.5) for _ in range(300)]
+    manifest = make_manifest([b"%d" % row for row in range(300)], tags)
+    split = assign_splits(manifest, "test=0.3,val=0.1")
+    counts = Counter(tags)
+    assert sum(count == 1 for count in counts.values()) > 30
+    assert abs(split.splits.count("test") - 90) <= 2
+    tested = {tag for tag, name in zip(tags, split.splits, strict=True) if name == "test"}
+    assert any(counts[tag] == 1 for tag in tested)
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"], ["1", "2"], ["sky;sea", "sea"]])
+def test_values_and_tags_that_recur_are_stratified_like_classes(labels: list[str]) -> None:
+    contents = [b"%d" % row for row in range(60)]
+    drawn = assign_splits(make_manifest(contents, labels * 30), "test=0.3")
+    counts = Counter(zip(drawn.labels, drawn.splits, strict=True))
+    assert [counts[label, "test"] for label in labels] == [9, 9]
+
+
+def test_names_that_occur_once_stay_classes_and_train() -> None:
+    contents = [b"%d" % row for row in range(40)]
+    manifest = make_manifest(contents, [f"person {row}" for row in range(20)] + ["crowd"] * 20)
+    assert set(assign_splits(manifest, "test=0.5").splits[:20]) == {"train"}
+
+
+@pytest.mark.parametrize("name", ["group", "Group"])
+def test_a_group_never_crosses_a_random_split_nor_do_copies_of_its_images(
+    doubled: Manifest, name: str
+) -> None:
+    draw = random.Random(2)
+    groups = [f"patient {draw.randrange(5000)}" for _ in range(len(doubled))]
+    groups = [group if draw.random() < 0.2 else "" for group in groups]
+    manifest = dataclasses.replace(doubled, extra={"age": groups[::-1], name: groups})
+    for seed in range(3):
+        split = assign_splits(manifest, "test=0.3,val=0.2", seed=seed)
+        assert find_crossing_groups(split) == find_crossing_duplicates(split) == []
+        assert abs(split.splits.count("test") / len(split) - 0.3) < 0.02
+    rows = list(range(len(doubled)))
+    draw.shuffle(rows)
+    shuffled = assign_splits(manifest.select(rows), "test=0.3,val=0.2", seed=2)
+    assert shuffled.splits == split.select(rows).splits
+
+
+def test_groups_across_predefined_splits_are_reported() -> None:
+    manifest = dataclasses.replace(
+        make_manifest([b"%d" % row for row in range(6)], ["x"] * 6),
+        splits=["train", "test", "test", "train", "train", ""],
+        extra={"Group": ["a", "a ", "a", "", "b", "b"]},
+    )
+    assert find_crossing_groups(manifest) == [("0.png", "1.png")]
+    assert find_crossing_groups(dataclasses.replace(manifest, extra={})) == []
 
 
 def test_rows_without_digest_are_split_one_by_one() -> None:
