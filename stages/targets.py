@@ -75,10 +75,11 @@ def parse_targets(
     InputError
         A regression's target is not a finite number.
     """
-    known = np.array([bool(text.strip()) for text in texts], np.bool_)
     if task == CLASSIFICATION:
         labels = np.array(texts, np.str_)
+        known = labels != ""
         return Targets(task=task, values=labels, classes=np.unique(labels[known])), known
+    known = np.array([bool(text.strip()) for text in texts], np.bool_)
     if task == MULTILABEL:
         return _parse_tags(texts), known
     if task == REGRESSION:
