@@ -1,17 +1,26 @@
 """Heads: what is fitted on features."""
 
+from stages.heads.estimators import EstimatorHead, FittedEstimator, LinearForm
 from stages.heads.head import Head
-from stages.heads.logreg import LogregHead, LogregSettings
-from stages.heads.mlp import MlpHead, MlpSettings
-from stages.heads.registry import HEADS, fit_head, load_head, parse_settings
+from stages.heads.registry import (
+    HEADS,
+    HeadKind,
+    check_task,
+    fit_estimator,
+    fit_head,
+    load_head,
+    parse_settings,
+)
 
 __all__ = [
     "HEADS",
+    "EstimatorHead",
+    "FittedEstimator",
     "Head",
-    "LogregHead",
-    "LogregSettings",
-    "MlpHead",
-    "MlpSettings",
+    "HeadKind",
+    "LinearForm",
+    "check_task",
+    "fit_estimator",
     "fit_head",
     "load_head",
     "parse_settings",

@@ -11,24 +11,81 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import InputError, UnknownNameError
-from stages.heads.head import Head, check_features, read_record
-from stages.heads.logreg import LogregSettings, fit_logreg, load_logreg
+from stages.heads.estimators import FittedEstimator, load_estimator
+from stages.heads.head import Head, read_record
+from stages.heads.knn import KnnSettings, fit_knn
+from stages.heads.linear import (
+    LinearSvmSettings,
+    LogregSettings,
+    RidgeSettings,
+    fit_linear_svm,
+    fit_logreg,
+    fit_ridge,
+)
 from stages.heads.mlp import MlpSettings, fit_mlp, load_mlp
+from stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
 from stages.heads.settings import parse_fields
+from stages.matrix import Matrix, Rows
+from stages.reduction import Store, scale_rows
+from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadKind:
-    """One kind of head: its settings dataclass, and the functions that fit and load it."""
+    """One kind of head.
+
+    Attributes
+    ----------
+    settings : type
+        Its dataclass of settings.
+    tasks : tuple of str
+        Those of `TASKS` that it can do.
+    fit : callable
+        Of an estimator: ``fit(settings, values, targets, *, seed)`` returns scikit-learn's
+        estimator fitted on scaled rows. Of any other: ``fit(settings, matrix, targets, *, train,
+        seed, memory_bytes)`` returns the head.
+    load : callable
+        ``load(folder, settings, record)`` returns the head.
+    is_estimator : bool
+        Whether `fit_estimator` can fit it, on rows that others share.
+    keeps_rows : bool
+        Whether the head consists of training rows, so that reducing them saves nothing.
+    """
 
     settings: type[Any]
-    fit: Callable[..., Head]
+    tasks: tuple[str, ...]
+    fit: Callable[..., Any]
     load: Callable[..., Head]
+    is_estimator: bool = True
+    keeps_rows: bool = False
 
 
 HEADS: dict[str, HeadKind] = {
-    "logreg": HeadKind(settings=LogregSettings, fit=fit_logreg, load=load_logreg),
-    "mlp": HeadKind(settings=MlpSettings, fit=fit_mlp, load=load_mlp),
+    "logreg": HeadKind(
+        settings=LogregSettings,
+        tasks=(CLASSIFICATION, MULTILABEL),
+        fit=fit_logreg,
+        load=load_estimator,
+    ),
+    "linear_svm": HeadKind(
+        settings=LinearSvmSettings,
+        tasks=(CLASSIFICATION, MULTILABEL),
+        fit=fit_linear_svm,
+        load=load_estimator,
+    ),
+    "ridge": HeadKind(settings=RidgeSettings, tasks=TASKS, fit=fit_ridge, load=load_estimator),
+    "knn": HeadKind(
+        settings=KnnSettings, tasks=TASKS, fit=fit_knn, load=load_estimator, keeps_rows=True
+    ),
+    "nearest_mean": HeadKind(
+        settings=NearestMeanSettings,
+        tasks=(CLASSIFICATION,),
+        fit=fit_nearest_mean,
+        load=load_estimator,
+    ),
+    "mlp": HeadKind(
+        settings=MlpSettings, tasks=TASKS, fit=fit_mlp, load=load_mlp, is_estimator=False
+    ),
 }
 
 
@@ -50,7 +107,8 @@ def parse_settings(kind: str, settings: Mapping[str, object]) -> Any:
 
     Returns
     -------
-    LogregSettings or MlpSettings
+    dataclass
+        Of the type that `HEADS` names.
 
     Raises
     ------
@@ -62,41 +120,127 @@ def parse_settings(kind: str, settings: Mapping[str, object]) -> Any:
     return parse_fields(_find_kind(kind).settings, settings, where=kind)
 
 
-def fit_head(
-    kind: str, settings: Any, features: NDArray[Any], labels: NDArray[np.str_], *, seed: int
+def check_task(kind: str, task: str) -> None:
+    """Raise InputError unless a kind of head can do `task`, one of `TASKS`."""
+    if task not in _find_kind(kind).tasks:
+        *others, last = [name for name, one in HEADS.items() if task in one.tasks]
+        raise InputError(f"{kind} does not do {task}; use {', '.join(others)} or {last}")
+
+
+def fit_head(  # noqa: PLR0913
+    kind: str,
+    settings: Any,
+    matrix: Matrix,
+    targets: Targets,
+    *,
+    train: Rows,
+    seed: int,
+    memory_bytes: int = 4_000_000_000,
+    store: Store | None = None,
 ) -> Head:
-    """Fit a head; nothing but the given rows is learnt from, and they are not changed.
+    """Fit a head; nothing but the training rows is learnt from.
 
     Parameters
     ----------
     kind : str
         A name in `HEADS`.
-    settings : LogregSettings or MlpSettings
+    settings : dataclass
         What `parse_settings` returned for this kind.
-    features : ndarray of float32 or float16, shape (n_rows, n_features)
-    labels : ndarray of str, shape (n_rows,)
+    matrix : Matrix
+    targets : Targets
+        Of all rows of `matrix`.
+    train : ndarray of int64
+        The training rows of `matrix`.
     seed : int
         The same seed and rows give the same head.
+    memory_bytes : int
+        What the fit may take.
+    store : Store, optional
+        Keeps reduced rows for the next fit.
 
     Raises
     ------
     InputError
-        No rows, fewer than two classes, or features that are NaN or infinite.
+        The head cannot do the task; too few training rows or classes; features that are NaN or
+        infinite; too little memory.
     """
-    labels = np.asarray(labels, dtype=np.str_)
-    if len(labels) != len(features):
+    if len(targets) != matrix.shape[0]:
         raise InputError(
-            f"{len(features)} rows of features have {len(labels)} labels; give one each"
+            f"{matrix.shape[0]} rows of features have {len(targets)} labels; give one each"
         )
-    if not len(labels):
-        raise InputError("there are no training rows; give the head at least two classes of them")
-    if len(np.unique(labels)) == 1:
+    truth = targets.select(train)
+    _check_training(kind, truth)
+    head_kind = HEADS[kind]
+    if not head_kind.is_estimator:
+        head: Head = head_kind.fit(
+            settings, matrix, targets, train=train, seed=seed, memory_bytes=memory_bytes
+        )
+        return head
+    scaled = next(
+        scale_rows(
+            matrix,
+            train,
+            scale=settings.scale,
+            trains=[np.arange(len(train))],
+            memory_bytes=memory_bytes,
+            store=store,
+            may_reduce=not head_kind.keeps_rows,
+        )
+    )
+    return fit_estimator(kind, settings, scaled.values, truth, seed=seed).to_head(scaled)
+
+
+def fit_estimator(
+    kind: str, settings: Any, values: NDArray[Any], targets: Targets, *, seed: int
+) -> FittedEstimator:
+    """Fit a kind of which `HEADS` says that it is an estimator, on rows that are scaled already.
+
+    Parameters
+    ----------
+    kind : str
+    settings : dataclass
+        What `parse_settings` returned for this kind; its scale is taken as done.
+    values : ndarray of float32 or float64, shape (n_rows, n_columns)
+        Finite, and not changed. Rotated rows, of whatever number of columns, give the same fit.
+    targets : Targets
+        Of these rows.
+    seed : int
+        The same seed and rows give the same fit.
+
+    Raises
+    ------
+    InputError
+        The head cannot do the task, or there are too few rows or classes.
+    """
+    _check_training(kind, targets)
+    is_classification = targets.task == CLASSIFICATION
+    return FittedEstimator(
+        kind=kind,
+        settings=settings,
+        task=targets.task,
+        classes=np.unique(targets.values) if is_classification else targets.classes,
+        estimator=HEADS[kind].fit(settings, values, targets, seed=seed),
+    )
+
+
+def _check_training(kind: str, targets: Targets) -> None:
+    """Raise InputError unless there is something to learn from."""
+    check_task(kind, targets.task)
+    n_rows = len(targets)
+    if not n_rows:
+        raise InputError("there are no training rows; give the head at least two that differ")
+    if n_rows == 1 or (targets.values == targets.values[0]).all():
+        said = {CLASSIFICATION: "are labelled", MULTILABEL: "have the tags", REGRESSION: "are of"}
         raise InputError(
-            f"all {len(labels)} training rows are labelled {str(labels[0])!r}; a head needs at"
-            " least two classes"
+            f"all {n_rows} training rows {said[targets.task]} {_name_first(targets)!r}; a head"
+            " needs at least two that differ"
         )
-    check_features(features)
-    return _find_kind(kind).fit(settings, features, labels, seed=seed)
+
+
+def _name_first(targets: Targets) -> str:
+    if targets.task == MULTILABEL:
+        return ";".join(targets.classes[targets.values[0]])
+    return str(targets.values[0])
 
 
 def load_head(folder: Path) -> Head:

@@ -98,7 +98,14 @@ def class_weights(value: object) -> ClassWeights:
     return tuple(sorted(weights.items()))
 
 
-def find_class_weights(setting: ClassWeights, classes: Iterable[str]) -> dict[str, float]:
+def class_weight_setting() -> ClassWeights:
+    """Declare ``class_weight``, which is one thing for all heads."""
+    default: ClassWeights = "none"
+    declared: ClassWeights = setting(default, class_weights, CLASS_WEIGHTS_WANTED)
+    return declared
+
+
+def find_class_weights(weighting: ClassWeights, classes: Iterable[str]) -> dict[str, float]:
     """Return the weight of each class that has one of its own.
 
     Raises
@@ -106,13 +113,13 @@ def find_class_weights(setting: ClassWeights, classes: Iterable[str]) -> dict[st
     UnknownNameError
         A weight is given to what is not one of `classes`.
     """
-    if isinstance(setting, str):
+    if isinstance(weighting, str):
         return {}
     known = list(classes)
-    for name, _ in setting:
+    for name, _ in weighting:
         if name not in known:
             raise UnknownNameError("class", name, known, where="in class_weight")
-    return dict(setting)
+    return dict(weighting)
 
 
 def _to_float(value: object) -> float:

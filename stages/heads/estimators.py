@@ -1,0 +1,259 @@
+"""Heads that scikit-learn fits on scaled rows in memory, and that are saved with skops.
+
+Many settings are fitted on one scaled, maybe reduced matrix; whichever is kept becomes a head of
+the full width with its scaler in front. Linear ones predict from their weights alone, in float64.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
+from stages.heads.knn import METRIC, ask_neighbors
+from stages.heads.linear import list_parts
+from stages.reduction import ScaledRows
+from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
+
+FILE_NAME = "head.skops"
+LINKS = {CLASSIFICATION: "softmax", MULTILABEL: "sigmoid", REGRESSION: "identity"}
+SCALER_TYPES = {"standard": "StandardScaler", "l2": "Normalizer", "none": "str"}
+ESTIMATOR_TYPES = {
+    "logreg": ["LogisticRegression"],
+    "linear_svm": ["LinearSVC"],
+    "ridge": ["RidgeClassifier", "Ridge"],
+    "knn": ["KNeighborsClassifier", "KNeighborsRegressor"],
+    "nearest_mean": ["LinearDiscriminantAnalysis"],
+}
+
+Predictor = Callable[[NDArray[Any]], NDArray[np.float64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearForm:
+    """A head as ``link(scaled @ weights + bias)``, for export.
+
+    Attributes
+    ----------
+    scale : {"standard", "l2", "none"}
+        ``(features - mean) / std``, ``features / norm(features)`` (zeros stay zeros), or nothing.
+    mean, std : ndarray of float64, shape (n_features,), or None
+        Of scale ``standard`` only.
+    weights : ndarray of float64, shape (n_features, n_outputs)
+        Two classes have two outputs.
+    bias : ndarray of float64, shape (n_outputs,)
+    link : {"softmax", "sigmoid", "identity"}
+    """
+
+    scale: str
+    mean: NDArray[np.float64] | None
+    std: NDArray[np.float64] | None
+    weights: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    link: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedEstimator:
+    """What was fitted on scaled rows, which may have been reduced to fewer columns.
+
+    Attributes
+    ----------
+    kind : str
+        Its name in `stages.heads.HEADS`.
+    settings : dataclass
+    task : str
+    classes : ndarray of str, shape (n_classes,)
+        As in `stages.heads.Head`.
+    estimator : object
+        scikit-learn's.
+    """
+
+    kind: str
+    settings: Any
+    task: str
+    classes: NDArray[np.str_]
+    estimator: Any
+
+    def predict(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the outputs of `stages.heads.Head.predict` for rows that are scaled already.
+
+        Parameters
+        ----------
+        values : ndarray of float32 or float64, shape (n_rows, n_columns)
+        """
+        return make_predictor(self.estimator, self.task)(values)
+
+    def to_head(self, scaled: ScaledRows) -> EstimatorHead:
+        """Return the head for raw features of the full width.
+
+        Parameters
+        ----------
+        scaled : ScaledRows
+            Those that this was fitted on.
+        """
+        from sklearn.pipeline import Pipeline
+
+        estimator = _widen(self.estimator, scaled.restore) if scaled.is_reduced else self.estimator
+        return EstimatorHead(
+            kind=self.kind,
+            settings=self.settings,
+            task=self.task,
+            classes=self.classes,
+            pipeline=Pipeline([("scaler", scaled.scaler), ("estimator", estimator)]),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimatorHead:
+    """A head for raw features: a scikit-learn Pipeline of scaler and estimator.
+
+    What the outputs of a classification or multilabel task are worth depends on the kind.
+    ``logreg``: the probabilities that it was fitted to. ``linear_svm`` and ``ridge``: the softmax
+    or sigmoid of decision values, which rank rightly but are not calibrated. ``knn``: shares of
+    the neighbours. ``nearest_mean``: those of Gaussians, see `fit_nearest_mean`.
+    """
+
+    kind: str
+    settings: Any
+    task: str
+    classes: NDArray[np.str_]
+    pipeline: Any
+
+    @property
+    def n_features(self) -> int:
+        """The length of one row of features."""
+        return int(self.pipeline[-1].n_features_in_)
+
+    def predict(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what `stages.heads.Head.predict` says."""
+        scaler, estimator = self.pipeline[0], self.pipeline[-1]
+        predict = make_predictor(estimator, self.task)
+        if scaler == "passthrough":
+            return predict_by_batch(self, features, predict=predict)
+        return predict_by_batch(
+            self, features, predict=lambda batch: predict(scaler.transform(batch))
+        )
+
+    def linear_form(self) -> LinearForm | None:
+        """Return scaling, weights and link of the head; None for knn, which has none."""
+        if not _is_linear(self.pipeline[-1]):
+            return None
+        scaler = self.pipeline[0]
+        is_standard = self.settings.scale == "standard"
+        weights, bias = _read_weights(self.pipeline[-1], self.task)
+        return LinearForm(
+            scale=self.settings.scale,
+            mean=scaler.mean_ if is_standard else None,
+            std=scaler.scale_ if is_standard else None,
+            weights=weights,
+            bias=bias,
+            link=LINKS[self.task],
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write `head.json` and the pipeline into `folder`."""
+        import skops.io
+
+        folder.mkdir(parents=True, exist_ok=True)
+        skops.io.dump(self.pipeline, folder / FILE_NAME)
+        write_record(folder, self, packages=("scikit-learn", "skops"))
+
+
+def make_predictor(estimator: Any, task: str) -> Predictor:
+    """Return the function from scaled rows to outputs of shape (n_rows, n_outputs)."""
+    if not _is_linear(estimator):
+        return partial(ask_neighbors, estimator)
+    weights, bias = _read_weights(estimator, task)
+    # scikit-learn would take the softmax in float32, where 1 - p loses every p below 6e-8.
+    return lambda values: apply_link(values @ weights + bias, LINKS[task])
+
+
+def apply_link(scores: NDArray[np.float64], link: str) -> NDArray[np.float64]:
+    """Turn scores, shape (n_rows, n_outputs), into outputs by one of `LINKS`."""
+    if link == "softmax":
+        odds: NDArray[np.float64] = np.exp(scores - scores.max(axis=1, keepdims=True))
+        odds /= odds.sum(axis=1, keepdims=True)
+        return odds
+    if link == "sigmoid":
+        probabilities: NDArray[np.float64] = np.exp(-np.logaddexp(0, -scores))
+        return probabilities
+    return scores
+
+
+def _is_linear(estimator: Any) -> bool:
+    return all(hasattr(part, "coef_") for part in list_parts(estimator))
+
+
+def _read_weights(estimator: Any, task: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return weights, shape (n_features, n_outputs), and bias, shape (n_outputs,)."""
+    parts = list_parts(estimator)
+    weights = np.vstack([part.coef_ for part in parts]).astype(np.float64)
+    bias = np.hstack([part.intercept_ for part in parts]).astype(np.float64)
+    if task == CLASSIFICATION and len(weights) == 1:
+        # The first of two classes scores 0, the second what scikit-learn decides by.
+        weights, bias = np.vstack([0 * weights, weights]), np.hstack([0, bias])
+    return weights.T, bias
+
+
+def _widen(estimator: Any, restore: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:
+    """Return a copy of `estimator` whose weights, or training rows, have the full width."""
+    wide = copy.deepcopy(estimator)
+    parts = list_parts(wide)
+    name = "coef_" if _is_linear(wide) else "_fit_X"
+    narrow = [getattr(part, name) for part in parts]
+    # All at once, since restoring is a pass over the whole matrix.
+    restored = restore(np.vstack(narrow).astype(np.float64))
+    heights = np.cumsum([len(np.atleast_2d(one)) for one in narrow])
+    for part, one, rows in zip(parts, narrow, np.split(restored, heights[:-1]), strict=True):
+        setattr(part, name, rows.reshape(*one.shape[:-1], -1))
+        part.n_features_in_ = rows.shape[1]
+    wide.n_features_in_ = restored.shape[1]
+    return wide
+
+
+def load_estimator(folder: Path, settings: Any, record: HeadRecord) -> EstimatorHead:
+    """Load what `EstimatorHead.save` wrote; anything else in the file is an InputError."""
+    import skops.io
+
+    with refuse_damage(folder):
+        pipeline = skops.io.load(folder / FILE_NAME)
+        _check_types(pipeline, settings.scale, record.kind)
+        head = EstimatorHead(
+            kind=record.kind,
+            settings=settings,
+            task=record.task,
+            classes=record.classes,
+            pipeline=pipeline,
+        )
+        n_outputs = head.predict(np.zeros((1, record.n_features), np.float32)).shape[1]
+        named = getattr(pipeline[-1], "classes_", record.classes)
+        is_same = record.task != CLASSIFICATION or np.array_equal(named, record.classes)
+        if not is_same or n_outputs != max(1, len(record.classes)):
+            raise ValueError(f"{FILE_NAME} and head.json are not of one head")
+        return head
+
+
+def _check_types(pipeline: Any, scale: str, kind: str) -> None:
+    """Refuse what is not ours: skops itself trusts every estimator of scikit-learn."""
+    if _name_type(pipeline) != "Pipeline" or len(pipeline.steps) != 2:
+        raise TypeError(f"{FILE_NAME} holds something else than a scaler and an estimator")
+    scaler, estimator = pipeline[0], pipeline[-1]
+    if _name_type(scaler) != SCALER_TYPES[scale]:
+        raise TypeError(f"{FILE_NAME} holds another scaler than head.json says")
+    parts = list_parts(estimator) if _name_type(estimator) == "OneVsRestClassifier" else [estimator]
+    if not parts or any(_name_type(part) not in ESTIMATOR_TYPES[kind] for part in parts):
+        raise TypeError(f"{FILE_NAME} holds another estimator than head.json says")
+    if kind == "knn" and {estimator.metric, estimator.effective_metric_} != {METRIC}:
+        raise ValueError(f"{FILE_NAME} compares rows by something else than their {METRIC}")
+
+
+def _name_type(value: object) -> str:
+    return type(value).__name__
