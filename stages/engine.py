@@ -25,9 +25,9 @@ _log = logging.getLogger(__name__)
 
 VIEWS = ("identity", "hflip")
 # Facts of keras.applications.imagenet_utils: the means and deviations of ImageNet's channels.
-_CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
-_TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
-_TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
+CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
+TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
+TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
 _SMALLEST_VARIABLE_BYTES = 4096
 
 
@@ -190,9 +190,9 @@ def preprocess(images: Any, mode: str) -> Any:
     if images.shape[-1] != 3:
         raise InputError(f"preprocessing {mode!r} needs 3 channels; use tf or none")
     if mode == "caffe":
-        return pixels[..., ::-1] - tf.constant(_CAFFE_MEAN_BGR)
+        return pixels[..., ::-1] - tf.constant(CAFFE_MEAN_BGR)
     if mode == "torch":
-        return (pixels / 255.0 - tf.constant(_TORCH_MEAN_RGB)) / tf.constant(_TORCH_DEVIATION_RGB)
+        return (pixels / 255.0 - tf.constant(TORCH_MEAN_RGB)) / tf.constant(TORCH_DEVIATION_RGB)
     raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
 
 
