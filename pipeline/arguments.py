@@ -19,6 +19,8 @@ from pipeline.options import (
 from stages.applications import PREPROCESS_MODES
 from stages.decode import ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
 from stages.engine import VIEWS
+from stages.heads import HEADS
+from stages.targets import CLASSIFICATION, TASKS
 
 if TYPE_CHECKING:
     # Generic for the type checker only.
@@ -34,8 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
-        _add_demo, _add_layers, _add_index, _add_extract, _add_plan, _add_fit, _add_predict,
-        _add_run,
+        _add_demo, _add_layers, _add_index, _add_extract, _add_plan, _add_fit, _add_sweep,
+        _add_predict, _add_export, _add_run,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument(
@@ -84,16 +86,47 @@ def _add_plan(commands: _Commands) -> argparse.ArgumentParser:
 
 def _add_fit(commands: _Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("fit", help="fit a head on cached features")
-    parser.add_argument("--features", type=Path, required=True, metavar="F.h5")
-    parser.add_argument("--layer", required=True, metavar="SPEC")
-    parser.add_argument("--head", required=True, metavar="logreg|mlp")
+    _add_task_options(parser)
+    parser.add_argument(
+        "--layer", required=True, metavar="SPEC", help="as block5_pool:avg; A+B joins two"
+    )
+    parser.add_argument("--head", required=True, metavar="|".join(HEADS))
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    return parser
+
+
+def _add_sweep(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "sweep", help="try layers, poolings, heads and settings on the same folds, and rank them"
+    )
+    _add_task_options(parser)
+    parser.add_argument(
+        "--layers", metavar="SPEC,SPEC", help="as block2_pool:avg,A+B (default: all there are)"
+    )
+    parser.add_argument(
+        "--poolings", metavar="avg,max,flatten", help="try these on every layer that is a map"
+    )
+    parser.add_argument("--heads", required=True, metavar=",".join(HEADS))
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=V1,V2",
+        help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
+        " mlp.hidden=[256],[256,128]; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: the cores)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    return parser
+
+
+def _add_export(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "export", help="write backbone, preprocessing and head as one Keras model"
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="classifier.keras")
     return parser
 
 
@@ -141,6 +174,20 @@ def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
         "--materialize", action="store_true", help="copy the values into features.h5"
     )
     _add_run_options(parser)
+
+
+def _add_task_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--features", type=Path, required=True, action="append", metavar="F.h5",
+        help="may be repeated: the layers of several backbones side by side",
+    )  # fmt: skip
+    parser.add_argument("--task", default=CLASSIFICATION, choices=TASKS)
+    parser.add_argument(
+        "--target", default="label", metavar="COLUMN", help="the column with the truth"
+    )
+    parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
+    parser.add_argument("--seed", type=int, default=0, metavar="N")
+    parser.add_argument("--memory", type=parse_bytes, default="4GB", metavar="4GB")
 
 
 def _add_label_options(parser: argparse._ActionsContainer) -> None:

@@ -3,7 +3,7 @@
 ::
 
     DIR/
-      model.json          layer, recipe, how the features were asked for, what it was fitted on
+      model.json          layers, recipes, how the features were asked for, what it was fitted on
       head/               the head itself: head.json with head.skops or head.keras
       metrics.json        how good it is
       predictions.csv     what it says of rows that it was not fitted on
@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,29 +25,36 @@ from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
 from stages.heads import Head, load_head
 from stages.table import make_writer
+from stages.targets import MULTILABEL, REGRESSION, SEPARATOR
 
 MODEL_NAME = "model.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classifier:
-    """What ``predict`` needs.
+class ClassifierPart:
+    """One layer that a head was fitted on.
 
     Attributes
     ----------
-    head : Head
     layer : str
-        The layer spec it was fitted on.
+        Its spec.
     recipe : Recipe
-        Of the features it was fitted on; new ones must have the same.
+        Of the features; new ones must have the same.
     features : FeatureOptions
         How to ask for them.
     """
 
-    head: Head
     layer: str
     recipe: Recipe
     features: FeatureOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """What ``predict`` and ``export`` need: a head, and the layers it wants side by side."""
+
+    head: Head
+    parts: tuple[ClassifierPart, ...]
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -57,6 +64,12 @@ def read_json(file: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+def save_classifier(folder: Path, head: Head, record: Mapping[str, Any]) -> None:
+    """Write the head, and then the record that vouches for it."""
+    head.save(folder / "head")
+    write_json(folder / MODEL_NAME, record)
 
 
 def load_classifier(folder: Path) -> Classifier:
@@ -72,9 +85,7 @@ def load_classifier(folder: Path) -> Classifier:
         record = json.loads(file.read_text(encoding="utf-8"))
         return Classifier(
             head=load_head(folder / "head"),
-            layer=str(record["layer"]),
-            recipe=dict(record["recipe"]),
-            features=FeatureOptions.from_json(json.dumps(record["features"])),
+            parts=tuple(_read_part(part) for part in record["parts"]),
         )
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PipelineError(
@@ -84,32 +95,53 @@ def load_classifier(folder: Path) -> Classifier:
         raise PipelineError(f"{str(file)!r} is damaged ({error}); fit again") from error
 
 
-def write_predictions(
+def _read_part(part: Mapping[str, Any]) -> ClassifierPart:
+    return ClassifierPart(
+        layer=str(part["layer"]),
+        recipe=dict(part["recipe"]),
+        features=FeatureOptions.from_json(json.dumps(part["features"])),
+    )
+
+
+def write_predictions(  # noqa: PLR0913
     file: Path,
     *,
     paths: Sequence[str],
     labels: Sequence[str],
-    probabilities: np.ndarray,
+    outputs: np.ndarray,
     classes: np.ndarray,
+    task: str,
 ) -> None:
-    """Write ``path,label,predicted`` and one probability column a class.
+    """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
 
     Parameters
     ----------
     file : Path
     paths, labels : sequence of str, length n
-    probabilities : ndarray of float64, shape (n, n_classes)
+    outputs : ndarray of float64, shape (n, n_outputs)
+        As `Head.predict` gives them.
     classes : ndarray of str, shape (n_classes,)
+    task : str
     """
-    predicted = classes[probabilities.argmax(axis=1)].tolist()
-    rows = zip(paths, labels, predicted, probabilities.tolist(), strict=True)
+    predicted = _name_outputs(outputs, classes, task)
+    values = outputs[:, : len(classes)].tolist()
+    rows = zip(paths, labels, predicted, values, strict=True)
     with (
         published(file) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         writer = make_writer(stream, (*paths, *labels, *classes))
         writer.writerow(["path", "label", "predicted", *classes])
-        writer.writerows([path, label, name, *values] for path, label, name, values in rows)
+        writer.writerows([path, label, name, *row] for path, label, name, row in rows)
+
+
+def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
+    """Return what the outputs say: a class, the classes from a half on, or a value."""
+    if task == REGRESSION:
+        return list(outputs[:, 0].tolist())
+    if task == MULTILABEL:
+        return [SEPARATOR.join(classes[row]) or SEPARATOR for row in outputs >= 0.5]
+    return list(classes[outputs.argmax(axis=1)].tolist())
 
 
 def write_json(file: Path, value: object) -> None:

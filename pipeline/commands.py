@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
 from pipeline.options import (
@@ -17,6 +18,9 @@ from pipeline.options import (
     RunOptions,
     default_workers,
 )
+
+if TYPE_CHECKING:
+    from pipeline.task import TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,16 +115,33 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
     from pipeline.fit import FitOptions, fit
 
     options = FitOptions(
-        features=parsed.features,
+        data=_read_task_options(parsed),
         layer=parsed.layer,
         head=parsed.head,
-        settings=_read_settings(parsed.settings),
-        cv=parsed.cv,
-        seed=parsed.seed,
+        settings=dict(_read_settings(parsed.settings)),
         out=parsed.out,
     )
     result = fit(options)
     return Outcome(result.describe(), result.metrics)
+
+
+def run_sweep(parsed: argparse.Namespace) -> Outcome:
+    """``sweep``."""
+    from pipeline.configurations import HeadGrid
+    from pipeline.sweep import SweepOptions, sweep
+
+    options = SweepOptions(
+        data=_read_task_options(parsed),
+        layers=_split(parsed.layers),
+        poolings=_split(parsed.poolings),
+        heads=HeadGrid(
+            heads=_split(parsed.heads) or (), settings=tuple(_read_settings(parsed.settings))
+        ),
+        jobs=default_workers() if parsed.jobs is None else parsed.jobs,
+        out=parsed.out,
+    )
+    result = sweep(options)
+    return Outcome(result.describe(), result.to_dict())
 
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
@@ -135,6 +156,14 @@ def run_predict(parsed: argparse.Namespace) -> Outcome:
         run=_read_run_options(parsed),
     )
     return Outcome(f"{figures['images']} images → {parsed.out}", figures)
+
+
+def run_export(parsed: argparse.Namespace) -> Outcome:
+    """``export``."""
+    from pipeline.export import export
+
+    figures = export(parsed.model, parsed.out)
+    return Outcome(f"{parsed.model} → {parsed.out}", figures)
 
 
 def run_experiment(parsed: argparse.Namespace) -> Outcome:
@@ -161,7 +190,9 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "extract": run_extract,
     "plan": run_plan,
     "fit": run_fit,
+    "sweep": run_sweep,
     "predict": run_predict,
+    "export": run_export,
     "run": run_experiment,
 }
 
@@ -223,11 +254,33 @@ def _workers(parsed: argparse.Namespace) -> int:
     return int(parsed.workers)
 
 
-def _read_settings(pairs: list[str]) -> dict[str, object]:
-    settings: dict[str, object] = {}
+def _read_task_options(parsed: argparse.Namespace) -> TaskOptions:
+    from pipeline.task import TaskOptions
+
+    return TaskOptions(
+        features=tuple(parsed.features),
+        task=parsed.task,
+        target=parsed.target,
+        cv=parsed.cv,
+        seed=parsed.seed,
+        memory_bytes=parsed.memory,
+    )
+
+
+def _split(text: str | None) -> tuple[str, ...] | None:
+    if text is None:
+        return None
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise PipelineError(f"{text!r} has an empty name; write names as avg,max")
+    return tuple(dict.fromkeys(parts))
+
+
+def _read_settings(pairs: list[str]) -> list[tuple[str, str]]:
+    settings = []
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key:
             raise PipelineError(f"--set {pair!r}: write it as KEY=VALUE, as in --set C=0.1")
-        settings[key.strip()] = value.strip()
+        settings.append((key.strip(), value.strip()))
     return settings

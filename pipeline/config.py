@@ -21,8 +21,9 @@ from pipeline.options import (
     parse_size,
 )
 from stages.applications import parse_backbone
-from stages.heads import parse_settings
+from stages.heads import check_task, parse_settings
 from stages.layers import parse_layer_specs
+from stages.targets import CLASSIFICATION, TASKS
 
 
 class _Section(BaseModel):
@@ -104,6 +105,8 @@ class Experiment(_Section):
     cache: str = str(DEFAULT_CACHE)
     backbones: list[BackboneSection] = Field(min_length=1)
     heads: list[HeadSection] = Field(min_length=1)
+    task: str = CLASSIFICATION
+    target: str = "label"
     cv: int | None = Field(default=None, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
     out: str
@@ -122,6 +125,13 @@ class Experiment(_Section):
             for settings in head.expand():
                 parse_settings(head.kind, settings)
         return heads
+
+    @field_validator("task")
+    @classmethod
+    def _check_task(cls, task: str) -> str:
+        if task not in TASKS:
+            raise ValueError(f"{task!r} is no task; write {', '.join(TASKS)}")
+        return task
 
     def extractions(self, run: RunOptions) -> Iterator[tuple[BackboneSection, ExtractOptions]]:
         """Yield what to extract for each backbone."""
@@ -166,6 +176,8 @@ def read_experiment(file: Path) -> Experiment:
     except ValidationError as error:
         raise PipelineError(f"{file}: {_explain(error)}") from error
     # All of them now, not each after the hours that those before it take.
+    for head in experiment.heads:
+        check_task(head.kind, experiment.task)
     for backbone in experiment.backbones:
         parse_backbone(backbone.name)
         parse_layer_specs(backbone.layers)

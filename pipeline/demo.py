@@ -18,6 +18,7 @@ from pipeline.extract import extract
 from pipeline.fit import FitOptions, fit
 from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
 from pipeline.results import ExtractSummary
+from pipeline.task import TaskOptions
 from stages.cnn import FEATURE_LAYER, measure_cnn, train_cnn
 from stages.digits import Digits, load_digits, write_digits
 from stages.start import start_tensorflow
@@ -203,11 +204,10 @@ def _try_heads(features: Path, out: Path) -> Iterator[Trial]:
     for method, (head, settings) in HEADS.items():
         _say(f"fitting {method} of {features.name}")
         options = FitOptions(
-            features=features,
+            data=TaskOptions(features=(features,), seed=SEED),
             layer=LAYER,
             head=head,
             settings=settings,
-            seed=SEED,
             out=out / head,
         )
         metrics = fit(options).metrics

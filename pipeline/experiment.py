@@ -17,8 +17,10 @@ from pipeline.extract import extract
 from pipeline.fit import FitOptions, FitResult, find_fit, fit
 from pipeline.options import RunOptions
 from pipeline.results import ExtractSummary
+from pipeline.task import TaskOptions
 from stages.applications import parse_backbone
 from stages.layers import parse_layer_specs
+from stages.metrics import PRIMARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +61,13 @@ class ExperimentResult:
 
 
 def _measured(metrics: dict[str, Any]) -> str:
+    name = PRIMARY[metrics["task"]]
     parts = []
-    if "cv_accuracy_mean" in metrics:
-        mean, std = metrics["cv_accuracy_mean"], metrics["cv_accuracy_std"]
+    if metrics.get(f"cv_{name}_mean") is not None:
+        mean, std = metrics[f"cv_{name}_mean"], metrics[f"cv_{name}_std"]
         parts.append(f"cv {mean:.4f} ± {std:.4f}")
-    if "accuracy" in metrics:
-        parts.append(f"test {metrics['accuracy']:.4f}")
+    if metrics.get(name) is not None:
+        parts.append(f"test {metrics[name]:.4f}")
     return "  ".join(parts) or "not measured"
 
 
@@ -86,7 +89,7 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
     ):
         view = out / name / "features.h5"
         extractions.append(extract(options, view))
-        for fit_options in list_fits(experiment, backbone, view):
+        for fit_options in list_fits(experiment, backbone, view, run):
             found = find_fit(fit_options)
             n_fitted += found is None
             fits.append(found or _fit_now(fit_options))
@@ -102,9 +105,19 @@ def _fit_now(options: FitOptions) -> FitResult:
     return result
 
 
-def list_fits(experiment: Experiment, backbone: BackboneSection, view: Path) -> list[FitOptions]:
+def list_fits(
+    experiment: Experiment, backbone: BackboneSection, view: Path, run: RunOptions
+) -> list[FitOptions]:
     """List the fits on one backbone's features, each in a folder of its own."""
     layers = [str(layer) for layer in parse_layer_specs(backbone.layers)]
+    data = TaskOptions(
+        features=(view,),
+        task=experiment.task,
+        target=experiment.target,
+        cv=experiment.cv,
+        seed=experiment.seed,
+        memory_bytes=run.memory_bytes,
+    )
     # By description, so that the same head asked for twice is one.
     heads = {
         _describe_head(head.kind, settings): (head.kind, settings)
@@ -113,12 +126,10 @@ def list_fits(experiment: Experiment, backbone: BackboneSection, view: Path) -> 
     }
     return [
         FitOptions(
-            features=view,
+            data=data,
             layer=layer,
             head=kind,
             settings=settings,
-            cv=experiment.cv,
-            seed=experiment.seed,
             out=view.parent / layer_name / head_name,
         )
         for layer, layer_name in zip(layers, _name_folders(layers), strict=True)
@@ -155,4 +166,7 @@ def _as_name(text: str) -> str:
 
 
 def _rank(metrics: dict[str, Any]) -> tuple[float, float]:
-    return metrics.get("cv_accuracy_mean", -1.0), metrics.get("accuracy", -1.0)
+    name = PRIMARY[metrics["task"]]
+    found = (metrics.get(f"cv_{name}_mean"), metrics.get(name))
+    folds, test = (float("-inf") if value is None else value for value in found)
+    return folds, test

@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cache.features import Features
+from cache.artefacts import Artefacts
 from cache.files import make_folder
-from cache.key import canonical_json
-from pipeline.classifier import MODEL_NAME, read_json, write_json, write_predictions
-from pipeline.errors import PipelineError
-from stages.evaluate import cross_validate, score
-from stages.heads import Head, fit_head, parse_settings
-from stages.layers import parse_layer_spec
+from pipeline.classifier import (
+    MODEL_NAME,
+    read_json,
+    save_classifier,
+    write_json,
+    write_predictions,
+)
+from pipeline.layers import StoredLayer
+from pipeline.measure import (
+    Bench,
+    Unseen,
+    cross_validate,
+    measure_test,
+    warn_of_near_duplicates,
+)
+from pipeline.samples import FeatureFiles, read_labels
+from pipeline.task import TaskOptions, digest_fit, digest_rows, make_candidate
+from stages.crossfit import Candidate, predict_rows
+from stages.heads import Head, fit_head
+from stages.metrics import PRIMARY
 
-# What scikit-learn and Keras take.
-_SEEDS = 2**32
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,31 +44,21 @@ class FitOptions:
 
     Attributes
     ----------
-    features : Path
-        A ``features.h5``.
+    data : TaskOptions
     layer : str
-        One of its layers.
+        A layer spec, or several joined by ``+``.
     head : str
     settings : mapping of str to object
         As typed (``"0.1"``) or as YAML gives them (``0.1``).
-    cv : int, optional
-        Folds over all rows that are not in the test split.
-    seed : int
     out : Path
         Folder for what is fitted and measured.
     """
 
-    features: Path
+    data: TaskOptions
     layer: str
     head: str
     settings: Mapping[str, object] = field(default_factory=dict)
-    cv: int | None = None
-    seed: int = 0
     out: Path
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.seed < _SEEDS:
-            raise PipelineError(f"cannot use seed {self.seed}; give one from 0 to {_SEEDS - 1}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,60 +70,21 @@ class FitResult:
 
     def describe(self) -> str:
         """Return the figures as a person wants them."""
-        lines = [f"{self.metrics['head']} on {self.metrics['layer']} → {self.out}"]
-        if "accuracy" in self.metrics:
+        found = self.metrics
+        name = PRIMARY[found["task"]]
+        lines = [f"{found['head']} on {found['layer']} → {self.out}"]
+        if found.get(name) is not None:
+            others = f", log loss {found['log_loss']:.4f}" if "log_loss" in found else ""
+            lines.append(f"  test: {describe_score(name, found)}{others}, {found['n_test']} rows")
+        if found.get(f"cv_{name}_mean") is not None:
             lines.append(
-                f"  test: accuracy {self.metrics['accuracy']:.4f},"
-                f" log loss {self.metrics['log_loss']:.4f}, {self.metrics['n_test']} rows"
-            )
-        if "cv_accuracy_mean" in self.metrics:
-            lines.append(
-                f"  {self.metrics['cv_folds']}-fold: accuracy"
-                f" {self.metrics['cv_accuracy_mean']:.4f} ± {self.metrics['cv_accuracy_std']:.4f}"
+                f"  {found['cv_folds']}-fold: {_speak(name)}"
+                f" {found[f'cv_{name}_mean']:.4f} ± {found[f'cv_{name}_std']:.4f}"
             )
         if len(lines) == 1:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
-        lines.append(f"  {self.metrics['n_train']} training rows, {self.metrics['seconds']:.1f} s")
+        lines.append(f"  {found['n_train']} training rows, {found['seconds']:.1f} s")
         return "\n".join(lines)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledRows:
-    """A layer in memory with its labels, and which rows are for what.
-
-    Attributes
-    ----------
-    values : ndarray of float32 or float16, shape (n, n_features)
-    labels : ndarray of str, shape (n,)
-        ``""`` where there is none.
-    train, test, folds, unlabelled : ndarray of int64
-        Rows: to fit on (neither val nor test); to measure on; to cross-validate over (all but
-        test); without a label.
-    """
-
-    values: np.ndarray
-    labels: np.ndarray
-    train: np.ndarray
-    test: np.ndarray
-    folds: np.ndarray
-    unlabelled: np.ndarray
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unseen:
-    """What is said of rows by a head that was not fitted on them.
-
-    Attributes
-    ----------
-    rows : ndarray of int64, shape (m,)
-        Ascending.
-    probabilities : ndarray of float64, shape (m, n_classes)
-    classes : ndarray of str, shape (n_classes,)
-    """
-
-    rows: np.ndarray
-    probabilities: np.ndarray
-    classes: np.ndarray
 
 
 def fit(options: FitOptions) -> FitResult:
@@ -141,42 +104,52 @@ def fit(options: FitOptions) -> FitResult:
         One line for the user each.
     """
     started_s = time.monotonic()
-    settings = parse_settings(options.head, options.settings)
-    with Features(options.features) as features:
-        # Asked as it was extracted, or in any other way of writing the same.
-        layer = str(parse_layer_spec(options.layer))
-        record = _build_record(options, features, layer)
-        rows = read_rows(features, layer)
+    candidate = make_candidate(options.head, options.settings, task=options.data.task)
+    with FeatureFiles(options.data.features) as files:
+        layers = files.find_layers(options.layer)
+        bench = open_bench(options.data, files, layers)
+        record = _build_record(options, files, layers)
         _clear(options.out)
         head = fit_head(
-            options.head,
-            settings,
-            rows.values[rows.train],
-            rows.labels[rows.train],
-            seed=options.seed,
+            candidate.kind,
+            candidate.settings,
+            bench.matrix,
+            bench.labelled.targets,
+            train=bench.labelled.train,
+            seed=bench.seed,
+            memory_bytes=bench.memory_bytes,
+            store=bench.store,
         )
-        metrics, unseen = _measure(options, settings, rows, head)
-        head.save(options.out / "head")
+        metrics, unseen = _measure(options, candidate, bench, head)
+        metrics["seconds"] = round(time.monotonic() - started_s, 3)
+        metrics |= {
+            "head": options.head,
+            "layer": record["layer"],
+            "task": options.data.task,
+            "target": options.data.target,
+            "seed": options.data.seed,
+            "settings": dataclasses.asdict(candidate.settings),
+            "classes": head.classes.tolist(),
+        }
+        column = files.column(options.data.target)
         write_predictions(
             options.out / "predictions.csv",
-            paths=[features.paths[row] for row in unseen.rows],
-            labels=rows.labels[unseen.rows].tolist(),
-            probabilities=unseen.probabilities,
+            paths=[files.paths[row] for row in unseen.rows],
+            labels=[column[row] for row in unseen.rows],
+            outputs=unseen.outputs,
             classes=unseen.classes,
+            task=options.data.task,
         )
-        metrics["seconds"] = round(time.monotonic() - started_s, 3)
-        metrics |= {"head": options.head, "layer": layer, "seed": options.seed}
-        metrics |= {"settings": dataclasses.asdict(settings), "classes": head.classes.tolist()}
         write_json(options.out / "metrics.json", metrics)
-        # The last file, so that it vouches for the others.
-        write_json(options.out / MODEL_NAME, record)
+        # Its last file vouches for the others.
+        save_classifier(options.out, head, record)
     return FitResult(metrics=metrics, out=options.out)
 
 
 def find_fit(options: FitOptions) -> FitResult | None:
     """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
-    with Features(options.features) as features:
-        record = _build_record(options, features, str(parse_layer_spec(options.layer)))
+    with FeatureFiles(options.data.features) as files:
+        record = _build_record(options, files, files.find_layers(options.layer))
     known = read_json(options.out / MODEL_NAME)
     metrics = read_json(options.out / "metrics.json")
     if known is None or metrics is None or known.get("fit") != record["fit"]:
@@ -189,66 +162,37 @@ def find_fit(options: FitOptions) -> FitResult | None:
     return FitResult(metrics=metrics, out=options.out)
 
 
-def _build_record(options: FitOptions, features: Features, layer: str) -> dict[str, Any]:
-    """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
-    facts = [
-        canonical_json(features.recipe(layer)),
-        features.paths,
-        hashlib.sha256(features.digests.tobytes()).hexdigest(),
-        features.labels,
-        features.splits,
-        options.head,
-        dataclasses.asdict(parse_settings(options.head, options.settings)),
-        options.cv,
-        options.seed,
-    ]
-    return {
-        "layer": layer,
-        "recipe": features.recipe(layer),
-        "features": _read_origin(features, layer),
-        "fit": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest(),
-    }
-
-
-def read_rows(features: Features, layer: str) -> LabelledRows:
-    """Read a layer and sort out its rows.
-
-    Raises
-    ------
-    PipelineError
-        No row has a label, or none is left to fit on.
-    """
-    labels = np.array(features.labels, np.str_)
-    splits = np.array(features.splits, np.str_)
-    labelled = labels != ""
-    if not labelled.any():
-        raise PipelineError(
-            f"no row of {str(features.path)!r} has a label; extract again with --labels"
-        )
-    train = np.flatnonzero(labelled & ~np.isin(splits, ("val", "test")))
-    if not len(train):
-        raise PipelineError(
-            f"every labelled row of {str(features.path)!r} is in the test or val split,"
-            " none is left to fit on; extract again with --split test=0.3"
-        )
-    return LabelledRows(
-        values=features.read(layer).reshape(len(labels), -1),
-        labels=labels,
-        train=train,
-        test=np.flatnonzero(labelled & (splits == "test")),
-        folds=np.flatnonzero(labelled & (splits != "test")),
-        unlabelled=np.flatnonzero(~labelled),
+def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]) -> Bench:
+    """Put together what heads are fitted on and measured with."""
+    folder = files.artefact_folder(layers)
+    return Bench(
+        files=files,
+        matrix=files.open_matrix(layers),
+        labelled=read_labels(files, task=options.task, column=options.target),
+        seed=options.seed,
+        memory_bytes=options.memory_bytes,
+        store=None if folder is None else Artefacts(folder),
     )
 
 
-def _read_origin(features: Features, layer: str) -> dict[str, Any]:
-    """Return how this layer was asked for; which others were does not matter."""
-    try:
-        return {**json.loads(features.origin), "layers": [layer]}
-    except (ValueError, TypeError) as error:
-        raise PipelineError(
-            f"{str(features.path)!r} does not say how its features were made; extract again"
-        ) from error
+def _build_record(
+    options: FitOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
+) -> dict[str, Any]:
+    """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
+    candidate = make_candidate(options.head, options.settings, task=options.data.task)
+    return {
+        "task": options.data.task,
+        "layer": "+".join(dict.fromkeys(str(layer.spec) for layer in layers)),
+        "parts": [
+            {
+                "layer": str(layer.spec),
+                "recipe": layer.recipe,
+                "features": files.read_origin(layer),
+            }
+            for layer in layers
+        ],
+        "fit": digest_fit(digest_rows(options.data, files), layers, candidate),
+    }
 
 
 def _clear(folder: Path) -> None:
@@ -258,42 +202,53 @@ def _clear(folder: Path) -> None:
 
 
 def _measure(
-    options: FitOptions, settings: object, rows: LabelledRows, head: Head
+    options: FitOptions, candidate: Candidate, bench: Bench, head: Head
 ) -> tuple[dict[str, Any], Unseen]:
     """Return the metrics, and what is said of the rows that the head was not fitted on."""
-    metrics: dict[str, Any] = {"n_train": len(rows.train), "n_test": len(rows.test)}
-    classes, measured, probabilities = head.classes, rows.test, np.empty((0, len(head.classes)))
-    if len(rows.test):
-        probabilities = head.predict_proba(rows.values[rows.test])
-        metrics |= score(rows.labels[rows.test], probabilities, classes)
-    if options.cv is not None:
-        found = _cross_validate(options, settings, rows)
-        out_of_fold = found.pop("probabilities")
-        metrics |= found | {"cv_folds": options.cv}
-        if not len(rows.test):
-            classes = np.unique(rows.labels[rows.folds])
-            measured, probabilities = rows.folds, out_of_fold
-    # A class that only val rows have is in the folds, but not in the head.
-    unlabelled = np.zeros((len(rows.unlabelled), len(classes)))
-    columns = np.searchsorted(classes, head.classes)
-    unlabelled[:, columns] = head.predict_proba(rows.values[rows.unlabelled])
-    numbers = np.concatenate([measured, rows.unlabelled])
-    order = np.argsort(numbers)
-    values = np.concatenate([probabilities, unlabelled])
-    return metrics, Unseen(rows=numbers[order], probabilities=values[order], classes=classes)
-
-
-def _cross_validate(options: FitOptions, settings: object, rows: LabelledRows) -> dict[str, Any]:
-    with Features(options.features) as features:
-        digests = features.digests[rows.folds]
-    return dict(
-        cross_validate(
-            options.head,
-            settings,
-            rows.values[rows.folds],
-            rows.labels[rows.folds],
-            digests,
-            n_folds=options.cv or 0,
-            seed=options.seed,
-        )
+    labelled = bench.labelled
+    metrics: dict[str, Any] = {"n_train": len(labelled.train), "n_test": len(labelled.test)}
+    classes, measured = head.classes, labelled.test
+    outputs = np.empty((0, max(1, len(classes))))
+    if len(labelled.test):
+        found, outputs = measure_test(head, bench)
+        figures, warning = warn_of_near_duplicates(bench)
+        metrics |= found | figures
+        if warning:
+            _log.warning("%s", warning)
+    if options.data.cv is not None:
+        found, out_of_fold = cross_validate(candidate, bench, n_folds=options.data.cv)
+        metrics |= found
+        if not len(labelled.test):
+            classes, measured, outputs = labelled.targets.classes, labelled.folds, out_of_fold
+    return metrics, _join_unlabelled(
+        Unseen(rows=measured, outputs=outputs, classes=classes), bench, head
     )
+
+
+def _join_unlabelled(measured: Unseen, bench: Bench, head: Head) -> Unseen:
+    rows = bench.labelled.unlabelled
+    said = predict_rows(head, bench.matrix, rows)
+    outputs = np.zeros((len(rows), measured.outputs.shape[1]))
+    # A class that only val rows have is in the folds, but not in the head.
+    known = np.searchsorted(measured.classes, head.classes) if len(head.classes) else [0]
+    outputs[:, known] = said
+    numbers = np.concatenate([measured.rows, rows])
+    order = np.argsort(numbers)
+    return Unseen(
+        rows=numbers[order],
+        outputs=np.concatenate([measured.outputs, outputs])[order],
+        classes=measured.classes,
+    )
+
+
+def describe_score(name: str, metrics: Mapping[str, Any]) -> str:
+    """Write a score of the test split with its interval."""
+    text = f"{_speak(name)} {metrics[name]:.4f}"
+    if metrics["interval"] is None:
+        return text
+    low, high = metrics["interval"]
+    return f"{text} (95 %: {low:.4f} to {high:.4f})"
+
+
+def _speak(metric: str) -> str:
+    return {"r2": "R²"}.get(metric, metric.replace("_", " "))

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from cache.features import Features
 from cache.files import make_folder
 from cache.index import Index
 from cache.key import recipe_key
 from cache.layout import open_cache
 from pipeline.backbones import Backbone
-from pipeline.classifier import Classifier, load_classifier, write_predictions
+from pipeline.classifier import (
+    Classifier,
+    ClassifierPart,
+    load_classifier,
+    write_predictions,
+)
 from pipeline.errors import PipelineError
 from pipeline.extract import extract
-from pipeline.options import DatasetOptions, ExtractOptions, RunOptions
+from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from pipeline.recipe import build_recipe
-from pipeline.results import failures_path
+from pipeline.results import failures_path, write_failures
+from pipeline.samples import FeatureFiles
+from stages.crossfit import predict_rows
 from stages.errors import UnknownNameError
-from stages.evaluate import score
 from stages.layers import parse_layer_spec
+from stages.metrics import score
+from stages.table import read_table
+from stages.targets import parse_targets
 
 
 def predict(
@@ -55,58 +64,87 @@ def predict(
     if out.is_dir():
         raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as {out}/new.csv")
     classifier = load_classifier(model)
-    options = ExtractOptions(
-        dataset=DatasetOptions(images=images),
-        features=dataclasses.replace(classifier.features, layers=(classifier.layer,)),
-        cache=cache,
-        run=dataclasses.replace(run, materialize=False),
-    )
-    _check_backbone(classifier, options)
+    extractions = [
+        ExtractOptions(
+            dataset=DatasetOptions(images=images),
+            features=features,
+            cache=cache,
+            run=dataclasses.replace(run, materialize=False),
+        )
+        for features in list_features(classifier)
+    ]
+    # Before an hour is spent on features that the head cannot use.
+    with Index(open_cache(cache).index_file) as index:
+        for part in classifier.parts:
+            check_recipe(part, Backbone(part.features, index))
     make_folder(out.parent)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".predict-") as folder:
-        view = Path(folder) / "features.h5"
-        figures = extract(options, view).to_dict()
-        with Features(view) as features:
-            figures |= _classify(classifier, features, out)
-        failures = failures_path(out)
-        if failures_path(view).exists():
-            failures_path(view).replace(failures)
-        else:
-            failures.unlink(missing_ok=True)
+        views = [Path(folder) / f"{number}.h5" for number in range(len(extractions))]
+        summaries = [
+            extract(options, view) for options, view in zip(extractions, views, strict=True)
+        ]
+        with FeatureFiles(views) as files:
+            figures = summaries[0].to_dict() | _classify(classifier, files, out)
+        _keep_failures(views, failures_path(out))
     figures |= {"features": None, "predictions": str(out)}
-    figures["failures"] = str(failures) if figures["failures"] else None
+    figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
     return figures
 
 
-def _check_backbone(classifier: Classifier, options: ExtractOptions) -> None:
-    """Compare the recipes before an hour is spent on features that the head cannot use."""
+def list_features(classifier: Classifier) -> list[FeatureOptions]:
+    """List what to extract: each backbone once, with all layers that are wanted of it."""
+    layers: dict[FeatureOptions, list[str]] = {}
+    for part in classifier.parts:
+        layers.setdefault(dataclasses.replace(part.features, layers=("-",)), []).append(part.layer)
+    return [
+        dataclasses.replace(features, layers=tuple(dict.fromkeys(wanted)))
+        for features, wanted in layers.items()
+    ]
+
+
+def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
+    """Raise PipelineError unless a backbone still gives the features that a head was fitted on."""
     try:
-        with Index(open_cache(options.cache).index_file) as index:
-            backbone = Backbone(options.features, index)
-            recipe = build_recipe(options.features, backbone, parse_layer_spec(classifier.layer))
+        recipe = build_recipe(part.features, backbone, parse_layer_spec(part.layer))
     except UnknownNameError:
         recipe = {}
-    if recipe_key(recipe) != recipe_key(classifier.recipe):
+    if recipe_key(recipe) != recipe_key(part.recipe):
         raise PipelineError(
-            f"the backbone {classifier.features.backbone!r} is no longer the one that the head"
+            f"the backbone {part.features.backbone!r} is no longer the one that the head"
             " was fitted on; restore its weights or fit again"
         )
 
 
-def _classify(classifier: Classifier, features: Features, out: Path) -> dict[str, object]:
+def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[str, object]:
     head = classifier.head
-    blocks = features.iterate(classifier.layer)
-    probabilities = np.concatenate(
-        [head.predict_proba(block.reshape(len(block), -1)) for block in blocks]
-    )
-    labels = features.labels
+    wanted = list_features(classifier)
+    layers = [
+        files.find_layer(wanted.index(features), part.layer)
+        for part in classifier.parts
+        for features in wanted
+        if dataclasses.replace(part.features, layers=features.layers) == features
+    ]
+    outputs = predict_rows(head, files.open_matrix(layers), np.arange(len(files)))
+    labels = files.column("label")
     write_predictions(
         out,
-        paths=features.paths,
+        paths=files.paths,
         labels=labels,
-        probabilities=probabilities,
+        outputs=outputs,
         classes=head.classes,
+        task=head.task,
     )
     if not all(labels):
         return {}
-    return dict(score(np.array(labels, np.str_), probabilities, head.classes))
+    truth, _ = parse_targets(labels, task=head.task, names=files.paths)
+    return dict(score(truth, outputs, head.classes))
+
+
+def _keep_failures(views: Sequence[Path], final: Path) -> None:
+    """Put the lists of failures together; one image may have failed with several backbones."""
+    reasons: dict[str, str] = {}
+    for file in map(failures_path, views):
+        if file.exists():
+            table = read_table(file)
+            reasons |= dict(zip(table.require("path"), table.extra["reason"], strict=True))
+    write_failures(final, list(reasons.items()))

@@ -1,0 +1,92 @@
+"""``export``: the backbone up to the layer, its preprocessing and the head as one Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cache.files import make_folder, published
+from pipeline.backbones import Backbone
+from pipeline.classifier import ClassifierPart, load_classifier
+from pipeline.errors import PipelineError
+from pipeline.options import FeatureOptions
+from pipeline.predict import check_recipe
+from stages.export import SUFFIX, ExportPart, build_classifier, save_classifier
+from stages.layers import parse_layer_spec
+
+# How an image file becomes the pixels that the model takes.
+_PIXELS = ("size", "color", "resize", "resize_mode", "orient", "decode")
+
+
+def export(model: Path, out: Path) -> dict[str, object]:
+    """Write what ``fit`` left in `model` as one ``.keras`` file that needs nothing of this project.
+
+    Parameters
+    ----------
+    model : Path
+        What ``fit`` wrote.
+    out : Path
+        Ends in ``.keras``.
+
+    Returns
+    -------
+    dict
+        The file, its size in bytes, the shape of its input, and what its outputs stand for.
+
+    Raises
+    ------
+    PipelineError, StageError
+        The backbone is no longer the one that the head was fitted on, or cannot be exported.
+    """
+    if out.suffix != SUFFIX:
+        raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
+    classifier = load_classifier(model)
+    pixels = _share_pixels(classifier.parts)
+    network = build_classifier(_load_parts(classifier.parts), classifier.head)
+    make_folder(out.absolute().parent)
+    with published(out) as temporary:
+        save_classifier(
+            network,
+            temporary,
+            task=classifier.head.task,
+            classes=classifier.head.classes,
+            pixels=pixels,
+        )
+    return {
+        "model": str(out),
+        "bytes": out.stat().st_size,
+        "input_shape": list(network.input_shape[1:]),
+        "task": classifier.head.task,
+        "classes": classifier.head.classes.tolist(),
+        "pixels": pixels,
+    }
+
+
+def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
+    found = [{name: part.recipe[name] for name in _PIXELS} for part in parts]
+    for part, pixels in zip(parts, found, strict=True):
+        if pixels != found[0]:
+            raise PipelineError(
+                f"one model takes one image, but {parts[0].layer} and {part.layer} were extracted"
+                f" from different ones ({found[0]} and {pixels}); extract both alike"
+            )
+    return dict(found[0])
+
+
+def _load_parts(parts: Sequence[ClassifierPart]) -> list[ExportPart]:
+    """Load every network once, whatever the number of its layers."""
+    backbones: dict[FeatureOptions, Backbone] = {}
+    loaded = []
+    for part in parts:
+        backbone = backbones.setdefault(part.features, Backbone(part.features))
+        check_recipe(part, backbone)
+        loaded.append(
+            ExportPart(
+                network=backbone.load(),
+                layer=parse_layer_spec(part.layer),
+                preprocess=backbone.preprocess,
+                view=part.features.view,
+                dtype=part.features.dtype,
+            )
+        )
+    return loaded

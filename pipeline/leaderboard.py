@@ -1,0 +1,236 @@
+"""The results of a sweep, ranked, and which of the differences are noise."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cache.files import published
+from pipeline.classifier import write_json
+from pipeline.configurations import Configuration
+from pipeline.errors import PipelineError
+from pipeline.journal import FoldRecord, Journal
+from pipeline.measure import Scores, summarize_scores
+from stages.folds import Fold
+from stages.intervals import compare_paired
+from stages.metrics import PRIMARY
+
+# Above this p value a difference from the first is called noise.
+SIGNIFICANCE = 0.05
+_SHOWN = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One configuration on the leaderboard.
+
+    Attributes
+    ----------
+    configuration : Configuration
+    folds : list of FoldRecord
+    summary : dict
+        Mean and standard deviation of each score over the folds.
+    p_value : float or None
+        Of the paired comparison with the first, on the same rows; None for the first itself.
+    error : str
+        Why the head could not be fitted.
+    """
+
+    configuration: Configuration
+    folds: list[FoldRecord]
+    summary: Scores
+    p_value: float | None = None
+    error: str = ""
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether its difference from the first may be noise."""
+        return not self.error and (self.p_value is None or self.p_value >= SIGNIFICANCE)
+
+    @property
+    def seconds(self) -> float:
+        """Of all folds."""
+        return sum(record.seconds for record in self.folds)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the entry as a JSON object."""
+        return {
+            **self.configuration.to_dict(),
+            **self.summary,
+            "p_value": self.p_value,
+            "tied_with_first": self.is_tied,
+            "seconds": round(self.seconds, 3),
+            "error": self.error or None,
+            "folds": [
+                {
+                    "fold": one.fold,
+                    **one.scores,
+                    "n_train": one.n_train,
+                    "n_test": one.n_test,
+                    "seconds": one.seconds,
+                }
+                for one in self.folds
+            ],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaderboard:
+    """Every configuration, best first; those that failed last."""
+
+    task: str
+    entries: list[Entry]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the board as a JSON object."""
+        return {
+            "task": self.task,
+            "metric": PRIMARY[self.task],
+            "configurations": [entry.to_dict() for entry in self.entries],
+        }
+
+    def describe(self) -> str:
+        """Return the first rows as a table of text."""
+        name = PRIMARY[self.task]
+        rows = [("", name, "±", "p", "s", "layer", "head")]
+        for number, entry in enumerate(self.entries[:_SHOWN], start=1):
+            mean, std = entry.summary.get(f"{name}_mean"), entry.summary.get(f"{name}_std")
+            rows.append(
+                (
+                    str(number),
+                    "failed" if mean is None else f"{mean:.4f}",
+                    "" if std is None else f"{std:.4f}",
+                    "" if entry.p_value is None else f"{entry.p_value:.3f}",
+                    f"{entry.seconds:.1f}",
+                    entry.configuration.layer,
+                    f"{entry.configuration.head} {entry.error}".strip(),
+                )
+            )
+        lines = _align(rows)
+        if len(self.entries) > _SHOWN:
+            lines.append(f"… {len(self.entries)} in all")
+        n_tied = sum(entry.is_tied for entry in self.entries) - 1
+        lines.append(
+            f"{n_tied} of the others may be as good as the first: on the same rows their difference"
+            f" from it is not significant (p ≥ {SIGNIFICANCE})"
+        )
+        return "\n".join(lines)
+
+
+def rank(
+    configurations: Sequence[Configuration], journal: Journal, *, n_folds: int, task: str
+) -> Leaderboard:
+    """Order configurations by the mean of the task's first metric; equal ones by their time.
+
+    Raises
+    ------
+    PipelineError
+        None of them could be fitted.
+    """
+    entries = [_read_entry(one, journal, n_folds=n_folds) for one in configurations]
+    fitted = [entry for entry in entries if not entry.error]
+    if not fitted:
+        raise PipelineError(entries[0].error)
+    name = f"{PRIMARY[task]}_mean"
+    fitted.sort(key=lambda entry: (-_as_number(entry.summary[name]), entry.seconds))
+    first = _join_losses(fitted[0])
+    compared = [
+        dataclasses.replace(entry, p_value=compare_paired(first, _join_losses(entry)))
+        for entry in fitted[1:]
+    ]
+    failed = [entry for entry in entries if entry.error]
+    return Leaderboard(task=task, entries=[fitted[0], *compared, *failed])
+
+
+def _read_entry(configuration: Configuration, journal: Journal, *, n_folds: int) -> Entry:
+    found = [journal.find(configuration.key, fold) for fold in range(n_folds)]
+    folds = [record for record in found if record is not None]
+    errors = [record.error for record in folds if record.error]
+    return Entry(
+        configuration=configuration,
+        folds=folds,
+        summary={} if errors else summarize_scores(record.scores for record in folds),
+        error=errors[0] if errors else "",
+    )
+
+
+def _join_losses(entry: Entry) -> np.ndarray:
+    return np.concatenate([record.losses for record in entry.folds])
+
+
+def _as_number(value: float | None) -> float:
+    return float("-inf") if value is None else value
+
+
+def write_tables(out: Path, board: Leaderboard) -> None:
+    """Write ``results.csv``, ``leaderboard.csv`` and ``sweep.json``."""
+    _write_csv(out / "results.csv", [row for entry in board.entries for row in _list_folds(entry)])
+    ranked = [
+        {"rank": number, **_name_configuration(entry), **entry.summary}
+        | {
+            "p_value": entry.p_value,
+            "tied_with_first": "yes" if entry.is_tied else "no",
+            "seconds": round(entry.seconds, 3),
+            "error": entry.error,
+        }
+        for number, entry in enumerate(board.entries, start=1)
+    ]
+    _write_csv(out / "leaderboard.csv", ranked)
+    write_json(out / "sweep.json", board.to_dict())
+
+
+def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:
+    """Write ``folds.csv``: which fold each row was measured in."""
+    rows = [
+        {"path": paths[row], "fold": number}
+        for number, fold in enumerate(folds)
+        for row in fold.test
+    ]
+    _write_csv(out / "folds.csv", rows)
+
+
+def _list_folds(entry: Entry) -> Iterable[dict[str, object]]:
+    for record in entry.folds:
+        yield {
+            **_name_configuration(entry),
+            "fold": record.fold,
+            "n_train": record.n_train,
+            "n_test": record.n_test,
+            **record.scores,
+            "seconds": record.seconds,
+            "error": record.error,
+        }
+
+
+def _name_configuration(entry: Entry) -> dict[str, object]:
+    configuration = entry.configuration
+    return {
+        "layer": configuration.layer,
+        "head": configuration.candidate.kind,
+        "settings": configuration.settings,
+    }
+
+
+def _write_csv(file: Path, rows: Sequence[dict[str, object]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with (
+        published(file) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay cells out in columns; the last one is not padded."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,96 @@
+"""What heads are asked for, and the digests by which a fit is known again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cache.key import canonical_json
+from pipeline.errors import PipelineError
+from pipeline.layers import StoredLayer
+from pipeline.options import DEFAULT_MEMORY_BYTES
+from pipeline.samples import FeatureFiles
+from stages.crossfit import Candidate
+from stages.errors import UnknownNameError
+from stages.heads import check_task, parse_settings
+from stages.targets import CLASSIFICATION, TASKS
+
+# What scikit-learn and Keras take.
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What heads are to say of the images, and how they are compared.
+
+    Attributes
+    ----------
+    features : tuple of Path
+        One ``features.h5`` or several; of several, the rows that all of them have.
+    task : str
+        ``classification``, ``multilabel`` or ``regression``.
+    target : str
+        The column with the truth.
+    cv : int, optional
+        Folds over all rows that are not in the test split.
+    seed : int
+    memory_bytes : int
+        Budget for features in memory.
+    """
+
+    features: tuple[Path, ...]
+    task: str = CLASSIFICATION
+    target: str = "label"
+    cv: int | None = None
+    seed: int = 0
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < _SEEDS:
+            raise PipelineError(f"cannot use seed {self.seed}; give one from 0 to {_SEEDS - 1}")
+        if self.task not in TASKS:
+            raise UnknownNameError("task", self.task, TASKS)
+        if self.cv is not None and self.cv < 2:
+            raise PipelineError(f"cannot cross-validate with {self.cv} folds; give --cv 2 or more")
+
+
+def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> Candidate:
+    """Parse a head's settings.
+
+    Raises
+    ------
+    StageError
+        The head, a setting or a value does not exist, or the head cannot do the task.
+    """
+    check_task(kind, task)
+    return Candidate(kind=kind, settings=parse_settings(kind, settings))
+
+
+def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
+    """Return a digest of what a fit depends on besides features and head: rows, truth, folds."""
+    facts = [
+        files.paths,
+        hashlib.sha256(files.digests.tobytes()).hexdigest(),
+        files.column(options.target),
+        files.splits.tolist(),
+        files.groups.tolist(),
+        options.task,
+        options.cv,
+        options.seed,
+    ]
+    return _digest(facts)
+
+
+def digest_fit(rows_key: str, layers: Sequence[StoredLayer], candidate: Candidate) -> str:
+    """Return a digest of all that a fit depends on."""
+    features = [[canonical_json(layer.recipe), layer.is_derived] for layer in layers]
+    settings = dataclasses.asdict(candidate.settings)
+    return _digest([rows_key, features, candidate.kind, settings])
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
