@@ -118,7 +118,8 @@ def _stratify(targets: Targets, *, n_bins: int) -> tuple[Rows, Rows]:
     values = targets.values
     if targets.task == REGRESSION:
         edges = np.quantile(values, np.linspace(0, 1, n_bins + 1)[1:-1])
-        values = np.searchsorted(edges, values, side="right")
+        # What many rows share, a 0 or a cap, is a stratum of its own.
+        values = np.searchsorted(edges, values, "left") + np.searchsorted(edges, values, "right")
     return np.arange(len(values)), np.unique(values, return_inverse=True)[1] + 1
 
 
