@@ -89,12 +89,14 @@ class Budget:
         needed = min(dense, reduced) if may_reduce else dense
         raise InputError(
             f"fitting on {self.n_rows} rows of {self.n_features} features takes"
-            f" {_format_gb(needed)}, more than the {_format_gb(self.memory_bytes)} allowed;"
-            f" give it --memory {_format_gb(needed)}, or stream the rows with"
+            f" {_format_bytes(needed)}, more than the {self.memory_bytes / 1e9:.3g}GB allowed;"
+            f" give it --memory {_format_bytes(needed)}, or stream the rows with"
             " --head sgd or --head mlp"
         )
 
 
-def _format_gb(n_bytes: int) -> str:
-    """Round up to a tenth of a gigabyte: what is asked for must suffice."""
+def _format_bytes(n_bytes: int) -> str:
+    """Round up to whole megabytes or a tenth of a gigabyte: what is asked for must suffice."""
+    if n_bytes < 10**9:
+        return f"{-(-n_bytes // 10**6)}MB"
     return f"{-(-n_bytes // 10**8) / 10:g}GB"

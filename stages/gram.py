@@ -46,7 +46,7 @@ class Gram:
 
     def add(self, columns: slice, block: NDArray[np.float64], counts: NDArray[np.float64]) -> None:
         """Add the products of some columns; `counts` as for `standardise_block`."""
-        from scipy.linalg.blas import dsyrk  # type: ignore[import-untyped]
+        from scipy.linalg.blas import dsyrk
 
         if self.statistics:
             block, found = standardise_block(block, counts)
@@ -92,11 +92,12 @@ class ReducedRows:
         -------
         ndarray of float64, shape (k, n_features)
         """
-        from scipy.linalg import solve_triangular  # type: ignore[import-untyped]
+        from scipy.linalg import solve_triangular
 
+        rank = len(self.pivots)
         dual = np.zeros((len(rows), len(weights)))
-        triangle, reduced = self.values[self.pivots], weights[:, : len(self.pivots)].T
-        dual[self.pivots] = solve_triangular(triangle, reduced, lower=True, trans="T")
+        triangle = self.values[self.pivots, :rank]
+        dual[self.pivots] = solve_triangular(triangle, weights[:, :rank].T, lower=True, trans="T")
         restored = np.empty((len(weights), matrix.shape[1]))
         for columns, block in iterate_slices(matrix, rows, n_bytes=n_bytes):
             mean = self.statistics.mean[columns] if self.statistics else 0.0
@@ -173,7 +174,7 @@ def _make_gram(matrix: Matrix, n_rows: int, train: Rows | None) -> Gram:
 
 def factor_gram(gram: Gram) -> ReducedRows:
     """Factor K = Z Zᵀ, overwriting `gram`; what is below the rounding of K is left out of Z."""
-    from scipy.linalg.lapack import dpstrf  # type: ignore[import-untyped]
+    from scipy.linalg.lapack import dpstrf
 
     n_rows = len(gram.upper)
     rounding = n_rows * np.finfo(np.float64).eps * gram.upper.diagonal().max()

@@ -136,16 +136,6 @@ def scale_rows(  # noqa: PLR0913
     return reduction.standardise() if by_columns else reduction.repeat(scale, times=len(trains))
 
 
-def fits_dense(
-    n_rows: int, n_features: int, *, memory_bytes: int, fit_bytes: int = FIT_BYTES
-) -> bool:
-    """Tell whether rows are neither too many nor too wide to be fitted as they are."""
-    budget = Budget(
-        n_rows=n_rows, n_features=n_features, memory_bytes=memory_bytes, fit_bytes=fit_bytes
-    )
-    return not budget.is_wide and budget.dense_bytes(n_sets=2) <= memory_bytes
-
-
 def _scale_dense(
     matrix: Matrix, rows: Rows, *, scale: str, trains: Sequence[Rows]
 ) -> Iterator[ScaledRows]:
