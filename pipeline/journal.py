@@ -56,8 +56,7 @@ class FoldRecord:
             "wrong_only": bool(is_bool),
             "n_train": self.n_train,
             "n_test": self.n_test,
-            "seconds": round(self.seconds, 4),
-            "error": self.error,
+            "seconds": self.seconds,
         }
         return json.dumps(fields)
 
@@ -104,8 +103,10 @@ class Journal:
         return self._records.get((key, fold))
 
     def add(self, record: FoldRecord) -> None:
-        """Keep a record: it is on the disk when this returns."""
+        """Keep a record: it is on the disk when this returns, unless it tells of a failure."""
         self._records[record.key, record.fold] = record
+        if record.error:
+            return  # More memory or another version may mend it: the next sweep tries again.
         # One write in append mode: lines of two sweeps into one folder do not mix. The line break
         # comes first, so that a torn line before this one does not swallow it.
         with self._file.open("ab", buffering=0) as stream:

@@ -90,7 +90,11 @@ class FeatureFiles:
         Those of one image, and those with the same value in a column ``group``.
         """
         named = [name for name in self._files[0].columns if name.casefold() == GROUP_COLUMN]
-        return join_groups(self.digests, self.column(named[0]) if named else None)
+        if named:
+            return join_groups(self.digests, self.column(named[0]))
+        # Numbered by digest, the same rows in another order are drawn into the same folds.
+        keys = np.ascontiguousarray(self.digests).view("V32").ravel()
+        return np.unique(keys, return_inverse=True)[1]
 
     @cached_property
     def layers(self) -> list[str]:

@@ -18,9 +18,10 @@ from pipeline.journal import FoldRecord, Journal
 from pipeline.leaderboard import Leaderboard, rank, write_folds, write_tables
 from pipeline.measure import plan_trial
 from pipeline.progress import show_progress
-from pipeline.samples import FeatureFiles
+from pipeline.samples import FeatureFiles, read_labels
 from pipeline.task import TaskOptions, digest_rows
-from stages.crossfit import FoldOutputs, Trial, cross_fit
+from stages.crossfit import Candidate, FoldOutputs, Trial, cross_fit
+from stages.heads import check_training
 from stages.intervals import row_losses
 from stages.metrics import PRIMARY, score
 
@@ -144,6 +145,7 @@ def sweep(options: SweepOptions) -> SweepResult:
             if journal.find(one.key, fold) is None
         ]
         if missing:
+            _check_training(data, files, candidates)
             _fit_missing(missing, data, files, journal, options)
     board = rank(configurations, journal, n_folds=n_folds, task=data.task)
     write_tables(options.out, board)
@@ -160,6 +162,15 @@ def _choose_folds(data: TaskOptions, files: FeatureFiles) -> TaskOptions:
     if data.cv is not None or (files.splits == "val").any():
         return data
     return dataclasses.replace(data, cv=DEFAULT_FOLDS)
+
+
+def _check_training(
+    data: TaskOptions, files: FeatureFiles, candidates: Sequence[Candidate]
+) -> None:
+    """Raise before anything is fitted what every single fit would raise."""
+    labelled = read_labels(files, task=data.task, column=data.target)
+    for kind in dict.fromkeys(one.kind for one in candidates):
+        check_training(kind, labelled.targets.select(labelled.train))
 
 
 def _fit_missing(
@@ -215,7 +226,7 @@ def _measure(key: str, found: FoldOutputs, trial: Trial) -> FoldRecord:
         losses=row_losses(truth, found.outputs, found.classes) if not failed else test[:0] > 0,
         n_train=len(train),
         n_test=0 if failed else len(test),
-        seconds=found.seconds,
+        seconds=round(found.seconds, 4),
         error=found.error,
     )
 

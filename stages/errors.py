@@ -57,7 +57,10 @@ class UnknownNameError(StageError):
         self, kind: str, name: str, known: Iterable[str], *, where: str = "", remedy: str = ""
     ) -> None:
         names = list(known)
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        # A wrong case is the nearest miss of all, and unlike anything to difflib.
+        spelt = {known.casefold(): known for known in names}
+        close = difflib.get_close_matches(name.casefold(), spelt, n=3, cutoff=0.5)
+        near = [spelt[one] for one in close]
         place = f" {where}" if where else ""
         if near:
             hint = f"did you mean {' or '.join(repr(n) for n in near)}?" + (remedy and " ")

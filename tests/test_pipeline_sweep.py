@@ -330,7 +330,7 @@ def test_a_person_sees_the_table_and_where_the_figures_are(view, command, tmp_pa
         (["--heads", "logreg", "--set", "C=1,,2"], "empty value"),
         (["--heads", "logreg", "--set", "C=1,x"], "C=x"),
         (["--heads", "logreg", "--layers", "lat:avg"], "late:avg"),
-        (["--heads", "logreg", "--layers", "maps", "--poolings", "mean"], "avg"),
+        (["--heads", "logreg", "--layers", "maps", "--poolings", "agv"], "did you mean 'avg'?"),
         (["--heads", "logreg", "--task", "regression"], "ridge"),
         (["--heads", "ridge", "--task", "regression"], "not a finite number"),
         (["--heads", "logreg", "--target", "labl"], "label"),

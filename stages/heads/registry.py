@@ -25,6 +25,7 @@ from stages.heads.linear import (
 from stages.heads.mlp import MlpSettings, fit_mlp, load_mlp
 from stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
 from stages.heads.settings import parse_fields
+from stages.heads.sgd import SgdSettings, fit_sgd
 from stages.matrix import Matrix, Rows
 from stages.reduction import Store, scale_rows
 from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
@@ -48,6 +49,9 @@ class HeadKind:
         ``load(folder, settings, record)`` returns the head.
     is_estimator : bool
         Whether `fit_estimator` can fit it, on rows that others share.
+    fit_bytes : int
+        What an estimator's fit and predictions add to each value that it is fitted on, as
+        measured on 4,000 × 10,000 values in float32.
     keeps_rows : bool
         Whether the head consists of training rows, so that reducing them saves nothing.
     """
@@ -57,6 +61,7 @@ class HeadKind:
     fit: Callable[..., Any]
     load: Callable[..., Head]
     is_estimator: bool = True
+    fit_bytes: int = 0
     keeps_rows: bool = False
 
 
@@ -66,25 +71,38 @@ HEADS: dict[str, HeadKind] = {
         tasks=(CLASSIFICATION, MULTILABEL),
         fit=fit_logreg,
         load=load_estimator,
+        fit_bytes=2,
     ),
     "linear_svm": HeadKind(
         settings=LinearSvmSettings,
         tasks=(CLASSIFICATION, MULTILABEL),
         fit=fit_linear_svm,
         load=load_estimator,
+        fit_bytes=24,
     ),
-    "ridge": HeadKind(settings=RidgeSettings, tasks=TASKS, fit=fit_ridge, load=load_estimator),
+    "ridge": HeadKind(
+        settings=RidgeSettings, tasks=TASKS, fit=fit_ridge, load=load_estimator, fit_bytes=28
+    ),
     "knn": HeadKind(
-        settings=KnnSettings, tasks=TASKS, fit=fit_knn, load=load_estimator, keeps_rows=True
+        settings=KnnSettings,
+        tasks=TASKS,
+        fit=fit_knn,
+        load=load_estimator,
+        fit_bytes=6,
+        keeps_rows=True,
     ),
     "nearest_mean": HeadKind(
         settings=NearestMeanSettings,
         tasks=(CLASSIFICATION,),
         fit=fit_nearest_mean,
         load=load_estimator,
+        fit_bytes=9,
     ),
     "mlp": HeadKind(
         settings=MlpSettings, tasks=TASKS, fit=fit_mlp, load=load_mlp, is_estimator=False
+    ),
+    "sgd": HeadKind(
+        settings=SgdSettings, tasks=TASKS, fit=fit_sgd, load=load_estimator, is_estimator=False
     ),
 }
 
@@ -169,7 +187,7 @@ def fit_head(  # noqa: PLR0913
             f"{matrix.shape[0]} rows of features have {len(targets)} labels; give one each"
         )
     truth = targets.select(train)
-    _check_training(kind, truth)
+    check_training(kind, truth)
     head_kind = HEADS[kind]
     if not head_kind.is_estimator:
         head: Head = head_kind.fit(
@@ -185,6 +203,7 @@ def fit_head(  # noqa: PLR0913
             memory_bytes=memory_bytes,
             store=store,
             may_reduce=not head_kind.keeps_rows,
+            fit_bytes=head_kind.fit_bytes,
         )
     )
     return fit_estimator(kind, settings, scaled.values, truth, seed=seed).to_head(scaled)
@@ -212,7 +231,7 @@ def fit_estimator(
     InputError
         The head cannot do the task, or there are too few rows or classes.
     """
-    _check_training(kind, targets)
+    check_training(kind, targets)
     is_classification = targets.task == CLASSIFICATION
     return FittedEstimator(
         kind=kind,
@@ -223,7 +242,7 @@ def fit_estimator(
     )
 
 
-def _check_training(kind: str, targets: Targets) -> None:
+def check_training(kind: str, targets: Targets) -> None:
     """Raise InputError unless there is something to learn from."""
     check_task(kind, targets.task)
     n_rows = len(targets)
