@@ -14,10 +14,14 @@ import h5py
 import numpy as np
 
 from cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
-from cache.gather import gather_rows
+from cache.gather import Block, StoredRows, gather_rows, read_rows, split_columns
 from cache.key import Recipe
+from cache.shard import RowFormat, choose_chunk
 from cache.store import RowLocations
+from cache.strings import decode, read_strings, unescape_name
 from cache.view import split_rows
+
+_OWN_COLUMNS = ("path", "label", "split")
 
 
 class Features:
@@ -35,6 +39,7 @@ class Features:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._located: dict[str, RowLocations] = {}
         try:
             self._file = h5py.File(path, "r", locking=False)
         except FileNotFoundError as error:
@@ -58,12 +63,12 @@ class Features:
     @property
     def root(self) -> str:
         """Where the images' paths start from."""
-        return _decode(self._file["images"].attrs["root"])
+        return decode(self._file["images"].attrs["root"])
 
     @property
     def origin(self) -> str:
         """How the features were asked for, as `write_view` was told."""
-        return _decode(self._file.attrs.get("origin", ""))
+        return decode(self._file.attrs.get("origin", ""))
 
     @cached_property
     def paths(self) -> list[str]:
@@ -79,6 +84,43 @@ class Features:
     def splits(self) -> list[str]:
         """``"train"``, ``"val"``, ``"test"`` or ``""``."""
         return self._strings("images/split")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the further columns of the dataset's table, sorted."""
+        return sorted(self._column_nodes)
+
+    def column(self, name: str) -> list[str]:
+        """Return a column of the dataset's table.
+
+        Parameters
+        ----------
+        name : str
+            One of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
+
+        Returns
+        -------
+        list of str, length n
+            ``""`` where the table has nothing.
+
+        Raises
+        ------
+        NotAViewError
+            There is no such column.
+        """
+        if name in _OWN_COLUMNS:
+            return self._strings(f"images/{name}")
+        if name not in self._column_nodes:
+            there = ", ".join(map(repr, (*_OWN_COLUMNS, *self.columns)))
+            raise NotAViewError(f"{str(self.path)!r} has no column {name!r}; it has: {there}")
+        return self._strings(f"images/columns/{self._column_nodes[name]}")
+
+    @cached_property
+    def _column_nodes(self) -> dict[str, str]:
+        """The name of each further column's dataset."""
+        with self._naming_damage():
+            nodes = list(self._file.get("images/columns", ()))
+            return {unescape_name(node): node for node in nodes}
 
     @cached_property
     def digests(self) -> np.ndarray:
@@ -137,14 +179,22 @@ class Features:
         MissingShardError, DamagedError
             A value could not be read as it was written.
         """
-        wanted = np.arange(len(self)) if rows is None else np.asarray(rows)
-        out = np.empty((len(wanted), *self.shape(layer)), self.dtype(layer))
+        return self._read(layer, self._choose_rows(rows))
+
+    def _choose_rows(self, rows: np.ndarray | None) -> np.ndarray:
+        every = np.arange(len(self))
+        return every if rows is None else every[np.asarray(rows, np.int64)]
+
+    def _read(self, layer: str, rows: np.ndarray, block: Block = ()) -> np.ndarray:
+        shape = self.shape(layer)
+        part = [len(range(n)[cut]) for n, cut in zip(shape, block, strict=False)]
+        out = np.empty((len(rows), *part, *shape[len(part) :]), self.dtype(layer))
         node = self._node(layer)
         if isinstance(node, h5py.Dataset):
             with self._naming_damage():
-                _read_values(node, wanted, out)
+                read_rows(node, rows, positions=np.arange(len(rows)), out=out, block=block)
         else:
-            self._follow(layer, node, wanted, out)
+            self._follow(layer, node, rows, out, block)
         return out
 
     def iterate(self, layer: str) -> Iterator[np.ndarray]:
@@ -152,16 +202,60 @@ class Features:
         for start, stop in split_rows(len(self), self.row_bytes(layer)):
             yield self.read(layer, np.arange(start, stop))
 
-    def _follow(self, layer: str, node: h5py.Group, rows: np.ndarray, out: np.ndarray) -> None:
-        folder = self.path.resolve().parent / _decode(node.attrs["folder"])
+    def iterate_columns(
+        self, layer: str, rows: np.ndarray, *, n_bytes: int
+    ) -> Iterator[np.ndarray]:
+        """Yield the values of rows from left to right, some columns of all rows at a time.
+
+        HDF5 reads whole chunks: where a block is narrower than one, each chunk is read as often as
+        blocks share it, so that the largest `n_bytes` one can afford is the fastest.
+
+        Parameters
+        ----------
+        layer : str
+            As in `layers`; its rows count as flattened in C order.
+        rows : ndarray of int, shape (m,)
+            Which rows, in which order.
+        n_bytes : int
+            What one block may take; at least one column comes each time.
+
+        Yields
+        ------
+        ndarray, shape (m, k)
+
+        Raises
+        ------
+        MissingShardError, DamagedError
+            As `read` does.
+        """
+        wanted = self._choose_rows(rows)
+        shape, dtype = self.shape(layer), self.dtype(layer)
+        n_columns = max(1, n_bytes // max(1, len(wanted) * dtype.itemsize))
+        chunk = choose_chunk(RowFormat(shape=shape, dtype=dtype.name), 1)[1:]
+        for block in split_columns(shape, n_columns, chunk=chunk):
+            values = self._read(layer, wanted, block)
+            yield values.reshape(len(wanted), math.prod(values.shape[1:]))
+
+    def folder(self, layer: str) -> Path | None:
+        """Return where the layer's shards lie; None for a materialized layer or a lost cache."""
+        node = self._node(layer)
+        folder = None if isinstance(node, h5py.Dataset) else self._shard_folder(node)
+        return folder if folder is not None and folder.is_dir() else None
+
+    def _shard_folder(self, node: h5py.Group) -> Path:
+        return self.path.resolve().parent / decode(node.attrs["folder"])
+
+    def _follow(
+        self, layer: str, node: h5py.Group, rows: np.ndarray, out: np.ndarray, block: Block
+    ) -> None:
+        wanted = StoredRows(
+            folder=self._shard_folder(node),
+            key=node.attrs["key"],
+            locations=self._locations(layer).select(rows),
+            digests=self.digests[rows],
+        )
         try:
-            gather_rows(
-                folder,
-                key=node.attrs["key"],
-                locations=self._locations(layer).select(rows),
-                digests=self.digests[rows],
-                out=out,
-            )
+            gather_rows(wanted, out, block=block)
         except MissingShardError as error:
             raise MissingShardError(
                 f"{error}; repeat the extract that wrote {str(self.path)!r}:"
@@ -169,13 +263,15 @@ class Features:
             ) from error
 
     def _locations(self, layer: str) -> RowLocations:
-        node = self._node(layer)
-        with self._naming_damage():
-            return RowLocations(
-                shards=self._strings(f"rows/{layer}/shards"),
-                shard=node["shard"][()],
-                row=node["row"][()],
-            )
+        if layer not in self._located:
+            node = self._node(layer)
+            with self._naming_damage():
+                self._located[layer] = RowLocations(
+                    shards=self._strings(f"rows/{layer}/shards"),
+                    shard=node["shard"][()],
+                    row=node["row"][()],
+                )
+        return self._located[layer]
 
     def _node(self, layer: str) -> h5py.Dataset | h5py.Group:
         """Return the pointers of a layer, or the dataset with its values."""
@@ -189,7 +285,7 @@ class Features:
 
     def _strings(self, name: str) -> list[str]:
         with self._naming_damage():
-            return [_decode(text) for text in self._file[name][()].tolist()]
+            return read_strings(self._file[name])
 
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:
@@ -201,10 +297,6 @@ class Features:
             raise DamagedError(f"{str(self.path)!r} is damaged: {error}") from error
 
 
-def _decode(text: bytes | str) -> str:
-    return text if isinstance(text, str) else bytes(text).decode(errors="surrogateescape")
-
-
 def _collect_nodes(group: h5py.Group, prefix: str, holds: Any, found: set[str]) -> None:
     """Collect the layers below a group; a nested layer's name has slashes and so subgroups."""
     for name in group:
@@ -213,13 +305,3 @@ def _collect_nodes(group: h5py.Group, prefix: str, holds: Any, found: set[str]) 
             found.add(prefix + name)
         elif isinstance(node, h5py.Group):
             _collect_nodes(node, f"{prefix}{name}/", holds, found)
-
-
-def _read_values(dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray) -> None:
-    if len(rows) == 0:
-        return
-    if np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows))):
-        dataset.read_direct(out, np.s_[int(rows[0]) : int(rows[-1]) + 1])
-        return
-    unique, inverse = np.unique(rows, return_inverse=True)
-    out[...] = dataset[unique][inverse]

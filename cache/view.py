@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from cache.files import published
-from cache.gather import READ_BYTES, gather_rows
+from cache.gather import READ_BYTES, StoredRows, gather_rows
 from cache.hdf5 import WriteStream, create_file, create_group, create_virtual
 from cache.key import Recipe, canonical_json, recipe_key
 from cache.shard import RowFormat, choose_chunk, compression_options
 from cache.store import RowLocations
+from cache.strings import as_attribute, escape_name, write_strings
 
 _log = logging.getLogger(__name__)
 
 # Beyond this many pieces, making and opening a virtual dataset takes longer than copying the rows.
 MAX_VIRTUAL_PIECES = 20_000
-_STRINGS_PER_CHUNK = 4096
+_ROWS_PER_CHUNK = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +41,8 @@ class ViewImages:
         Where `paths` start from.
     paths, labels, splits : sequence of str
     digests : ndarray of uint8, shape (n, 32)
+    columns : mapping of str to sequence of str
+        Further columns, under any names.
     """
 
     root: str
@@ -47,6 +50,7 @@ class ViewImages:
     labels: Sequence[str]
     splits: Sequence[str]
     digests: np.ndarray
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +87,7 @@ def write_view(
     """
     with published(out) as temporary, WriteStream(temporary) as stream:
         with create_file(stream) as file:
-            file.attrs["origin"] = _as_attribute(origin)
+            file.attrs["origin"] = as_attribute(origin)
             _write_images(file, images)
             for layer in layers:
                 if materialize:
@@ -95,32 +99,20 @@ def write_view(
 
 def _write_images(file: h5py.File, images: ViewImages) -> None:
     group = create_group(file, "images")
-    group.attrs["root"] = _as_attribute(images.root)
+    group.attrs["root"] = as_attribute(images.root)
     for name, texts in (
         ("path", images.paths),
         ("label", images.labels),
         ("split", images.splits),
     ):
-        _write_strings(group, name, texts)
+        write_strings(group, name, texts)
     _write_checked(group, "digest", images.digests)
-
-
-def _write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
-    """Store fixed-length UTF-8: unlike variable-length strings, HDF5 can checksum it."""
-    values = np.array([text.encode(errors="surrogateescape") for text in texts] or [b""], "S")
-    values = values[: len(texts)].astype(f"S{max(1, values.dtype.itemsize)}")
-    dtype = h5py.string_dtype("utf-8", values.dtype.itemsize)
-    _write_checked(group, name, values.astype(dtype))
-
-
-def _as_attribute(text: str) -> str | bytes:
-    """Return UTF-8 text as it is, and a file name that is none as its bytes."""
-    raw = os.fsencode(text)
-    return text if raw.decode(errors="ignore") == text else raw
+    for name, texts in sorted(images.columns.items()):
+        write_strings(create_group(file, "images/columns"), escape_name(name), texts)
 
 
 def _write_checked(group: h5py.Group, name: str, values: np.ndarray) -> None:
-    chunk = (max(1, min(len(values), _STRINGS_PER_CHUNK)), *values.shape[1:])
+    chunk = (max(1, min(len(values), _ROWS_PER_CHUNK)), *values.shape[1:])
     group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
 
 
@@ -140,13 +132,13 @@ def _write_values(
     _write_recipe(dataset, layer.recipe)
     for start, stop in split_rows(n_rows, layer.row.row_bytes):
         block = np.empty((stop - start, *layer.row.shape), layer.row.dtype)
-        gather_rows(
-            layer.folder,
+        rows = StoredRows(
+            folder=layer.folder,
             key=recipe_key(layer.recipe),
             locations=layer.locations.select(slice(start, stop)),
             digests=digests[start:stop],
-            out=block,
         )
+        gather_rows(rows, block)
         dataset[start:stop] = block
         stream.check()
 
@@ -160,10 +152,10 @@ def _write_pointers(file: h5py.File, layer: ViewLayer, base: Path) -> None:
     folder = os.path.relpath(layer.folder.resolve(), base.resolve())
     group = create_group(file, f"rows/{layer.spec}")
     _write_recipe(group, layer.recipe)
-    group.attrs["folder"] = _as_attribute(folder)
+    group.attrs["folder"] = as_attribute(folder)
     group.attrs["shape"] = np.array(layer.row.shape, np.int64)
     group.attrs["dtype"] = layer.row.dtype
-    _write_strings(group, "shards", layer.locations.shards)
+    write_strings(group, "shards", layer.locations.shards)
     _write_checked(group, "shard", layer.locations.shard)
     _write_checked(group, "row", layer.locations.row)
     _write_virtual(file, layer, folder)

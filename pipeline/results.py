@@ -123,11 +123,12 @@ def write_results(
         labels=kept.labels,
         splits=kept.splits,
         digests=join_digests(kept.digests),
+        columns=kept.extra,
     )
     layers = [_locate(layer, kept.digests) for layer in prepared.plan.layers]
     origin = options.features.to_json()
     write_view(out, images, layers, origin=origin, materialize=options.run.materialize)
-    _write_failures(failures_path(out), failed)
+    write_failures(failures_path(out), failed)
     return failed
 
 
@@ -153,7 +154,8 @@ def failures_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.failures.csv")
 
 
-def _write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
+def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
+    """Write the list of failures; remove an earlier one where nothing failed."""
     if not failed:
         file.unlink(missing_ok=True)
         return

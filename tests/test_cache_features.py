@@ -9,8 +9,15 @@ import h5py
 import numpy as np
 import pytest
 
-from cache.errors import CacheError, DamagedError, MissingShardError, UnstorableError
+from cache.errors import (
+    CacheError,
+    DamagedError,
+    MissingShardError,
+    NotAViewError,
+    UnstorableError,
+)
 from cache.features import Features
+from cache.gather import split_columns
 from cache.index import Index
 from cache.key import Recipe, recipe_key
 from cache.layout import CacheLayout, open_cache, open_feature_set_folder
@@ -58,13 +65,19 @@ def write_whole_view(
     row: RowFormat = ROW,
     *,
     materialize: bool = False,
+    columns: dict[str, list[str]] | None = None,
 ) -> None:
     rows = FeatureSet(layout, RECIPE, index)
     locations = rows.locate(split_digests(digests))
     assert not locations.missing.any()
     names = [f"a/{i}.jpg" for i in range(len(digests))]
     images = ViewImages(
-        root="photos", paths=names, labels=names, splits=[""] * len(names), digests=digests
+        root="photos",
+        paths=names,
+        labels=names,
+        splits=[""] * len(names),
+        digests=digests,
+        columns=columns or {},
     )
     layer = ViewLayer(
         spec="conv/1:none", recipe=RECIPE, folder=rows.folder, row=row, locations=locations
@@ -102,6 +115,171 @@ def test_a_view_gives_rows_in_manifest_order(
         np.testing.assert_array_equal(
             np.concatenate(list(features.iterate("conv/1:none"))), rows[order]
         )
+
+
+@pytest.mark.parametrize("materialize", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "n_columns"),
+    [((), 5), ((9,), 4), ((5, 7), 3), ((5, 7), 14), ((5, 7), 99), ((2, 40, 160, 40), 90_000)],
+)
+def test_columns_come_from_left_to_right_for_any_rows(
+    tmp_path: Path,
+    layout: CacheLayout,
+    index: Index,
+    *,
+    shape: tuple[int, ...],
+    n_columns: int,
+    materialize: bool,
+) -> None:
+    row = RowFormat(shape=shape, dtype="float32")
+    digests, rows = make_digests(12), make_rows(12, shape)
+    write_shard(layout, digests[:5], rows[:5], row)
+    write_shard(layout, digests[5:], rows[5:], row)
+    write_whole_view(tmp_path / "f.h5", layout, index, digests, row, materialize=materialize)
+    flat = rows.reshape(12, -1)
+    with Features(tmp_path / "f.h5") as features:
+        for wanted in (np.arange(12), np.array([11, 3, 3, 4, 0, 10]), np.array([], np.int64)):
+            n_bytes = n_columns * max(1, len(wanted)) * 4
+            blocks = list(features.iterate_columns("conv/1:none", wanted, n_bytes=n_bytes))
+            np.testing.assert_array_equal(np.hstack(blocks), flat[wanted])
+            assert max(block.nbytes for block in blocks) <= n_bytes
+        narrowest = next(features.iterate_columns("conv/1:none", np.array([2]), n_bytes=0))
+        np.testing.assert_array_equal(narrowest, flat[2:3, :1])
+
+
+@pytest.mark.parametrize("shape", [(56, 56, 128), (14, 14, 512), (7, 7, 512), (4_000_000,), (512,)])
+@pytest.mark.parametrize("n_columns", [7000, 100_000, 450_000, 5_000_000])
+def test_blocks_of_columns_follow_each_other_and_split_no_chunk_in_vain(
+    shape: tuple[int, ...], n_columns: int
+) -> None:
+    chunk = choose_chunk(RowFormat(shape=shape, dtype="float32"), 1)[1:]
+    flat = np.arange(np.prod(shape)).reshape(shape)
+    blocks = list(split_columns(shape, n_columns, chunk=chunk))
+    parts = [flat[block].ravel() for block in blocks]
+    np.testing.assert_array_equal(np.concatenate(parts), flat.ravel())
+    assert max(map(len, parts)) <= n_columns
+    chunk_of = np.zeros(shape, np.int64)
+    for axis, (length, step) in enumerate(zip(shape, chunk, strict=True)):
+        numbers = (np.arange(length) // step).reshape(-1, *[1] * (len(shape) - axis - 1))
+        chunk_of = chunk_of * -(-length // step) + numbers
+    touched = np.concatenate([np.unique(chunk_of[block]) for block in blocks])
+    most = 1 if n_columns >= np.prod(chunk) else 2 * np.prod(chunk) / n_columns + 1
+    assert np.bincount(touched).max() <= most
+
+
+def test_columns_of_a_damaged_or_missing_shard_are_an_error(
+    tmp_path: Path, layout: CacheLayout, index: Index
+) -> None:
+    digests, rows = make_digests(6), make_rows(6)
+    path = write_shard(layout, digests, rows)
+    write_whole_view(tmp_path / "f.h5", layout, index, digests)
+    sound = path.read_bytes()
+    position = sound.index(rows[3].tobytes())
+    path.write_bytes(sound[:position] + bytes([sound[position] ^ 1]) + sound[position + 1 :])
+    with Features(tmp_path / "f.h5") as features:
+        blocks = features.iterate_columns("conv/1:none", np.arange(6), n_bytes=48)
+        with pytest.raises(DamagedError, match=path.name):
+            next(blocks)
+        path.unlink()
+        blocks = features.iterate_columns("conv/1:none", np.arange(6), n_bytes=48)
+        with pytest.raises(MissingShardError, match="repeat the extract"):
+            next(blocks)
+
+
+@pytest.mark.parametrize("materialize", [False, True])
+def test_rows_that_do_not_exist_are_an_error(
+    tmp_path: Path, layout: CacheLayout, index: Index, *, materialize: bool
+) -> None:
+    digests, rows = make_digests(6), make_rows(6)
+    write_shard(layout, digests, rows)
+    write_whole_view(tmp_path / "f.h5", layout, index, digests, materialize=materialize)
+    with Features(tmp_path / "f.h5") as features:
+        for wanted in ([6], [0, 7], [-7]):
+            with pytest.raises(IndexError):
+                features.read("conv/1:none", np.array(wanted))
+        np.testing.assert_array_equal(features.read("conv/1:none", np.array([-1])), rows[-1:])
+        assert features.read("conv/1:none", np.array([], np.int64)).shape == (0, *ROW.shape)
+
+
+COLUMNS = {
+    "age": ["31", "", "54"],
+    "": ["no", "name", ""],
+    ".": ["a", "b", "c"],
+    "..": ["d", "e", "f"],
+    "a/b/../c": ["Größe", "x" * 10_000, "\udce9"],
+    "%2F": ["1", "2", "3"],
+    "Größe, cm\udce9": ["", "", ""],
+    "Label": ["other", "than", "label"],
+}
+
+
+def test_columns_under_any_name_are_kept(tmp_path: Path, layout: CacheLayout, index: Index) -> None:
+    digests = make_digests(3)
+    write_shard(layout, digests, make_rows(3))
+    write_whole_view(tmp_path / "f.h5", layout, index, digests, columns=COLUMNS)
+    with Features(tmp_path / "f.h5") as features:
+        assert features.columns == sorted(COLUMNS)
+        assert {name: features.column(name) for name in features.columns} == COLUMNS
+        assert features.column("label") == features.column("path") == features.paths
+        assert features.column("split") == ["", "", ""]
+    with h5py.File(tmp_path / "f.h5") as file:
+        assert file["images/columns/age"].asstr()[()].tolist() == COLUMNS["age"]
+        assert file["images/columns/a%2Fb%2F..%2Fc"].asstr()[0] == "Größe"
+
+
+def test_an_unknown_column_names_those_that_exist(
+    tmp_path: Path, layout: CacheLayout, index: Index
+) -> None:
+    digests = make_digests(2)
+    write_shard(layout, digests, make_rows(2))
+    write_whole_view(tmp_path / "f.h5", layout, index, digests)
+    with Features(tmp_path / "f.h5") as features:
+        assert features.columns == []
+        with pytest.raises(
+            NotAViewError, match="no column 'age'; it has: 'path', 'label', 'split'"
+        ):
+            features.column("age")
+
+
+def test_the_order_of_the_columns_changes_no_byte(
+    tmp_path: Path, layout: CacheLayout, index: Index
+) -> None:
+    digests = make_digests(3)
+    write_shard(layout, digests, make_rows(3))
+    contents = []
+    for columns in (COLUMNS, dict(reversed(COLUMNS.items()))):
+        write_whole_view(tmp_path / "f.h5", layout, index, digests, columns=columns)
+        contents.append((tmp_path / "f.h5").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def test_long_texts_beside_short_ones_take_little_room(
+    tmp_path: Path, layout: CacheLayout, index: Index
+) -> None:
+    digests = make_digests(3)[np.arange(9000) % 3]
+    write_shard(layout, digests[:3], make_rows(3))
+    texts = ["caption " * 2000, *[str(row) for row in range(8999)]]
+    write_whole_view(tmp_path / "f.h5", layout, index, digests, columns={"caption": texts})
+    assert (tmp_path / "f.h5").stat().st_size < 3_000_000
+    with Features(tmp_path / "f.h5") as features:
+        assert features.column("caption") == texts
+
+
+def test_the_folder_of_a_layer_is_where_its_shards_lie(
+    tmp_path: Path, layout: CacheLayout, index: Index
+) -> None:
+    digests = make_digests(3)
+    shard = write_shard(layout, digests, make_rows(3))
+    write_whole_view(tmp_path / "f.h5", layout, index, digests)
+    write_whole_view(tmp_path / "m.h5", layout, index, digests, materialize=True)
+    with Features(tmp_path / "f.h5") as features:
+        folder = features.folder("conv/1:none")
+        assert folder is not None
+        assert folder.samefile(shard.parent)
+        layout.root.rename(tmp_path / "elsewhere")
+        assert features.folder("conv/1:none") is None
+    with Features(tmp_path / "m.h5") as features:
+        assert features.folder("conv/1:none") is None
 
 
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])

@@ -1,0 +1,72 @@
+"""Text in HDF5 files: fixed-length UTF-8, which HDF5 can checksum; names that may hold anything."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from urllib.parse import unquote
+
+import h5py
+import numpy as np
+
+_STRINGS_PER_CHUNK = 4096
+# Every text takes as much as the longest; where that is much (captions, JSON), it is mostly zeros.
+_WIDE_BYTES = 256
+# A link in HDF5 cannot be empty or ".", nor hold a slash, a zero or what is no UTF-8.
+_EMPTY_NAME = "%"
+_UNSAFE = re.compile("[%/\0\udc80-\udcff]|^\\.$")
+
+
+def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
+    """Store texts as a checksummed dataset of fixed-length UTF-8.
+
+    Undecodable bytes, as `os.fsdecode` gives them, are stored as they are.
+    """
+    raw = [text.encode(errors="surrogateescape") for text in texts]
+    width = max(map(len, raw), default=0) or 1
+    dataset = group.create_dataset(
+        name,
+        shape=(len(raw),),
+        dtype=h5py.string_dtype("utf-8", width),
+        chunks=(max(1, min(len(raw), _STRINGS_PER_CHUNK)),),
+        fletcher32=True,
+        compression="gzip" if width > _WIDE_BYTES else None,
+    )
+    for start in range(0, len(raw), _STRINGS_PER_CHUNK):
+        block = np.array(raw[start : start + _STRINGS_PER_CHUNK], f"S{width}")
+        dataset[start : start + len(block)] = block.astype(dataset.dtype)
+
+
+def read_strings(dataset: h5py.Dataset) -> list[str]:
+    """Read what `write_strings` wrote."""
+    return [
+        decode(text)
+        for start in range(0, len(dataset), _STRINGS_PER_CHUNK)
+        for text in dataset[start : start + _STRINGS_PER_CHUNK].tolist()
+    ]
+
+
+def as_attribute(text: str) -> str | bytes:
+    """Return UTF-8 text as it is, and a file name that is none as its bytes."""
+    raw = os.fsencode(text)
+    return text if raw.decode(errors="ignore") == text else raw
+
+
+def decode(text: bytes | str) -> str:
+    """Return text that was stored as `as_attribute` or `write_strings` give it."""
+    return text if isinstance(text, str) else bytes(text).decode(errors="surrogateescape")
+
+
+def escape_name(name: str) -> str:
+    """Return the name of an HDF5 link for any text: what cannot stand there as ``%2F``."""
+    return _UNSAFE.sub(_escape, name) or _EMPTY_NAME
+
+
+def unescape_name(link: str) -> str:
+    """Return the text that `escape_name` was given."""
+    return "" if link == _EMPTY_NAME else unquote(link, errors="surrogateescape")
+
+
+def _escape(found: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in found[0].encode(errors="surrogateescape"))
