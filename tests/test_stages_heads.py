@@ -48,10 +48,16 @@ KINDS = pytest.mark.parametrize("kind", ESTIMATORS)
 ALL = pytest.mark.parametrize(("kind", "task"), CASES)
 
 
-def fit(kind, task=None, *, train=TRAIN, x=X, targets=None, **settings):
-    targets = targets or TARGETS[task or HEADS[kind].tasks[0]]
-    parsed = parse_settings(kind, settings)
-    return fit_head(kind, parsed, ArrayMatrix(x), targets, train=train, seed=0)
+def fit(kind, task=None, *, train=TRAIN, x=X, memory_bytes=10**9, **settings):
+    return fit_head(
+        kind,
+        parse_settings(kind, settings),
+        ArrayMatrix(x),
+        TARGETS[task or HEADS[kind].tasks[0]],
+        train=train,
+        seed=0,
+        memory_bytes=memory_bytes,
+    )
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
@@ -177,6 +183,15 @@ def test_unusable_features_are_one_clear_error(kind):
 def test_more_neighbours_than_rows_are_refused():
     with pytest.raises(InputError, match="neighbors=5 of 3 training rows; give --set neighbors=3"):
         fit("knn", train=TRAIN[:3])
+
+
+def test_only_what_copies_its_rows_often_is_refused_for_lack_of_memory():
+    rows = np.arange(600)
+    assert fit("knn", train=rows, memory_bytes=10**6).classes.tolist() == np.unique(NAMES).tolist()
+    with pytest.raises(
+        InputError, match=r"600 rows of 64 features takes 2MB, more than the 0.001GB"
+    ):
+        fit("linear_svm", train=rows, memory_bytes=10**6)
 
 
 def test_classes_of_a_regression_cannot_be_weighed():

@@ -162,7 +162,7 @@ def _fit_iterated(
 
 
 def _limit_threads(values: NDArray[Any]) -> AbstractContextManager[Any]:
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     limit = 1 if values.nbytes < ONE_THREAD_BYTES else None
     limits: AbstractContextManager[Any] = threadpool_limits(limit, user_api="blas")
