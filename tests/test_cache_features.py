@@ -120,7 +120,7 @@ def test_a_view_gives_rows_in_manifest_order(
 @pytest.mark.parametrize("materialize", [False, True])
 @pytest.mark.parametrize(
     ("shape", "n_columns"),
-    [((), 5), ((9,), 4), ((5, 7), 3), ((5, 7), 14), ((5, 7), 99), ((2, 40, 160, 40), 90_000)],
+    [((), 5), ((9,), 4), ((5, 7), 3), ((5, 7), 14), ((5, 7), 99), ((2, 30, 120, 40), 60_000)],
 )
 def test_columns_come_from_left_to_right_for_any_rows(
     tmp_path: Path,
@@ -258,9 +258,9 @@ def test_long_texts_beside_short_ones_take_little_room(
 ) -> None:
     digests = make_digests(3)[np.arange(9000) % 3]
     write_shard(layout, digests[:3], make_rows(3))
-    texts = ["caption " * 2000, *[str(row) for row in range(8999)]]
+    texts = ["caption " * 300, *[str(row) for row in range(8999)]]
     write_whole_view(tmp_path / "f.h5", layout, index, digests, columns={"caption": texts})
-    assert (tmp_path / "f.h5").stat().st_size < 3_000_000
+    assert (tmp_path / "f.h5").stat().st_size < 2_000_000
     with Features(tmp_path / "f.h5") as features:
         assert features.column("caption") == texts
 
