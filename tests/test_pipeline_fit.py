@@ -7,41 +7,28 @@ import signal
 import h5py
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error, r2_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipeline.cli import main
+from tests.views import LAYER, write_features
 
 N = 300
-LAYER = "block:avg"
-RECIPE = {"backbone": "digits", "layer": "block", "pooling": "avg"}
-ORIGIN = json.dumps({"backbone": "digits.keras", "layers": [LAYER], "size": None})
 SPLITS = np.array(["train", "test", "train", "val", ""] * (N // 5))
 FITTED = np.isin(SPLITS, ("train", ""))
 
 
-def write_view(path, *, labels, splits=SPLITS, change=None, origin=ORIGIN):
-    """Write a self-contained features.h5 of digits with plain h5py."""
+def write_view(path, *, labels, splits=SPLITS, change=None, **more):
+    """Write a features.h5 of digits; `change` says which rows are to be others."""
     values = load_digits().data[: len(labels)].astype(np.float32)
     if change is not None:
         values[change] += 1e6
-    digests = np.zeros((len(labels), 32), np.uint8)
-    digests[:, 0], digests[:, 1] = np.divmod(np.arange(len(labels)), 256)
-    with h5py.File(path, "w") as file:
-        file.attrs["origin"] = origin
-        images = file.create_group("images")
-        images.attrs["root"] = "digits"
-        images["digest"] = digests
-        images["path"] = [f"{row:04d}.png" for row in range(len(labels))]
-        for name, texts in (("label", labels), ("split", splits)):
-            images[name] = [str(text).encode(errors="surrogateescape") for text in texts]
-        layer = file.create_dataset(f"features/{LAYER}", data=values)
-        layer.attrs["recipe"] = json.dumps(RECIPE)
-    return path
+    return write_features(path, {LAYER: values}, labels=labels, splits=splits, **more)
 
 
 def digit_labels(*, n_rows=N):
@@ -152,7 +139,8 @@ def test_cross_validation_equals_scikit_learn_on_the_same_folds(view, fit):
     expected = cross_val_score(plain_model(), values[rest], labels[rest], cv=folds)
     assert metrics["cv_accuracy_mean"] == pytest.approx(expected.mean(), abs=1e-12)
     assert metrics["cv_accuracy_std"] == pytest.approx(expected.std(), abs=1e-12)
-    assert metrics["fold_accuracies"] == pytest.approx(expected.tolist(), abs=1e-12)
+    found = [fold["accuracy"] for fold in metrics["folds"]]
+    assert found == pytest.approx(expected.tolist(), abs=1e-12)
 
 
 def test_a_fit_leaves_what_the_design_promises(view, fit, tmp_path):
@@ -196,7 +184,7 @@ def test_nothing_is_fitted_on_test_or_val_rows(view, fit, tmp_path, split):
 def _predict(folder, values):
     from stages.heads import load_head
 
-    return load_head(folder / "head").predict_proba(values).tolist()
+    return load_head(folder / "head").predict(values).tolist()
 
 
 def test_changed_training_rows_change_the_head(view, fit, tmp_path):
@@ -423,3 +411,215 @@ def test_a_second_fit_replaces_the_first(view, fit, tmp_path):
     last = fit(view, "--set", "C=1")
     assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == last
     assert json.loads((tmp_path / "out" / "head" / "head.json").read_text())["settings"]["C"] == 1
+
+
+# Other tasks
+
+
+def write_diabetes(path, *, ages=None, splits=None):
+    data = load_diabetes()
+    n_rows = len(data.target)
+    return write_features(
+        path,
+        {LAYER: data.data.astype(np.float32)},
+        labels=["patient"] * n_rows,
+        splits=np.array(["train", "train", "test"] * n_rows)[:n_rows] if splits is None else splits,
+        columns={"progression": data.target if ages is None else ages},
+    )
+
+
+REGRESSION = ("--task", "regression", "--target", "progression")
+
+
+def fit_head(command, features, *options, out):
+    status, printed, errors = command(
+        *("fit", "--features", features, "--layer", LAYER, "--out", out, "--json", *options)
+    )
+    assert status == 0, errors
+    return json.loads(printed.splitlines()[-1], parse_constant=pytest.fail)
+
+
+def test_a_regression_equals_plain_scikit_learn(command, tmp_path):
+    path = write_diabetes(tmp_path / "d.h5")
+    metrics = fit_head(
+        *(command, path, *REGRESSION, "--head", "ridge", "--set", "alpha=3", "--cv", 4),
+        out=tmp_path / "out",
+    )
+    x, y = load_diabetes(return_X_y=True)
+    test = np.arange(len(y)) % 3 == 2
+    model = make_pipeline(StandardScaler(), Ridge(alpha=3)).fit(x[~test], y[~test])
+    expected = model.predict(x[test])
+    assert metrics["r2"] == pytest.approx(r2_score(y[test], expected), abs=1e-4)
+    assert metrics["mae"] == pytest.approx(mean_absolute_error(y[test], expected), rel=1e-4)
+    assert metrics["rmse"] == pytest.approx(np.sqrt(np.mean((y[test] - expected) ** 2)), rel=1e-4)
+    assert metrics["interval"][0] < metrics["r2"] < metrics["interval"][1]
+    assert metrics["cv_r2_mean"] == pytest.approx(0.48, abs=0.08)
+    header, rows = read_table(tmp_path / "out" / "predictions.csv")
+    assert header == ["path", "label", "predicted"]
+    np.testing.assert_allclose([float(row[2]) for row in rows], expected, rtol=1e-4)
+    assert [float(row[1]) for row in rows] == y[test].tolist()
+
+
+def test_an_mlp_does_regression(command, tmp_path):
+    path = write_diabetes(tmp_path / "d.h5")
+    options = (*REGRESSION, "--head", "mlp", "--set", "hidden=32", "--set", "epochs=60")
+    metrics = fit_head(command, path, *options, out=tmp_path / "out")
+    assert metrics["r2"] > 0.3
+    assert metrics["classes"] == []
+
+
+def name_tags(digit):
+    tags = {"even": digit % 2 == 0, "prime": digit in (2, 3, 5, 7), "loop": digit in (0, 6, 8, 9)}
+    return ";".join(tag for tag, is_there in tags.items() if is_there) or ";"
+
+
+def test_tags_are_scored_by_mean_average_precision(command, tmp_path):
+    digits = load_digits().target[:N]
+    tags = [name_tags(digit) for digit in digits]
+    path = write_view(tmp_path / "t.h5", labels=tags)
+    metrics = fit_head(
+        *(command, path, "--task", "multilabel", "--head", "logreg", "--cv", 3),
+        out=tmp_path / "out",
+    )
+    values, *_ = read_plainly(path)
+    truth = np.array(
+        [[tag in found.split(";") for tag in ("even", "loop", "prime")] for found in tags]
+    )
+    test = SPLITS == "test"
+    model = make_pipeline(StandardScaler(), OneVsRestClassifier(LogisticRegression(max_iter=999)))
+    expected = model.fit(values[FITTED], truth[FITTED]).predict_proba(values[test])
+    score = average_precision_score(truth[test], expected)
+    assert metrics["classes"] == ["even", "loop", "prime"]
+    assert metrics["mean_average_precision"] == pytest.approx(score, abs=1e-3)
+    assert [row["class"] for row in metrics["per_class"]] == metrics["classes"]
+    header, rows = read_table(tmp_path / "out" / "predictions.csv")
+    assert header[3:] == metrics["classes"]
+    np.testing.assert_allclose(np.array(rows)[:, 3:].astype(float), expected, atol=2e-3)
+    for row in rows:
+        said = [tag for tag, p in zip(header[3:], row[3:], strict=True) if float(p) >= 0.5]
+        assert row[2] == (";".join(said) or ";")
+
+
+@pytest.mark.parametrize("ages", ["nan", "inf", "old", "1,5"])
+def test_a_target_that_is_no_number_is_named_with_its_image(refused, tmp_path, ages):
+    column = load_diabetes().target.astype(str).astype(object)
+    column[7] = ages
+    path = write_diabetes(tmp_path / "d.h5", ages=column)
+    line = refused(
+        *("fit", "--features", path, "--layer", LAYER, "--head", "ridge", *REGRESSION),
+        *("--out", tmp_path / "out"),
+    )
+    assert repr(ages) in line
+    assert "0007.png" in line
+
+
+def test_a_head_that_cannot_do_the_task_names_those_that_can(refused_fit, tmp_path):
+    path = write_diabetes(tmp_path / "d.h5")
+    line = refused_fit(path, *REGRESSION)
+    assert "logreg does not do regression" in line
+    assert "ridge" in line
+    assert "--task" not in refused_fit(path, "--target", "progresion")
+
+
+# What may be trusted
+
+
+def test_images_that_are_nearly_in_the_training_rows_are_reported(command, tmp_path, caplog):
+    values = load_digits().data[:N].astype(np.float32)
+    labels, splits = digit_labels(), np.array(["train", "test"] * (N // 2))
+    values[1], values[11] = values[0] * 1.01, values[20] + 0.01
+    path = write_features(tmp_path / "n.h5", {LAYER: values}, labels=labels, splits=splits)
+    status, _, _ = command(
+        *("fit", "--features", path, "--layer", LAYER, "--head", "nearest_mean"),
+        *("--out", tmp_path / "out"),
+    )
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert status == 0
+    pairs = [pair[:2] for pair in metrics["near_duplicate_pairs"]]
+    assert ["0001.png", "0000.png"] in pairs
+    assert ["0011.png", "0020.png"] in pairs
+    assert metrics["near_duplicates"] == len(pairs)
+    assert f"{len(pairs)} of 150 test images are nearly training images" in caplog.text
+
+
+def test_the_interval_of_the_test_score_holds_it(view, fit):
+    metrics = fit(view)
+    low, high = metrics["interval"]
+    n, p = metrics["n_test"], metrics["accuracy"]
+    assert low < p < high
+    # The normal approximation of a share's interval, which resampling comes near.
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(p * (1 - p) / n), rel=0.35)
+
+
+def test_figures_per_class_add_up(view, fit):
+    metrics = fit(view)
+    counts = np.array(metrics["confusion"]["counts"])
+    assert metrics["confusion"]["classes"] == metrics["classes"]
+    assert counts.sum() == metrics["n_test"]
+    assert np.trace(counts) / counts.sum() == metrics["accuracy"]
+    assert [row["support"] for row in metrics["per_class"]] == counts.sum(axis=1).tolist()
+
+
+# Layers side by side, and memory
+
+
+def test_layers_of_two_files_are_one_matrix(command, tmp_path):
+    values = load_digits().data[:N].astype(np.float32)
+    left = write_features(
+        tmp_path / "l.h5", {"a": values[:, :40]}, labels=digit_labels(), splits=SPLITS
+    )
+    shuffled = np.random.default_rng(1).permutation(N)
+    right = write_features(
+        tmp_path / "r.h5",
+        {"b": values[shuffled, 40:]},
+        labels=[""] * N,
+        splits=[""] * N,
+        numbers=shuffled,
+    )
+    status, printed, errors = command(
+        *("fit", "--features", left, "--features", right, "--layer", "a+b", "--head", "logreg"),
+        *("--out", tmp_path / "out", "--json"),
+    )
+    assert status == 0, errors
+    whole = write_view(tmp_path / "w.h5", labels=digit_labels())
+    expected = fit_head(command, whole, "--head", "logreg", out=tmp_path / "whole")
+    assert json.loads(printed)["log_loss"] == pytest.approx(expected["log_loss"], rel=1e-3)
+    assert [
+        part["layer"] for part in json.loads((tmp_path / "out" / "model.json").read_text())["parts"]
+    ] == ["a", "b"]
+
+
+def test_one_layer_name_stands_for_that_layer_of_every_file(command, tmp_path):
+    values = load_digits().data[:N].astype(np.float32)
+    files = [
+        write_features(
+            tmp_path / f"{i}.h5", {"avg_pool": part}, labels=digit_labels(), splits=SPLITS
+        )
+        for i, part in enumerate(np.split(values, 2, axis=1))
+    ]
+    named = [text for file in files for text in ("--features", file)]
+    status, _, errors = command(
+        *("fit", *named, "--layer", "avg_pool", "--head", "ridge", "--out", tmp_path / "out"),
+        "--json",
+    )
+    assert status == 0, errors
+    head = json.loads((tmp_path / "out" / "head" / "head.json").read_text())
+    assert head["n_features"] == values.shape[1]
+
+
+def test_files_without_a_common_image_are_one_line(refused, tmp_path):
+    values = load_digits().data[:20].astype(np.float32)
+    options = {"labels": digit_labels(n_rows=20), "splits": [""] * 20}
+    one = write_features(tmp_path / "1.h5", {"a": values}, **options)
+    two = write_features(tmp_path / "2.h5", {"b": values}, numbers=range(100, 120), **options)
+    line = refused(
+        *("fit", "--features", one, "--features", two, "--layer", "a+b", "--head", "logreg"),
+        *("--out", tmp_path / "out"),
+    )
+    assert "no image in common" in line
+
+
+def test_a_fit_that_needs_more_memory_says_how_much(refused_fit, view):
+    line = refused_fit(view, "--memory", "100KB", head="knn")
+    assert "--memory" in line
+    assert "100" in line or "0.0001" in line
