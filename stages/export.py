@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
@@ -19,18 +19,15 @@ from stages.applications import PREPROCESS_MODES
 from stages.cutting import cut_model
 from stages.engine import CAFFE_MEAN_BGR, TORCH_DEVIATION_RGB, TORCH_MEAN_RGB, VIEWS
 from stages.errors import InputError, UnknownNameError
+from stages.heads import HEADS, LinearForm
 from stages.layers import LayerSpec
 from stages.network import KerasNetwork, Network
 from stages.start import start_tensorflow
 from stages.targets import REGRESSION
 
-if TYPE_CHECKING:
-    from stages.heads.estimators import LinearForm
-
 SUFFIX = ".keras"
 # What the archive holds besides what Keras puts there, and Keras does not look at.
 RECORD_NAME = "classifier.json"
-EXPORTABLE_HEADS = ("logreg", "linear_svm", "ridge", "nearest_mean", "mlp", "sgd")
 
 # What pixels are multiplied by, and what is then added, channel by channel.
 _RESCALING: Mapping[str, tuple[Any, Any]] = {
@@ -215,25 +212,30 @@ def _cut_backbone(network: Network, layers: Sequence[str], *, number: int) -> An
 def _join_features(parts: Sequence[ExportPart], activations: Sequence[Any]) -> Any:
     from keras import layers
 
-    features = [_pool(y, part) for part, y in zip(parts, activations, strict=True)]
+    numbered = enumerate(zip(activations, parts, strict=True), start=1)
+    features = [_pool(activation, part, number=n) for n, (activation, part) in numbered]
     if len(features) == 1:
         return features[0]
     return layers.Concatenate(dtype="float32", name="features")(features)
 
 
-def _pool(activation: Any, part: ExportPart) -> Any:
-    """Do what `stages.engine.pool` does, and flatten."""
+def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
+    """Do what `stages.engine.pool` does, flatten, and round as storing does."""
     from keras import layers
 
-    n_axes = len(activation.shape) - 2
-    options = {"data_format": "channels_last", "dtype": "float32"}
-    part.layer.pool_shape(tuple(activation.shape[1:]))
-    if part.layer.pooling in ("avg", "max"):
-        name = {"avg": "Average", "max": "Max"}[part.layer.pooling]
-        pooled = getattr(layers, f"Global{name}Pooling{n_axes}D")(**options)(activation)
-    else:
-        pooled = layers.Flatten(**options)(activation)
-    return pooled if part.dtype == "float32" else layers.Identity(dtype=part.dtype)(pooled)
+    shape, pooling = tuple(activation.shape[1:]), part.layer.pooling
+    part.layer.pool_shape(shape)  # Refuses to pool what has no height and width.
+    kinds = {
+        "avg": f"GlobalAveragePooling{len(shape) - 1}D",
+        "max": f"GlobalMaxPooling{len(shape) - 1}D",
+    }
+    layer = getattr(layers, kinds.get(pooling, "Flatten"))
+    pooled = layer(data_format="channels_last", dtype="float32", name=f"features_{number}")(
+        activation
+    )
+    if part.dtype == "float32":
+        return pooled
+    return layers.Identity(dtype=part.dtype, name=f"features_{number}_{part.dtype}")(pooled)
 
 
 def _apply_head(head: Any, features: Any) -> Any:
@@ -242,13 +244,13 @@ def _apply_head(head: Any, features: Any) -> Any:
         return network(features)
     form = head.linear_form()
     if form is None:
+        others = [name for name, kind in HEADS.items() if not kind.keeps_rows]
         raise InputError(
-            f"the head {head.kind!r} cannot be exported: it is no function with weights that Keras"
-            f" could hold; fit one of {', '.join(EXPORTABLE_HEADS)}"
+            f"the head {head.kind!r} consists of training rows and cannot be exported; fit one of"
+            f" {', '.join(others)}"
         )
-    return _apply_linear(
-        form, features, name="value" if head.task == REGRESSION else "probabilities"
-    )
+    name = "value" if head.task == REGRESSION else "probabilities"
+    return _apply_linear(form, features, name=name)
 
 
 def _apply_linear(form: LinearForm, features: Any, *, name: str) -> Any:
