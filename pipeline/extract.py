@@ -3,21 +3,45 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cache.index import Index
-from cache.layout import open_cache
+from cache.layout import CacheLayout, open_cache
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import ExtractOptions
 from pipeline.prepare import Preparation, prepare, remember_rate
-from pipeline.progress import show_progress
+from pipeline.progress import Shares, show_progress
 from pipeline.results import ExtractSummary, Tally, list_failures, summarize, write_results
 
 if TYPE_CHECKING:
     from pipeline.loading import LoadedBatch
     from stages.engine import HalvingProgram
+
+
+class UnreadableError(StoppedError):
+    """An image that cannot be read, where one is enough to stop.
+
+    Parameters
+    ----------
+    path, reason : str
+    remedy : str
+        How to go on without the image, in the words of the command line or of Python.
+    """
+
+    def __init__(
+        self, path: str, reason: str, remedy: str = "--on-error skip goes on without"
+    ) -> None:
+        # All of them, so that the error survives the way back from a worker process.
+        super().__init__(path, reason, remedy)
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot read {self.path!r}: {self.reason}; {self.remedy}"
 
 
 def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
@@ -42,11 +66,7 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     layout = open_cache(options.cache)
     _check_out(out)
     with Index(layout.index_file) as index:
-        prepared = prepare(options, layout, index)
-        tally.unreadable.update(prepared.dataset.unreadable)
-        _stop_on_failure(options, prepared, tally)
-        if prepared.plan.digests:
-            compute_missing(options, prepared, index, tally)
+        prepared = fill_cache(options, layout, index, tally)
         failed = write_results(options, prepared, tally, out=out)
     return summarize(options, prepared, tally, failed=failed, out=out)
 
@@ -58,8 +78,36 @@ def _check_out(out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
+def fill_cache(
+    options: ExtractOptions,
+    layout: CacheLayout,
+    index: Index,
+    tally: Tally,
+    *,
+    quiet: bool = False,
+) -> Preparation:
+    """Compute what is missing: `extract` without the view.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    layout : CacheLayout
+    index : Index
+    tally : Tally
+        Is told what happened.
+    quiet : bool
+        Whether to show no progress.
+    """
+    prepared = prepare(options, layout, index)
+    tally.unreadable.update(prepared.dataset.unreadable)
+    _stop_on_failure(options, prepared, tally)
+    if prepared.plan.digests:
+        compute_missing(options, prepared, index, tally, quiet=quiet)
+    return prepared
+
+
 def compute_missing(
-    options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally
+    options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
 ) -> None:
     """Load → forward → write, overlapped: the loop of the whole project."""
     from pipeline.loading import BatchLoader, choose_ahead, open_client, split_batches
@@ -76,8 +124,7 @@ def compute_missing(
         writer = stack.enter_context(
             ActivationWriter(prepared.layout, plan, index=index, decoding=prepared.decoding)
         )
-        progress = show_progress(len(plan.digests), unit="images", note=shares.describe)
-        advance = stack.enter_context(progress)
+        advance = stack.enter_context(_report(len(plan.digests), shares, quiet=quiet))
         clock_s = time.monotonic()
         for batch in loader:
             shares.loading += time.monotonic() - clock_s
@@ -97,6 +144,14 @@ def compute_missing(
     if tally.n_computed:
         busy_s = shares.loading + shares.backbone + shares.disk
         remember_rate(index, plan.layers, tally.n_computed / busy_s)
+
+
+def _report(
+    n_images: int, shares: Shares, *, quiet: bool
+) -> AbstractContextManager[Callable[[int], None]]:
+    if quiet:
+        return nullcontext(lambda _n: None)
+    return show_progress(n_images, unit="images", note=shares.describe)
 
 
 def _build_program(options: ExtractOptions, prepared: Preparation) -> HalvingProgram:
@@ -124,4 +179,4 @@ def _note_failures(
 def _stop_on_failure(options: ExtractOptions, prepared: Preparation, tally: Tally) -> None:
     if options.run.on_error == "fail":
         for path, reason in list_failures(prepared, tally):
-            raise StoppedError(f"cannot read {path!r}: {reason}; --on-error skip goes on without")
+            raise UnreadableError(path, reason)

@@ -12,11 +12,20 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("pipeline", "stages", "cache")
-# Who may import whom, besides itself; run.py is the door.
-ALLOWED = {"stages": set(), "cache": set(), "pipeline": {"stages", "cache"}, "run": {"pipeline"}}
+# run.py is the door for people, permafrost.py the one for Python.
+MODULES = ("permafrost", "run")
+# Who may import whom, besides itself.
+ALLOWED = {
+    "stages": set(),
+    "cache": set(),
+    "pipeline": {"stages", "cache"},
+    "permafrost": {"pipeline", "stages", "cache"},
+    "run": {"pipeline"},
+}
 HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "scipy", "skops"}
 # All of the cache, and the half of the pipeline that finds out what is missing.
 PLANNING = [
+    "permafrost",
     *(f"cache.{file.stem}" for file in sorted((ROOT / "cache").glob("[!_]*.py"))),
     *(f"pipeline.{name}" for name in ("cli", "commands", "dataset", "extract", "plan", "preview")),
 ]
@@ -24,7 +33,7 @@ PLANNING = [
 
 def list_modules() -> list[Path]:
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
-    return [ROOT / "run.py", *sorted(files)]
+    return [*(ROOT / f"{name}.py" for name in MODULES), *sorted(files)]
 
 
 def find_imports(file: Path) -> Iterator[str]:
@@ -40,7 +49,7 @@ def find_imports(file: Path) -> Iterator[str]:
 @pytest.mark.parametrize("file", list_modules(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_imports_run_one_way(file: Path) -> None:
     place = file.relative_to(ROOT).parts[0].removesuffix(".py")
-    own = {*PACKAGES, "run", "tests"}
+    own = {*PACKAGES, *MODULES, "tests"}
     found = own.intersection(find_imports(file)) - {place}
     assert found <= ALLOWED[place], f"{place} must not import {found - ALLOWED[place]}"
 
@@ -55,10 +64,11 @@ def test_planning_loads_nothing_heavy() -> None:
     assert not HEAVY & loaded
 
 
-def test_every_package_is_installed() -> None:
+def test_every_package_and_module_is_installed() -> None:
     import tomllib
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     listed = settings["tool"]["setuptools"]["packages"]
+    assert settings["tool"]["setuptools"]["py-modules"] == list(MODULES)
     found = {file.parent.relative_to(ROOT) for file in list_modules()} - {Path()}
     assert sorted(listed) == sorted(".".join(folder.parts) for folder in found)
