@@ -31,6 +31,7 @@ ESTIMATOR_TYPES = {
     "ridge": ["RidgeClassifier", "Ridge"],
     "knn": ["KNeighborsClassifier", "KNeighborsRegressor"],
     "nearest_mean": ["LinearDiscriminantAnalysis"],
+    "sgd": ["LogisticRegression", "Ridge"],
 }
 
 Predictor = Callable[[NDArray[Any]], NDArray[np.float64]]

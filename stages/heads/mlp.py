@@ -1,8 +1,12 @@
-"""The ``mlp`` head: a small Keras network that takes raw features and scales them inside."""
+"""The ``mlp`` head: a small Keras network that takes raw features and scales them inside.
+
+It is trained on a stream of its rows; see `stages.heads.training`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import random
 from collections.abc import Iterator
@@ -14,21 +18,28 @@ from zipfile import ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import InputError
-from stages.heads.head import (
-    HeadRecord,
-    predict_by_batch,
-    refuse_damage,
-    write_record,
-)
-from stages.heads.scaling import SCALES_WANTED, fit_standard_scaler, parse_scale
-from stages.heads.settings import layer_sizes, number, setting, whole
+from stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
+from stages.heads.scaling import SCALES_WANTED, parse_scale
+from stages.heads.settings import class_weight_setting, layer_sizes, number, setting, whole
+from stages.heads.stream import learn_columns, leave_for_rows, open_stream
+from stages.heads.training import Lesson, train_network
+from stages.heads.truth import Truth, encode_targets, standardise
+from stages.matrix import Matrix, Rows
 from stages.start import start_tensorflow
+from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 
 FILE_NAME = "head.keras"
 HELD_OUT_EVERY = 10
 # Fewer held-out rows than this say more about chance than about when to stop.
 MIN_HELD_OUT = 10
+# Weights, gradient, moments, best weights, and what Adam makes on the way; measured.
+BYTES_PER_WEIGHT = 32
+# The activation of the last layer, and its name.
+OUTPUTS = {
+    CLASSIFICATION: ("softmax", "probabilities"),
+    MULTILABEL: ("sigmoid", "probabilities"),
+    REGRESSION: ("linear", "value"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,8 @@ class MlpSettings:
         stops and goes back to the best ones; 0 holds nothing out and runs all epochs.
     scale : {"standard", "l2", "none"}
         Columns to mean 0 and variance 1, rows to length 1, or nothing.
+    class_weight : "none", "balanced" or tuple of (str, float)
+        As in `LogregSettings`.
     """
 
     hidden: tuple[int, ...] = setting(
@@ -63,14 +76,16 @@ class MlpSettings:
     batch_size: int = setting(64, whole(1), "a whole number from 1 on")
     patience: int = setting(10, whole(0), "a whole number from 0 on")
     scale: str = setting("standard", parse_scale, SCALES_WANTED)
+    class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MlpHead:
-    """A fitted network: a Keras Sequential from raw features to probabilities."""
+    """A fitted network: a Keras Sequential from raw features to outputs."""
 
     kind: ClassVar[str] = "mlp"
     settings: MlpSettings
+    task: str
     classes: NDArray[np.str_]
     network: Any
 
@@ -79,16 +94,16 @@ class MlpHead:
         """The length of one row of features."""
         return int(self.network.input_shape[1])
 
-    def predict_proba(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the probability of every class for every row, as `Head` says."""
+    def predict(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what `stages.heads.Head.predict` says."""
         return predict_by_batch(self, features, predict=self._predict_batch)
 
     def _predict_batch(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
         # Called eagerly: Model.predict would trace a graph anew for every head and batch size.
-        outputs = self.network(batch, training=False)
-        probabilities: NDArray[np.float64] = np.array(outputs, np.float64)
-        probabilities /= probabilities.sum(axis=1, keepdims=True)
-        return probabilities
+        outputs: NDArray[np.float64] = np.array(self.network(batch, training=False), np.float64)
+        if self.task == CLASSIFICATION:
+            outputs /= outputs.sum(axis=1, keepdims=True)
+        return outputs
 
     def save(self, folder: Path) -> None:
         """Write `head.json` and the network into `folder`."""
@@ -97,23 +112,80 @@ class MlpHead:
         write_record(folder, self, packages=("keras",))
 
 
-def fit_mlp(
-    settings: MlpSettings, features: NDArray[Any], labels: NDArray[np.str_], *, seed: int
+def fit_mlp(  # noqa: PLR0913
+    settings: MlpSettings,
+    matrix: Matrix,
+    targets: Targets,
+    *,
+    train: Rows,
+    seed: int,
+    memory_bytes: int,
 ) -> MlpHead:
-    """Fit a network with Adam on the cross-entropy; the same `seed` gives the same weights."""
+    """Fit a network with Adam; the same `seed` gives the same weights.
+
+    The loss is the cross-entropy of the classes, or of each tag, or the squared error of a value.
+
+    Parameters
+    ----------
+    settings : MlpSettings
+    matrix : Matrix
+    targets : Targets
+        Of all rows of `matrix`.
+    train : ndarray of int64
+        The rows that are learnt from.
+    seed : int
+    memory_bytes : int
+        What rows and weights may take, beyond what TensorFlow itself does.
+
+    Raises
+    ------
+    InputError
+        There is too little memory, a row holds NaN or infinity, or the fit diverges.
+    """
+    rows = np.sort(train)
+    truth = encode_targets(targets.select(rows), settings.class_weight)
+    n_bytes = _leave_for_rows(settings, memory_bytes, matrix.shape[1], truth.n_outputs)
+    held_out = _hold_out(settings, truth, seed=seed)
+    kept = np.setdiff1d(np.arange(len(rows)), held_out)
+    truth = standardise(truth, kept)
+    stream = open_stream(matrix, rows, n_bytes=n_bytes)
+    columns = learn_columns(stream, kept)
     start_tensorflow()
-    classes, codes = np.unique(labels, return_inverse=True)
-    held_out = choose_held_out(codes, seed=seed) if settings.patience else codes[:0]
-    kept = np.setdiff1d(np.arange(len(codes)), held_out)
     with _seeded(seed):
-        network = build_network(settings, n_features=features.shape[1], n_classes=len(classes))
-        if settings.scale == "standard":
-            _standardise(network, features[kept])
-        _train(network, settings, (features, codes), kept=kept, held_out=held_out)
-    return MlpHead(settings=settings, classes=classes, network=network)
+        network = build_network(
+            settings, n_features=stream.n_features, n_outputs=truth.n_outputs, task=truth.task
+        )
+    if settings.scale == "standard":
+        _standardise(network, columns)
+    lesson = Lesson(stream=stream, truth=truth, kept=kept, held_out=held_out)
+    train_network(network, lesson, settings, seed=seed)
+    _restore_units(network, truth)
+    return MlpHead(settings=settings, task=truth.task, classes=truth.classes, network=network)
 
 
-def build_network(settings: MlpSettings, *, n_features: int, n_classes: int) -> Any:
+def _leave_for_rows(
+    settings: MlpSettings, memory_bytes: int, n_features: int, n_outputs: int
+) -> int:
+    widths = [n_features, *settings.hidden, n_outputs]
+    n_weights = sum((n + 1) * m for n, m in itertools.pairwise(widths))
+    return leave_for_rows(
+        memory_bytes,
+        taken_bytes=BYTES_PER_WEIGHT * n_weights,
+        least_bytes=16 * n_features * settings.batch_size,
+        remedy="fewer units, with --set hidden=32, or pool the layer",
+    )
+
+
+def _hold_out(settings: MlpSettings, truth: Truth, *, seed: int) -> Rows:
+    """Choose the rows to watch; those with tags or values as if they were of one class."""
+    if not settings.patience:
+        return np.empty(0, np.int64)
+    is_classification = truth.task == CLASSIFICATION
+    codes = truth.values[:, 0] if is_classification else np.zeros(len(truth.values), np.int64)
+    return choose_held_out(codes, seed=seed)
+
+
+def build_network(settings: MlpSettings, *, n_features: int, n_outputs: int, task: str) -> Any:
     """Return the untrained Keras Sequential of `settings`; its scaling is part of it."""
     from keras import Input, Sequential, layers
 
@@ -130,7 +202,8 @@ def build_network(settings: MlpSettings, *, n_features: int, n_classes: int) -> 
             layers.Dropout(settings.dropout, name=f"dropout_{i}"),
         )
     ]
-    output = layers.Dense(n_classes, activation="softmax", name="probabilities")
+    activation, name = OUTPUTS[task]
+    output = layers.Dense(n_outputs, activation=activation, name=name)
     inputs = Input((n_features,), name="features")
     return Sequential([inputs, *scaling[settings.scale], *hidden, output], name="mlp")
 
@@ -171,48 +244,18 @@ def _seeded(seed: int) -> Iterator[None]:
         np.random.set_state(before[1])
 
 
-def _standardise(network: Any, features: NDArray[Any]) -> None:
+def _standardise(network: Any, columns: Any) -> None:
     """Give the network's first layer the columns' mean and variance, 1 where constant."""
-    scaler = fit_standard_scaler(features)
     layer = network.get_layer("standard")
-    layer.set_weights([scaler.mean_, scaler.scale_**2, np.array(len(features))])
+    layer.set_weights([columns.mean_, columns.scale_**2, np.array(columns.n_samples_seen_)])
     layer.finalize_state()
 
 
-def _train(
-    network: Any,
-    settings: MlpSettings,
-    data: tuple[NDArray[Any], NDArray[np.int64]],
-    *,
-    kept: NDArray[np.int64],
-    held_out: NDArray[np.int64],
-) -> None:
-    import keras
-
-    features, codes = data
-    stop = keras.callbacks.EarlyStopping(patience=settings.patience, restore_best_weights=True)
-    # The optimiser stays with this model of the same layers: saved, it would triple the head.
-    trainer = keras.Model(network.inputs, network.outputs)
-    # XLA takes longer to compile a head than most heads take to train.
-    trainer.compile(
-        optimizer=keras.optimizers.Adam(settings.learning_rate),
-        loss="sparse_categorical_crossentropy",
-        jit_compile=False,
-    )
-    history = trainer.fit(
-        features[kept],
-        codes[kept],
-        validation_data=(features[held_out], codes[held_out]) if len(held_out) else None,
-        callbacks=[stop] if len(held_out) else None,
-        epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        verbose=0,
-    ).history
-    if not np.isfinite(history["loss"]).all():
-        raise InputError(
-            f"mlp diverged with learning_rate={settings.learning_rate}: give a lower one, with"
-            f" --set learning_rate={settings.learning_rate / 10:g}"
-        )
+def _restore_units(network: Any, truth: Truth) -> None:
+    """Have the last layer give values in their own units; what it gives otherwise stays."""
+    output = network.layers[-1]
+    kernel, bias = output.get_weights()
+    output.set_weights([kernel * truth.spread, bias * truth.spread + truth.centre])
 
 
 def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead:
@@ -224,15 +267,24 @@ def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead
     start_tensorflow()
     with refuse_damage(folder):
         network = build_network(
-            settings, n_features=record.n_features, n_classes=len(record.classes)
+            settings,
+            n_features=record.n_features,
+            n_outputs=max(1, len(record.classes)),
+            task=record.task,
         )
-        if _read_layer_types(folder / FILE_NAME) != [type(x).__name__ for x in network.layers]:
+        expected = [_describe(type(layer).__name__, layer.get_config()) for layer in network.layers]
+        if _read_layers(folder / FILE_NAME) != expected:
             raise TypeError(f"{FILE_NAME} has other layers than head.json says")
         network.load_weights(folder / FILE_NAME)
-    return MlpHead(settings=settings, classes=record.classes, network=network)
+    return MlpHead(settings=settings, task=record.task, classes=record.classes, network=network)
 
 
-def _read_layer_types(path: Path) -> list[str]:
+def _read_layers(path: Path) -> list[tuple[str, ...]]:
     with ZipFile(path) as archive:
         config = json.loads(archive.read("config.json"))
-    return [str(layer["class_name"]) for layer in config["config"]["layers"][1:]]
+    layers = config["config"]["layers"][1:]
+    return [_describe(layer["class_name"], layer["config"]) for layer in layers]
+
+
+def _describe(class_name: str, config: dict[str, Any]) -> tuple[str, ...]:
+    return class_name, str(config["name"]), str(config.get("activation"))
