@@ -189,12 +189,12 @@ class Features:
         shape = self.shape(layer)
         part = [len(range(n)[cut]) for n, cut in zip(shape, block, strict=False)]
         out = np.empty((len(rows), *part, *shape[len(part) :]), self.dtype(layer))
-        node = self._node(layer)
-        if isinstance(node, h5py.Dataset):
+        node, locations = self._node(layer), self.locations(layer)
+        if locations is None:
             with self._naming_damage():
                 read_rows(node, rows, positions=np.arange(len(rows)), out=out, block=block)
         else:
-            self._follow(layer, node, rows, out, block)
+            self._follow(node, locations.select(rows), self.digests[rows], out, block)
         return out
 
     def iterate(self, layer: str) -> Iterator[np.ndarray]:
@@ -242,17 +242,36 @@ class Features:
         folder = None if isinstance(node, h5py.Dataset) else self._shard_folder(node)
         return folder if folder is not None and folder.is_dir() else None
 
+    def locations(self, layer: str) -> RowLocations | None:
+        """Return where the layer's rows lie; None for a materialized layer."""
+        node = self._node(layer)
+        if isinstance(node, h5py.Dataset):
+            return None
+        if layer not in self._located:
+            with self._naming_damage():
+                self._located[layer] = RowLocations(
+                    shards=self._strings(f"rows/{layer}/shards"),
+                    shard=node["shard"][()],
+                    row=node["row"][()],
+                )
+        return self._located[layer]
+
     def _shard_folder(self, node: h5py.Group) -> Path:
         return self.path.resolve().parent / decode(node.attrs["folder"])
 
     def _follow(
-        self, layer: str, node: h5py.Group, rows: np.ndarray, out: np.ndarray, block: Block
+        self,
+        node: h5py.Group,
+        locations: RowLocations,
+        digests: np.ndarray,
+        out: np.ndarray,
+        block: Block,
     ) -> None:
         wanted = StoredRows(
             folder=self._shard_folder(node),
             key=node.attrs["key"],
-            locations=self._locations(layer).select(rows),
-            digests=self.digests[rows],
+            locations=locations,
+            digests=digests,
         )
         try:
             gather_rows(wanted, out, block=block)
@@ -261,17 +280,6 @@ class Features:
                 f"{error}; repeat the extract that wrote {str(self.path)!r}:"
                 " it computes only what is missing"
             ) from error
-
-    def _locations(self, layer: str) -> RowLocations:
-        if layer not in self._located:
-            node = self._node(layer)
-            with self._naming_damage():
-                self._located[layer] = RowLocations(
-                    shards=self._strings(f"rows/{layer}/shards"),
-                    shard=node["shard"][()],
-                    row=node["row"][()],
-                )
-        return self._located[layer]
 
     def _node(self, layer: str) -> h5py.Dataset | h5py.Group:
         """Return the pointers of a layer, or the dataset with its values."""

@@ -106,7 +106,9 @@ class ShardWriter:
         self._n_buffered = 0
         self._stream = WriteStream(self._path)
         self._file = create_file(self._stream)
-        self._file.attrs["key"] = key
+        # Fixed in length: other strings lie in HDF5's global heap, which has no checksum, and one
+        # flipped bit there keeps HDF5 looking for them for ever.
+        self._file.attrs["key"] = np.bytes_(key)
         self._features = self._file.create_dataset(
             "features",
             shape=(n_rows, *row.shape),
@@ -226,7 +228,7 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
     try:
         # Shards never change, so nothing is locked: some network file systems cannot.
         with h5py.File(path, "r", locking=False) as file:
-            if file.attrs["key"] != key:
+            if file.attrs["key"] not in (key, key.encode()):
                 raise DamagedError(f"{str(path)!r} holds rows of another feature set")
             _load_filters(file["features"])
             yield file

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cache.files import make_folder, published
 from pipeline.backbones import Backbone
-from pipeline.classifier import ClassifierPart, load_classifier
+from pipeline.classifier import Classifier, ClassifierPart, load_classifier
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
-from pipeline.predict import check_recipe
+from pipeline.predict import check_recipe, find_features, list_features
 from stages.export import SUFFIX, ExportPart, build_classifier, save_classifier
 from stages.layers import parse_layer_spec
+
+if TYPE_CHECKING:
+    from stages.network import Network
 
 # How an image file becomes the pixels that the model takes.
 _PIXELS = ("size", "color", "resize", "resize_mode", "orient", "decode")
@@ -42,7 +46,7 @@ def export(model: Path, out: Path) -> dict[str, object]:
         raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
     classifier = load_classifier(model)
     pixels = _share_pixels(classifier.parts)
-    network = build_classifier(_load_parts(classifier.parts), classifier.head)
+    network = build_classifier(_load_parts(classifier), classifier.head)
     make_folder(out.absolute().parent)
     with published(out) as temporary:
         save_classifier(
@@ -73,20 +77,23 @@ def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
     return dict(found[0])
 
 
-def _load_parts(parts: Sequence[ClassifierPart]) -> list[ExportPart]:
-    """Load every network once, whatever the number of its layers."""
-    backbones: dict[FeatureOptions, Backbone] = {}
+def _load_parts(classifier: Classifier) -> list[ExportPart]:
+    """Load each backbone once, whatever the number of its layers."""
+    backbones = {features: Backbone(features) for features in list_features(classifier)}
+    networks: dict[FeatureOptions, Network] = {}
     loaded = []
-    for part in parts:
-        backbone = backbones.setdefault(part.features, Backbone(part.features))
-        check_recipe(part, backbone)
+    for part in classifier.parts:
+        features = find_features(part, backbones)
+        check_recipe(part, backbones[features])
+        if features not in networks:
+            networks[features] = backbones[features].load()
         loaded.append(
             ExportPart(
-                network=backbone.load(),
+                network=networks[features],
                 layer=parse_layer_spec(part.layer),
-                preprocess=backbone.preprocess,
-                view=part.features.view,
-                dtype=part.features.dtype,
+                preprocess=backbones[features].preprocess,
+                view=features.view,
+                dtype=features.dtype,
             )
         )
     return loaded

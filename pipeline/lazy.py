@@ -78,8 +78,7 @@ class LazyRows:
         chunk_rows = choose_chunk(row, max(1, n_rows))[0]
         with self.open() as features:
             # Without shards to point at, the file itself holds the rows, in chunks of its own.
-            has_shards = features.folder(self.layer) is not None
-            locations = features._locations(self.layer) if has_shards else None
+            locations = features.locations(self.layer)
         starts = _find_chunks(locations, chunk_rows, n_rows)
         cuts = [0]
         while n_rows - cuts[-1] > step:

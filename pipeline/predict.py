@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +102,13 @@ def list_features(classifier: Classifier) -> list[FeatureOptions]:
     ]
 
 
+def find_features(part: ClassifierPart, listed: Iterable[FeatureOptions]) -> FeatureOptions:
+    """Find the extraction of `list_features` that a part's layer is in."""
+    return next(
+        one for one in listed if dataclasses.replace(part.features, layers=one.layers) == one
+    )
+
+
 def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
     """Raise PipelineError unless a backbone still gives the features that a head was fitted on."""
     try:
@@ -119,10 +126,8 @@ def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[st
     head = classifier.head
     wanted = list_features(classifier)
     layers = [
-        files.find_layer(wanted.index(features), part.layer)
+        files.find_layer(wanted.index(find_features(part, wanted)), part.layer)
         for part in classifier.parts
-        for features in wanted
-        if dataclasses.replace(part.features, layers=features.layers) == features
     ]
     outputs = predict_rows(head, files.open_matrix(layers), np.arange(len(files)))
     labels = files.column("label")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.budget import FIT_BYTES, Budget
+from stages.budget import Budget
 from stages.errors import StageError
 from stages.folds import Fold
 from stages.heads import HEADS, Head, fit_estimator
@@ -126,7 +126,7 @@ def cross_fit(
     if wanted is None:
         wanted = [(c, f) for c in range(len(candidates)) for f in range(len(trial.folds))]
     # A reduced copy of the rows is made here, for all processes; so is all that is streamed.
-    is_small = _is_small(trial)
+    is_small = _is_small(trial, fit_bytes=_most_fit_bytes(candidates))
     estimators = [one for one in wanted if HEADS[candidates[one[0]].kind].is_estimator]
     trained = [one for one in wanted if not HEADS[candidates[one[0]].kind].is_estimator]
     if is_small:
@@ -157,13 +157,17 @@ def spread_outputs(found: FoldOutputs, classes: NDArray[np.str_]) -> NDArray[np.
     return outputs
 
 
-def _is_small(trial: Trial) -> bool:
+def _most_fit_bytes(candidates: Iterable[Candidate]) -> int:
+    return max(HEADS[one.kind].fit_bytes for one in candidates)
+
+
+def _is_small(trial: Trial, *, fit_bytes: int) -> bool:
     """Whether every process can have the rows as they are, and gains nothing by reducing them."""
     budget = Budget(
         n_rows=len(trial.rows),
         n_features=trial.matrix.shape[1],
         memory_bytes=trial.memory_bytes,
-        fit_bytes=FIT_BYTES,
+        fit_bytes=fit_bytes,
     )
     return not budget.is_wide and trial.n_jobs * budget.dense_bytes(n_sets=2) <= budget.memory_bytes
 
@@ -224,6 +228,7 @@ def _list_scaled(
             trains=[trial.folds[fold].train for _, fold, _ in groups],
             memory_bytes=trial.memory_bytes,
             store=trial.store,
+            fit_bytes=_most_fit_bytes(one for *_, chosen in groups for one in chosen.values()),
         )
         for (_, fold, chosen), scaled in zip(groups, scaled_rows, strict=True):
             yield _Task(
@@ -336,6 +341,7 @@ def _scale(task: _Task) -> NDArray[Any]:
         trains=[task.fold.train],
         memory_bytes=task.memory_bytes,
         may_reduce=False,
+        fit_bytes=_most_fit_bytes(task.candidates.values()),
     )
     return next(scaled_rows).values
 

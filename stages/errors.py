@@ -68,3 +68,7 @@ class UnknownNameError(StageError):
             hint = f"there are: {', '.join(names[:20])}" + (", …" if len(names) > 20 else "")
             hint += remedy and "; "
         super().__init__(f"unknown {kind} {name!r}{place}; {hint}{remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Only the text travels between processes: what it was made of does not fit `__init__`.
+        return InputError, (str(self),)

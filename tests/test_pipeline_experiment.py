@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from pipeline.cli import main
 from pipeline.config import read_experiment
 from pipeline.experiment import list_fits
+from pipeline.options import RunOptions
 
 SIDE = 40
 ROOT = Path(__file__).parents[1]
@@ -380,7 +381,7 @@ def name_fits(layers, heads, tmp_path):
     content = {"images": "a", "backbones": backbones, "heads": heads, "out": "runs"}
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     experiment = read_experiment(file)
-    fits = list_fits(experiment, experiment.backbones[0], tmp_path / "features.h5")
+    fits = list_fits(experiment, experiment.backbones[0], tmp_path / "features.h5", RunOptions())
     return [str(fit.out.relative_to(tmp_path)) for fit in fits]
 
 

@@ -280,15 +280,22 @@ def test_a_folder_that_holds_no_model_is_named(home, place, refused):
         assert "fit --out" in answer
 
 
+def change_part(record, **changes):
+    """Change what the record says of its one layer; None takes a key away."""
+    part = {k: v for k, v in (record["parts"][0] | changes).items() if v is not None}
+    return json.dumps(record | {"parts": [part]})
+
+
 DAMAGE = {
     "cut short": lambda record: json.dumps(record)[:40],
     "empty": lambda record: "",
     "a list": lambda record: "[]",
-    "not a recipe": lambda record: json.dumps(record | {"recipe": "recipe"}),
-    "no layer": lambda record: json.dumps({k: v for k, v in record.items() if k != "layer"}),
-    "no size": lambda record: json.dumps(record | {"features": {"backbone": "vgg16"}}),
-    "unknown option": lambda record: json.dumps(
-        record | {"features": record["features"] | {"colour": "red"}}
+    "no parts": lambda record: json.dumps(record | {"parts": 1}),
+    "not a recipe": lambda record: change_part(record, recipe="recipe"),
+    "no layer": lambda record: change_part(record, layer=None),
+    "no size": lambda record: change_part(record, features={"backbone": "vgg16"}),
+    "unknown option": lambda record: change_part(
+        record, features=record["parts"][0]["features"] | {"colour": "red"}
     ),
 }
 
@@ -322,7 +329,7 @@ def movable(place, home):
     shutil.copy(home / "tiny.keras", backbone)
     file = place / "model" / "model.json"
     record = json.loads(file.read_text())
-    record["features"]["backbone"] = str(backbone)
+    record["parts"][0]["features"]["backbone"] = str(backbone)
     file.write_text(json.dumps(record))
     return backbone
 
