@@ -25,7 +25,7 @@ from stages.matrix import Matrix, Rows
 from stages.scaling import ColumnStatistics, check_finite, standardise_block
 
 # One float64 slice of columns: small enough for the processor's cache, and wide enough for BLAS.
-SLICE_BYTES = 8 * 2**20
+SLICE_BYTES = 4 * 2**20
 MIN_SLICE_COLUMNS = 256
 
 
