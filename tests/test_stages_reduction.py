@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
+from threadpoolctl import threadpool_limits
 
 from stages.errors import InputError, UnknownNameError
 from stages.matrix import ArrayMatrix
@@ -23,6 +24,13 @@ SCALERS = {"standard": StandardScaler, "l2": Normalizer, "none": lambda: "passth
 N_ROWS = 150
 N_FEATURES = 3000
 MEMORY = 10**9
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Keep BLAS to one thread: with two, L-BFGS on rows this few takes many times as long."""
+    with threadpool_limits(1):
+        yield
 
 
 def widen(values: np.ndarray, *, seed: int = 0) -> np.ndarray:
