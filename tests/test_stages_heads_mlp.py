@@ -87,15 +87,13 @@ def test_an_mlp_of_few_epochs_is_about_as_good_as_logistic_regression():
 
 
 def test_without_hidden_layers_it_becomes_logistic_regression():
-    # Overlapping classes, so that there are finite weights to come to.
-    x = X + np.random.default_rng(0).normal(scale=8, size=X.shape).astype(np.float32)
+    x = X[:, 18:46:4]  # few columns, so that classes overlap and there are weights to come to
     plain = make_pipeline(StandardScaler(), LogisticRegression(C=1e6, max_iter=1000))
     expected = plain.fit(x[TRAIN], NAMES[TRAIN]).predict_proba(x[TEST])
     head = fit(x=x, hidden=[], patience=0, epochs=100, learning_rate=0.005)
     outputs = head.predict(x[TEST])
     assert np.abs(outputs - expected).mean() < 0.02
-    losses = [log_loss(NAMES[TEST], said) for said in (outputs, expected)]
-    assert abs(losses[0] - losses[1]) < 0.05
+    assert np.mean(outputs.argmax(axis=1) == expected.argmax(axis=1)) > 0.9
 
 
 def test_a_regression_is_near_ridge_in_units_of_its_own():

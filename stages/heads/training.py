@@ -109,7 +109,11 @@ def _trace(
     def step(features: Any, values: Any, weights: Any) -> Any:
         with tf.GradientTape() as tape:
             loss = measure(features, values, weights, training=True)
-        optimizer.apply(tape.gradient(loss, variables), variables)
+        # Not by `apply`: it sums gradients over devices, even over one, by a custom gradient that
+        # TensorFlow never lets go, and the weights with it.
+        for gradient, variable in zip(tape.gradient(loss, variables), variables, strict=True):
+            optimizer.update_step(gradient, variable, optimizer.learning_rate)
+        optimizer.iterations.assign_add(1)
         return loss
 
     def watch(features: Any, values: Any, weights: Any) -> Any:
@@ -120,6 +124,7 @@ def _trace(
         tf.TensorSpec((None, truth.values.shape[1]), truth.values.dtype),
         tf.TensorSpec((None, truth.weights.shape[1]), tf.float32),
     ]
-    # XLA takes longer to compile a head than most heads take to train.
+    # XLA takes longer to compile a head than most heads take to train. Concrete functions, because
+    # TensorFlow takes one such function for each of many fits for a mistake, and warns.
     trace = functools.partial(tf.function, input_signature=signature, autograph=False)
-    return trace(step), trace(watch)
+    return trace(step).get_concrete_function(), trace(watch).get_concrete_function()
