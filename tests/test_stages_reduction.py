@@ -49,6 +49,12 @@ ROWS = np.arange(N_ROWS)
 FOLDS = [np.flatnonzero(fold != ROWS % 3) for fold in range(3)]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_too_small_to_reduce(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let rows be reduced that scikit-learn can fit directly in no time, to be compared."""
+    monkeypatch.setattr("stages.budget.SMALL", 0)
+
+
 @dataclass
 class CountedMatrix:
     """Says how often it was read."""
