@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 from pipeline.errors import PipelineError
 from pipeline.samples import JOINED_BY, FeatureFiles
@@ -29,18 +28,16 @@ class Configuration:
     layer : str
         A layer spec, or several joined by ``+``.
     candidate : Candidate
+    settings : str
+        What sets the head apart, as text: ``C=0.1 scale=l2``.
     key : str
         Digest of these and of all that it is fitted on.
     """
 
     layer: str
     candidate: Candidate
+    settings: str
     key: str
-
-    @property
-    def settings(self) -> str:
-        """The settings that differ from the defaults, as text."""
-        return describe_settings(self.candidate.settings)
 
     @property
     def head(self) -> str:
@@ -155,11 +152,14 @@ def list_configurations(
     rows_key : str
         Digest of the rows and of what is asked of them.
     """
+    texts = [_describe_settings(one, candidates) for one in candidates]
     return [
-        Configuration(layer=layer, candidate=one, key=digest_fit(rows_key, stored, one))
+        Configuration(
+            layer=layer, candidate=one, settings=text, key=digest_fit(rows_key, stored, one)
+        )
         for layer in layers
         for stored in [files.find_layers(layer)]
-        for one in candidates
+        for one, text in zip(candidates, texts, strict=True)
     ]
 
 
@@ -176,12 +176,15 @@ def _normalise(expression: str) -> str:
     return JOINED_BY.join(str(parse_layer_spec(term)) for term in expression.split(JOINED_BY))
 
 
-def describe_settings(settings: Any) -> str:
-    """Write the settings that differ from the defaults: ``C=0.1 scale=l2``."""
-    values = dataclasses.asdict(settings)
-    defaults = dataclasses.asdict(type(settings)())
+def _describe_settings(candidate: Candidate, others: Sequence[Candidate]) -> str:
+    """Write the settings that are not the defaults, or that vary among heads of this kind."""
+    values = dataclasses.asdict(candidate.settings)
+    defaults = dataclasses.asdict(type(candidate.settings)())
+    alike = [dataclasses.asdict(one.settings) for one in others if one.kind == candidate.kind]
     return " ".join(
-        f"{name}={_write(value)}" for name, value in values.items() if value != defaults[name]
+        f"{name}={_write(value)}"
+        for name, value in values.items()
+        if value != defaults[name] or any(one[name] != value for one in alike)
     )
 
 

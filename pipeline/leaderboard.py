@@ -224,7 +224,11 @@ def _write_csv(file: Path, rows: Sequence[dict[str, object]]) -> None:
     ):
         writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _round(value) for name, value in row.items()} for row in rows)
+
+
+def _round(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:
