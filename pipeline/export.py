@@ -45,8 +45,10 @@ def export(model: Path, out: Path) -> dict[str, object]:
     if out.suffix != SUFFIX:
         raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
     classifier = load_classifier(model)
+    parts = _load_parts(classifier)
+    # Only now are the recipes known to be what our own code wrote.
     pixels = _share_pixels(classifier.parts)
-    network = build_classifier(_load_parts(classifier), classifier.head)
+    network = build_classifier(parts, classifier.head)
     make_folder(out.absolute().parent)
     with published(out) as temporary:
         save_classifier(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,22 +18,21 @@ from cache.errors import NotAViewError
 from cache.features import Features
 from pipeline.errors import PipelineError
 from pipeline.layers import LayerMatrix, StoredLayer, find_layer
-from stages.groups import join_groups
+from stages.groups import find_group_column, join_groups
 from stages.layers import LayerSpec, parse_layer_spec
 from stages.matrix import JoinedMatrix, Matrix, Rows
 from stages.targets import CLASSIFICATION, Targets, parse_targets
 
 _log = logging.getLogger(__name__)
 
-GROUP_COLUMN = "group"
 JOINED_BY = "+"
 
 
 class FeatureFiles:
     """The rows that all of several ``features.h5`` have, in the order of the first.
 
-    Rows are the same when their images' bytes are. Paths, labels, splits and further columns are
-    those of the first file.
+    Rows are the same when their images' bytes are. Each column of their table is that of the first
+    file which has anything in it.
 
     Parameters
     ----------
@@ -50,6 +50,7 @@ class FeatureFiles:
         with ExitStack() as stack:
             self._files = [stack.enter_context(Features(file)) for file in files]
             self._rows = _align(self._files)
+            self._columns: dict[str, list[str]] = {}
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -89,8 +90,9 @@ class FeatureFiles:
 
         Those of one image, and those with the same value in a column ``group``.
         """
-        named = [name for name in self._files[0].columns if name.casefold() == GROUP_COLUMN]
-        if named:
+        names = sorted({name for file in self._files for name in file.columns})
+        named = find_group_column({name: [name] for name in names})
+        if named is not None:
             return join_groups(self.digests, self.column(named[0]))
         # Numbered by digest, the same rows in another order are drawn into the same folds.
         keys = np.ascontiguousarray(self.digests).view("V32").ravel()
@@ -102,9 +104,23 @@ class FeatureFiles:
         return sorted({layer for file in self._files for layer in file.layers})
 
     def column(self, name: str) -> list[str]:
-        """Return a column of the dataset's table."""
-        values = self._files[0].column(name)
-        return [values[row] for row in self._rows[0]]
+        """Return a column of the dataset's table; a warning says where the files disagree."""
+        if name not in self._columns:
+            self._columns[name] = self._read_column(name)
+        return self._columns[name]
+
+    def _read_column(self, name: str) -> list[str]:
+        found: dict[int, list[str]] = {}
+        for number, file in enumerate(self._files):
+            with suppress(NotAViewError):
+                found[number] = file.column(name)
+        if not found:
+            self._files[0].column(name)  # raises, and says which there are
+        first, *others = [number for number, values in found.items() if any(values)] or found
+        # One image may well have several paths.
+        for other in others if name != "path" else ():
+            _warn_of_conflicts(name, self._files[first], self._files[other])
+        return [found[first][row] for row in self._rows[first]]
 
     def find_layers(self, expression: str) -> list[StoredLayer]:
         """Find what ``A+B`` stands for: each layer in every file that has it, side by side.
@@ -227,14 +243,8 @@ def read_labels(
 
 def _align(files: Sequence[Features]) -> list[Rows]:
     """Find, for each file, the rows of the images that all files have, in the first's order."""
-    keys = [[digest.tobytes() for digest in file.digests] for file in files]
-    places = [{key: row for row, key in reversed(list(enumerate(each)))} for each in keys[1:]]
-    shared = [row for row, key in enumerate(keys[0]) if all(key in place for place in places)]
-    if len(shared) < len(keys[0]):
-        _log.warning(
-            "%d of %d images of %s are not in all the other files and are left out",
-            len(keys[0]) - len(shared), len(keys[0]), files[0].path,
-        )  # fmt: skip
+    keys = [_list_keys(file) for file in files]
+    shared = set(keys[0]).intersection(*keys[1:])
     if not shared:
         others = ", ".join(repr(str(file.path)) for file in files[1:])
         raise PipelineError(
@@ -242,5 +252,39 @@ def _align(files: Sequence[Features]) -> list[Rows]:
             if others
             else f"{str(files[0].path)!r} has no rows; extract some images"
         )
-    first = np.array(shared, np.int64)
-    return [first, *(np.array([place[keys[0][r]] for r in shared], np.int64) for place in places)]
+    for file, own in zip(files, keys, strict=True):
+        n_left_out = sum(key not in shared for key in own)
+        if n_left_out:
+            _warn_once(
+                f"{n_left_out} of {len(own)} images of {str(file.path)!r} are not in every file and"
+                " are left out"
+            )
+    order = [key for key in keys[0] if key in shared]
+    places = [{key: row for row, key in reversed(list(enumerate(each)))} for each in keys[1:]]
+    first = np.array([row for row, key in enumerate(keys[0]) if key in shared], np.int64)
+    return [first, *(np.array([place[key] for key in order], np.int64) for place in places)]
+
+
+def _list_keys(file: Features) -> list[bytes]:
+    return [digest.tobytes() for digest in file.digests]
+
+
+def _warn_of_conflicts(column: str, ours: Features, theirs: Features) -> None:
+    """Warn of images of which the second file says something else."""
+    said: defaultdict[bytes, set[str]] = defaultdict(set)
+    for key, value in zip(_list_keys(theirs), theirs.column(column), strict=True):
+        if value:
+            said[key].add(value)
+    rows = zip(ours.paths, _list_keys(ours), ours.column(column), strict=True)
+    conflicts = [path for path, key, value in rows if value not in said.get(key, {value})]
+    if conflicts:
+        _warn_once(
+            f"{len(conflicts)} images have another {column} in {str(theirs.path)!r} than in"
+            f" {str(ours.path)!r}, whose {column} counts; the first is {conflicts[0]!r}"
+        )
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Log a warning; a sweep opens the same files for each of its steps."""
+    _log.warning("%s", text)
