@@ -58,7 +58,7 @@ class FeatureReader:
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
-        self._features = Features(self.path)
+        self._open: Features | None = Features(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -71,12 +71,16 @@ class FeatureReader:
         return len(self._features)
 
     def __repr__(self) -> str:
+        if self._open is None:
+            return f"<{self.path.name}: closed>"
         layers = ", ".join(f"{layer} {self.shape(layer)[1:]}" for layer in self.layers)
         return f"<{self.path.name}: {len(self)} images; {layers}>"
 
     def close(self) -> None:
         """Close the file."""
-        self._features.__exit__()
+        if self._open is not None:
+            self._open.__exit__()
+        self._open = None
 
     @property
     def root(self) -> str:
@@ -196,8 +200,9 @@ class FeatureReader:
         split : str, optional
             Only rows of this split.
         shuffle : int, optional
-            Seed of the order of the rows, another one each epoch. HDF5 chunks are shuffled, and
-            the rows of those that are in memory together: about 32 MiB.
+            Seed of the order of the rows, another one each epoch; none, or False, keeps the order.
+            HDF5 chunks are shuffled, and the rows of those that are in memory together: about
+            32 MiB.
         labels : bool
             Whether each element is a pair, of features and class codes (see `classes`), or the
             features alone.
@@ -211,8 +216,11 @@ class FeatureReader:
         Raises
         ------
         InputError
-            Rows have no label, though `labels` are asked for.
+            Rows have no label, though `labels` are asked for; or the seed is negative.
         """
+        shuffle = None if shuffle is False else shuffle
+        if shuffle is not None and shuffle < 0:
+            raise InputError(f"shuffle={shuffle} is no seed; give 0 or more")
         from stages.start import start_tensorflow
 
         start_tensorflow()
@@ -269,12 +277,24 @@ class FeatureReader:
         features = pd.DataFrame(values, columns=name_features(layer, n_columns))
         return pd.concat([table, features], axis=1)
 
+    @property
+    def _features(self) -> Features:
+        if self._open is None:
+            raise PipelineError(f"{str(self.path)!r} is closed; open it again")
+        return self._open
+
     def _choose_rows(self, split: str | None) -> Rows:
         if split is None:
             return np.arange(len(self))
-        rows = np.flatnonzero(self.splits == split)
+        splits = self.splits
+        rows = np.flatnonzero(splits == split)
         if not len(rows):
-            raise UnknownNameError("split", split, np.unique(self.splits).tolist())
+            known = np.unique(splits[splits != ""]).tolist()
+            if not known:
+                raise InputError(
+                    f"no row of {str(self.path)!r} has a split; extract again with --split test=0.3"
+                )
+            raise UnknownNameError("split", split, known)
         return rows
 
     def _encode_labels(self, rows: Rows) -> NDArray[np.int64]:

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +34,7 @@ from pipeline.options import (
     FeatureOptions,
     RunOptions,
     parse_bytes,
+    parse_size,
 )
 from pipeline.plan import LayerPlan
 from pipeline.reading import name_features
@@ -57,6 +58,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         A Keras Application, as ``"vgg16"`` or ``"mobilenet(alpha=0.25)"``, or a Keras model file.
     layer : str
         A layer and its pooling, as ``"block5_pool:avg"``. One that is not pooled is flattened.
+        Several are several transformers, side by side in scikit-learn's ``make_union``.
     weights : str or Path
         ``"imagenet"``, ``"random"`` or a weights file.
     size : int or (int, int), optional
@@ -188,7 +190,10 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _choose_features(self) -> FeatureOptions:
-        size = (self.size, self.size) if isinstance(self.size, int) else self.size
+        if not isinstance(self.layer, str):
+            raise InputError(f"layer is {self.layer!r}; give a name, as 'block5_pool:avg'")
+        sides = self.size if isinstance(self.size, tuple | list) else [self.size]
+        size = None if self.size is None else parse_size("x".join(map(str, sides)))
         return FeatureOptions(
             backbone=os.fspath(self.backbone),
             layers=(self.layer,),
@@ -205,8 +210,12 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _choose_run(self) -> RunOptions:
         if self.on_error not in _ON_ERROR:
             raise UnknownNameError("on_error", self.on_error, _ON_ERROR)
+        batch_size: Any = self.batch_size  # what was passed, which may be anything
+        is_number = isinstance(batch_size, int | np.integer)
+        if batch_size is not None and not (is_number and batch_size > 0):
+            raise InputError(f"batch_size is {batch_size!r}; give a number of images, or None")
         return RunOptions(
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             memory_bytes=parse_bytes(str(self.memory)),
             on_error="fail" if self.on_error == "fail" else "skip",
         )
@@ -240,6 +249,8 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 def _list_paths(X: Iterable[str | os.PathLike[str]]) -> list[str]:
     if isinstance(X, str | bytes | os.PathLike):
         raise InputError(f"X is the one path {os.fsdecode(X)!r}; write it as a list")
+    if isinstance(X, Iterator):
+        raise InputError(f"X is a {type(X).__name__}, which can be read only once; write list(X)")
     n_axes = getattr(X, "ndim", 1)
     if n_axes != 1:
         raise InputError(f"X has {n_axes} axes; give one of paths: a list, or one column")

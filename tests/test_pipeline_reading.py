@@ -239,6 +239,14 @@ def test_shuffling_gives_every_row_once_in_an_order_of_its_own_each_epoch(large:
     assert 50 < (early < 300).sum() < 200
 
 
+def test_a_tensorflow_dataset_keeps_the_order_unless_told_otherwise(file: Path) -> None:
+    expected = read_with_h5py(file, f"features/{LAYER}")
+    with open_features(file) as features:
+        for shuffle in (None, False):
+            batches = features.to_tf_dataset(LAYER, labels=False, shuffle=shuffle)
+            np.testing.assert_array_equal(np.concatenate(list(batches)), expected)
+
+
 @pytest.mark.filterwarnings("ignore:.*shuffle=True")
 def test_keras_trains_on_a_tensorflow_dataset(file: Path) -> None:
     import keras
@@ -270,6 +278,26 @@ def test_a_wrong_name_or_number_is_one_clear_line(file: Path) -> None:
             features.to_dask("lost")
         with pytest.raises(InputError, match="batch_size 0"):
             features.iterate(LAYER, 0)
+        with pytest.raises(InputError, match="shuffle=-1 is no seed"):
+            features.to_tf_dataset(LAYER, shuffle=-1)
+
+
+def test_a_closed_file_says_so(file: Path) -> None:
+    with open_features(file) as features:
+        pass
+    features.close()
+    assert repr(features) == f"<{file.name}: closed>"
+    with pytest.raises(PipelineError, match="is closed; open it again"):
+        features.to_numpy(LAYER)
+
+
+def test_without_splits_the_remedy_is_named(extract: Command, photos: Path, tmp_path: Path) -> None:
+    extract(images=photos)
+    with (
+        open_features(tmp_path / "features.h5") as features,
+        pytest.raises(InputError, match=r"no row .* has a split; extract again with --split"),
+    ):
+        features.to_numpy(LAYER, split="test")
 
 
 def test_a_layer_too_wide_for_a_table_is_refused(

@@ -155,6 +155,20 @@ def test_a_broken_image_is_named_and_the_remedy_too(
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+def test_errors_survive_the_way_back_from_the_processes_of_a_search(
+    make: Make, paths: list[Path], classes: list[str], tmp_path: Path
+) -> None:
+    model = make_pipeline(make(), LogisticRegression())
+    grid = {"backbonefeatures__layer": ["lost:avg"]}
+    search = GridSearchCV(model, grid, cv=2, n_jobs=2, error_score="raise")
+    with pytest.raises(InputError, match="unknown layer 'lost'"):
+        search.fit(paths, classes)
+    for path in paths[:2] + paths[-2:]:
+        path.write_bytes(b"no image")
+    with pytest.raises(UnreadableError, match=r'cannot read .*: not an image.*on_error="nan"'):
+        search.set_params(param_grid={"logisticregression__C": [1]}).fit(paths, classes)
+
+
 def test_a_broken_image_may_be_a_row_of_nan_that_shifts_no_other(
     make: Make, paths: list[Path], tmp_path: Path
 ) -> None:
@@ -181,6 +195,7 @@ def test_images_that_are_all_broken_are_rows_of_nan(make: Make, tmp_path: Path) 
         (np.array([["a.jpg"], ["b.jpg"]]), "2 axes"),
         (["a.jpg", float("nan")], r"X\[1\] is nan"),
         ([], "empty"),
+        (iter(["a.jpg"]), r"read only once; write list\(X\)"),
     ],
 )
 def test_what_is_no_list_of_paths_is_refused(make: Make, images: Any, words: str) -> None:
@@ -201,6 +216,30 @@ def test_a_wrong_option_is_refused_before_any_image_is_read(
 ) -> None:
     with pytest.raises(UnknownNameError, match=words):
         make(**options).fit(["nowhere.jpg"])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"layer": 3}, "layer is 3; give a name"),
+        ({"batch_size": 0}, "batch_size is 0; give a number"),
+        ({"batch_size": "auto"}, "batch_size is 'auto'; give a number"),
+        ({"size": 32.5}, "cannot read '32.5' as a size"),
+        ({"size": (32, 32, 3)}, "cannot read '32x32x3' as a size"),
+        ({"memory": "lots"}, "cannot read 'lots' as an amount of memory"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_before_any_image_is_read(
+    make: Make, options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises((InputError, PipelineError), match=words):
+        make(**options).fit(["nowhere.jpg"])
+
+
+def test_sizes_may_be_of_numpy(make: Make, paths: list[Path]) -> None:
+    expected = make().fit(paths).recipe_
+    for size in (np.int64(32), (32, 32), [np.int32(32)]):
+        assert make(size=size).fit(paths).recipe_ == expected
 
 
 def test_rows_of_other_weights_or_parameters_than_fitted_are_refused(
