@@ -24,7 +24,7 @@ from pipeline.errors import PipelineError
 from pipeline.extract import extract
 from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from pipeline.recipe import build_recipe
-from pipeline.results import failures_path, write_failures
+from pipeline.results import ExtractSummary, failures_path, write_failures
 from pipeline.samples import FeatureFiles
 from stages.crossfit import predict_rows
 from stages.errors import UnknownNameError
@@ -84,7 +84,7 @@ def predict(
             extract(options, view) for options, view in zip(extractions, views, strict=True)
         ]
         with FeatureFiles(views) as files:
-            figures = summaries[0].to_dict() | _classify(classifier, files, out)
+            figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out)
         _keep_failures(views, failures_path(out))
     figures |= {"features": None, "predictions": str(out)}
     figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
@@ -143,6 +143,21 @@ def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[st
         return {}
     truth, _ = parse_targets(labels, task=head.task, names=files.paths)
     return dict(score(truth, outputs, head.classes))
+
+
+def _sum_up(summaries: Sequence[ExtractSummary]) -> ExtractSummary:
+    """Put the figures of all backbones together; the images are the same."""
+    seconds = sum(one.seconds for one in summaries)
+    computed = max(one.computed for one in summaries)
+    return dataclasses.replace(
+        max(summaries, key=lambda one: one.seconds),
+        computed=computed,
+        reused=min(one.reused for one in summaries),
+        failed=max(one.failed for one in summaries),
+        seconds=round(seconds, 3),
+        images_per_second=round(computed / seconds, 2),
+        bytes_written=sum(one.bytes_written for one in summaries),
+    )
 
 
 def _keep_failures(views: Sequence[Path], final: Path) -> None:
