@@ -51,10 +51,20 @@ class ClassifierPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classifier:
-    """What ``predict`` and ``export`` need: a head, and the layers it wants side by side."""
+    """What ``predict`` and ``export`` need.
+
+    Attributes
+    ----------
+    head : Head
+    parts : tuple of ClassifierPart
+        The layers that the head wants side by side.
+    target : str
+        The column with the truth that it was fitted on.
+    """
 
     head: Head
     parts: tuple[ClassifierPart, ...]
+    target: str
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
@@ -86,6 +96,7 @@ def load_classifier(folder: Path) -> Classifier:
         return Classifier(
             head=load_head(folder / "head"),
             parts=tuple(_read_part(part) for part in record["parts"]),
+            target=str(record["target"]),
         )
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PipelineError(

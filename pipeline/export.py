@@ -42,7 +42,7 @@ def export(model: Path, out: Path) -> dict[str, object]:
     PipelineError, StageError
         The backbone is no longer the one that the head was fitted on, or cannot be exported.
     """
-    if out.suffix != SUFFIX:
+    if out.suffix != SUFFIX or out.is_dir():
         raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
     classifier = load_classifier(model)
     parts = _load_parts(classifier)

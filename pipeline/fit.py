@@ -182,6 +182,7 @@ def _build_record(
     candidate = make_candidate(options.head, options.settings, task=options.data.task)
     return {
         "task": options.data.task,
+        "target": options.data.target,
         "layer": "+".join(dict.fromkeys(str(layer.spec) for layer in layers)),
         "parts": [
             {

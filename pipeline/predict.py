@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from cache.errors import NotAViewError
 from cache.files import make_folder
 from cache.index import Index
 from cache.key import recipe_key
@@ -27,11 +29,14 @@ from pipeline.recipe import build_recipe
 from pipeline.results import ExtractSummary, failures_path, write_failures
 from pipeline.samples import FeatureFiles
 from stages.crossfit import predict_rows
-from stages.errors import UnknownNameError
+from stages.errors import StageError, UnknownNameError
+from stages.heads import Head
 from stages.layers import parse_layer_spec
 from stages.metrics import score
 from stages.table import read_table
 from stages.targets import parse_targets
+
+_log = logging.getLogger(__name__)
 
 
 def predict(
@@ -54,7 +59,7 @@ def predict(
     Returns
     -------
     dict
-        The figures of the extraction, and ``accuracy`` and ``log_loss`` where labels are known.
+        The figures of the extraction, and of the predictions where all labels are known.
 
     Raises
     ------
@@ -130,7 +135,7 @@ def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[st
         for part in classifier.parts
     ]
     outputs = predict_rows(head, files.open_matrix(layers), np.arange(len(files)))
-    labels = files.column("label")
+    labels = _read_truth(classifier, files)
     write_predictions(
         out,
         paths=files.paths,
@@ -139,9 +144,26 @@ def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[st
         classes=head.classes,
         task=head.task,
     )
-    if not all(labels):
+    return _score(head, outputs, labels, files.paths) if all(labels) else {}
+
+
+def _read_truth(classifier: Classifier, files: FeatureFiles) -> list[str]:
+    """Return the column that the head was fitted on; new images may well not have it."""
+    try:
+        return files.column(classifier.target)
+    except NotAViewError:
+        return [""] * len(files)
+
+
+def _score(
+    head: Head, outputs: np.ndarray, labels: Sequence[str], paths: Sequence[str]
+) -> dict[str, object]:
+    try:
+        truth, _ = parse_targets(labels, task=head.task, names=paths)
+    except StageError as error:
+        # As of images in folders, whose names are no numbers; what was predicted stands.
+        _log.warning("the predictions are not scored: %s", error)
         return {}
-    truth, _ = parse_targets(labels, task=head.task, names=files.paths)
     return dict(score(truth, outputs, head.classes))
 
 
