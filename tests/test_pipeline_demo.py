@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.arguments import build_parser
 from pipeline.config import read_experiment
-from pipeline.demo import NEXT_COMMANDS, DemoResult, Trial
+from pipeline.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
 from pipeline.results import ExtractSummary
 
 ROOT = Path(__file__).parent.parent
@@ -107,10 +107,33 @@ def test_logreg_is_as_good_as_a_plain_scikit_learn_pipeline(
     assert demo.trial(LOGREG, n_train)["accuracy"] == plain.score(features[test], labels[test])
 
 
+def test_the_exported_model_tells_as_many_digits_as_the_sweeps_best_head(demo: DemoRun) -> None:
+    import keras
+
+    model = keras.saving.load_model(demo.out / "classifier.keras", safe_mode=True)
+    height, width, channels = model.input_shape[1:]
+    files = sorted((demo.out / "digits-5-9" / "test").glob("*/*.png"))
+    images = [
+        keras.utils.load_img(
+            file,
+            target_size=(height, width),
+            interpolation="bilinear",
+            color_mode="rgb" if channels == 3 else "grayscale",
+        )
+        for file in files
+    ]
+    pixels = np.stack([keras.utils.img_to_array(image) for image in images]).astype(np.uint8)
+    found = model.predict(pixels, verbose=0).argmax(axis=1) + 5
+    choice = demo.figures["choice"]
+    assert np.mean(found == [int(file.parent.name) for file in files]) == choice["accuracy"]
+    assert choice["accuracy"] > 0.95
+    assert (choice["n_tried"], choice["n_folds"]) == (3 + 1 + 1, 5)
+
+
 def test_everything_lies_where_it_says(demo: DemoRun) -> None:
     files = {file.relative_to(demo.out).parts[0] for file in demo.out.rglob("*") if file.is_file()}
-    expected = {"digits-0-4", "digits-5-9", "backbone.keras", "cache", "heads"}
-    assert files == expected | {"features.h5", "features-few.h5"}
+    expected = {"digits-0-4", "digits-5-9", "backbone.keras", "cache", "heads", "sweep"}
+    assert files == expected | {"features.h5", "features-few.h5", "classifier.keras"}
     assert len(list(demo.out.glob("digits-*/*/*/*.png"))) == 1797
     text = _result(demo).describe()
     assert all(name in text for name in files)
@@ -126,7 +149,9 @@ def test_the_table_shows_every_accuracy(demo: DemoRun) -> None:
 
 def test_nothing_but_one_line_a_step_is_said_on_the_way(demo: DemoRun) -> None:
     lines = demo.stderr.splitlines()
-    assert [x for x in lines if not x.startswith("demo: ") and "images/s" not in x] == []
+    progress = ("images/s", "fits/s")
+    others = [x for x in lines if not any(unit in x for unit in progress)]
+    assert [x for x in others if not x.startswith("demo: ")] == []
 
 
 def test_a_file_in_the_folders_place_is_one_line(
@@ -166,6 +191,7 @@ def _result(demo: DemoRun) -> DemoResult:
     figures = demo.figures
     return DemoResult(
         trials=[Trial(**trial) for trial in figures["trials"]],
+        choice=Choice(**figures["choice"]),
         extractions=[ExtractSummary(**summary) for summary in figures["extractions"]],
         seconds=figures["seconds"],
         out=demo.out,
