@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import chain, count
 from pathlib import Path
@@ -21,6 +21,10 @@ from pipeline.task import TaskOptions
 from stages.applications import parse_backbone
 from stages.layers import parse_layer_specs
 from stages.metrics import PRIMARY
+
+SUMMARY_NAME = "summary.json"
+# What a terminal shows without scrolling.
+_MOST_SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,8 +59,15 @@ class ExperimentResult:
     def describe(self) -> str:
         """Return the table of heads, best first."""
         lines = [summary.describe() for summary in self.extractions]
-        lines.append(f"{len(self.fits)} heads, {self.n_fitted} fitted now; best first:")
-        lines += [f"  {_measured(result.metrics)}  {result.out}" for result in self.fits]
+        metric = PRIMARY[self.fits[0].metrics["task"]].replace("_", " ")
+        lines.append(
+            f"{len(self.fits)} heads, {self.n_fitted} fitted now; best first, by {metric}:"
+        )
+        shown = self.fits[:_MOST_SHOWN]
+        lines += [f"  {_measured(result.metrics)}  {result.out}" for result in shown]
+        if len(shown) < len(self.fits):
+            n_more = len(self.fits) - len(shown)
+            lines.append(f"  and {n_more} more in {self.out / SUMMARY_NAME}")
         return "\n".join(lines)
 
 
@@ -95,7 +106,7 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
             fits.append(found or _fit_now(fit_options))
     fits.sort(key=lambda result: _rank(result.metrics), reverse=True)
     result = ExperimentResult(extractions=extractions, fits=fits, n_fitted=n_fitted, out=out)
-    write_json(out / "summary.json", result.to_dict())
+    write_json(out / SUMMARY_NAME, result.to_dict())
     return result
 
 
@@ -144,11 +155,14 @@ def _name_backbones(backbones: list[BackboneSection]) -> list[str]:
 
 def _describe_head(kind: str, settings: dict[str, object]) -> str:
     """Write a head so that equal ones read alike: ``mlp dropout=0.6 hidden=256,128``."""
-    values = {
-        name: ",".join(map(str, value)) if isinstance(value, list) else value
-        for name, value in sorted(settings.items())
-    }
-    return " ".join([kind, *(f"{name}={value}" for name, value in values.items())])
+    return " ".join([kind, *(f"{name}={_type(settings[name])}" for name in sorted(settings))])
+
+
+def _type(value: object) -> str:
+    """Write a setting as one would type it after ``--set``."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{weight}" for name, weight in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _name_folders(texts: Iterable[str]) -> list[str]:

@@ -31,6 +31,7 @@ SMALL = {
     "backbones": [{"name": "tiny.keras", "layers": ["last:avg"]}],
     "heads": [{"kind": "logreg"}],
 }
+RIDGES = [{"kind": "ridge", "alpha": [1, 10, 100], "class_weight": ["none", {"china": 2}]}]
 MLP = {"kind": "mlp", "hidden": [[8], [8, 4]], "epochs": 2}
 
 
@@ -191,8 +192,18 @@ def test_a_run_tells_a_person_the_best_head(place, capsys):
     lines = capsys.readouterr().out.splitlines()
     first = next(n for n, line in enumerate(lines) if "best first" in line) + 1
     best = json.loads((place / "runs" / "summary.json").read_text())["fits"][0]
+    assert "by accuracy" in lines[first - 1]
     assert best["out"] in lines[first]
     assert f"{best['cv_accuracy_mean']:.4f}" in lines[first]
+
+
+def test_a_run_of_many_heads_shows_those_that_matter(place, capsys):
+    # Eight heads on three layers of two backbones.
+    write_experiment(heads=[{"kind": "nearest_mean", "scale": ["none", "l2"]}, *RIDGES], cv=None)
+    assert call_main("run", "experiment.yaml") == 0
+    *_, last = lines = capsys.readouterr().out.splitlines()
+    assert sum("  runs/" in line for line in lines) == 20
+    assert last == "  and 4 more in runs/summary.json"
 
 
 def test_what_run_fitted_predict_can_use(place, capsys):
@@ -392,6 +403,8 @@ def test_layers_and_heads_that_read_alike_have_folders_of_their_own(tmp_path):
         *("a-b/logreg", "a-b-2/logreg", "a-b-3/logreg", "unnamed/logreg", "unnamed-2/logreg")
     ]
     assert name_fits(["a:avg", "a-avg"], heads, tmp_path) == ["a-avg/logreg", "a-avg-2/logreg"]
+    ridges = [f"ridge-alpha={alpha}-class_weight=china-2" for alpha in (1, 10, 100)]
+    assert [f"a/{name}" for name in ridges] == name_fits(["a"], RIDGES, tmp_path)[1::2]
     hidden = [{"kind": "mlp", "hidden": [[256], [256, 128]]}]
     assert name_fits(["a"], hidden, tmp_path) == ["a/mlp-hidden=256", "a/mlp-hidden=256-128"]
 
