@@ -14,10 +14,6 @@ WIDE = 4
 # would: at its default tolerance that is short of the optimum, and elsewhere on reduced rows.
 SMALL = 4 * 2**20
 
-# What scikit-learn adds to each value that it fits on. Measured: 2 for LogisticRegression and
-# neighbours, 18 for Ridge and NearestCentroid, 24 for LinearSVC.
-FIT_BYTES = 24
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
@@ -55,19 +51,43 @@ class Budget:
         return 8 * self.n_rows**2 + 16 * self.n_features
 
     @property
+    def rows_bytes(self) -> int:
+        """All rows as they are."""
+        return 4 * self.n_rows * self.n_features
+
+    @property
     def reduced_bytes(self) -> int:
         """Reduced rows, the same with length 1, a training set of them, and its fit."""
-        return self.n_rows**2 * (8 + 8 + 8 + self.fit_bytes)
+        return 8 * self.n_rows**2 + self.job_bytes(is_reduced=True)
 
     def dense_bytes(self, *, n_sets: int) -> int:
         """Count the rows, a scaled copy where they are needed again, a training set, its fit."""
-        copies = 4 if n_sets == 1 else 8
-        return self.n_rows * self.n_features * (copies + 4 + self.fit_bytes)
+        if n_sets == 1:
+            return self.job_bytes(is_reduced=False)
+        return self.rows_bytes + self.job_bytes(is_reduced=False)
+
+    def job_bytes(self, *, is_reduced: bool) -> int:
+        """Count what every process has for itself: scaled rows, a training set, its fit."""
+        if is_reduced:
+            return self.n_rows**2 * (8 + 8 + self.fit_bytes)
+        return self.n_rows * self.n_features * (4 + 4 + self.fit_bytes)
+
+    def fits_dense(self, *, n_sets: int) -> bool:
+        """Whether there is room for the rows as they are."""
+        return self.dense_bytes(n_sets=n_sets) <= self.memory_bytes
 
     def count_grams(self) -> int:
         """Return how many matrices of inner products there is room for at a time."""
         left = self.memory_bytes - self.block_bytes - self.reduced_bytes
         return max(0, left // self.gram_bytes)
+
+    def count_jobs(self, *, is_reduced: bool) -> int:
+        """Return how many processes there is room for; one takes what there is."""
+        if is_reduced:
+            used = self.block_bytes + self.reduced_bytes + self.gram_bytes
+        else:
+            used = self.dense_bytes(n_sets=2)
+        return 1 + max(0, self.memory_bytes - used) // self.job_bytes(is_reduced=is_reduced)
 
     def should_reduce(self, *, n_sets: int, may_reduce: bool) -> bool:
         """Choose the faster way of those that there is room for.
@@ -75,7 +95,7 @@ class Budget:
         Parameters
         ----------
         n_sets : int
-            How many training sets scale the rows each in its own way.
+            How many training sets there are.
         may_reduce : bool
             Whether the learner can do with reduced rows.
 
@@ -84,24 +104,26 @@ class Budget:
         InputError
             There is room for neither.
         """
-        dense = self.dense_bytes(n_sets=n_sets)
-        fits = dense <= self.memory_bytes
+        fits = self.fits_dense(n_sets=n_sets)
         if may_reduce and self.count_grams():
             return self.is_wide or not fits
         if fits:
             return False
+        dense = self.dense_bytes(n_sets=n_sets)
         reduced = (self.gram_bytes + self.reduced_bytes) * 4 // 3
         needed = min(dense, reduced) if may_reduce else dense
         raise InputError(
             f"fitting on {self.n_rows} rows of {self.n_features} features takes"
-            f" {_format_bytes(needed)}, more than the {self.memory_bytes / 1e9:.3g}GB allowed;"
-            f" give it --memory {_format_bytes(needed)}, or stream the rows with"
+            f" {format_bytes(needed)}, more than the {format_bytes(self.memory_bytes)} allowed;"
+            f" give it --memory {format_bytes(needed)}, or stream the rows with"
             " --head sgd or --head mlp"
         )
 
 
-def _format_bytes(n_bytes: int) -> str:
-    """Round up to whole megabytes or a tenth of a gigabyte: what is asked for must suffice."""
+def format_bytes(n_bytes: int) -> str:
+    """Return, as in ``520MB``, no less than what is given: what is asked for must suffice."""
+    if n_bytes < 10**6:
+        return f"{-(-n_bytes // 10**3)}KB"
     if n_bytes < 10**9:
         return f"{-(-n_bytes // 10**6)}MB"
     return f"{-(-n_bytes // 10**8) / 10:g}GB"

@@ -2,57 +2,40 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.budget import Budget
-from stages.errors import StageError
+from stages.errors import InputError
+from stages.foldfit import (
+    Candidate,
+    Fit,
+    FoldOutputs,
+    FoldTask,
+    make_failure,
+    predict_rows,
+    run_task,
+)
 from stages.folds import Fold
-from stages.heads import HEADS, Head, fit_estimator
-from stages.matrix import ArrayMatrix, Matrix, Rows, iterate_rows
+from stages.heads import HEADS
+from stages.matrix import ArrayMatrix, Matrix, Rows
 from stages.reduction import Store, scale_rows
-from stages.targets import Targets
+from stages.targets import Targets, spread_columns
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A head that may be fitted: its kind in `HEADS` and its parsed settings."""
-
-    kind: str
-    settings: Any
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoldOutputs:
-    """What one candidate says of the rows of one fold that it was not fitted on.
-
-    Attributes
-    ----------
-    candidate, fold : int
-        Which of those given.
-    outputs : ndarray of float64, shape (n_test, n_outputs)
-        As `Head.predict` gives them.
-    classes : ndarray of str, shape (n_classes,)
-        Those among the training rows.
-    seconds : float
-        Of the fit and the prediction.
-    error : str
-        Why the head could not be fitted, and then there are no outputs; ``""`` if it could.
-    """
-
-    candidate: int
-    fold: int
-    outputs: NDArray[np.float64]
-    classes: NDArray[np.str_]
-    seconds: float
-    error: str = ""
+__all__ = [
+    "Candidate",
+    "FoldOutputs",
+    "Trial",
+    "collect_outputs",
+    "cross_fit",
+    "predict_rows",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +56,7 @@ class Trial:
     store : Store, optional
         Keeps reduced rows for the next time.
     n_jobs : int
-        Processes.
+        Processes, fewer where memory has no room for as many.
     scratch : Path, optional
         Folder for what processes share; needed for more than one.
     """
@@ -89,25 +72,11 @@ class Trial:
     scratch: Path | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Task:
-    """Some candidates on one fold, all that a process of its own needs to know."""
-
-    matrix: Matrix
-    scale: str | None  # None: the matrix is scaled already
-    targets: Targets
-    fold: Fold
-    number: int
-    candidates: Mapping[int, Candidate]
-    seed: int
-    memory_bytes: int
-
-
 def cross_fit(
     candidates: Sequence[Candidate],
     trial: Trial,
     *,
-    wanted: Sequence[tuple[int, int]] | None = None,
+    wanted: Sequence[Fit] | None = None,
 ) -> Iterator[FoldOutputs]:
     """Fit candidates on folds, each layer read once and each scaling done once for all of them.
 
@@ -125,100 +94,108 @@ def cross_fit(
     """
     if wanted is None:
         wanted = [(c, f) for c in range(len(candidates)) for f in range(len(trial.folds))]
-    # A reduced copy of the rows is made here, for all processes; so is all that is streamed.
-    is_small = _is_small(trial, fit_bytes=_most_fit_bytes(candidates))
-    estimators = [one for one in wanted if HEADS[candidates[one[0]].kind].is_estimator]
-    trained = [one for one in wanted if not HEADS[candidates[one[0]].kind].is_estimator]
-    if is_small:
-        values = ArrayMatrix(trial.matrix.read(trial.rows))
-        # The longest first, so that no process is left with one of them at the end.
-        tasks = [*_list_trained(candidates, trial, trained, values)]
-        tasks += _list_dense(candidates, trial, estimators, values)
-        yield from _run_all(iter(tasks), trial)
-    else:
-        yield from _run_all(_list_scaled(candidates, trial, estimators), trial)
-        for task in _list_trained(candidates, trial, trained, trial.matrix):
-            yield from _run(task)
+    trained: list[Fit] = []
+    dense: list[Fit] = []
+    reduced: list[Fit] = []
+    for one in wanted:
+        kind = candidates[one[0]].kind
+        if not HEADS[kind].is_estimator:
+            trained.append(one)
+            continue
+        try:
+            is_reduced = _make_budget(trial, [kind]).should_reduce(n_sets=2, may_reduce=True)
+        except InputError as error:
+            yield make_failure(one, str(error))
+        else:
+            (reduced if is_reduced else dense).append(one)
+    if trained or dense:
+        yield from _fit_held(candidates, trial, trained, dense)
+    if reduced:
+        yield from _fit_reduced(candidates, trial, reduced)
 
 
-def predict_rows(head: Head, matrix: Matrix, rows: Rows) -> NDArray[np.float64]:
-    """Predict rows of a matrix, block by block: ndarray of float64, shape (m, n_outputs)."""
-    n_outputs = max(1, len(head.classes))
-    blocks = [head.predict(block) for _, block in iterate_rows(matrix, rows)]
-    return np.concatenate([np.empty((0, n_outputs)), *blocks])
-
-
-def spread_outputs(found: FoldOutputs, classes: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Give outputs a column for every one of `classes`, of which the head may not know all."""
-    if len(found.classes) == len(classes):
-        return found.outputs
-    outputs = np.zeros((len(found.outputs), len(classes)))
-    outputs[:, np.searchsorted(classes, found.classes)] = found.outputs
-    return outputs
-
-
-def _most_fit_bytes(candidates: Iterable[Candidate]) -> int:
-    return max(HEADS[one.kind].fit_bytes for one in candidates)
-
-
-def _is_small(trial: Trial, *, fit_bytes: int) -> bool:
-    """Whether every process can have the rows as they are, and gains nothing by reducing them."""
-    budget = Budget(
+def _make_budget(trial: Trial, kinds: Iterable[str]) -> Budget:
+    """Return what fits of these kinds take."""
+    return Budget(
         n_rows=len(trial.rows),
         n_features=trial.matrix.shape[1],
         memory_bytes=trial.memory_bytes,
-        fit_bytes=fit_bytes,
+        fit_bytes=max((HEADS[kind].fit_bytes for kind in kinds), default=0),
     )
-    return not budget.is_wide and trial.n_jobs * budget.dense_bytes(n_sets=2) <= budget.memory_bytes
+
+
+def _fit_held(
+    candidates: Sequence[Candidate], trial: Trial, trained: Sequence[Fit], dense: Sequence[Fit]
+) -> Iterator[FoldOutputs]:
+    """Fit on rows that all processes share as they are, or, if they do not fit, stream them.
+
+    Who runs a task does the scaling.
+    """
+    budget = _make_budget(trial, [candidates[number].kind for number, _ in dense])
+    if not dense and (budget.is_wide or not budget.fits_dense(n_sets=2)):
+        # One after the other: a process of its own could not read an open file.
+        alone = dataclasses.replace(trial, n_jobs=1)
+        yield from _run_all(_list_trained(candidates, alone, trained), alone)
+        return
+    held = dataclasses.replace(
+        trial,
+        matrix=ArrayMatrix(trial.matrix.read(trial.rows)),
+        targets=trial.targets.select(trial.rows),
+        rows=np.arange(len(trial.rows)),
+        n_jobs=min(trial.n_jobs, budget.count_jobs(is_reduced=False)),
+        memory_bytes=trial.memory_bytes - budget.rows_bytes,
+    )
+    # The longest first, so that no process is left with one of them at the end.
+    tasks = _list_trained(candidates, held, trained)
+    scaled = (
+        FoldTask(
+            matrix=held.matrix,
+            targets=held.targets,
+            fold=held.folds[fold],
+            number=fold,
+            candidates=chosen,
+            seed=held.seed,
+            memory_bytes=trial.memory_bytes,
+        )
+        for _, fold, chosen in _group(candidates, dense)
+    )
+    yield from _run_all(chain(tasks, scaled), held)
 
 
 def _list_trained(
-    candidates: Sequence[Candidate],
-    trial: Trial,
-    wanted: Sequence[tuple[int, int]],
-    matrix: Matrix,
-) -> Iterator[_Task]:
+    candidates: Sequence[Candidate], trial: Trial, wanted: Sequence[Fit]
+) -> Iterator[FoldTask]:
     """List fits of heads that scale for themselves, one each."""
-    rows = trial.rows if matrix is trial.matrix else np.arange(len(trial.rows))
-    targets = trial.targets if matrix is trial.matrix else trial.targets.select(trial.rows)
-    for candidate, fold in wanted:
+    for number, fold in wanted:
         train, test = trial.folds[fold]
-        yield _Task(
-            matrix=matrix,
-            scale=None,
-            targets=targets,
-            fold=Fold(rows[train], rows[test]),
+        yield FoldTask(
+            matrix=trial.matrix,
+            targets=trial.targets,
+            fold=Fold(trial.rows[train], trial.rows[test]),
             number=fold,
-            candidates={candidate: candidates[candidate]},
+            candidates={number: candidates[number]},
             seed=trial.seed,
             memory_bytes=trial.memory_bytes // trial.n_jobs,
         )
 
 
-def _list_dense(
-    candidates: Sequence[Candidate],
-    trial: Trial,
-    wanted: Sequence[tuple[int, int]],
-    values: ArrayMatrix,
-) -> Iterator[_Task]:
-    """List the scalings of each fold; who runs one of them does the scaling."""
-    for scale, fold, chosen in _group(candidates, wanted):
-        yield _Task(
-            matrix=values,
-            scale=scale,
-            targets=trial.targets.select(trial.rows),
-            fold=trial.folds[fold],
-            number=fold,
-            candidates=chosen,
-            seed=trial.seed,
-            memory_bytes=trial.memory_bytes,
-        )
+def _fit_reduced(
+    candidates: Sequence[Candidate], trial: Trial, wanted: Sequence[Fit]
+) -> Iterator[FoldOutputs]:
+    """Fit on reduced rows, which are made here, for all processes."""
+    budget = _make_budget(trial, [candidates[number].kind for number, _ in wanted])
+    n_jobs = min(trial.n_jobs, budget.count_jobs(is_reduced=True))
+    left = trial.memory_bytes - (n_jobs - 1) * budget.job_bytes(is_reduced=True)
+    alone = dataclasses.replace(budget, memory_bytes=left)
+    tasks = _list_reduced(candidates, trial, wanted, alone)
+    yield from _run_all(tasks, dataclasses.replace(trial, n_jobs=n_jobs))
 
 
-def _list_scaled(
-    candidates: Sequence[Candidate], trial: Trial, wanted: Sequence[tuple[int, int]]
-) -> Iterator[_Task]:
-    """Scale, or reduce, the rows for each fold, and list what is to be fitted on them."""
+def _list_reduced(
+    candidates: Sequence[Candidate], trial: Trial, wanted: Sequence[Fit], budget: Budget
+) -> Iterator[FoldTask]:
+    """Reduce the rows for each fold, and list what is to be fitted on them."""
+    targets = trial.targets.select(trial.rows)
     for scale, same in groupby(_group(candidates, wanted), key=lambda one: one[0]):
         groups = list(same)
         scaled_rows = scale_rows(
@@ -226,15 +203,15 @@ def _list_scaled(
             trial.rows,
             scale=scale,
             trains=[trial.folds[fold].train for _, fold, _ in groups],
-            memory_bytes=trial.memory_bytes,
+            memory_bytes=budget.memory_bytes,
+            fit_bytes=budget.fit_bytes,
             store=trial.store,
-            fit_bytes=_most_fit_bytes(one for *_, chosen in groups for one in chosen.values()),
         )
         for (_, fold, chosen), scaled in zip(groups, scaled_rows, strict=True):
-            yield _Task(
+            yield FoldTask(
                 matrix=ArrayMatrix(scaled.values),
-                scale=None,
-                targets=trial.targets.select(trial.rows),
+                values=scaled.values,
+                targets=targets,
                 fold=trial.folds[fold],
                 number=fold,
                 candidates=chosen,
@@ -244,11 +221,11 @@ def _list_scaled(
 
 
 def _group(
-    candidates: Sequence[Candidate], wanted: Sequence[tuple[int, int]]
+    candidates: Sequence[Candidate], wanted: Sequence[Fit]
 ) -> list[tuple[str, int, dict[int, Candidate]]]:
     """Collect (scale, fold, candidates by number), so that what is scaled alike is scaled once."""
 
-    def place(one: tuple[int, int]) -> tuple[str, int]:
+    def place(one: Fit) -> tuple[str, int]:
         return candidates[one[0]].settings.scale, one[1]
 
     return [
@@ -257,93 +234,25 @@ def _group(
     ]
 
 
-def _run_all(tasks: Iterator[_Task], trial: Trial) -> Iterator[FoldOutputs]:
+def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
     if trial.n_jobs == 1:
         for task in tasks:
-            yield from _run(task)
+            yield from run_task(task)
         return
     from joblib import Parallel, delayed
 
-    # Arrays go to the processes as maps of one file, which is dropped at the end.
+    # Arrays go to the processes as maps of one file, which is dropped at the end. None is made
+    # before a process can take it.
     parallel = Parallel(
         n_jobs=trial.n_jobs,
         return_as="generator_unordered",
         temp_folder=str(trial.scratch),
         max_nbytes="256K",
         mmap_mode="r",
+        pre_dispatch=trial.n_jobs,
     )
-    for found in parallel(delayed(_run)(task) for task in tasks):
+    for found in parallel(delayed(run_task)(task) for task in tasks):
         yield from found
-
-
-def _run(task: _Task) -> list[FoldOutputs]:
-    """Fit a task's candidates and ask them about its test rows."""
-    is_estimator = all(HEADS[one.kind].is_estimator for one in task.candidates.values())
-    values = _scale(task) if is_estimator else None
-    found = []
-    for number, candidate in task.candidates.items():
-        started_s = time.monotonic()
-        outputs, classes, error = _try(task, candidate, values)
-        found.append(
-            FoldOutputs(
-                candidate=number,
-                fold=task.number,
-                outputs=outputs,
-                classes=classes,
-                seconds=time.monotonic() - started_s,
-                error=error,
-            )
-        )
-    return found
-
-
-def _try(
-    task: _Task, candidate: Candidate, values: NDArray[Any] | None
-) -> tuple[NDArray[np.float64], NDArray[np.str_], str]:
-    """Fit one candidate; one that cannot be fitted must not end a night of others."""
-    try:
-        if values is None:
-            return *_train(task, candidate), ""
-        return *_estimate(task, candidate, values), ""
-    except StageError as error:
-        return np.empty((0, 1)), np.empty(0, np.str_), str(error)
-
-
-def _estimate(
-    task: _Task, candidate: Candidate, values: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    train, test = task.fold
-    truth = task.targets.select(train)
-    fitted = fit_estimator(candidate.kind, candidate.settings, values[train], truth, seed=task.seed)
-    return fitted.predict(values[test]), fitted.classes
-
-
-def _train(task: _Task, candidate: Candidate) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    head = HEADS[candidate.kind].fit(
-        candidate.settings,
-        task.matrix,
-        task.targets,
-        train=task.fold.train,
-        seed=task.seed,
-        memory_bytes=task.memory_bytes,
-    )
-    return predict_rows(head, task.matrix, task.fold.test), head.classes
-
-
-def _scale(task: _Task) -> NDArray[Any]:
-    rows = np.arange(task.matrix.shape[0])
-    if task.scale is None:
-        return task.matrix.read(rows)
-    scaled_rows = scale_rows(
-        task.matrix,
-        rows,
-        scale=task.scale,
-        trains=[task.fold.train],
-        memory_bytes=task.memory_bytes,
-        may_reduce=False,
-        fit_bytes=_most_fit_bytes(task.candidates.values()),
-    )
-    return next(scaled_rows).values
 
 
 def collect_outputs(found: Sequence[FoldOutputs], trial: Trial) -> NDArray[np.float64]:
@@ -357,5 +266,6 @@ def collect_outputs(found: Sequence[FoldOutputs], trial: Trial) -> NDArray[np.fl
     classes = trial.targets.classes
     outputs = np.full((len(trial.rows), max(1, len(classes))), np.nan)
     for one in found:
-        outputs[trial.folds[one.fold].test] = spread_outputs(one, classes)
+        test = trial.folds[one.fold].test
+        outputs[test] = spread_columns(one.outputs, one.classes, classes)
     return outputs

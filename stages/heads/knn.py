@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import InputError
-from stages.heads.scaling import SCALES_WANTED, parse_scale
-from stages.heads.settings import choice, setting, whole
+from stages.heads.settings import choice, scale_setting, setting, whole
 from stages.targets import CLASSIFICATION, Targets
 
 METRIC = "cosine"
@@ -35,7 +34,7 @@ class KnnSettings:
 
     neighbors: int = setting(5, whole(1), "a whole number from 1 on")
     weights: str = setting("uniform", choice("uniform", "distance"), "uniform or distance")
-    scale: str = setting("l2", parse_scale, SCALES_WANTED)
+    scale: str = scale_setting("l2")
 
 
 def fit_knn(settings: KnnSettings, values: NDArray[Any], targets: Targets, *, seed: int) -> Any:

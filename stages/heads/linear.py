@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.errors import InputError
-from stages.heads.scaling import SCALES_WANTED, parse_scale
 from stages.heads.settings import (
     ClassWeights,
     class_weight_setting,
     find_class_weights,
     number,
+    scale_setting,
     setting,
     whole,
 )
@@ -59,7 +59,7 @@ class LogregSettings:
     """
 
     C: float = setting(1.0, parse_positive, "a number above 0")
-    scale: str = setting("standard", parse_scale, SCALES_WANTED)
+    scale: str = scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
     max_iter: int = setting(1000, whole(1), "a whole number from 1 on")
     tol: float = setting(1e-4, parse_positive, "a number above 0")
@@ -82,7 +82,7 @@ class LinearSvmSettings:
     """
 
     C: float = setting(1.0, parse_positive, "a number above 0")
-    scale: str = setting("standard", parse_scale, SCALES_WANTED)
+    scale: str = scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
     max_iter: int = setting(1000, whole(1), "a whole number from 1 on")
     tol: float = setting(1e-4, parse_positive, "a number above 0")
@@ -101,7 +101,7 @@ class RidgeSettings:
     """
 
     alpha: float = setting(1.0, parse_positive, "a number above 0")
-    scale: str = setting("standard", parse_scale, SCALES_WANTED)
+    scale: str = scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
@@ -141,14 +141,12 @@ def fit_ridge(settings: RidgeSettings, values: NDArray[Any], targets: Targets, *
     """Return a fitted Ridge or RidgeClassifier; they are solved for, so `seed` changes nothing."""
     from sklearn.linear_model import Ridge, RidgeClassifier
 
-    # In float32 the normal equations lose the weights along all but the strongest directions.
-    values = values.astype(np.float64, copy=False)
     if targets.task != REGRESSION:
-        estimator = RidgeClassifier(alpha=settings.alpha)
+        estimator = RidgeClassifier(alpha=settings.alpha, copy_X=False)
         return _fit_classes(estimator, values, targets, settings.class_weight)
     if settings.class_weight != "none":
         raise InputError("ridge has no classes to weigh in a regression; drop class_weight")
-    return Ridge(alpha=settings.alpha).fit(values, targets.values)
+    return _fit(Ridge(alpha=settings.alpha, copy_X=False), values, targets.values)
 
 
 def _fit_iterated(
@@ -198,7 +196,7 @@ def _fit_classes(
         return _fit_tags(estimator, values, targets.values, by_tag)
     present = np.unique(targets.values).tolist()
     by_class = {name: weights.get(name, 1.0) for name in present} if weights else default
-    return estimator.set_params(class_weight=by_class).fit(values, targets.values)
+    return _fit(estimator.set_params(class_weight=by_class), values, targets.values)
 
 
 def _fit_tags(
@@ -206,23 +204,44 @@ def _fit_tags(
 ) -> Any:
     """Fit what `OneVsRestClassifier.fit` does, but with weights of each tag's own."""
     from sklearn.base import clone
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.preprocessing import LabelBinarizer
 
-    fitted = OneVsRestClassifier(estimator)
-    fitted.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(truth.astype(np.int64))
-    fitted.n_features_in_ = values.shape[1]
-    fitted.estimators_ = [
+    taggers = [
         _fit_tag(clone(estimator).set_params(class_weight=weight), values, has_tag)
         for weight, has_tag in zip(weights, truth.T, strict=True)
     ]
-    return fitted
+    return join_taggers(taggers, truth)
+
+
+def join_taggers(taggers: list[Any], truth: NDArray[Any]) -> Any:
+    """Return scikit-learn's OneVsRestClassifier of fitted classifiers, one a tag.
+
+    Parameters
+    ----------
+    taggers : list of estimator
+    truth : ndarray of 0 and 1, shape (n_rows, n_tags)
+    """
+    from sklearn.multiclass import OneVsRestClassifier
+    from sklearn.preprocessing import LabelBinarizer
+
+    joined = OneVsRestClassifier(taggers[0])
+    joined.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(truth.astype(np.int64))
+    joined.n_features_in_ = taggers[0].n_features_in_
+    joined.estimators_ = taggers
+    return joined
 
 
 def _fit_tag(estimator: Any, values: NDArray[Any], has_tag: NDArray[np.bool_]) -> Any:
     if has_tag.any() and not has_tag.all():
-        return estimator.fit(values, has_tag)
+        return _fit(estimator, values, has_tag)
     # Laplace's rule of succession: what was so n times is so again with odds of n + 1 to 1.
     estimator.fit(np.zeros((2, values.shape[1])), [False, True])
     estimator.intercept_[:] = np.log(len(has_tag) + 1) * (1 if has_tag.all() else -1)
     return estimator
+
+
+def _fit(estimator: Any, values: NDArray[Any], truth: NDArray[Any]) -> Any:
+    if getattr(estimator, "copy_X", True):
+        return estimator.fit(values, truth)
+    # Ridge centres rows in place. In float32 its normal equations would lose the weights along all
+    # but the strongest directions.
+    return estimator.fit(values.astype(np.float64), truth)

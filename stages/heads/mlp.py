@@ -19,8 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
-from stages.heads.scaling import SCALES_WANTED, parse_scale
-from stages.heads.settings import class_weight_setting, layer_sizes, number, setting, whole
+from stages.heads.settings import (
+    class_weight_setting,
+    layer_sizes,
+    number,
+    scale_setting,
+    setting,
+    whole,
+)
 from stages.heads.stream import learn_columns, leave_for_rows, open_stream
 from stages.heads.training import Lesson, train_network
 from stages.heads.truth import Truth, encode_targets, standardise
@@ -75,7 +81,7 @@ class MlpSettings:
     epochs: int = setting(50, whole(1), "a whole number from 1 on")
     batch_size: int = setting(64, whole(1), "a whole number from 1 on")
     patience: int = setting(10, whole(0), "a whole number from 0 on")
-    scale: str = setting("standard", parse_scale, SCALES_WANTED)
+    scale: str = scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 

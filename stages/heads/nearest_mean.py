@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.heads.scaling import SCALES_WANTED, parse_scale
-from stages.heads.settings import setting
+from stages.heads.settings import scale_setting
 from stages.targets import Targets
 
 
@@ -23,7 +22,7 @@ class NearestMeanSettings:
         Columns to mean 0 and variance 1, rows to length 1, or nothing.
     """
 
-    scale: str = setting("standard", parse_scale, SCALES_WANTED)
+    scale: str = scale_setting()
 
 
 def fit_nearest_mean(

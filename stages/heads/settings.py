@@ -9,6 +9,7 @@ from numbers import Real
 from typing import Any, TypeVar
 
 from stages.errors import InputError, UnknownNameError
+from stages.scaling import SCALES
 
 T = TypeVar("T")
 
@@ -96,6 +97,11 @@ def class_weights(value: object) -> ClassWeights:
     if len(weights) < max(1, len(pairs)):
         raise ValueError(value)
     return tuple(sorted(weights.items()))
+
+
+def scale_setting(default: str = "standard") -> str:
+    """Declare ``scale``, which is one thing for all heads."""
+    return setting(default, choice(*SCALES), f"one of {', '.join(SCALES)}")
 
 
 def class_weight_setting() -> ClassWeights:

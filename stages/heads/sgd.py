@@ -19,9 +19,8 @@ from numpy.typing import NDArray
 
 from stages.errors import InputError
 from stages.heads.estimators import EstimatorHead, apply_link
-from stages.heads.linear import parse_positive
-from stages.heads.scaling import SCALES_WANTED, parse_scale
-from stages.heads.settings import class_weight_setting, setting, whole
+from stages.heads.linear import join_taggers, parse_positive
+from stages.heads.settings import class_weight_setting, scale_setting, setting, whole
 from stages.heads.stream import Features, RowStream, learn_columns, leave_for_rows, open_stream
 from stages.heads.truth import Truth, encode_targets, standardise
 from stages.matrix import Matrix, Rows
@@ -54,7 +53,7 @@ class SgdSettings:
     C: float = setting(1.0, parse_positive, "a number above 0")
     epochs: int = setting(50, whole(1), "a whole number from 1 on")
     batch_size: int = setting(16, whole(1), "a whole number from 1 on")
-    scale: str = setting("standard", parse_scale, SCALES_WANTED)
+    scale: str = scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
@@ -283,13 +282,8 @@ def _make_classifier(settings: SgdSettings, truth: Truth, coefficients: Any, bia
 
 def _make_tagger(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:
     from sklearn.linear_model import LogisticRegression
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.preprocessing import LabelBinarizer
 
-    tagger = OneVsRestClassifier(LogisticRegression(C=settings.C))
-    tagger.label_binarizer_ = LabelBinarizer(sparse_output=True).fit(truth.values.astype(np.int64))
-    tagger.n_features_in_ = coefficients.shape[1]
-    tagger.estimators_ = [
+    taggers = [
         _set_weights(
             LogisticRegression(C=settings.C),
             coefficients[i : i + 1],
@@ -298,7 +292,7 @@ def _make_tagger(settings: SgdSettings, truth: Truth, coefficients: Any, bias: A
         )
         for i in range(truth.n_outputs)
     ]
-    return tagger
+    return join_taggers(taggers, truth.values)
 
 
 def _make_regressor(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:

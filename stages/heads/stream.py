@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.budget import format_bytes
 from stages.errors import InputError
 from stages.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
 from stages.scaling import check_finite
@@ -208,12 +209,7 @@ def leave_for_rows(memory_bytes: int, *, taken_bytes: int, least_bytes: int, rem
     needed = taken_bytes + least_bytes
     if needed > memory_bytes:
         raise InputError(
-            f"this fit takes {_format_mb(needed)}, more than the {_format_mb(memory_bytes)}"
-            f" allowed; give it --memory {_format_mb(needed)}, or {remedy}"
+            f"this fit takes {format_bytes(needed)}, more than the {format_bytes(memory_bytes)}"
+            f" allowed; give it --memory {format_bytes(needed)}, or {remedy}"
         )
     return memory_bytes - taken_bytes
-
-
-def _format_mb(n_bytes: int) -> str:
-    """Round up: what is asked for must suffice."""
-    return f"{-(-n_bytes // 10**6)}MB"

@@ -26,6 +26,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from stages.heads import HEADS
 from stages.matrix import Rows
 from stages.reduction import scale_rows
 
@@ -94,7 +95,10 @@ def fit_reduced(dataset: Any, labels: np.ndarray, *, scale: str, memory_bytes: i
 
     matrix, rows, trains = DatasetMatrix(dataset), np.arange(len(labels)), make_folds(len(labels))
     found = {"reduce_s": 0.0, "fit_s": 0.0}
-    scaled_rows = scale_rows(matrix, rows, scale=scale, trains=trains, memory_bytes=memory_bytes)
+    fit_bytes = HEADS["logreg"].fit_bytes
+    scaled_rows = scale_rows(
+        *(matrix, rows), scale=scale, trains=trains, memory_bytes=memory_bytes, fit_bytes=fit_bytes
+    )
     for train in trains:
         scaled, seconds = measure(next, scaled_rows)
         found["reduce_s"] += seconds
