@@ -187,6 +187,13 @@ def test_the_example_experiment_fits_four_heads_on_each_layer() -> None:
     assert (experiment.images, experiment.labels, experiment.cv) == ("photos/", "folder", 5)
 
 
+def test_the_example_of_a_regression_names_column_and_heads() -> None:
+    experiment = read_experiment(ROOT / "examples" / "regression.yaml")
+    assert (experiment.task, experiment.target) == ("regression", "price")
+    heads = [head.kind for head in experiment.heads for _ in head.expand()]
+    assert heads == ["ridge"] * 3 + ["knn"] * 2 + ["mlp"] * 2
+
+
 def _result(demo: DemoRun) -> DemoResult:
     figures = demo.figures
     return DemoResult(
