@@ -69,14 +69,19 @@ def export(model: Path, out: Path) -> dict[str, object]:
 
 
 def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
-    found = [{name: part.recipe[name] for name in _PIXELS} for part in parts]
-    for part, pixels in zip(parts, found, strict=True):
-        if pixels != found[0]:
+    first = parts[0]
+    for part in parts[1:]:
+        differing = [
+            f"{name} {first.recipe[name]} and {part.recipe[name]}"
+            for name in _PIXELS
+            if first.recipe[name] != part.recipe[name]
+        ]
+        if differing:
             raise PipelineError(
-                f"one model takes one image, but {parts[0].layer} and {part.layer} were extracted"
-                f" from different ones ({found[0]} and {pixels}); extract both alike"
+                f"one model takes one image, but {first.layer} and {part.layer} were extracted from"
+                f" different ones ({', '.join(differing)}); extract both alike"
             )
-    return dict(found[0])
+    return {name: first.recipe[name] for name in _PIXELS}
 
 
 def _load_parts(classifier: Classifier) -> list[ExportPart]:

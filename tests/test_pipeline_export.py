@@ -386,7 +386,7 @@ def test_layers_of_differently_resized_images_are_no_one_model(home: Path, refus
     fit(home, "resized", Case(("small", "nearest"), "last:avg", ("logreg",)))
     line = refuse(home / "models" / "resized")
     assert "extract both alike" in line
-    assert "nearest" in line
+    assert "(resize bilinear and nearest)" in line
 
 
 def test_an_out_that_cannot_be_written_is_one_line(place: Path, refuse: Refuse) -> None:
