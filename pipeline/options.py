@@ -11,17 +11,17 @@ from pathlib import Path
 from cache.shard import COMPRESSIONS
 from pipeline.errors import PipelineError
 from stages.applications import PREPROCESS_MODES, parse_backbone
-from stages.decode import ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
+from stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
 from stages.engine import VIEWS
 from stages.errors import UnknownNameError
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 DTYPES = ("float32", "float16")
-# One of each so far; all are in the recipe, so that others can come without a false hit.
+# One of each so far; both are in the recipe, so that others can come without a false hit.
 ENGINES = ("tensorflow",)
 PRECISIONS = ("float32",)
-DECODINGS = ("exact",)
+DECODINGS = DECODE_MODES
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 

@@ -48,4 +48,5 @@ def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec
         resize_mode=options.resize_mode,
         orient=options.orient,
         color="rgb" if backbone.card.channels == 3 else "grayscale",
+        decoding=options.decode,
     )
