@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -12,9 +13,11 @@ from cache.index import Index
 from cache.layout import CacheLayout, open_cache
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import ExtractOptions
+from pipeline.parity import is_reference, note_parity
 from pipeline.prepare import Preparation, prepare, remember_rate
 from pipeline.progress import Shares, show_progress
 from pipeline.results import ExtractSummary, Tally, list_failures, summarize, write_results
+from stages.precision import check_precision
 
 if TYPE_CHECKING:
     from pipeline.loading import LoadedBatch
@@ -113,6 +116,7 @@ def compute_missing(
     from pipeline.loading import BatchLoader, choose_ahead, open_client, split_batches
     from pipeline.writing import ActivationWriter
 
+    check_precision(options.features.engine, options.features.precision)
     plan, spec, shares = prepared.plan, prepared.decode, tally.shares
     tasks = split_batches(plan.paths, plan.digests, prepared.batch_size)
     batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
@@ -157,12 +161,23 @@ def _report(
 def _build_program(options: ExtractOptions, prepared: Preparation) -> HalvingProgram:
     from stages.engine import HalvingProgram, Program, ProgramSpec
 
+    features, network = options.features, prepared.backbone.load()
     spec = ProgramSpec(
         layers=tuple(layer.spec for layer in prepared.plan.active),
         preprocess=prepared.backbone.preprocess,
-        view=options.features.view,
+        view=features.view,
+        precision=features.precision,
     )
-    return HalvingProgram(Program(prepared.backbone.load(), spec))
+    if features.engine == "openvino":
+        from stages.openvino_engine import OpenVinoProgram
+
+        program = HalvingProgram(OpenVinoProgram(network, spec))
+    else:
+        program = HalvingProgram(Program(network, spec))
+    if not is_reference(features):
+        plain = dataclasses.replace(spec, precision="float32")
+        note_parity(features, prepared, program, open_reference=lambda: Program(network, plain))
+    return program
 
 
 def _note_failures(

@@ -18,9 +18,8 @@ from stages.errors import UnknownNameError
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 DTYPES = ("float32", "float16")
-# One of each so far; both are in the recipe, so that others can come without a false hit.
-ENGINES = ("tensorflow",)
-PRECISIONS = ("float32",)
+ENGINES = ("tensorflow", "openvino")
+PRECISIONS = ("float32", "bfloat16", "float16")
 DECODINGS = DECODE_MODES
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 

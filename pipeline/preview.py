@@ -6,7 +6,10 @@ from dataclasses import asdict, dataclass
 
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
+from cache.parity import Parity
+from pipeline.decoding import FastDecoding, measure_fast_decoding
 from pipeline.options import ExtractOptions
+from pipeline.parity import describe_parity, read_parities
 from pipeline.prepare import prepare, recall_rate
 
 
@@ -39,6 +42,10 @@ class Preview:
     seconds : float or None
         Estimated from that.
     layers : list of LayerPreview
+    fast_decoding : FastDecoding or None
+        What ``--decode fast`` would give; None where it is chosen already or not worth it.
+    parity : dict of str to Parity
+        What is known of the errors of each layer against TensorFlow and float32.
     """
 
     images: int
@@ -49,6 +56,8 @@ class Preview:
     images_per_second: float | None
     seconds: float | None
     layers: list[LayerPreview]
+    fast_decoding: FastDecoding | None
+    parity: dict[str, Parity]
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -65,10 +74,13 @@ class Preview:
             f" {layer.bytes_to_write:,} bytes"
             for layer in self.layers
         ]
+        lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
         if self.to_compute and self.seconds is not None:
             lines.append(f"  about {self.seconds:.0f} s at {self.images_per_second:.1f} images/s")
         elif self.to_compute:
             lines.append("  time unknown: this backbone has not run here with these layers yet")
+        if self.fast_decoding:
+            lines.append(f"  {self.fast_decoding.describe()}")
         return "\n".join(lines)
 
 
@@ -112,4 +124,6 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         images_per_second=rate,
         seconds=round(len(plan.digests) / rate, 1) if rate else None,
         layers=layers,
+        fast_decoding=measure_fast_decoding(prepared),
+        parity=read_parities(options.features, plan.layers),
     )

@@ -9,9 +9,12 @@ from pathlib import Path
 
 from cache.errors import DamagedError
 from cache.files import published
+from cache.parity import Parity
 from cache.store import join_digests
 from cache.view import ViewImages, ViewLayer, write_view
+from pipeline.decoding import FastDecoding, measure_fast_decoding
 from pipeline.options import ExtractOptions
+from pipeline.parity import describe_parity, read_parities
 from pipeline.plan import LayerPlan
 from pipeline.prepare import Preparation
 from pipeline.progress import Shares
@@ -49,8 +52,13 @@ class ExtractSummary:
         Images among those computed whose file asks to be shown turned, and that were not.
     bottleneck : str or None
         ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
+    fast_decoding : FastDecoding or None
+        What ``--decode fast`` would give where loading bounds the run; None where it is chosen
+        already or not worth it.
     features, failures : str
         Files that were written.
+    parity : dict of str to Parity
+        Errors of each layer against TensorFlow and float32; empty where that is what it is.
     """
 
     images: int
@@ -62,8 +70,10 @@ class ExtractSummary:
     bytes_written: int
     rotated: int
     bottleneck: str | None
+    fast_decoding: FastDecoding | None
     features: str
     failures: str | None
+    parity: dict[str, Parity]
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -81,6 +91,9 @@ class ExtractSummary:
                 f"  {self.images_per_second:.1f} images/s, bottleneck: {self.bottleneck},"
                 f" {self.bytes_written:,} bytes written"
             )
+        lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
+        if self.fast_decoding:
+            lines.append(f"  {self.fast_decoding.describe()}")
         if self.failures:
             lines.append(f"  failures: {self.failures}")
         if self.rotated:
@@ -179,6 +192,7 @@ def summarize(
     """Put the figures of a run together."""
     seconds = time.monotonic() - tally.started_s
     n_images = len(prepared.dataset.manifest)
+    bottleneck = tally.shares.bottleneck if tally.n_computed else None
     return ExtractSummary(
         images=n_images,
         computed=tally.n_computed,
@@ -188,7 +202,9 @@ def summarize(
         images_per_second=round(tally.n_computed / seconds, 2),
         bytes_written=tally.bytes_written,
         rotated=tally.n_rotated if options.features.orient == "ignore" else 0,
-        bottleneck=tally.shares.bottleneck if tally.n_computed else None,
+        bottleneck=bottleneck,
+        fast_decoding=measure_fast_decoding(prepared) if bottleneck == "loading" else None,
         features=str(out),
         failures=str(failures_path(out)) if failed else None,
+        parity=read_parities(options.features, prepared.plan.layers),
     )

@@ -4,7 +4,8 @@ Casting, preprocessing, the network and pooling are one TensorFlow graph, run by
 runs only what is fetched: the network ends at the deepest layer asked for. The weights are
 variables of the session and not constants of the graph. Constants would be copied by each of a
 dozen optimization passes (VGG16 then starts 3 s later and takes 1.7 GB more), and what they would
-gain, folding, must be off for the numbers to stay close to Keras' (see `_configure_session`).
+gain, folding, must be off for the numbers to stay close to Keras' (see `configure_session`). In
+half precision, whose rounding is far coarser, they are constants, and folding is on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import numpy as np
 from stages.applications import PREPROCESS_MODES
 from stages.errors import InputError, UnknownNameError
 from stages.layers import LayerSpec
-from stages.network import Network
+from stages.network import Hold, Network
+from stages.precision import configure_session, find_first_products
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
 TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
 _SMALLEST_VARIABLE_BYTES = 4096
+# More than any network with batch normalization in keras.applications has; VGG16's fc1 has more.
+_FOLDED_BYTES = 400_000_000
 
 
 class OutOfMemoryError(Exception):
@@ -47,11 +51,33 @@ class ProgramSpec:
         ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
     view : str
         ``"identity"``, or ``"hflip"`` for the mirror image.
+    precision : str
+        Of the network's products: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Preprocessing,
+        what meets its pixels first, pooling and the outputs are float32 in any case.
     """
 
     layers: tuple[LayerSpec, ...]
     preprocess: str
     view: str = "identity"
+    precision: str = "float32"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracedProgram:
+    """A program as a TensorFlow graph.
+
+    Attributes
+    ----------
+    graph : tf.Graph
+    batch : tf.Tensor of uint8, shape (None, height, width, channels)
+        The placeholder of the images.
+    outputs : list of tf.Tensor of float32, each (None, *shape)
+        One for each layer.
+    """
+
+    graph: Any
+    batch: Any
+    outputs: list[Any]
 
 
 class Program:
@@ -66,19 +92,16 @@ class Program:
     def __init__(self, network: Network, spec: ProgramSpec) -> None:
         import tensorflow as tf
 
-        weights = network.read_weights()
-        graph = tf.Graph()
-        held = _HeldArrays()
-        with graph.as_default():
-            channels = network.input_shape[2]
-            batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels))
-            inputs = preprocess(_apply_view(batch, spec.view), spec.preprocess)
-            names = [layer.layer for layer in spec.layers]
-            found = network.trace(inputs, names, weights=weights, hold=held)
-            outputs = [pool(found[layer.layer], layer) for layer in spec.layers]
-        session = tf.compat.v1.Session(graph=graph, config=_configure_session())
+        is_float32 = spec.precision == "float32"
+        held = _HeldArrays(fold=not is_float32)
+        traced = trace_program(network, spec, hold=held, winograd=is_float32)
+        config = configure_session(spec.precision)
+        session = tf.compat.v1.Session(graph=traced.graph, config=config)
         held.fill(session)
-        self._run = session.make_callable(outputs, [batch])
+        kept = [] if is_float32 else find_first_products(traced.batch, traced.outputs)
+        # What is fetched keeps its precision, and an operation is fetched without its value.
+        self._run = session.make_callable([*traced.outputs, *kept], [traced.batch])
+        self._n_outputs = len(traced.outputs)
         self._session = session
         self._out_of_memory = tf.errors.ResourceExhaustedError
 
@@ -100,7 +123,7 @@ class Program:
         OutOfMemoryError
         """
         try:
-            outputs: list[np.ndarray] = self._run(batch)
+            outputs: list[np.ndarray] = self._run(batch)[: self._n_outputs]
         except (self._out_of_memory, MemoryError) as error:
             raise OutOfMemoryError(f"a batch of {len(batch)} images") from error
         return outputs
@@ -141,16 +164,52 @@ class HalvingProgram:
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-class _HeldArrays:
-    """Arrays in the graph that is being built: variables, whose values come with the session."""
+def trace_program(
+    network: Network, spec: ProgramSpec, *, hold: Hold, winograd: bool
+) -> TracedProgram:
+    """Put a whole program into a graph of its own.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    network : Network
+    spec : ProgramSpec
+    hold, winograd
+        See `Network.trace`.
+    """
+    import tensorflow as tf
+
+    weights = network.read_weights()  # Before there is a graph.
+    graph = tf.Graph()
+    with graph.as_default():
+        channels = network.input_shape[2]
+        batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels), name="images")
+        inputs = preprocess(_apply_view(batch, spec.view), spec.preprocess)
+        names = [layer.layer for layer in spec.layers]
+        found = network.trace(inputs, names, weights=weights, hold=hold, winograd=winograd)
+        outputs = [pool(found[layer.layer], layer) for layer in spec.layers]
+    return TracedProgram(graph=graph, batch=batch, outputs=outputs)
+
+
+class _HeldArrays:
+    """Arrays in the graph that is being built: variables, whose values come with the session.
+
+    Parameters
+    ----------
+    fold : bool
+        Make them constants, up to an amount, for what folding gains.
+    """
+
+    def __init__(self, *, fold: bool) -> None:
         self._waiting: list[tuple[Any, Any, np.ndarray]] = []
+        self._foldable_bytes = _FOLDED_BYTES if fold else 0
 
     def __call__(self, values: np.ndarray) -> Any:
         import tensorflow as tf
 
         if values.dtype != np.float32 or values.nbytes < _SMALLEST_VARIABLE_BYTES:
+            return tf.constant(values)
+        if values.nbytes <= self._foldable_bytes:
+            self._foldable_bytes -= values.nbytes
             return tf.constant(values)
         initial = tf.compat.v1.placeholder(values.dtype, values.shape)
         variable = tf.compat.v1.Variable(initial, use_resource=True, trainable=False)
@@ -221,16 +280,3 @@ def _apply_view(batch: Any, view: str) -> Any:
     if view == "identity":
         return batch
     raise UnknownNameError("view", view, VIEWS)
-
-
-def _configure_session() -> Any:
-    import tensorflow as tf
-    from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
-
-    config = tf.compat.v1.ConfigProto()
-    config.gpu_options.allow_growth = True
-    # Folding would multiply batch normalization into the convolutions' weights. That is a tenth
-    # faster for ResNet50, and differs from Keras by rounding that some networks amplify: by 2e-4
-    # of the largest value at the end of MobileNet x0.25. Without it, by at most 5e-6.
-    config.graph_options.rewrite_options.constant_folding = RewriterConfig.OFF
-    return config

@@ -47,7 +47,7 @@ class Network(Protocol):
         """Return the weights that `trace` puts into the graph; outside any graph."""
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: bool
     ) -> dict[str, Any]:
         """Run the network symbolically, inside the graph that is being built.
 
@@ -61,6 +61,8 @@ class Network(Protocol):
             As `read_weights` gave them.
         hold : callable
             Puts an array into the graph.
+        winograd : bool
+            Convolve by `stages.winograd` where that gains and its rounding stays small.
 
         Returns
         -------
@@ -101,7 +103,7 @@ class KerasNetwork:
         )
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: bool
     ) -> dict[str, Any]:
         """Run the network symbolically; see `Network.trace`.
 
@@ -109,7 +111,8 @@ class KerasNetwork:
         deepest layer asked for never runs.
         """
         known = dict(_walk_layers(self.model))
-        gaining = list(known.values()) if _may_use_winograd(known.values()) else []
+        winograd = winograd and _may_use_winograd(known.values())
+        gaining = list(known.values()) if winograd else []
         values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
         values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
         with (

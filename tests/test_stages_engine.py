@@ -63,8 +63,8 @@ def pixels():
     return np.stack([china[n : n + SIDE, 3 * n : 3 * n + SIDE] for n in range(0, 40, 8)])
 
 
-def run(network, specs, batch, *, preprocess="none", view="identity"):
-    spec = ProgramSpec(layers=tuple(parse_layer_specs(specs)), preprocess=preprocess, view=view)
+def run(network, specs, batch, *, preprocess="none", **options):
+    spec = ProgramSpec(layers=tuple(parse_layer_specs(specs)), preprocess=preprocess, **options)
     program = Program(network, spec)
     outputs = program(batch)
     program.close()
@@ -245,6 +245,56 @@ def test_layers_beyond_the_deepest_requested_one_do_not_run(pixels):
     assert difference(ours, theirs) < TOLERANCE
     with pytest.raises(Exception, match="assert"):
         run(wrap(model), "fuse", pixels)
+
+
+# Half precision
+
+
+@pytest.fixture(scope="module")
+def deep():
+    """Make a network with normalization to fold, and weights that bfloat16 has to round."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            kl.Input((SIDE, SIDE, 3)),
+            conv(16, "first"),
+            kl.BatchNormalization(name="norm", moving_mean_initializer="ones"),
+            kl.ReLU(name="relu"),
+            kl.DepthwiseConv2D(3, name="depthwise"),
+            conv(16, "last"),
+            kl.GlobalAveragePooling2D(name="gap"),
+            kl.Dense(8, name="dense"),
+        ]
+    )
+    return wrap(model)
+
+
+def test_bfloat16_is_near_plain_keras_and_is_no_float32(deep, pixels):
+    names = ["relu", "last", "dense"]
+    ours = run(deep, names, pixels, preprocess="caffe", precision="bfloat16")
+    inputs = keras.applications.vgg16.preprocess_input(pixels.astype(np.float32))
+    layers = [deep.model.get_layer(name).output for name in names]
+    for mine, theirs in zip(ours, predict(deep.model, inputs, *layers), strict=True):
+        assert difference(mine, theirs) < 2**-6
+    assert difference(ours[1], predict(deep.model, inputs, layers[1])[0]) > 2**-16
+
+
+def test_pixels_less_a_mean_are_not_rounded(deep, pixels):
+    names = ["first", "last"]
+    half = run(deep, names, pixels, preprocess="caffe", precision="bfloat16")
+    full = run(deep, names, pixels, preprocess="caffe")
+    assert difference(half[0], full[0]) < 1e-6
+    assert difference(half[1], full[1]) > 2**-16
+
+
+def test_pooling_of_half_precision_is_float32(deep, pixels):
+    plain, avg = run(deep, ["last", "last:avg"], pixels, precision="bfloat16")
+    np.testing.assert_allclose(avg, plain.mean((1, 2)), rtol=1e-4, atol=1e-4 * np.abs(avg).max())
+
+
+def test_an_unknown_precision_proposes_the_nearest(deep, pixels):
+    with pytest.raises(UnknownNameError, match=r"unknown precision 'bfloat'; .*'bfloat16'"):
+        run(deep, "last", pixels, precision="bfloat")
 
 
 # Views and poolings

@@ -1,0 +1,109 @@
+"""What other engines and precisions cost: measured on the user's own images, once a feature set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cache.parity import Parity, read_parity, write_parity
+from pipeline.errors import PipelineError
+from pipeline.options import FeatureOptions
+from pipeline.plan import LayerPlan
+from pipeline.prepare import Preparation
+
+if TYPE_CHECKING:
+    from stages.engine import Program
+    from stages.parity import Run
+
+SAMPLE_IMAGES = 32
+# Few, so that the reference needs little memory beside the program that is in use.
+_IMAGES_AT_ONCE = 8
+
+
+def is_reference(options: FeatureOptions) -> bool:
+    """Tell whether the features are what others are compared with."""
+    return (options.engine, options.precision) == ("tensorflow", "float32")
+
+
+def note_parity(
+    options: FeatureOptions,
+    prepared: Preparation,
+    program: Run,
+    *,
+    open_reference: Callable[[], Program],
+) -> None:
+    """Compare a program with the reference, where that was not done yet, and keep the errors.
+
+    Parameters
+    ----------
+    options : FeatureOptions
+    prepared : Preparation
+    program : callable
+        Gives the active layers of the plan.
+    open_reference : callable
+        Builds the program of TensorFlow and float32 with the same layers.
+
+    Raises
+    ------
+    PipelineError
+        The precision's range is too small for a layer.
+    """
+    active = prepared.plan.active
+    if all(read_parity(layer.features.folder) for layer in active):
+        return
+    sample = _load_sample(prepared)
+    if not len(sample):
+        return
+    from stages.engine import HalvingProgram
+    from stages.parity import measure_errors
+
+    pieces = [
+        sample[start : start + _IMAGES_AT_ONCE] for start in range(0, len(sample), _IMAGES_AT_ONCE)
+    ]
+    with closing(open_reference()) as reference:
+        errors = measure_errors(program, HalvingProgram(reference), pieces)
+    for layer, (max_error, mean_error) in zip(active, errors, strict=True):
+        if not math.isfinite(max_error + mean_error):
+            raise PipelineError(
+                f"--precision {options.precision}: layer {layer.spec} has values beyond its range;"
+                " use bfloat16 or float32"
+            )
+        parity = Parity(images=len(sample), max_error=max_error, mean_error=mean_error)
+        write_parity(layer.features.folder, parity)
+
+
+def _load_sample(prepared: Preparation) -> np.ndarray:
+    """Decode images from all over the plan: a folder's first ones may all be of one class."""
+    from pipeline.loading import BatchTask, load_batch
+
+    plan = prepared.plan
+    n_images = min(SAMPLE_IMAGES, len(plan.digests))
+    rows = np.linspace(0, len(plan.digests) - 1, n_images).astype(int)
+    task = BatchTask(
+        start=0,
+        paths=[plan.paths[row] for row in rows],
+        digests=[plan.digests[row] for row in rows],
+    )
+    batch = load_batch(prepared.dataset.source, task, prepared.decode)
+    sample: np.ndarray = batch.pixels[batch.readable]
+    return sample
+
+
+def read_parities(options: FeatureOptions, layers: list[LayerPlan]) -> dict[str, Parity]:
+    """Return what is known of each layer; nothing where the features are the reference."""
+    if is_reference(options):
+        return {}
+    found = {str(layer.spec): read_parity(layer.features.folder) for layer in layers}
+    return {layer: parity for layer, parity in found.items() if parity is not None}
+
+
+def describe_parity(layer: str, parity: Parity) -> str:
+    """Return a line for people."""
+    return (
+        f"{layer} against tensorflow and float32, on {parity.images} images: relative error"
+        f" {parity.max_error:.1e} at most, {parity.mean_error:.1e} on average"
+    )

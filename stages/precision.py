@@ -1,0 +1,146 @@
+"""Half precision: where this machine can compute in it, and how TensorFlow is told to.
+
+Half precision is asked for to save time. Where the processor has no instructions for it, it is
+emulated and slower than float32, so it is refused there and not silently tolerated.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from stages.errors import InputError, UnknownNameError
+
+_PROCESSOR = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+
+# Grappler's pass for each half precision.
+_PASSES = {
+    "bfloat16": "auto_mixed_precision_onednn_bfloat16",
+    "float16": "auto_mixed_precision",
+}
+# What those convert wherever it stands; the rest they convert where it lies between these.
+_PRODUCTS = ("BatchMatMulV2", "Conv2D", "DepthwiseConv2dNative", "Einsum", "MatMul")
+
+
+def check_precision(engine: str, precision: str) -> None:
+    """Refuse what this machine would compute slowly or not at all.
+
+    Where TensorFlow's half precision depends on its devices, this imports it.
+
+    Parameters
+    ----------
+    engine : str
+        ``"tensorflow"`` or ``"openvino"``.
+    precision : str
+        ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+
+    Raises
+    ------
+    InputError
+        One line with what is missing and what to use instead.
+    """
+    if engine == "openvino":
+        _check_openvino(precision)
+    elif precision == "float16" and not _has_gpu():
+        half = "bfloat16 or float32" if _has_bfloat16() else "float32"
+        raise InputError(f"--precision float16 needs a GPU, and TensorFlow finds none; use {half}")
+    elif precision == "bfloat16" and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        raise InputError(
+            "--precision bfloat16 is computed by oneDNN, which TF_ENABLE_ONEDNN_OPTS=0 switches"
+            " off; unset it, or use float32"
+        )
+    elif precision == "bfloat16" and _has_gpu():
+        raise InputError("--precision bfloat16 is for processors; on this GPU use float16")
+    if precision == "bfloat16" and not _has_bfloat16():
+        raise InputError(
+            "--precision bfloat16 needs a processor with AVX512-BF16 or AMX; on this one it would"
+            " be slower than float32: use float32"
+        )
+
+
+def _check_openvino(precision: str) -> None:
+    if importlib.util.find_spec("openvino") is None:
+        raise InputError(
+            "--engine openvino needs the package openvino;"
+            ' get it with: pip install "permafrost[openvino]"'
+        )
+    if precision == "float16":
+        raise InputError(
+            "--precision float16: OpenVINO runs on the processor here; use bfloat16 or float32"
+        )
+
+
+def _has_bfloat16() -> bool:
+    """Tell whether the processor multiplies bfloat16 itself; only Linux lets us ask."""
+    if not _PROCESSOR.exists():
+        return False
+    flags = re.search(r"^flags\s*:(.*)$", _PROCESSOR.read_text(encoding="utf-8"), re.MULTILINE)
+    return bool(flags and _BFLOAT16_FLAGS.intersection(flags[1].split()))
+
+
+def _has_gpu() -> bool:
+    from stages.start import start_tensorflow
+
+    start_tensorflow()
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+def configure_session(precision: str) -> Any:
+    """Return the configuration of a TensorFlow session that multiplies in this precision."""
+    import tensorflow as tf
+    from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
+    config = tf.compat.v1.ConfigProto()
+    config.gpu_options.allow_growth = True
+    rewriting = config.graph_options.rewrite_options
+    if precision == "float32":
+        # Folding would multiply batch normalization into the convolutions' weights. That is a
+        # tenth faster for ResNet50, and differs from Keras by rounding that some networks amplify:
+        # by 2e-4 of the largest value at the end of MobileNet x0.25. Without it, by at most 5e-6.
+        rewriting.constant_folding = RewriterConfig.OFF
+    elif precision in _PASSES:
+        setattr(rewriting, _PASSES[precision], RewriterConfig.ON)
+    else:
+        raise UnknownNameError("precision", precision, ("float32", *_PASSES))
+    return config
+
+
+def find_first_products(batch: Any, outputs: Iterable[Any]) -> list[Any]:
+    """Return the operations that multiply the pixels themselves by weights.
+
+    What is fetched keeps its precision, and these should: pixels are 8 bits, which bfloat16 holds
+    exactly, but not less a mean of 103.939. Without them conv1 of ResNet50 is off by 1.5e-3 of its
+    largest value instead of 2e-4; in the deepest layers the rounding of all others outweighs it.
+
+    Parameters
+    ----------
+    batch : tf.Tensor
+        The pixels.
+    outputs : iterable of tf.Tensor
+        What is computed; nothing is returned that these do not need.
+    """
+    needed = _walk({tensor.op for tensor in outputs}, lambda op: [t.op for t in op.inputs])
+    reached = _walk(
+        {batch.op},
+        lambda op: [] if op.type in _PRODUCTS else [u for t in op.outputs for u in t.consumers()],
+    )
+    products = [op for op in reached & needed if op.type in _PRODUCTS]
+    return sorted(products, key=lambda op: str(op.name))
+
+
+def _walk(start: set[Any], follow: Callable[[Any], Iterable[Any]]) -> set[Any]:
+    seen: set[Any] = set()
+    waiting = list(start)
+    while waiting:
+        operation = waiting.pop()
+        if operation not in seen:
+            seen.add(operation)
+            waiting += follow(operation)
+    return seen

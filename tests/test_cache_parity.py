@@ -1,0 +1,24 @@
+"""The parity record of a feature set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cache.parity import Parity, read_parity, write_parity
+
+PARITY = Parity(images=32, max_error=0.0032, mean_error=1.5e-7)
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    write_parity(tmp_path, PARITY)
+    assert read_parity(tmp_path) == PARITY
+    assert [file.name for file in tmp_path.iterdir()] == ["parity.json"]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"images": null}', "\x00"])
+def test_a_missing_or_damaged_record_is_none(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "parity.json").write_text(text)
+    assert read_parity(tmp_path) is None

@@ -1,0 +1,108 @@
+"""What a machine is asked to compute, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from stages import precision
+from stages.errors import InputError
+from stages.precision import check_precision
+from stages.start import start_tensorflow
+
+Machine = Callable[..., None]
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
+    """Pretend to be a machine."""
+
+    def call(flags: str = "fpu sse2 avx2", *, gpu: bool = False, openvino: bool = True) -> None:
+        processor = tmp_path / "cpuinfo"
+        processor.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
+        monkeypatch.setattr(precision, "_PROCESSOR", processor)
+        monkeypatch.setattr(precision, "_has_gpu", lambda: gpu)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _name: openvino or None)
+        monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+
+    return call
+
+
+@pytest.mark.parametrize("flags", ["fpu avx512_bf16 fsrm", "fpu amx_bf16"])
+def test_bfloat16_runs_where_the_processor_has_it(machine: Machine, flags: str) -> None:
+    machine(flags)
+    check_precision("tensorflow", "bfloat16")
+    check_precision("openvino", "bfloat16")
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+def test_bfloat16_is_refused_where_it_would_be_slow(machine: Machine, engine: str) -> None:
+    machine("fpu avx512f avx512_bf16ish")
+    with pytest.raises(
+        InputError, match=r"AVX512-BF16 or AMX; .* slower than float32: use float32"
+    ):
+        check_precision(engine, "bfloat16")
+    check_precision(engine, "float32")
+
+
+def test_bfloat16_is_refused_where_the_processor_cannot_be_asked(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine()
+    monkeypatch.setattr(precision, "_PROCESSOR", Path("/nonexistent"))
+    with pytest.raises(InputError, match="use float32"):
+        check_precision("tensorflow", "bfloat16")
+
+
+def test_bfloat16_is_refused_where_its_library_is_switched_off(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine("avx512_bf16")
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    with pytest.raises(InputError, match="TF_ENABLE_ONEDNN_OPTS=0 switches off; unset it"):
+        check_precision("tensorflow", "bfloat16")
+    check_precision("openvino", "bfloat16")
+
+
+def test_each_device_has_its_half_precision(machine: Machine) -> None:
+    machine("avx512_bf16", gpu=True)
+    check_precision("tensorflow", "float16")
+    with pytest.raises(InputError, match="on this GPU use float16"):
+        check_precision("tensorflow", "bfloat16")
+    machine("avx512_bf16")
+    with pytest.raises(InputError, match=r"needs a GPU, .* use bfloat16 or float32"):
+        check_precision("tensorflow", "float16")
+    machine()
+    with pytest.raises(InputError, match="finds none; use float32"):
+        check_precision("tensorflow", "float16")
+
+
+def test_openvino_takes_no_float16_and_must_be_installed(machine: Machine) -> None:
+    machine()
+    with pytest.raises(InputError, match=r"float16: OpenVINO .* use bfloat16 or float32"):
+        check_precision("openvino", "float16")
+    machine(openvino=False)
+    with pytest.raises(InputError, match=r'pip install "permafrost\[openvino\]"'):
+        check_precision("openvino", "float32")
+
+
+def test_the_first_products_are_those_of_the_pixels_that_are_needed() -> None:
+    start_tensorflow()
+    import tensorflow as tf
+
+    with tf.Graph().as_default():
+        batch = tf.compat.v1.placeholder(tf.uint8, (None, 8, 8, 3))
+        pixels = tf.cast(batch, tf.float32) - 103.939
+        kernel = tf.ones((3, 3, 3, 3))
+        left = tf.nn.conv2d(tf.pad(pixels, [[0, 0], [1, 1], [1, 1], [0, 0]]), kernel, 1, "VALID")
+        right = tf.nn.depthwise_conv2d(pixels, kernel, [1, 1, 1, 1], "SAME")
+        unused = tf.nn.conv2d(pixels, kernel, 1, "SAME")
+        deep = tf.nn.conv2d(tf.nn.relu(left) + pixels, kernel, 1, "SAME")
+        outputs = [tf.reduce_mean(deep, [1, 2]), right]
+        found = precision.find_first_products(batch, outputs)
+    # The deep one meets the pixels too, beside a product of them.
+    assert {op.name for op in found} == {tensor.op.name for tensor in (left, right, deep)}
+    assert unused.op not in found
