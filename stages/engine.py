@@ -21,7 +21,7 @@ from stages.applications import PREPROCESS_MODES
 from stages.errors import InputError, UnknownNameError
 from stages.layers import LayerSpec
 from stages.network import Hold, Network
-from stages.precision import configure_session, find_first_products
+from stages.precision import configure_session, find_delicate_products
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,8 @@ class ProgramSpec:
         ``"identity"``, or ``"hflip"`` for the mirror image.
     precision : str
         Of the network's products: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Preprocessing,
-        what meets its pixels first, pooling and the outputs are float32 in any case.
+        what meets its pixels first, depthwise convolutions, pooling and the outputs are float32 in
+        any case.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -98,7 +99,7 @@ class Program:
         config = configure_session(spec.precision)
         session = tf.compat.v1.Session(graph=traced.graph, config=config)
         held.fill(session)
-        kept = [] if is_float32 else find_first_products(traced.batch, traced.outputs)
+        kept = [] if is_float32 else find_delicate_products(traced.batch, traced.outputs)
         # What is fetched keeps its precision, and an operation is fetched without its value.
         self._run = session.make_callable([*traced.outputs, *kept], [traced.batch])
         self._n_outputs = len(traced.outputs)

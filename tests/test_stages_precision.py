@@ -89,7 +89,7 @@ def test_openvino_takes_no_float16_and_must_be_installed(machine: Machine) -> No
         check_precision("openvino", "float32")
 
 
-def test_the_first_products_are_those_of_the_pixels_that_are_needed() -> None:
+def test_products_of_pixels_and_depthwise_ones_stay_float32_where_they_are_needed() -> None:
     start_tensorflow()
     import tensorflow as tf
 
@@ -97,12 +97,14 @@ def test_the_first_products_are_those_of_the_pixels_that_are_needed() -> None:
         batch = tf.compat.v1.placeholder(tf.uint8, (None, 8, 8, 3))
         pixels = tf.cast(batch, tf.float32) - 103.939
         kernel = tf.ones((3, 3, 3, 3))
-        left = tf.nn.conv2d(tf.pad(pixels, [[0, 0], [1, 1], [1, 1], [0, 0]]), kernel, 1, "VALID")
-        right = tf.nn.depthwise_conv2d(pixels, kernel, [1, 1, 1, 1], "SAME")
-        unused = tf.nn.conv2d(pixels, kernel, 1, "SAME")
-        deep = tf.nn.conv2d(tf.nn.relu(left) + pixels, kernel, 1, "SAME")
-        outputs = [tf.reduce_mean(deep, [1, 2]), right]
-        found = precision.find_first_products(batch, outputs)
-    # The deep one meets the pixels too, beside a product of them.
-    assert {op.name for op in found} == {tensor.op.name for tensor in (left, right, deep)}
-    assert unused.op not in found
+        first = tf.nn.conv2d(tf.pad(pixels, [[0, 0], [1, 1], [1, 1], [0, 0]]), kernel, 1, "VALID")
+        second = tf.nn.conv2d(tf.nn.relu(first), kernel, 1, "SAME")
+        mixed = tf.nn.conv2d(second + pixels, kernel, 1, "SAME")
+        deep = tf.raw_ops.DepthwiseConv2dNative(
+            input=tf.nn.relu(mixed), filter=kernel, strides=[1, 1, 1, 1], padding="SAME"
+        )
+        tf.nn.conv2d(pixels, kernel, 1, "SAME", name="unused")
+        outputs = [tf.reduce_mean(deep, [1, 2]), second]
+        found = precision.find_delicate_products(batch, outputs)
+    # The mixed one meets the pixels too, beside a product of them.
+    assert {op.name for op in found} == {tensor.op.name for tensor in (first, mixed, deep)}
