@@ -34,6 +34,10 @@ class FastDecoding:
     fast_per_second: float
     difference: float
 
+    def count_saved_s(self, n_images: int) -> float:
+        """Return the seconds of one core that fast decoding of so many images saves."""
+        return n_images * (1 / self.exact_per_second - 1 / self.fast_per_second)
+
     def describe(self) -> str:
         """Say it in a line."""
         return (

@@ -21,6 +21,9 @@ from pipeline.progress import Shares
 from stages.errors import InputError
 from stages.table import make_writer
 
+# The share of a run's time that another way of decoding must save to be worth a word.
+_NOTICEABLE = 0.1
+
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
@@ -53,8 +56,8 @@ class ExtractSummary:
     bottleneck : str or None
         ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
     fast_decoding : FastDecoding or None
-        What ``--decode fast`` would give where loading bounds the run; None where it is chosen
-        already or not worth it.
+        What ``--decode fast`` would give where that is a tenth of the run's time or more; None
+        where it is less, or chosen already.
     features, failures : str
         Files that were written.
     parity : dict of str to Parity
@@ -102,6 +105,18 @@ class ExtractSummary:
                 " this run did too; --orient exif turns them"
             )
         return "\n".join(lines)
+
+
+def _recommend_fast_decoding(
+    options: ExtractOptions, prepared: Preparation, tally: Tally
+) -> FastDecoding | None:
+    # Who waits for whom does not tell: decoding slows a backbone that runs on the same cores.
+    found = measure_fast_decoding(prepared) if tally.n_computed else None
+    shares = tally.shares
+    core_s = options.run.workers * (shares.loading + shares.backbone + shares.disk)
+    if found and found.count_saved_s(tally.n_computed) >= _NOTICEABLE * core_s:
+        return found
+    return None
 
 
 def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:
@@ -192,7 +207,6 @@ def summarize(
     """Put the figures of a run together."""
     seconds = time.monotonic() - tally.started_s
     n_images = len(prepared.dataset.manifest)
-    bottleneck = tally.shares.bottleneck if tally.n_computed else None
     return ExtractSummary(
         images=n_images,
         computed=tally.n_computed,
@@ -202,8 +216,8 @@ def summarize(
         images_per_second=round(tally.n_computed / seconds, 2),
         bytes_written=tally.bytes_written,
         rotated=tally.n_rotated if options.features.orient == "ignore" else 0,
-        bottleneck=bottleneck,
-        fast_decoding=measure_fast_decoding(prepared) if bottleneck == "loading" else None,
+        bottleneck=tally.shares.bottleneck if tally.n_computed else None,
+        fast_decoding=_recommend_fast_decoding(options, prepared, tally),
         features=str(out),
         failures=str(failures_path(out)) if failed else None,
         parity=read_parities(options.features, prepared.plan.layers),

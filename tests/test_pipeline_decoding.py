@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.progress import Shares
+from pipeline.decoding import FastDecoding
 from tests.conftest import LAYERS, SIZE, Command, write_photos
 
 N_PHOTOS = 4
@@ -88,17 +88,24 @@ def test_nothing_is_recommended_for_images_that_fast_would_not_reduce(
     assert (answer.figures["to_compute"], answer.figures["fast_decoding"]) == (13, None)
 
 
-@pytest.mark.parametrize("bottleneck", ["loading", "backbone"])
-def test_the_summary_recommends_fast_where_loading_bounds_the_run(
-    bottleneck: str,
+@pytest.mark.parametrize("noticeable", [0, 1e9])
+def test_the_summary_recommends_fast_where_it_saves_a_share_of_the_run(
+    noticeable: float,
     command: Command,
     asked: tuple[object, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Shares, "bottleneck", bottleneck)
-    answer = command("extract", *asked, "--out", tmp_path / "features.h5")
-    assert ("--decode fast: " in answer.out) == (bottleneck == "loading")
+    monkeypatch.setattr("pipeline.results._NOTICEABLE", noticeable)
+    monkeypatch.setattr(FastDecoding, "count_saved_s", lambda _self, n_images: float(n_images))
+    out = ("--out", tmp_path / "features.h5")
+    assert ("--decode fast: " in command("extract", *asked, *out).out) == (noticeable == 0)
+    assert "--decode fast: " not in command("extract", *asked, *out).out  # computed nothing
+
+
+def test_what_fast_saves_is_counted_in_seconds_of_one_core() -> None:
+    found = FastDecoding(exact_per_second=10, fast_per_second=25, difference=0.3)
+    assert found.count_saved_s(100) == pytest.approx(6)
 
 
 def test_nothing_is_recommended_that_is_hardly_faster(
