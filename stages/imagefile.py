@@ -66,7 +66,7 @@ TIFF_PHOTOMETRIC = 262
 EXIF_ORIENTATION = 274
 
 # Pillow gives the memory of a picture back as soon as it is done, and pays for fresh pages at the
-# next: a quarter of the time that a photo of 12 megapixels takes. Where it keeps this much (128 MB,
+# next: a third of the time that a photo of 12 megapixels takes. Where it keeps this much (128 MB,
 # the blocks of two such photos and more) it need not; small pictures are better off without.
 _BLOCK_BYTES = 1 << 24
 _KEPT_BLOCKS = 8
