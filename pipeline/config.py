@@ -57,6 +57,9 @@ class BackboneSection(_Section):
     view: str = "identity"
     orient: str = "ignore"
     dtype: str = "float32"
+    engine: str = "tensorflow"
+    precision: str = "float32"
+    decode: str = "exact"
 
     def to_options(self) -> FeatureOptions:
         """Return the same as `extract` takes it."""

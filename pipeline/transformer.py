@@ -69,6 +69,8 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         As on the command line.
     dtype : str
         What the cache stores: ``"float32"``, or ``"float16"`` at half the bytes.
+    engine, precision, decode : str
+        As on the command line.
     cache_dir : str or Path
         May be shared with the command line and with other processes.
     memory : str or int
@@ -102,6 +104,9 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         view: str = "identity",
         orient: str = "ignore",
         dtype: str = "float32",
+        engine: str = "tensorflow",
+        precision: str = "float32",
+        decode: str = "exact",
         cache_dir: str | os.PathLike[str] = DEFAULT_CACHE.name,
         memory: str | int = "4GB",
         batch_size: int | None = None,
@@ -118,6 +123,9 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.view = view
         self.orient = orient
         self.dtype = dtype
+        self.engine = engine
+        self.precision = precision
+        self.decode = decode
         self.cache_dir = cache_dir
         self.memory = memory
         self.batch_size = batch_size
@@ -205,6 +213,9 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             view=self.view,
             orient=self.orient,
             dtype=self.dtype,
+            engine=self.engine,
+            precision=self.precision,
+            decode=self.decode,
         )
 
     def _choose_run(self) -> RunOptions:
