@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -61,9 +62,13 @@ def make_folder(folder: Path) -> None:
 
 
 def remove_orphans(folder: Path) -> None:
-    """Remove unpublished files in `folder` whose writer is dead."""
+    """Remove unpublished files and folders in `folder` whose writer is dead."""
     for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
-        if _is_orphan(path):
+        if not _is_orphan(path):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from cache.shard import COMPRESSIONS
+from pipeline.errors import PipelineError
 from pipeline.options import (
     DECODINGS,
     DEFAULT_CACHE,
@@ -27,9 +28,16 @@ if TYPE_CHECKING:
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise PipelineError(f"{message}; see: python {self.prog} --help")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = _Parser(
         prog="run.py",
         description="Push images through a frozen network once, keep the activations, and fit as"
         " many light heads on them as you like.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import io
 import json
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # All files are closed by now. TensorFlow takes more than a second to take itself apart.
         sys.stdout.flush()
         sys.stderr.flush()
+        atexit._run_exitfuncs()
         os._exit(status)
     return status
 

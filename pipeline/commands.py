@@ -118,7 +118,7 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
         data=_read_task_options(parsed),
         layer=parsed.layer,
         head=parsed.head,
-        settings=dict(_read_settings(parsed.settings)),
+        settings=_read_settings(parsed.settings),
         out=parsed.out,
     )
     result = fit(options)
@@ -132,10 +132,11 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
 
     options = SweepOptions(
         data=_read_task_options(parsed),
-        layers=_split(parsed.layers),
-        poolings=_split(parsed.poolings),
+        layers=_split(parsed.layers, "--layers"),
+        poolings=_split(parsed.poolings, "--poolings"),
         heads=HeadGrid(
-            heads=_split(parsed.heads) or (), settings=tuple(_read_settings(parsed.settings))
+            heads=_split(parsed.heads, "--heads") or (),
+            settings=tuple(_read_settings(parsed.settings).items()),
         ),
         jobs=default_workers() if parsed.jobs is None else parsed.jobs,
         out=parsed.out,
@@ -267,20 +268,22 @@ def _read_task_options(parsed: argparse.Namespace) -> TaskOptions:
     )
 
 
-def _split(text: str | None) -> tuple[str, ...] | None:
+def _split(text: str | None, option: str) -> tuple[str, ...] | None:
     if text is None:
         return None
     parts = tuple(part.strip() for part in text.split(","))
     if not all(parts):
-        raise PipelineError(f"{text!r} has an empty name; write names as avg,max")
+        raise PipelineError(f"{option} {text!r} has an empty name; write names as one,two")
     return tuple(dict.fromkeys(parts))
 
 
-def _read_settings(pairs: list[str]) -> list[tuple[str, str]]:
-    settings = []
+def _read_settings(pairs: list[str]) -> dict[str, str]:
+    settings: dict[str, str] = {}
     for pair in pairs:
-        key, separator, value = pair.partition("=")
+        key, separator, value = (part.strip() for part in pair.partition("="))
         if not separator or not key:
             raise PipelineError(f"--set {pair!r}: write it as KEY=VALUE, as in --set C=0.1")
-        settings.append((key.strip(), value.strip()))
+        if key in settings:
+            raise PipelineError(f"--set {key} is given twice; give it once (to sweep, as C=0.1,1)")
+        settings[key] = value
     return settings

@@ -98,7 +98,9 @@ class HeadGrid:
             owner, _, setting = name.rpartition(".")
             if owner == kind or (not owner and setting in _names_of(kind)):
                 given[setting] = values
-        return [[(name, value) for value in split_values(text)] for name, text in given.items()]
+        return [
+            [(name, value) for value in split_values(name, text)] for name, text in given.items()
+        ]
 
     def _check_names(self) -> None:
         for name, _ in self.settings:
@@ -115,11 +117,16 @@ def _names_of(kind: str) -> list[str]:
     return [field.name for field in dataclasses.fields(HEADS[kind].settings)]
 
 
-def split_values(text: str) -> list[str]:
-    """Split ``0.1,1`` at its commas, but not inside the brackets of ``[256,128],[64]``."""
-    values = [value.strip() for value in _OUTSIDE_BRACKETS.split(text)]
+def split_values(name: str, text: str) -> list[str]:
+    """Split ``0.1,1`` at its commas, but neither ``[256,128]`` nor ``cat:1,dog:3``."""
+    values: list[str] = []
+    for part in map(str.strip, _OUTSIDE_BRACKETS.split(text)):
+        if values and all(":" in one and "[" not in one for one in (values[-1], part)):
+            values[-1] += f",{part}"  # weights of two classes are one value
+        else:
+            values.append(part)
     if not all(values):
-        raise PipelineError(f"--set {text!r} has an empty value; write values as 0.1,1,10")
+        raise PipelineError(f"--set {name}={text} has an empty value; write values as 0.1,1,10")
     return values
 
 

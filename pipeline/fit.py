@@ -28,9 +28,10 @@ from pipeline.measure import (
     cross_validate,
     measure_test,
     warn_of_near_duplicates,
+    warn_of_new_classes,
 )
 from pipeline.samples import FeatureFiles, read_labels
-from pipeline.task import TaskOptions, digest_fit, digest_rows, make_candidate
+from pipeline.task import TaskOptions, check_classes, digest_fit, digest_rows, make_candidate
 from stages.crossfit import Candidate, predict_rows
 from stages.heads import Head, fit_head
 from stages.metrics import PRIMARY
@@ -108,6 +109,7 @@ def fit(options: FitOptions) -> FitResult:
     with FeatureFiles(options.data.features) as files:
         layers = files.find_layers(options.layer)
         bench = open_bench(options.data, files, layers)
+        check_classes(bench.labelled, options.data)
         record = _build_record(options, files, layers)
         _clear(options.out)
         head = fit_head(
@@ -214,8 +216,8 @@ def _measure(
         found, outputs = measure_test(head, bench)
         figures, warning = warn_of_near_duplicates(bench)
         metrics |= found | figures
-        if warning:
-            _log.warning("%s", warning)
+        for line in filter(None, (warning, warn_of_new_classes(labelled))):
+            _log.warning("%s", line)
     if options.data.cv is not None:
         found, out_of_fold = cross_validate(candidate, bench, n_folds=options.data.cv)
         metrics |= found

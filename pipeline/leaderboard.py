@@ -97,7 +97,7 @@ class Leaderboard:
     def describe(self) -> str:
         """Return the first rows as a table of text."""
         name = PRIMARY[self.task]
-        rows = [("", name, "±", "p", "s", "layer", "head")]
+        rows = [("", name.replace("_", " "), "± std", "p", "seconds", "layer", "head")]
         for number, entry in enumerate(self.entries[:_SHOWN], start=1):
             mean, std = entry.summary.get(f"{name}_mean"), entry.summary.get(f"{name}_std")
             rows.append(
@@ -105,21 +105,34 @@ class Leaderboard:
                     str(number),
                     "failed" if mean is None else f"{mean:.4f}",
                     "" if std is None else f"{std:.4f}",
-                    "" if entry.p_value is None else f"{entry.p_value:.3f}",
+                    _write_p(entry.p_value),
                     f"{entry.seconds:.1f}",
                     entry.configuration.layer,
                     f"{entry.configuration.head} {entry.error}".strip(),
                 )
             )
-        lines = _align(rows)
+        lines = [self._describe_rows(), *_align(rows)]
         if len(self.entries) > _SHOWN:
             lines.append(f"… {len(self.entries)} in all")
-        n_tied = sum(entry.is_tied for entry in self.entries) - 1
-        lines.append(
-            f"{n_tied} of the others may be as good as the first: on the same rows their difference"
-            f" from it is not significant (p ≥ {SIGNIFICANCE})"
-        )
-        return "\n".join(lines)
+        return "\n".join(lines + self._describe_ties())
+
+    def _describe_rows(self) -> str:
+        """Say what the table was measured on."""
+        folds = self.entries[0].folds
+        n_rows = sum(record.n_test for record in folds)
+        return f"{n_rows} rows in {len(folds)} folds" if len(folds) > 1 else f"{n_rows} val rows"
+
+    def _describe_ties(self) -> list[str]:
+        """Say how far the first place can be trusted, where there is more than one."""
+        others = [entry for entry in self.entries[1:] if not entry.error]
+        if not others:
+            return []
+        n_tied = sum(entry.is_tied for entry in others)
+        sign = "≥" if n_tied else "<"
+        return [
+            f"as good as the first, as far as these rows can tell: {n_tied or 'none'} of"
+            f" {len(others)} others (p {sign} {SIGNIFICANCE})"
+        ]
 
 
 def rank(
@@ -136,8 +149,7 @@ def rank(
     fitted = [entry for entry in entries if not entry.error]
     if not fitted:
         raise PipelineError(entries[0].error)
-    name = f"{PRIMARY[task]}_mean"
-    fitted.sort(key=lambda entry: (-_as_number(entry.summary[name]), entry.seconds))
+    fitted.sort(key=lambda entry: _place(entry, PRIMARY[task]))
     first = _join_losses(fitted[0])
     compared = [
         dataclasses.replace(entry, p_value=compare_paired(first, _join_losses(entry)))
@@ -163,8 +175,14 @@ def _join_losses(entry: Entry) -> np.ndarray:
     return np.concatenate([record.losses for record in entry.folds])
 
 
-def _as_number(value: float | None) -> float:
-    return float("-inf") if value is None else value
+def _place(entry: Entry, metric: str) -> tuple[float, float]:
+    """Order by score, of equal ones by log loss; else it stays as listed, never by seconds."""
+    score, loss = (entry.summary.get(f"{name}_mean") for name in (metric, "log_loss"))
+    # The mean of the same scores in another order differs in its last digits.
+    return (
+        float("inf") if score is None else -round(score, 9),
+        float("inf") if loss is None else round(loss, 9),
+    )
 
 
 def write_tables(out: Path, board: Leaderboard) -> None:
@@ -229,6 +247,12 @@ def _write_csv(file: Path, rows: Sequence[dict[str, object]]) -> None:
 
 def _round(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _write_p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
 def _align(rows: Sequence[Sequence[str]]) -> list[str]:

@@ -100,6 +100,19 @@ def warn_of_near_duplicates(bench: Bench) -> tuple[dict[str, Any], str | None]:
     return figures, warning
 
 
+def warn_of_new_classes(labelled: LabelledRows) -> str | None:
+    """Return a line on test rows of classes that no training row has, if there are any."""
+    targets = labelled.targets
+    if targets.task != CLASSIFICATION:
+        return None
+    tested = targets.values[labelled.test]
+    is_new = ~np.isin(tested, targets.values[labelled.train])
+    if not is_new.any():
+        return None
+    first = str(tested[is_new][0])
+    return f"{is_new.sum()} test rows count as wrong: no training row has their label, as {first!r}"
+
+
 def cross_validate(
     candidate: Candidate, bench: Bench, *, n_folds: int
 ) -> tuple[dict[str, Any], np.ndarray]:
@@ -154,7 +167,10 @@ def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
 
 
 def summarize_scores(scores: Iterable[Mapping[str, float | None]]) -> Scores:
-    """Return ``<name>_mean`` and ``<name>_std`` over folds, as a population (``ddof=0``)."""
+    """Return ``<name>_mean`` and ``<name>_std`` over folds, as a population (``ddof=0``).
+
+    A single fold, a val split, has no spread.
+    """
     every = list(scores)
     summary: Scores = {}
     for name in every[0]:
@@ -163,5 +179,5 @@ def summarize_scores(scores: Iterable[Mapping[str, float | None]]) -> Scores:
         # A figure of some of the folds would not compare with one of all.
         is_known = len(known) == len(values)
         summary[f"{name}_mean"] = float(np.mean(known)) if is_known else None
-        summary[f"{name}_std"] = float(np.std(known)) if is_known else None
+        summary[f"{name}_std"] = float(np.std(known)) if is_known and len(known) > 1 else None
     return summary

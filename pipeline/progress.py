@@ -83,7 +83,7 @@ def _show_bar(total: int, unit: str, note: Callable[[], str]) -> Iterator[Callab
             nonlocal done
             done += n
             rate = done / max(1e-9, time.monotonic() - started_s)
-            bar.update(task, advance=n, rate=f"{rate:.1f} {unit}/s", note=note())
+            bar.update(task, advance=n, rate=_describe_rate(rate, unit), note=note())
 
         yield advance
 
@@ -100,11 +100,17 @@ def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int]
             return
         last_s = now_s
         rate = done / max(1e-9, now_s - started_s)
-        left_s = (total - done) / max(1e-9, rate)
+        # The first units tell more of the start than of the pace.
+        left = "" if n == done < total else f"{(total - done) / max(1e-9, rate):.0f} s left, "
         print(
-            f"{done}/{total} {unit}, {rate:.1f} {unit}/s, {left_s:.0f} s left, {note()}",
+            f"{done}/{total} {unit}, {_describe_rate(rate, unit)}, {left}{note()}",
             file=sys.stderr,
             flush=True,
         )
 
     return advance
+
+
+def _describe_rate(rate: float, unit: str) -> str:
+    # One decimal of less than one a second would be none.
+    return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{rate:.2g} {unit}/s"

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
+import shutil
 import time
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from pickle import PicklingError
 
-from cache.files import make_folder
+from cache.files import make_folder, remove_orphans, temporary_path
 from pipeline.configurations import Configuration, HeadGrid, choose_layers, list_configurations
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoppedError
 from pipeline.fit import FitOptions, FitResult, describe_score, find_fit, fit, open_bench
 from pipeline.journal import FoldRecord, Journal
 from pipeline.leaderboard import Leaderboard, rank, write_folds, write_tables
 from pipeline.measure import plan_trial
 from pipeline.progress import show_progress
 from pipeline.samples import FeatureFiles, read_labels
-from pipeline.task import TaskOptions, digest_rows
+from pipeline.task import TaskOptions, check_classes, digest_rows
 from stages.crossfit import Candidate, FoldOutputs, Trial, cross_fit
 from stages.heads import check_training
 from stages.intervals import row_losses
@@ -99,7 +103,7 @@ class SweepResult:
         name = PRIMARY[self.board.task]
         lines = [
             self.board.describe(),
-            f"{self.n_fitted} fits in {self.seconds:.1f} s; every figure:"
+            f"{self.n_fitted or 'no'} new fits in {self.seconds:.1f} s; every figure:"
             f" {self.out / 'leaderboard.csv'}, results.csv, sweep.json",
             f"the first, fitted on all {self.best.metrics['n_train']} training rows:"
             f" {self.best.out}",
@@ -169,6 +173,7 @@ def _check_training(
 ) -> None:
     """Raise before anything is fitted what every single fit would raise."""
     labelled = read_labels(files, task=data.task, column=data.target)
+    check_classes(labelled, data)
     for kind in dict.fromkeys(one.kind for one in candidates):
         check_training(kind, labelled.targets.select(labelled.train))
 
@@ -184,7 +189,7 @@ def _fit_missing(
     best = _BestSoFar(PRIMARY[data.task])
     with (
         show_progress(len(missing), unit="fits", note=best.describe) as advance,
-        tempfile.TemporaryDirectory(dir=options.out, prefix=".scratch-") as scratch,
+        _share(options.out, n_jobs=options.jobs) as scratch,
     ):
         for layer, group in groupby(missing, key=lambda one: one[0].layer):
             fits = list(group)
@@ -192,27 +197,68 @@ def _fit_missing(
             trial = dataclasses.replace(
                 plan_trial(bench, n_folds=data.cv),
                 n_jobs=min(options.jobs, len(fits)),
-                scratch=Path(scratch),
+                scratch=scratch,
             )
             write_folds(options.out, [files.paths[row] for row in trial.rows], trial.folds)
-            for record, configuration in _run(fits, trial):
-                journal.add(record)
-                best.note(record, configuration)
-                advance(1)
+            with closing(_run(fits, trial)) as found:
+                for record, configuration in found:
+                    journal.add(record)
+                    best.note(record, configuration)
+                    advance(1)
 
 
-def _run(fits: Sequence[Fit], trial: Trial) -> Iterator[tuple[FoldRecord, Configuration]]:
+@contextmanager
+def _share(out: Path, *, n_jobs: int) -> Iterator[Path]:
+    """Yield a folder for what processes share, and leave neither it nor them behind."""
+    remove_orphans(out)
+    scratch = temporary_path(out / "scratch")
+    scratch.mkdir()
+    try:
+        with warnings.catch_warnings():
+            # Joblib's of tasks that are dropped; whoever interrupts a sweep knows.
+            warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
+            yield scratch
+    except (BrokenExecutor, MemoryError) as error:
+        raise StoppedError(
+            "a process ran out of memory or was killed; what was finished is kept: sweep again with"
+            f" fewer --jobs than {n_jobs}, or less --memory"
+        ) from error
+    except PicklingError as error:
+        if "OSError" not in str(error.__cause__):
+            raise
+        raise StoppedError(
+            f"cannot write what {n_jobs} processes share to {str(out)!r}; what was finished is"
+            " kept: make room there, or sweep again with --jobs 1"
+        ) from error
+    finally:
+        if n_jobs > 1:
+            _end_processes()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _end_processes() -> None:
+    # Joblib keeps idle processes for five minutes: with their memory, and with our output, for the
+    # end of which `run.py sweep | tee log` waits.
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+
+
+def _run(
+    fits: Sequence[Fit], trial: Trial
+) -> Generator[tuple[FoldRecord, Configuration], None, None]:
     """Fit configurations of one layer and measure each on its fold."""
     configurations = list(dict.fromkeys(configuration for configuration, _ in fits))
     numbers = {configuration: number for number, configuration in enumerate(configurations)}
-    found = cross_fit(
+    outputs = cross_fit(
         [one.candidate for one in configurations],
         trial,
         wanted=[(numbers[configuration], fold) for configuration, fold in fits],
     )
-    for one in found:
-        configuration = configurations[one.candidate]
-        yield _measure(configuration.key, one, trial), configuration
+    with closing(outputs) as found:
+        for one in found:
+            configuration = configurations[one.candidate]
+            yield _measure(configuration.key, one, trial), configuration
 
 
 def _measure(key: str, found: FoldOutputs, trial: Trial) -> FoldRecord:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cache.key import canonical_json
 from pipeline.errors import PipelineError
 from pipeline.layers import StoredLayer
 from pipeline.options import DEFAULT_MEMORY_BYTES
-from pipeline.samples import FeatureFiles
+from pipeline.samples import FeatureFiles, LabelledRows
 from stages.crossfit import Candidate
 from stages.errors import UnknownNameError
 from stages.heads import check_task, parse_settings
-from stages.targets import CLASSIFICATION, TASKS
+from stages.targets import CLASSIFICATION, SEPARATOR, TASKS
+
+_log = logging.getLogger(__name__)
 
 # What scikit-learn and Keras take.
 _SEEDS = 2**32
@@ -68,6 +72,46 @@ def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> C
     """
     check_task(kind, task)
     return Candidate(kind=kind, settings=parse_settings(kind, settings))
+
+
+def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
+    """Raise where classes are measurements; say where they look like tags.
+
+    Raises
+    ------
+    PipelineError
+        Most of the images have a label of their own, and it is a number.
+    """
+    if options.task != CLASSIFICATION:
+        return
+    classes = labelled.targets.classes.tolist()
+    n_rows = len(labelled.targets) - len(labelled.unlabelled)
+    if 2 * len(classes) > n_rows and _are_measurements(classes):
+        raise PipelineError(
+            f"column {options.target!r} holds {len(classes)} different numbers for {n_rows} images,"
+            " which are hardly classes; give --task regression"
+        )
+    tagged = [name for name in classes if SEPARATOR in name]
+    if tagged:
+        _warn_once(
+            f"{tagged[0]!r} is taken as one class; --task multilabel makes tags of what"
+            f" {SEPARATOR!r} separates"
+        )
+
+
+def _are_measurements(texts: Sequence[str]) -> bool:
+    """Tell whether these are numbers, and not whole ones only: classes may be numbered."""
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        return False
+    return not all(value.is_integer() for value in values)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Warn, though a sweep asks before all fits and again before the last."""
+    _log.warning("%s", text)
 
 
 def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:

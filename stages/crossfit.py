@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -77,7 +81,7 @@ def cross_fit(
     trial: Trial,
     *,
     wanted: Sequence[Fit] | None = None,
-) -> Iterator[FoldOutputs]:
+) -> Generator[FoldOutputs, None, None]:
     """Fit candidates on folds, each layer read once and each scaling done once for all of them.
 
     Parameters
@@ -240,6 +244,7 @@ def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
             yield from run_task(task)
         return
     from joblib import Parallel, delayed
+    from joblib.externals.loky.backend.resource_tracker import ensure_running
 
     # Arrays go to the processes as maps of one file, which is dropped at the end. None is made
     # before a process can take it.
@@ -250,9 +255,30 @@ def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
         max_nbytes="256K",
         mmap_mode="r",
         pre_dispatch=trial.n_jobs,
+        initializer=_end_with,
+        initargs=(os.getpid(),),
     )
-    for found in parallel(delayed(run_task)(task) for task in tasks):
+    # Ctrl-C reaches all processes of a terminal. Those that start now leave it to this one; the
+    # first that joblib starts would unblock it again.
+    ensure_running()
+    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        outputs = parallel(delayed(run_task)(task) for task in tasks)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
+    for found in outputs:
         yield from found
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end with its parent, whose death would leave it waiting for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def collect_outputs(found: Sequence[FoldOutputs], trial: Trial) -> NDArray[np.float64]:

@@ -268,7 +268,7 @@ def test_strange_class_names_survive(fit, tmp_path, names):
     assert load_head(tmp_path / "out" / "head").classes.tolist() == sorted(names)
 
 
-def test_a_class_that_only_test_rows_have_counts_as_wrong(fit, tmp_path):
+def test_a_class_that_only_test_rows_have_counts_as_wrong(fit, tmp_path, caplog):
     labels = digit_labels()
     stranger = np.flatnonzero(SPLITS == "test")[:10]
     labels[stranger] = "unheard of"
@@ -277,6 +277,7 @@ def test_a_class_that_only_test_rows_have_counts_as_wrong(fit, tmp_path):
     test = SPLITS == "test"
     model = plain_model().fit(values[FITTED], labels[FITTED])
     assert "unheard of" not in metrics["classes"]
+    assert "10 test rows count as wrong" in caplog.text
     assert metrics["accuracy"] == np.mean(model.predict(values[test]) == labels[test])
     assert np.isfinite(metrics["log_loss"])
 
@@ -511,6 +512,20 @@ def test_a_target_that_is_no_number_is_named_with_its_image(refused, tmp_path, a
     )
     assert repr(ages) in line
     assert "0007.png" in line
+
+
+def test_measurements_are_no_classes(refused_fit, tmp_path):
+    column = {"progression": [f"{row}.5" for row in range(N)]}
+    path = write_view(tmp_path / "v.h5", labels=digit_labels(), columns=column)
+    said = refused_fit(path, "--target", "progression")
+    assert "'progression' holds 300 different numbers" in said
+    assert "--task regression" in said
+
+
+def test_tags_taken_as_classes_are_pointed_out(fit, tmp_path, caplog):
+    labels = [f"{label};photo" for label in digit_labels()]
+    fit(write_view(tmp_path / "v.h5", labels=labels))
+    assert "--task multilabel" in caplog.text
 
 
 def test_a_head_that_cannot_do_the_task_names_those_that_can(refused_fit, tmp_path):

@@ -17,6 +17,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from pipeline.configurations import Configuration, HeadGrid, split_values
+from pipeline.journal import FoldRecord, Journal
+from pipeline.leaderboard import rank
 from tests.views import write_features
 
 ROOT = Path(__file__).parent.parent
@@ -222,7 +225,72 @@ def test_a_killed_sweep_goes_on_where_it_was(view, sweep, tmp_path):
     assert 0 < n_kept < 120
     assert resumed["fitted"] == 120 - n_kept
     assert _scores(resumed) == _scores(whole)
-    assert not list(out.glob(".scratch-*/*"))
+    assert not list(out.glob(".tmp-*"))
+
+
+@pytest.fixture
+def long_sweep(view, tmp_path):
+    """Start a sweep of many fits in two processes; returns it once the first fits are kept."""
+    out = tmp_path / "long"
+    values = ",".join(str(2.0**k) for k in range(-20, 20))
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "run.py", "sweep", "--features", str(view), "--out", str(out)),
+            *("--layers", "late:avg,early:avg", "--heads", "logreg,ridge", "--cv", "20"),
+            *("--set", f"C={values}", "--set", f"alpha={values}", "--jobs", "2"),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    journal = out / "journal.jsonl"
+    while process.poll() is None and not (journal.exists() and journal.stat().st_size > 2000):
+        time.sleep(0.005)
+    yield process, out
+    process.kill()
+    process.wait()
+
+
+def _complaints(process):
+    """Wait for the end of all that can write to stderr; returns what is not progress."""
+    lines = process.communicate(timeout=60)[1].splitlines()
+    return [line for line in lines if "fits/s" not in line]
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_sweep_leaves_no_process_and_no_scratch(long_sweep, number, status):
+    process, out = long_sweep
+    os.killpg(process.pid, number)  # as a terminal does
+    assert _complaints(process) == ["permafrost: interrupted; what was finished is kept"]
+    assert process.returncode == status
+    assert {path.name for path in out.iterdir()} == {"folds.csv", "journal.jsonl"}
+
+
+def test_a_killed_process_of_a_sweep_is_one_line(long_sweep):
+    process, out = long_sweep
+    listed = subprocess.run(
+        ["ps", "-A", "-ww", "-o", "pid=,pgid=,args="], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
+    workers = [
+        int(pid)
+        for pid, group, command in rows
+        if int(group) == process.pid and "LokyProcess" in command
+    ]
+    assert len(workers) == 2
+    os.kill(workers[0], signal.SIGKILL)
+    (line,) = _complaints(process)
+    assert "fewer --jobs than 2" in line
+    assert process.returncode == 3
+    assert {path.name for path in out.iterdir()} == {"folds.csv", "journal.jsonl"}
+
+
+def test_processes_end_with_a_killed_sweep(long_sweep):
+    process, _ = long_sweep
+    os.kill(process.pid, signal.SIGKILL)
+    _complaints(process)  # returns when the last process has closed stderr
 
 
 def _scores(found):
@@ -257,6 +325,7 @@ def test_the_val_split_chooses_where_there_is_one(sweep, tmp_path):
     model.fit(PIXELS[train], LABELS[train])
     assert fold["accuracy"] == pytest.approx(model.score(PIXELS[val], LABELS[val]), abs=0.002)
     assert (fold["n_train"], fold["n_test"]) == (train.sum(), val.sum())
+    assert found["configurations"][0]["accuracy_std"] is None
 
 
 def test_rows_of_a_group_share_a_fold(sweep, tmp_path):
@@ -283,6 +352,31 @@ def test_the_best_is_fitted_and_measured_on_the_test_split_once(view, sweep, com
     model.fit(PIXELS[~test], LABELS[~test])
     assert found["best_metrics"]["accuracy"] == model.score(PIXELS[test], LABELS[test])
     assert (tmp_path / "out" / "best" / "model.json").exists()
+
+
+def test_of_equal_scores_the_lower_log_loss_wins_and_never_the_clock(tmp_path):
+    journal = Journal(tmp_path)
+    heads = HeadGrid(heads=("logreg",), settings=(("C", "1,2,3"),)).expand("classification")
+    configurations = [
+        Configuration(layer="a", candidate=one, settings="", key=str(one.settings.C))
+        for one in heads
+    ]
+    found = [([0.9, 0.8], 0.5, 1), ([0.8, 0.9], 0.4, 9), ([0.9, 0.8], 0.5, 0)]
+    for one, (scores, loss, seconds) in zip(configurations, found, strict=True):
+        for fold, score in enumerate(scores):
+            journal.add(
+                FoldRecord(
+                    key=one.key,
+                    fold=fold,
+                    scores={"accuracy": score, "log_loss": loss},
+                    losses=np.zeros(10, np.bool_),
+                    n_train=10,
+                    n_test=10,
+                    seconds=seconds,
+                )
+            )
+    board = rank(configurations, journal, n_folds=2, task="classification")
+    assert [entry.configuration.key for entry in board.entries] == ["2.0", "1.0", "3.0"]
 
 
 def test_heads_that_differ_by_luck_are_said_to_be_tied(view, sweep, tmp_path):
@@ -322,12 +416,29 @@ def test_a_person_sees_the_table_and_where_the_figures_are(view, command, tmp_pa
 
 
 @pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("0.1, 1", ["0.1", "1"]),
+        ("[256],[256,128]", ["[256]", "[256,128]"]),
+        ("cat:1,dog:3", ["cat:1,dog:3"]),
+        ("none,cat:1,dog:3,balanced", ["none", "cat:1,dog:3", "balanced"]),
+        ("[cat:1],[cat:1,dog:3]", ["[cat:1]", "[cat:1,dog:3]"]),
+    ],
+)
+def test_lists_of_values_are_split_where_a_person_means_it(text, values):
+    assert split_values("name", text) == values
+
+
+@pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--heads", "logerg"], "did you mean 'logreg'?"),
         (["--heads", "logreg", "--set", "c=1"], "did you mean 'C'?"),
         (["--heads", "logreg", "--set", "knn.neighbors=1"], "knn"),
-        (["--heads", "logreg", "--set", "C=1,,2"], "empty value"),
+        (["--heads", "logreg", "--set", "C=1,,2"], "C=1,,2 has an empty value"),
+        (["--heads", "logreg", "--set", "C=1", "--set", "C=2"], "C is given twice"),
+        (["--heads", "logreg,"], "--heads 'logreg,'"),
+        (["--heads", "logreg", "--jobs", "two"], "sweep --help"),
         (["--heads", "logreg", "--set", "C=1,x"], "C=x"),
         (["--heads", "logreg", "--layers", "lat:avg"], "late:avg"),
         (["--heads", "logreg", "--layers", "maps", "--poolings", "agv"], "did you mean 'avg'?"),
