@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
-import warnings
-from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import BrokenExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from pickle import PicklingError
 
-from cache.files import make_folder, remove_orphans, temporary_path
+from cache.files import make_folder
 from pipeline.configurations import Configuration, HeadGrid, choose_layers, list_configurations
-from pipeline.errors import PipelineError, StoppedError
+from pipeline.errors import PipelineError
 from pipeline.fit import FitOptions, FitResult, describe_score, find_fit, fit, open_bench
 from pipeline.journal import FoldRecord, Journal
 from pipeline.leaderboard import Leaderboard, rank, write_folds, write_tables
 from pipeline.measure import plan_trial
 from pipeline.progress import show_progress
 from pipeline.samples import FeatureFiles, read_labels
+from pipeline.scratch import open_scratch
 from pipeline.task import TaskOptions, check_classes, digest_rows
 from stages.crossfit import Candidate, FoldOutputs, Trial, cross_fit
+from stages.errors import StageError
 from stages.heads import check_training
 from stages.intervals import row_losses
 from stages.metrics import PRIMARY, score
@@ -189,7 +187,7 @@ def _fit_missing(
     best = _BestSoFar(PRIMARY[data.task])
     with (
         show_progress(len(missing), unit="fits", note=best.describe) as advance,
-        _share(options.out, n_jobs=options.jobs) as scratch,
+        open_scratch(options.out, n_jobs=options.jobs) as scratch,
     ):
         for layer, group in groupby(missing, key=lambda one: one[0].layer):
             fits = list(group)
@@ -205,43 +203,6 @@ def _fit_missing(
                     journal.add(record)
                     best.note(record, configuration)
                     advance(1)
-
-
-@contextmanager
-def _share(out: Path, *, n_jobs: int) -> Iterator[Path]:
-    """Yield a folder for what processes share, and leave neither it nor them behind."""
-    remove_orphans(out)
-    scratch = temporary_path(out / "scratch")
-    scratch.mkdir()
-    try:
-        with warnings.catch_warnings():
-            # Joblib's of tasks that are dropped; whoever interrupts a sweep knows.
-            warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
-            yield scratch
-    except (BrokenExecutor, MemoryError) as error:
-        raise StoppedError(
-            "a process ran out of memory or was killed; what was finished is kept: sweep again with"
-            f" fewer --jobs than {n_jobs}, or less --memory"
-        ) from error
-    except PicklingError as error:
-        if "OSError" not in str(error.__cause__):
-            raise
-        raise StoppedError(
-            f"cannot write what {n_jobs} processes share to {str(out)!r}; what was finished is"
-            " kept: make room there, or sweep again with --jobs 1"
-        ) from error
-    finally:
-        if n_jobs > 1:
-            _end_processes()
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _end_processes() -> None:
-    # Joblib keeps idle processes for five minutes: with their memory, and with our output, for the
-    # end of which `run.py sweep | tee log` waits.
-    from joblib.externals.loky import get_reusable_executor
-
-    get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
 
 
 def _run(
@@ -304,4 +265,10 @@ def _fit_best(board: Leaderboard, data: TaskOptions, out: Path) -> FitResult:
         settings=dataclasses.asdict(best.candidate.settings),
         out=out,
     )
-    return find_fit(options) or fit(options)
+    try:
+        return find_fit(options) or fit(options)
+    except StageError as error:
+        raise PipelineError(
+            f"the tables are written, but {best.name}, the first of them, cannot be fitted on all"
+            f" training rows: {error}"
+        ) from error

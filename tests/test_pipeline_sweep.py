@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -270,19 +271,15 @@ def test_an_interrupted_sweep_leaves_no_process_and_no_scratch(long_sweep, numbe
 
 def test_a_killed_process_of_a_sweep_is_one_line(long_sweep):
     process, out = long_sweep
-    listed = subprocess.run(
-        ["ps", "-A", "-ww", "-o", "pid=,pgid=,args="], capture_output=True, text=True, check=True
-    )
-    rows = [line.split(maxsplit=2) for line in listed.stdout.splitlines()]
     workers = [
-        int(pid)
-        for pid, group, command in rows
-        if int(group) == process.pid and "LokyProcess" in command
+        child.pid
+        for child in psutil.Process(process.pid).children(recursive=True)
+        if any("LokyProcess" in word for word in child.cmdline())
     ]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
     (line,) = _complaints(process)
-    assert "fewer --jobs than 2" in line
+    assert "fewer --jobs" in line
     assert process.returncode == 3
     assert {path.name for path in out.iterdir()} == {"folds.csv", "journal.jsonl"}
 

@@ -1,0 +1,69 @@
+"""Where the processes of a sweep meet, and how all of it goes away again."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import BrokenExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import PicklingError
+
+from cache.files import remove_orphans, temporary_path
+from pipeline.errors import StoppedError
+
+
+@contextmanager
+def open_scratch(out: Path, *, n_jobs: int) -> Iterator[Path]:
+    """Yield a folder for what processes share, and leave neither it nor them behind.
+
+    Parameters
+    ----------
+    out : Path
+        The folder is made in it; those of killed sweeps are removed.
+    n_jobs : int
+        Processes that joblib may start meanwhile.
+
+    Raises
+    ------
+    StoppedError
+        A process was killed, memory ran out, or there is no room in the folder.
+    """
+    end_processes = _prepare_to_end() if n_jobs > 1 else None
+    remove_orphans(out)
+    scratch = temporary_path(out / "scratch")
+    scratch.mkdir()
+    try:
+        with warnings.catch_warnings():
+            # Joblib's of tasks that are dropped; whoever interrupts a sweep knows.
+            warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
+            yield scratch
+    except (BrokenExecutor, MemoryError) as error:
+        raise StoppedError(
+            "memory ran out or a process was killed; what was finished is kept: sweep again with"
+            " less --memory or fewer --jobs"
+        ) from error
+    except PicklingError as error:
+        if "OSError" not in str(error.__cause__):
+            raise
+        raise StoppedError(
+            f"cannot write to {str(out)!r} what {n_jobs} processes share; what was finished is"
+            " kept: make room there, or sweep again with --jobs 1"
+        ) from error
+    finally:
+        if end_processes is not None:
+            end_processes()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prepare_to_end() -> Callable[[], None]:
+    # Imported now, as it cannot be once an interrupt came in the middle of joblib's own imports.
+    from joblib.externals.loky import get_reusable_executor
+
+    def end() -> None:
+        # Joblib keeps idle processes for five minutes: with their memory, and with our output, for
+        # whose end `run.py sweep | tee log` waits.
+        get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
+
+    return end
