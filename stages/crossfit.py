@@ -243,8 +243,9 @@ def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
         for task in tasks:
             yield from run_task(task)
         return
+    from multiprocessing.resource_tracker import ensure_running
+
     from joblib import Parallel, delayed
-    from joblib.externals.loky.backend.resource_tracker import ensure_running
 
     # Arrays go to the processes as maps of one file, which is dropped at the end. None is made
     # before a process can take it.
@@ -258,8 +259,8 @@ def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
         initializer=_end_with,
         initargs=(os.getpid(),),
     )
-    # Ctrl-C reaches all processes of a terminal. Those that start now leave it to this one; the
-    # first that joblib starts would unblock it again.
+    # Ctrl-C reaches all processes of a terminal. Those that start now leave it to this one;
+    # Python's resource tracker, when it starts, would unblock it again.
     ensure_running()
     unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
