@@ -194,8 +194,12 @@ def _add_task_options(parser: argparse.ArgumentParser) -> None:
         "--target", default="label", metavar="COLUMN", help="the column with the truth"
     )
     parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
-    parser.add_argument("--seed", type=int, default=0, metavar="N")
-    parser.add_argument("--memory", type=parse_bytes, default="4GB", metavar="4GB")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of folds, held-out rows and weights"
+    )
+    parser.add_argument(
+        "--memory", type=parse_bytes, default="4GB", metavar="4GB", help="what features may take"
+    )
 
 
 def _add_label_options(parser: argparse._ActionsContainer) -> None:
