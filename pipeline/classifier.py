@@ -23,8 +23,8 @@ from cache.files import published
 from cache.key import Recipe
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
+from pipeline.tables import write_rows
 from stages.heads import Head, load_head
-from stages.table import make_writer
 from stages.targets import MULTILABEL, REGRESSION, SEPARATOR
 
 MODEL_NAME = "model.json"
@@ -137,13 +137,11 @@ def write_predictions(  # noqa: PLR0913
     predicted = _name_outputs(outputs, classes, task)
     values = outputs[:, : len(classes)].tolist()
     rows = zip(paths, labels, predicted, values, strict=True)
-    with (
-        published(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = make_writer(stream, (*paths, *labels, *classes))
-        writer.writerow(["path", "label", "predicted", *classes])
-        writer.writerows([path, label, name, *row] for path, label, name, row in rows)
+    write_rows(
+        file,
+        ["path", "label", "predicted", *classes.tolist()],
+        [[path, label, name, *row] for path, label, name, row in rows],
+    )
 
 
 def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:

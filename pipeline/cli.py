@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # All files are closed by now. TensorFlow takes more than a second to take itself apart.
         sys.stdout.flush()
         sys.stderr.flush()
+        # What joblib and others leave for the end is done all the same.
         atexit._run_exitfuncs()
         os._exit(status)
     return status

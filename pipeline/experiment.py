@@ -15,6 +15,7 @@ from pipeline.classifier import write_json
 from pipeline.config import BackboneSection, Experiment
 from pipeline.extract import extract
 from pipeline.fit import FitOptions, FitResult, find_fit, fit
+from pipeline.measure import name_metric
 from pipeline.options import RunOptions
 from pipeline.results import ExtractSummary
 from pipeline.task import TaskOptions
@@ -59,7 +60,7 @@ class ExperimentResult:
     def describe(self) -> str:
         """Return the table of heads, best first."""
         lines = [summary.describe() for summary in self.extractions]
-        metric = PRIMARY[self.fits[0].metrics["task"]].replace("_", " ")
+        metric = name_metric(PRIMARY[self.fits[0].metrics["task"]])
         lines.append(
             f"{len(self.fits)} heads, {self.n_fitted} fitted now; best first, by {metric}:"
         )

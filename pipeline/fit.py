@@ -27,6 +27,7 @@ from pipeline.measure import (
     Unseen,
     cross_validate,
     measure_test,
+    name_metric,
     warn_of_near_duplicates,
     warn_of_new_classes,
 )
@@ -79,7 +80,7 @@ class FitResult:
             lines.append(f"  test: {describe_score(name, found)}{others}, {found['n_test']} rows")
         if found.get(f"cv_{name}_mean") is not None:
             lines.append(
-                f"  {found['cv_folds']}-fold: {_speak(name)}"
+                f"  {found['cv_folds']}-fold: {name_metric(name)}"
                 f" {found[f'cv_{name}_mean']:.4f} ± {found[f'cv_{name}_std']:.4f}"
             )
         if len(lines) == 1:
@@ -110,7 +111,7 @@ def fit(options: FitOptions) -> FitResult:
         layers = files.find_layers(options.layer)
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
-        record = _build_record(options, files, layers)
+        record = _build_record(options, candidate, files, layers)
         _clear(options.out)
         head = fit_head(
             candidate.kind,
@@ -150,8 +151,9 @@ def fit(options: FitOptions) -> FitResult:
 
 def find_fit(options: FitOptions) -> FitResult | None:
     """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
+    candidate = make_candidate(options.head, options.settings, task=options.data.task)
     with FeatureFiles(options.data.features) as files:
-        record = _build_record(options, files, files.find_layers(options.layer))
+        record = _build_record(options, candidate, files, files.find_layers(options.layer))
     known = read_json(options.out / MODEL_NAME)
     metrics = read_json(options.out / "metrics.json")
     if known is None or metrics is None or known.get("fit") != record["fit"]:
@@ -178,10 +180,9 @@ def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[Store
 
 
 def _build_record(
-    options: FitOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
+    options: FitOptions, candidate: Candidate, files: FeatureFiles, layers: Sequence[StoredLayer]
 ) -> dict[str, Any]:
     """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
-    candidate = make_candidate(options.head, options.settings, task=options.data.task)
     return {
         "task": options.data.task,
         "target": options.data.target,
@@ -246,12 +247,8 @@ def _join_unlabelled(measured: Unseen, bench: Bench, head: Head) -> Unseen:
 
 def describe_score(name: str, metrics: Mapping[str, Any]) -> str:
     """Write a score of the test split with its interval."""
-    text = f"{_speak(name)} {metrics[name]:.4f}"
+    text = f"{name_metric(name)} {metrics[name]:.4f}"
     if metrics["interval"] is None:
         return text
     low, high = metrics["interval"]
     return f"{text} (95 %: {low:.4f} to {high:.4f})"
-
-
-def _speak(metric: str) -> str:
-    return {"r2": "R²"}.get(metric, metric.replace("_", " "))

@@ -44,6 +44,17 @@ class FoldRecord:
     seconds: float
     error: str = ""
 
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """What people are told of it."""
+        return {
+            "fold": self.fold,
+            "n_train": self.n_train,
+            "n_test": self.n_test,
+            **self.scores,
+            "seconds": self.seconds,
+        }
+
     def to_json(self) -> str:
         """Write the record on one line."""
         is_bool = self.losses.dtype == np.bool_

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cache.files import published
 from pipeline.classifier import write_json
 from pipeline.configurations import Configuration
 from pipeline.errors import PipelineError
 from pipeline.journal import FoldRecord, Journal
-from pipeline.measure import Scores, summarize_scores
+from pipeline.measure import Scores, name_metric, summarize_scores
+from pipeline.tables import write_rows
 from stages.folds import Fold
 from stages.intervals import compare_paired
 from stages.metrics import PRIMARY
@@ -66,16 +65,7 @@ class Entry:
             "tied_with_first": self.is_tied,
             "seconds": round(self.seconds, 3),
             "error": self.error or None,
-            "folds": [
-                {
-                    "fold": one.fold,
-                    **one.scores,
-                    "n_train": one.n_train,
-                    "n_test": one.n_test,
-                    "seconds": one.seconds,
-                }
-                for one in self.folds
-            ],
+            "folds": [record.figures for record in self.folds],
         }
 
 
@@ -97,7 +87,7 @@ class Leaderboard:
     def describe(self) -> str:
         """Return the first rows as a table of text."""
         name = PRIMARY[self.task]
-        rows = [("", name.replace("_", " "), "± std", "p", "seconds", "layer", "head")]
+        rows = [("", name_metric(name), "± std", "p", "seconds", "layer", "head")]
         for number, entry in enumerate(self.entries[:_SHOWN], start=1):
             mean, std = entry.summary.get(f"{name}_mean"), entry.summary.get(f"{name}_std")
             rows.append(
@@ -138,7 +128,7 @@ class Leaderboard:
 def rank(
     configurations: Sequence[Configuration], journal: Journal, *, n_folds: int, task: str
 ) -> Leaderboard:
-    """Order configurations by the mean of the task's first metric; equal ones by their time.
+    """Order configurations by the mean of the task's first metric; equal ones by log loss.
 
     Raises
     ------
@@ -214,15 +204,7 @@ def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:
 
 def _list_folds(entry: Entry) -> Iterable[dict[str, object]]:
     for record in entry.folds:
-        yield {
-            **_name_configuration(entry),
-            "fold": record.fold,
-            "n_train": record.n_train,
-            "n_test": record.n_test,
-            **record.scores,
-            "seconds": record.seconds,
-            "error": record.error,
-        }
+        yield {**_name_configuration(entry), **record.figures, "error": record.error}
 
 
 def _name_configuration(entry: Entry) -> dict[str, object]:
@@ -236,13 +218,8 @@ def _name_configuration(entry: Entry) -> dict[str, object]:
 
 def _write_csv(file: Path, rows: Sequence[dict[str, object]]) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row))
-    with (
-        published(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = csv.DictWriter(stream, names, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _round(value) for name, value in row.items()} for row in rows)
+    cells = [[_round(row.get(name, "")) for name in names] for row in rows]
+    write_rows(file, names, cells)
 
 
 def _round(value: object) -> object:

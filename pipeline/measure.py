@@ -181,3 +181,8 @@ def summarize_scores(scores: Iterable[Mapping[str, float | None]]) -> Scores:
         summary[f"{name}_mean"] = float(np.mean(known)) if is_known else None
         summary[f"{name}_std"] = float(np.std(known)) if is_known and len(known) > 1 else None
     return summary
+
+
+def name_metric(metric: str) -> str:
+    """Return what people call a metric."""
+    return {"r2": "R²"}.get(metric, metric.replace("_", " "))

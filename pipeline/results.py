@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cache.errors import DamagedError
-from cache.files import published
 from cache.parity import Parity
 from cache.store import join_digests
 from cache.view import ViewImages, ViewLayer, write_view
@@ -18,8 +17,8 @@ from pipeline.parity import describe_parity, read_parities
 from pipeline.plan import LayerPlan
 from pipeline.prepare import Preparation
 from pipeline.progress import Shares
+from pipeline.tables import write_rows
 from stages.errors import InputError
-from stages.table import make_writer
 
 # The share of a run's time that another way of decoding must save to be worth a word.
 _NOTICEABLE = 0.1
@@ -187,13 +186,7 @@ def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
     if not failed:
         file.unlink(missing_ok=True)
         return
-    with (
-        published(file) as temporary,
-        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
-    ):
-        writer = make_writer(stream, (text for row in failed for text in row))
-        writer.writerow(("path", "reason"))
-        writer.writerows(failed)
+    write_rows(file, ("path", "reason"), failed)
 
 
 def summarize(

@@ -20,7 +20,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 
 from pipeline.configurations import Configuration, HeadGrid, split_values
 from pipeline.journal import FoldRecord, Journal
-from pipeline.leaderboard import rank
+from pipeline.leaderboard import rank, write_folds
+from stages.folds import Fold
 from tests.views import write_features
 
 ROOT = Path(__file__).parent.parent
@@ -323,6 +324,15 @@ def test_the_val_split_chooses_where_there_is_one(sweep, tmp_path):
     assert fold["accuracy"] == pytest.approx(model.score(PIXELS[val], LABELS[val]), abs=0.002)
     assert (fold["n_train"], fold["n_test"]) == (train.sum(), val.sum())
     assert found["configurations"][0]["accuracy_std"] is None
+
+
+def test_the_table_of_folds_is_read_back_whatever_the_images_are_called(tmp_path):
+    names = ["a\rb.png", "c\r\nd.png", 'say "e".png', "f,g.png"]
+    rows = np.arange(2)
+    write_folds(tmp_path, names, [Fold(rows + 2, rows), Fold(rows, rows + 2)])
+    found = read_rows(tmp_path / "folds.csv")
+    assert [row["path"] for row in found] == names
+    assert [row["fold"] for row in found] == ["0", "0", "1", "1"]
 
 
 def test_rows_of_a_group_share_a_fold(sweep, tmp_path):
