@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
+from pipeline.engines import build_program
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import ExtractOptions
-from pipeline.parity import is_reference, note_parity
 from pipeline.prepare import Preparation, prepare, remember_rate
 from pipeline.progress import Shares, show_progress
 from pipeline.results import ExtractSummary, Tally, list_failures, summarize, write_results
@@ -136,7 +135,7 @@ def compute_missing(
             forward_s = time.monotonic()
             if batch.readable.any():
                 # Built here, and not before, so that the next batches decode meanwhile.
-                program = program or _build_program(options, prepared)
+                program = program or build_program(options.features, prepared)
                 activations = program(batch.pixels)
                 shares.backbone += time.monotonic() - forward_s
                 writer.write(batch, activations)
@@ -156,28 +155,6 @@ def _report(
     if quiet:
         return nullcontext(lambda _n: None)
     return show_progress(n_images, unit="images", note=shares.describe)
-
-
-def _build_program(options: ExtractOptions, prepared: Preparation) -> HalvingProgram:
-    from stages.engine import HalvingProgram, Program, ProgramSpec
-
-    features, network = options.features, prepared.backbone.load()
-    spec = ProgramSpec(
-        layers=tuple(layer.spec for layer in prepared.plan.active),
-        preprocess=prepared.backbone.preprocess,
-        view=features.view,
-        precision=features.precision,
-    )
-    if features.engine == "openvino":
-        from stages.openvino_engine import OpenVinoProgram
-
-        program = HalvingProgram(OpenVinoProgram(network, spec))
-    else:
-        program = HalvingProgram(Program(network, spec))
-    if not is_reference(features):
-        plain = dataclasses.replace(spec, precision="float32")
-        note_parity(features, prepared, program, open_reference=lambda: Program(network, plain))
-    return program
 
 
 def _note_failures(
