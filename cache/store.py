@@ -7,7 +7,7 @@ index says. The index only saves reading again which rows each of them holds.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from cache.layout import CacheLayout
 from cache.shard import read_digests
 
 _log = logging.getLogger(__name__)
+
+_NO_DIGESTS = np.empty((0, 32), np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,36 +70,51 @@ class FeatureSet:
         self.key = recipe_key(recipe)
         self.folder = layout.feature_set_folder(recipe)
         self._index = index
-        self._rows: dict[bytes, tuple[int, int]] = {}
-        self._shards: list[str] = []
         self.refresh()
 
     def refresh(self) -> None:
         """Look again at what lies in the folder."""
         shards = sorted(self._read_shards(), key=lambda shard: shard.name)
         self._shards = [shard.name for shard in shards]
-        self._rows = {}
-        # Two runs at once may compute a row twice; the first shard by name serves it, always.
-        for number, shard in reversed(list(enumerate(shards))):
-            rows = ((number, row) for row in range(len(shard.digests)))
-            self._rows.update(zip(split_digests(shard.digests), rows, strict=True))
+        self._starts = np.cumsum([0, *(len(shard.digests) for shard in shards)])
+        digests = np.concatenate([_NO_DIGESTS, *(shard.digests for shard in shards)])
+        self._words = digests.view(np.uint64)
+        # Stable: two runs at once may compute a row twice; the first shard by name serves it.
+        self._order = np.argsort(self._words[:, 0], kind="stable")
+        self._first_words = self._words[self._order, 0]
 
     def __len__(self) -> int:
         """How many different rows exist."""
-        return len(self._rows)
+        return len(np.unique(self._words, axis=0))
 
-    def locate(self, digests: list[bytes]) -> RowLocations:
-        """Find where the rows of these digests lie."""
-        nowhere = (-1, -1)
-        found = [self._rows.get(digest, nowhere) for digest in digests]
-        places = np.array(found, np.int64).reshape(-1, 2)
-        used, numbers = np.unique(places[:, 0], return_inverse=True)
+    def locate(self, digests: Sequence[bytes]) -> RowLocations:
+        """Find where the rows of these digests lie; ``b""`` lies nowhere."""
+        # An empty one becomes 32 zeros, which is no file's SHA-256.
+        rows = self._find(np.array(digests, "S32").view(np.uint64).reshape(-1, 4))
+        number = np.searchsorted(self._starts, rows, side="right") - 1
+        used, shard = np.unique(number, return_inverse=True)
         n_nowhere = int((used < 0).sum())
         return RowLocations(
             shards=[self._shards[number] for number in used[n_nowhere:]],
-            shard=(numbers.reshape(-1) - n_nowhere).astype(np.int32),
-            row=places[:, 1],
+            shard=(shard.reshape(-1) - n_nowhere).astype(np.int32),
+            row=np.where(rows < 0, -1, rows - self._starts[number]),
         )
+
+    def _find(self, wanted: np.ndarray) -> np.ndarray:
+        """Return the row of each digest, counted through all shards; -1 for none."""
+        rows = np.full(len(wanted), -1, np.int64)
+        at = np.searchsorted(self._first_words, wanted[:, 0])
+        left = np.arange(len(wanted))
+        # One round is enough, unless different digests share their first word.
+        while len(left):
+            left = left[at[left] < len(self._order)]
+            left = left[self._first_words[at[left]] == wanted[left, 0]]
+            candidates = self._order[at[left]]
+            equal = (self._words[candidates] == wanted[left]).all(axis=1)
+            rows[left[equal]] = candidates[equal]
+            left = left[~equal]
+            at[left] += 1
+        return rows
 
     def add(self, shard: Path, digests: np.ndarray) -> None:
         """Tell the index of a shard that was just published."""
@@ -134,11 +151,11 @@ class FeatureSet:
 
 def split_digests(digests: np.ndarray) -> list[bytes]:
     """Turn uint8 (n, 32) into n digests of 32 bytes."""
-    joined = digests.tobytes()
-    return [joined[start : start + 32] for start in range(0, len(joined), 32)]
+    split: list[bytes] = np.ascontiguousarray(digests).view("V32").ravel().tolist()
+    return split
 
 
-def join_digests(digests: list[bytes]) -> np.ndarray:
+def join_digests(digests: Sequence[bytes]) -> np.ndarray:
     """Turn n digests of 32 bytes into uint8 (n, 32)."""
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)
 

@@ -22,6 +22,10 @@ from stages.splits import (
 
 _log = logging.getLogger(__name__)
 
+# Looked up and remembered together: keys and fingerprints of a million files need not be held at
+# once, and an interrupted run does not hash again what is remembered.
+_FILES_PER_BATCH = 5000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
@@ -82,31 +86,35 @@ def _open_absolute(root: str) -> Source:
 def _hash(
     source: Source, paths: list[str], index: Index | None, *, workers: int
 ) -> tuple[list[bytes], dict[str, str]]:
+    digests: list[bytes] = []
     unreadable: dict[str, str] = {}
-    prints: dict[str, str] = {}
-    keys = [source.file_key(path) for path in paths]
-    for path, key in zip(paths, keys, strict=True):
-        try:
-            prints[key] = source.fingerprint(path)
-        except OSError as error:
-            unreadable[path] = explain_os_error(error)
+    for start in range(0, len(paths), _FILES_PER_BATCH):
+        batch = paths[start : start + _FILES_PER_BATCH]
+        found = _hash_batch(source, batch, index, workers=workers)
+        digests += [digest if isinstance(digest, bytes) else b"" for digest in found]
+        unreadable |= {
+            path: explain_os_error(error)
+            for path, error in zip(batch, found, strict=True)
+            if isinstance(error, OSError)
+        }
+    return digests, unreadable
+
+
+def _hash_batch(
+    source: Source, paths: list[str], index: Index | None, *, workers: int
+) -> list[bytes | OSError]:
+    keys = source.file_keys(paths)
+    told = dict(zip(keys, source.fingerprints(paths), strict=True))
+    prints = {key: text for key, text in told.items() if isinstance(text, str)}
     known = index.digests_of(prints) if index else {}
-    todo = [
-        (path, key)
-        for path, key in zip(paths, keys, strict=True)
-        if key in prints and key not in known
-    ]
-    fresh = hash_images(source, [path for path, _ in todo], workers=workers)
-    hashed: list[IndexedFile] = []
-    for (path, key), result in zip(todo, fresh, strict=True):
-        if isinstance(result, OSError):
-            unreadable[path] = explain_os_error(result)
-        else:
-            hashed.append(IndexedFile(key, prints[key], result))
+    unknown = prints.keys() - known
+    todo = {key: path for key, path in zip(keys, paths, strict=True) if key in unknown}
+    fresh = dict(zip(todo, hash_images(source, list(todo.values()), workers=workers), strict=True))
     if index:
-        index.add_files(hashed)
-    known.update((file.key, file.digest) for file in hashed)
-    return [known.get(key, b"") for key in keys], unreadable
+        hashed = {key: digest for key, digest in fresh.items() if isinstance(digest, bytes)}
+        index.add_files(IndexedFile(key, prints[key], hashed[key]) for key in hashed)
+    missing = {key: error for key, error in told.items() if isinstance(error, OSError)}
+    return [*map({**missing, **known, **fresh}.__getitem__, keys)]
 
 
 def explain_os_error(error: OSError) -> str:

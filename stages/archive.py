@@ -11,7 +11,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -53,16 +53,23 @@ class ZipSource:
                     yield block
         except (zipfile.BadZipFile, zlib.error, EOFError, struct.error) as error:
             reason = f"cannot be unpacked: {str(error) or 'its data end too early'}"
-            raise OSError(errno.EIO, reason, self.file_key(path)) from error
+            (name,) = self.file_keys([path])
+            raise OSError(errno.EIO, reason, name) from error
 
-    def file_key(self, path: str) -> str:
-        """Return ``/absolute/archive.zip!member``."""
-        return f"{os.path.abspath(self.root)}!{path}"
+    def file_keys(self, paths: Sequence[str]) -> list[str]:
+        """Return ``/absolute/archive.zip!member`` of each."""
+        root = os.path.abspath(self.root)
+        return [f"{root}!{path}" for path in paths]
 
-    def fingerprint(self, path: str) -> str:
-        """Return ``crc:size`` of the member, then ``size:mtime_ns`` of the archive."""
-        member, status = self._find(path), os.stat(self.root)
-        return f"{member.CRC}:{member.file_size}:{status.st_size}:{status.st_mtime_ns}"
+    def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
+        """Return ``crc:size`` of each member, then ``size:mtime_ns`` of the archive."""
+        members, status = load_members(self.root), os.stat(self.root)
+        archive = f"{status.st_size}:{status.st_mtime_ns}"
+        found = map(members.get, paths)
+        return [
+            f"{member.CRC}:{member.file_size}:{archive}" if member else self._no_member(path)
+            for path, member in zip(paths, found, strict=True)
+        ]
 
     def _list_files(self, suffixes: tuple[str, ...]) -> list[str]:
         names = (name for name in load_members(self.root) if name.lower().endswith(suffixes))
@@ -73,8 +80,12 @@ class ZipSource:
     def _find(self, path: str) -> zipfile.ZipInfo:
         member = load_members(self.root).get(path)
         if member is None:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.file_key(path))
+            raise self._no_member(path)
         return member
+
+    def _no_member(self, path: str) -> OSError:
+        (name,) = self.file_keys([path])
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
 _parsing = threading.Lock()

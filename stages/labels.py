@@ -16,6 +16,8 @@ from stages.manifest import SPLIT_NAMES, Manifest, read_manifest
 from stages.source import Source, ZipSource, open_source
 from stages.table import read_table
 
+_GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+
 
 def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
     """List the images at a location with labels and predefined splits; digests are empty.
@@ -67,23 +69,17 @@ def _list_table(file: Path) -> Manifest:
     if not manifest.paths:
         raise InputError(f"no images in {str(file)!r}: it has no rows")
     source = open_source(manifest.root)
-    missing = [path for path in manifest.paths if _is_missing(source, path)]
+    found = source.fingerprints(manifest.paths)
+    # For any other error it is there; why it cannot be read is for the reader to say.
+    missing = [
+        path for path, it in zip(manifest.paths, found, strict=True) if isinstance(it, _GONE)
+    ]
     if missing:
         raise InputError(
             f"{len(missing)} of the {len(manifest)} files named in {str(file)!r} do not exist, "
             f"the first is {missing[0]!r}; paths are relative to {manifest.root!r}"
         )
     return dataclasses.replace(manifest, digests=[b""] * len(manifest))
-
-
-def _is_missing(source: Source, path: str) -> bool:
-    try:
-        source.fingerprint(path)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        return True
-    except OSError:
-        return False  # It is there; why it cannot be read is for the reader to say.
-    return False
 
 
 def _relabel(manifest: Manifest, rule: str, *, wrapped: bool) -> Manifest:

@@ -39,11 +39,11 @@ class Source(Protocol):
     def read_blocks(self, path: str) -> Iterator[bytes]:
         """Yield a file's bytes in blocks of bounded size; raises as `read` does."""
 
-    def file_key(self, path: str) -> str:
-        """Return the file's absolute identity."""
+    def file_keys(self, paths: Sequence[str]) -> list[str]:
+        """Return each file's absolute identity."""
 
-    def fingerprint(self, path: str) -> str:
-        """Return a text that changes when the bytes may have; `OSError` when missing."""
+    def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
+        """Return texts that change when the bytes may have; an `OSError` for what is missing."""
 
 
 def open_source(location: str) -> Source:

@@ -79,9 +79,15 @@ def test_a_pickled_source_reads_the_same(source: Source, files: dict[str, bytes]
 
 
 def test_a_missing_file_raises_file_not_found(source: Source) -> None:
-    for act in (source.read, source.fingerprint):
-        with pytest.raises(FileNotFoundError):
-            act("a/none.png")
+    with pytest.raises(FileNotFoundError):
+        source.read("a/none.png")
+
+
+def test_a_missing_file_costs_no_other_its_fingerprint(source: Source) -> None:
+    first, missing, again = source.fingerprints(["z.gif", "a/none.png", "z.gif"])
+    assert isinstance(missing, FileNotFoundError)
+    assert isinstance(first, str)
+    assert first == again
 
 
 def test_many_threads_read_the_right_bytes(source: Source, files: dict[str, bytes]) -> None:
@@ -119,26 +125,36 @@ def test_files_larger_than_a_block_are_hashed_whole(tmp_path: Path) -> None:
 def test_file_keys_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "deep").mkdir()
     monkeypatch.chdir(tmp_path / "deep")
-    assert FolderSource("../photos").file_key("cat/1.jpg") == f"{tmp_path}/photos/cat/1.jpg"
-    assert ZipSource("../a.zip").file_key("cat/1.jpg") == f"{tmp_path}/a.zip!cat/1.jpg"
+    assert FolderSource("../photos").file_keys(["cat/1.jpg"]) == [f"{tmp_path}/photos/cat/1.jpg"]
+    assert ZipSource("../a.zip").file_keys(["cat/1.jpg"]) == [f"{tmp_path}/a.zip!cat/1.jpg"]
+
+
+def test_however_a_file_is_named_its_key_is_the_same() -> None:
+    names = ["a/b.png", "./a/b.png", "a//b.png", "x/../a/b.png", "../p/a/b.png", "/p/a/b.png"]
+    for root in ("/p", "/p/", "/q/../p"):
+        assert set(FolderSource(root).file_keys(names)) == {"/p/a/b.png"}
+    odd = ["", "..", ".hidden/b.png", "...", "a/", "ü/b c.png", "a\\b.png"]
+    expected = ["/p", "/", "/p/.hidden/b.png", "/p/...", "/p/a", "/p/ü/b c.png", "/p/a\\b.png"]
+    assert FolderSource("/p").file_keys(odd) == expected
+    assert FolderSource("/").file_keys(["a.png", "../a.png"]) == ["/a.png"] * 2
 
 
 def test_an_edit_changes_the_fingerprint_even_at_equal_size(tmp_path: Path) -> None:
     folder = fill(tmp_path, {"a.png": b"one"})
-    before = folder.fingerprint("a.png")
+    before = folder.fingerprints(["a.png"])
     status = (tmp_path / "a.png").stat()
     (tmp_path / "a.png").write_bytes(b"two")
     os.utime(tmp_path / "a.png", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert folder.fingerprint("a.png") != before
+    assert folder.fingerprints(["a.png"]) != before
 
 
 def test_a_rewritten_archive_is_parsed_anew(tmp_path: Path) -> None:
     archive = pack(tmp_path / "a.zip", {"a.png": b"one"})
-    before = archive.fingerprint("a.png")
+    before = archive.fingerprints(["a.png"])
     pack(tmp_path / "a.zip", {"a.png": b"other", "b.png": b"two"})
     assert archive.list_images() == ["a.png", "b.png"]
     assert archive.read("a.png") == b"other"
-    assert archive.fingerprint("a.png") != before
+    assert archive.fingerprints(["a.png"]) != before
 
 
 def test_names_that_are_not_utf8_or_very_long_are_listed_and_read(tmp_path: Path) -> None:
@@ -156,8 +172,7 @@ def test_a_pipe_or_folder_named_like_an_image_is_an_error_not_a_wait(tmp_path: P
     for path in ("pipe.jpg", "dir.jpg", "nul\0.jpg"):
         with pytest.raises(OSError):
             folder.read(path)
-        with pytest.raises(OSError):
-            folder.fingerprint(path)
+        assert isinstance(*folder.fingerprints([path]), OSError)
 
 
 def test_linked_folders_are_followed_and_loops_are_not(tmp_path: Path) -> None:
