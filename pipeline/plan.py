@@ -79,17 +79,16 @@ def plan_extraction(
         Digests known to be undecodable, with the reason.
     layers : sequence of (LayerSpec, Recipe, RowFormat, FeatureSet)
     """
-    first: dict[bytes, str] = {}
-    for path, digest in zip(paths, digests, strict=True):
-        if digest and digest not in failures:
-            first.setdefault(digest, path)
-    candidates = list(first)
+    different = dict.fromkeys(digests)
+    candidates = [digest for digest in different if digest and digest not in failures]
     masks = [features.locate(candidates).missing for *_, features in layers]
     wanted = np.flatnonzero(np.logical_or.reduce(masks)) if masks else np.array([], np.int64)
     todo = [candidates[row] for row in wanted]
+    # From the end, so that a digest's first path is what stays.
+    path_of = dict(zip(reversed(digests), reversed(paths), strict=True)) if todo else {}
     return ExtractionPlan(
         digests=todo,
-        paths=[first[digest] for digest in todo],
+        paths=[path_of[digest] for digest in todo],
         layers=[
             LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[wanted])
             for (spec, recipe, row, features), mask in zip(layers, masks, strict=True)

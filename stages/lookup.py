@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from stages.archive import ZipSource
 from stages.errors import InputError
 from stages.folder import IMAGE_SUFFIXES
-from stages.manifest import SPLIT_NAMES, Manifest, normalise_split
+from stages.manifest import SPLIT_NAMES, Manifest, normalise_splits
 from stages.table import Table, parse_table
 
 
@@ -41,8 +41,8 @@ def join_table(manifest: Manifest, table: Table) -> Manifest:
         manifest,
         labels=manifest.labels if labels is None else _pick(labels, rows),
         splits=[
-            normalise_split(split) or kept
-            for split, kept in zip(found, manifest.splits, strict=True)
+            split or kept
+            for split, kept in zip(normalise_splits(found), manifest.splits, strict=True)
         ],
         extra=manifest.extra | {name: _pick(column, rows) for name, column in table.extra.items()},
     )

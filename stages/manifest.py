@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -119,15 +119,16 @@ def read_manifest(file: Path) -> Manifest:
         root=_read_root(table, file),
         paths=paths,
         labels=table.known.get("label", blank),
-        splits=[normalise_split(split) for split in table.known.get("split", blank)],
+        splits=normalise_splits(table.known.get("split", blank)),
         digests=[_parse_digest(text, table) for text in table.known.get("digest", blank)],
         extra=table.extra,
     )
 
 
-def normalise_split(name: str) -> str:
+def normalise_splits(names: Sequence[str]) -> list[str]:
     """Return ``train``, ``val`` or ``test`` for their usual names; any other name as it is."""
-    return SPLIT_NAMES.get(name.strip().lower(), name)
+    known = {name: SPLIT_NAMES.get(name.strip().lower(), name) for name in set(names)}
+    return [known[name] for name in names]
 
 
 def _relate_root(root: str, file: Path) -> str:

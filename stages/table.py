@@ -7,9 +7,9 @@ import csv
 import os
 import secrets
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +23,7 @@ COLUMN_NAMES = {
     "digest": ("digest",),
     "root": ("root",),
 }
+_ROWS_PER_BLOCK = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +79,26 @@ def parse_table(stream: TextIO, *, name: str) -> Table:
     reader = csv.reader(stream, strict=True)
     try:
         header = [column.strip() for column in next(reader, [])]
-        rows = [row for row in reader if row]
+        _check_header(header, name=name)
+        columns = _read_columns(reader, header, name=name)
     except csv.Error as error:
         raise InputError(
             f"{name!r} is no well-formed CSV: {error} (line {reader.line_num}); check its quotes"
         ) from error
-    _check_shape(header, rows, name=name)
-    columns: list[list[str]] = [list(column) for column in zip(*rows, strict=True)]
-    return _sort_columns(dict(zip(header, columns or [[] for _ in header], strict=True)), name=name)
+    return _sort_columns(dict(zip(header, columns, strict=True)), name=name)
+
+
+def _read_columns(rows: Iterator[list[str]], header: list[str], *, name: str) -> list[list[str]]:
+    """Read rows into columns, some at a time: a list for each of a million is 400 MB."""
+    columns: list[list[str]] = [[] for _ in header]
+    while block := list(islice(rows, _ROWS_PER_BLOCK)):
+        filled = [row for row in block if row]
+        _check_lengths(filled, header, n_before=len(columns[0]), name=name)
+        for column, texts in zip(columns, zip(*filled, strict=True), strict=False):
+            # Labels and splits recur: one text serves all the rows of the block.
+            once: dict[str, str] = {}
+            column.extend(map(once.setdefault, texts, texts))
+    return columns
 
 
 def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:
@@ -135,18 +148,22 @@ def make_writer(stream: TextIO, texts: Iterable[str]) -> Any:
     )
 
 
-def _check_shape(header: list[str], rows: list[list[str]], *, name: str) -> None:
+def _check_header(header: list[str], *, name: str) -> None:
     if not header:
         raise InputError(f"{name!r} is empty; its first line must name the columns")
     twice = next((column for column, count in Counter(header).items() if count > 1), None)
     if twice is not None:
         raise InputError(f"{name!r} has two columns {twice!r}; rename one")
-    bad = next((number for number, row in enumerate(rows, 1) if len(row) != len(header)), None)
-    if bad is not None:
-        raise InputError(
-            f"row {bad} of {name!r} has {len(rows[bad - 1])} fields instead of {len(header)}; "
-            "quote names that hold commas"
-        )
+
+
+def _check_lengths(rows: list[list[str]], header: list[str], *, n_before: int, name: str) -> None:
+    if set(map(len, rows)) <= {len(header)}:
+        return
+    bad = next(number for number, row in enumerate(rows) if len(row) != len(header))
+    raise InputError(
+        f"row {n_before + bad + 1} of {name!r} has {len(rows[bad])} fields instead of"
+        f" {len(header)}; quote names that hold commas"
+    )
 
 
 def _sort_columns(columns: dict[str, list[str]], *, name: str) -> Table:
