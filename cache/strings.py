@@ -23,34 +23,42 @@ def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
 
     Undecodable bytes, as `os.fsdecode` gives them, are stored as they are.
     """
-    raw = [text.encode(errors="surrogateescape") for text in texts]
-    width = max(map(len, raw), default=0) or 1
+    width = max(map(len, map(_encode, texts)), default=0) or 1
     dataset = group.create_dataset(
         name,
-        shape=(len(raw),),
+        shape=(len(texts),),
         dtype=h5py.string_dtype("utf-8", width),
-        chunks=(max(1, min(len(raw), _STRINGS_PER_CHUNK)),),
+        chunks=(max(1, min(len(texts), _STRINGS_PER_CHUNK)),),
         fletcher32=True,
         compression="gzip" if width > _WIDE_BYTES else None,
     )
-    for start in range(0, len(raw), _STRINGS_PER_CHUNK):
-        block = np.array(raw[start : start + _STRINGS_PER_CHUNK], f"S{width}")
-        dataset[start : start + len(block)] = block.astype(dataset.dtype)
+    for start in range(0, len(texts), _STRINGS_PER_CHUNK):
+        raw = [*map(_encode, texts[start : start + _STRINGS_PER_CHUNK])]
+        dataset[start : start + len(raw)] = np.array(raw, f"S{width}").astype(dataset.dtype)
 
 
 def read_strings(dataset: h5py.Dataset) -> list[str]:
     """Read what `write_strings` wrote."""
-    return [
-        decode(text)
-        for start in range(0, len(dataset), _STRINGS_PER_CHUNK)
-        for text in dataset[start : start + _STRINGS_PER_CHUNK].tolist()
-    ]
+    texts: list[str] = []
+    for start in range(0, len(dataset), _STRINGS_PER_CHUNK):
+        raw = dataset[start : start + _STRINGS_PER_CHUNK].tolist()
+        found = b"\n".join(raw).decode(errors="surrogateescape").split("\n")
+        if len(found) != len(raw):  # one holds a line break
+            found = [*map(decode, raw)]
+        # Labels and splits recur: one text serves all the rows of the block.
+        once: dict[str, str] = {}
+        texts += map(once.setdefault, found, found)
+    return texts
 
 
 def as_attribute(text: str) -> str | bytes:
     """Return UTF-8 text as it is, and a file name that is none as its bytes."""
     raw = os.fsencode(text)
     return text if raw.decode(errors="ignore") == text else raw
+
+
+def _encode(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
 
 
 def decode(text: bytes | str) -> str:

@@ -7,6 +7,7 @@ whose shard is missing as its fill value, without a word. A materialized view ho
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -185,12 +186,11 @@ def _write_virtual(file: h5py.File, layer: ViewLayer, folder: str) -> None:
 
 def _split_pieces(locations: RowLocations) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
     """Yield (shard, rows, positions), each piece rising in both: what one mapping can hold."""
-    for number in np.unique(locations.shard):
-        positions = np.flatnonzero(locations.shard == number)
-        rows = locations.row[positions]
-        cuts = np.flatnonzero(np.diff(rows) <= 0) + 1
-        for piece in np.split(np.arange(len(rows)), cuts):
-            yield int(number), rows[piece], positions[piece]
+    order = np.argsort(locations.shard, kind="stable")
+    shards, rows = locations.shard[order], locations.row[order]
+    cuts = np.flatnonzero((np.diff(shards) > 0) | (np.diff(rows) <= 0)) + 1
+    for start, stop in itertools.pairwise(sorted({0, *cuts.tolist(), len(order)})):
+        yield int(shards[start]), rows[start:stop], order[start:stop]
 
 
 def _as_selection(indices: np.ndarray) -> slice | np.ndarray:

@@ -19,6 +19,7 @@ from pipeline.prepare import Preparation
 from pipeline.progress import Shares
 from pipeline.tables import write_rows
 from stages.errors import InputError
+from stages.manifest import Manifest
 
 # The share of a run's time that another way of decoding must save to be worth a word.
 _NOTICEABLE = 0.1
@@ -135,15 +136,13 @@ def write_results(
 ) -> list[tuple[str, str]]:
     """Write the view and the list of failures, which is returned."""
     failed = list_failures(prepared, tally)
-    reasons = dict(failed)
     manifest = prepared.dataset.manifest
-    rows = [row for row, path in enumerate(manifest.paths) if path not in reasons]
-    if not rows:
+    kept = _drop_failed(manifest, failed)
+    if not kept.paths:
         raise InputError(
             f"none of the {len(manifest)} images of {manifest.root!r} can be read;"
             f" the first: {failed[0][0]!r}: {failed[0][1]}"
         )
-    kept = manifest.select(rows)
     images = ViewImages(
         root=kept.root,
         paths=kept.paths,
@@ -157,6 +156,13 @@ def write_results(
     write_view(out, images, layers, origin=origin, materialize=options.run.materialize)
     write_failures(failures_path(out), failed)
     return failed
+
+
+def _drop_failed(manifest: Manifest, failed: Sequence[tuple[str, str]]) -> Manifest:
+    if not failed:
+        return manifest
+    paths = {path for path, _ in failed}
+    return manifest.select(row for row, path in enumerate(manifest.paths) if path not in paths)
 
 
 def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
