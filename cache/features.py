@@ -39,7 +39,7 @@ class Features:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._located: dict[str, RowLocations] = {}
+        self._stored: dict[str, StoredRows] = {}
         try:
             self._file = h5py.File(path, "r", locking=False)
         except FileNotFoundError as error:
@@ -189,12 +189,13 @@ class Features:
         shape = self.shape(layer)
         part = [len(range(n)[cut]) for n, cut in zip(shape, block, strict=False)]
         out = np.empty((len(rows), *part, *shape[len(part) :]), self.dtype(layer))
-        node, locations = self._node(layer), self.locations(layer)
-        if locations is None:
+        stored = self._locate(layer)
+        if stored is None:
             with self._naming_damage():
-                read_rows(node, rows, positions=np.arange(len(rows)), out=out, block=block)
+                positions = np.arange(len(rows))
+                read_rows(self._node(layer), rows, positions=positions, out=out, block=block)
         else:
-            self._follow(node, locations.select(rows), self.digests[rows], out, block)
+            self._follow(stored.select(rows), out, block)
         return out
 
     def iterate(self, layer: str) -> Iterator[np.ndarray]:
@@ -244,35 +245,33 @@ class Features:
 
     def locations(self, layer: str) -> RowLocations | None:
         """Return where the layer's rows lie; None for a materialized layer."""
+        stored = self._locate(layer)
+        return None if stored is None else stored.locations
+
+    def _locate(self, layer: str) -> StoredRows | None:
+        """Return all rows of a layer; None for a materialized one."""
         node = self._node(layer)
         if isinstance(node, h5py.Dataset):
             return None
-        if layer not in self._located:
+        if layer not in self._stored:
             with self._naming_damage():
-                self._located[layer] = RowLocations(
+                locations = RowLocations(
                     shards=self._strings(f"rows/{layer}/shards"),
                     shard=node["shard"][()],
                     row=node["row"][()],
                 )
-        return self._located[layer]
+                self._stored[layer] = StoredRows(
+                    folder=self._shard_folder(node),
+                    key=node.attrs["key"],
+                    locations=locations,
+                    digests=self.digests,
+                )
+        return self._stored[layer]
 
     def _shard_folder(self, node: h5py.Group) -> Path:
         return self.path.resolve().parent / decode(node.attrs["folder"])
 
-    def _follow(
-        self,
-        node: h5py.Group,
-        locations: RowLocations,
-        digests: np.ndarray,
-        out: np.ndarray,
-        block: Block,
-    ) -> None:
-        wanted = StoredRows(
-            folder=self._shard_folder(node),
-            key=node.attrs["key"],
-            locations=locations,
-            digests=digests,
-        )
+    def _follow(self, wanted: StoredRows, out: np.ndarray, block: Block) -> None:
         try:
             gather_rows(wanted, out, block=block)
         except MissingShardError as error:

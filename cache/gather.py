@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from cache.chunks import StoredChunks, find_chunks
 from cache.errors import DamagedError
-from cache.shard import open_shard
+from cache.raw import RawFile, as_index, read_chunks
+from cache.shard import naming_shard, open_shard
 from cache.store import RowLocations
 
-# What part of each row is read: a slice of each of its axes, () for all of it.
+# What part of each row is read: a slice of each of its axes, () for all of it. It is always one run
+# of the row's values in their flat (C) order.
 Block = tuple[slice, ...]
 
 # One read of a shard; larger ones are no faster and this bounds the memory of scattered reads.
@@ -44,6 +50,16 @@ class StoredRows:
     locations: RowLocations
     digests: np.ndarray
 
+    def select(self, rows: np.ndarray) -> StoredRows:
+        """Return some of the rows."""
+        index = as_index(rows)
+        return StoredRows(
+            folder=self.folder,
+            key=self.key,
+            locations=self.locations.select(index),
+            digests=self.digests[index],
+        )
+
 
 def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> None:
     """Read rows into an array.
@@ -63,10 +79,22 @@ def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> No
     """
     for number, positions in _group_positions(source.locations.shard):
         path = source.folder / source.locations.shards[number]
-        with open_shard(path, source.key) as shard:
-            rows = source.locations.row[positions]
-            _check_digests(path, shard["digest"], rows, source.digests[positions])
-            read_rows(shard["features"], rows, positions=positions, out=out, block=block)
+        index = as_index(positions)
+        rows = source.locations.row[index]
+        with naming_shard(path), _open_raw(path) as descriptor:
+            shard = _survey_shard(path, source.key, _stamp(descriptor))
+            _check_digests(path, shard.digests, rows, source.digests[index])
+            if shard.chunks is None or shard.chunks.dtype != out.dtype:
+                with open_shard(path, source.key) as file:
+                    read_rows(file["features"], rows, positions=positions, out=out, block=block)
+            else:
+                read_chunks(
+                    RawFile(descriptor=descriptor, chunks=shard.chunks),
+                    rows,
+                    positions=positions,
+                    columns=_flatten(block, shard.shape),
+                    out=out.reshape(len(out), -1),
+                )
 
 
 def read_rows(
@@ -131,10 +159,52 @@ def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(shards[positions[0]]), positions
 
 
-def _check_digests(
-    path: Path, stored: h5py.Dataset, rows: np.ndarray, expected: np.ndarray
-) -> None:
-    if rows.max() >= len(stored) or not np.array_equal(stored[()][rows], expected):
+@contextmanager
+def _open_raw(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(descriptor: int) -> tuple[int, ...]:
+    """Return what tells one file of a name from the next."""
+    status = os.fstat(descriptor)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Survey:
+    """What HDF5 says of a shard, so that it is asked once.
+
+    Should the file change all the same, its chunks no longer have their sums.
+    """
+
+    digests: np.ndarray
+    shape: tuple[int, ...]
+    chunks: StoredChunks | None
+
+
+@functools.lru_cache(maxsize=64)
+def _survey_shard(path: Path, key: str, _: tuple[int, ...]) -> _Survey:
+    with open_shard(path, key) as file:
+        shape = tuple(file["features"].shape[1:])
+        return _Survey(digests=file["digest"][()], shape=shape, chunks=find_chunks(file))
+
+
+def _flatten(block: Block, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the start and stop of a block among the flat values of a row."""
+    first = last = 0
+    every = (slice(None),) * (len(shape) - len(block))
+    for n, cut in zip(shape, (*block, *every), strict=True):
+        within = range(n)[cut]
+        first, last = first * n + within[0], last * n + within[-1]
+    return first, last + 1
+
+
+def _check_digests(path: Path, stored: np.ndarray, rows: np.ndarray, expected: np.ndarray) -> None:
+    if rows.max() >= len(stored) or not np.array_equal(stored[as_index(rows)], expected):
         raise DamagedError(f"{str(path)!r} holds other rows than when the view was written")
 
 

@@ -2,7 +2,9 @@
 
 A shard holds ``digest`` (n, 32) uint8 and ``features`` (n, *shape). Every chunk carries HDF5's
 Fletcher-32 checksum, and the newest file format is used because only there HDF5 checks its own
-metadata: a flipped bit anywhere is an error when read, never a wrong feature.
+metadata: a flipped bit anywhere is an error when read, never a wrong feature. Uncompressed ones
+also hold ``xxh3`` (n_chunks,) uint64, with which `cache.chunks` reads them faster; whoever does not
+know it reads the same features without.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cache.chunks import SUMS, lay_grid
 from cache.errors import DamagedError, MissingShardError, UnstorableError
 from cache.files import publish, temporary_path
 from cache.hdf5 import WriteStream, create_file
@@ -26,6 +29,7 @@ from cache.hdf5 import WriteStream, create_file
 CHUNK_BYTES = 512 * 1024
 LARGEST_CHUNK_BYTES = 1024 * 1024
 DIGESTS_PER_CHUNK = 8192
+SUMS_PER_CHUNK = 8192
 COMPRESSIONS = ("none", "lz4", "zstd")
 # HDF5's registered numbers of lz4 and zstd, which come with hdf5plugin.
 _PLUGIN_FILTERS = (32004, 32015)
@@ -104,6 +108,8 @@ class ShardWriter:
         self._chunk = choose_chunk(row, n_rows)
         self._buffer = np.empty((self._chunk[0], *row.shape), row.dtype)
         self._n_buffered = 0
+        self._grid = lay_grid(row.shape, self._chunk) if row.compression == "none" else None
+        self._sums: list[int] = []
         self._stream = WriteStream(self._path)
         self._file = create_file(self._stream)
         # Fixed in length: other strings lie in HDF5's global heap, which has no checksum, and one
@@ -156,8 +162,11 @@ class ShardWriter:
 
     def _flush(self) -> None:
         stop = self._n_written + self._n_buffered
-        self._features[self._n_written : stop] = self._buffer[: self._n_buffered]
+        rows = self._buffer[: self._n_buffered]
+        self._features[self._n_written : stop] = rows
         self._stream.check()
+        if self._grid is not None:
+            self._sums += self._grid.sum_chunks(rows)
         self._n_written = stop
         self._n_buffered = 0
 
@@ -166,17 +175,18 @@ class ShardWriter:
         self._flush()
         digests = np.concatenate(self._digests)
         self._features.resize(len(digests), axis=0)
-        self._file.create_dataset(
-            "digest",
-            data=digests,
-            chunks=(min(len(digests), DIGESTS_PER_CHUNK), 32),
-            fletcher32=True,
-        )
+        self._write_checked("digest", digests, DIGESTS_PER_CHUNK)
+        if self._grid is not None:
+            self._write_checked(SUMS, np.array(self._sums, np.uint64), SUMS_PER_CHUNK)
         self._close()
         self._stream.check()
         final = self._folder / shard_name(digests)
         publish(self._path, final)
         return final
+
+    def _write_checked(self, name: str, values: np.ndarray, n_per_chunk: int) -> None:
+        chunk = (min(len(values), n_per_chunk), *values.shape[1:])
+        self._file.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
 
     def discard(self) -> None:
         """Close and remove the temporary file; harmless after `publish`."""
@@ -225,13 +235,19 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
     DamagedError
         It cannot be read, or belongs to another feature set than `key`.
     """
+    # Shards never change, so nothing is locked: some network file systems cannot.
+    with naming_shard(path), h5py.File(path, "r", locking=False) as file:
+        if file.attrs["key"] not in (key, key.encode()):
+            raise DamagedError(f"{str(path)!r} holds rows of another feature set")
+        _load_filters(file["features"])
+        yield file
+
+
+@contextmanager
+def naming_shard(path: Path) -> Iterator[None]:
+    """Make every failure to read a shard one that names its file."""
     try:
-        # Shards never change, so nothing is locked: some network file systems cannot.
-        with h5py.File(path, "r", locking=False) as file:
-            if file.attrs["key"] not in (key, key.encode()):
-                raise DamagedError(f"{str(path)!r} holds rows of another feature set")
-            _load_filters(file["features"])
-            yield file
+        yield
     except FileNotFoundError as error:
         raise MissingShardError(f"the shard {str(path)!r} is gone") from error
     except (OSError, KeyError, RuntimeError, ValueError) as error:
