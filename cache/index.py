@@ -85,8 +85,9 @@ class Index:
         for keys in _batched(list(fingerprints)):
             marks = ",".join("?" * len(keys))
             query = f"SELECT key, fingerprint, digest FROM files WHERE key IN ({marks})"
-            for key, fingerprint, digest in self._query(query, [_to_blob_text(k) for k in keys]):
-                name = _from_blob_text(key)
+            plain = [key if key.isascii() else _to_blob_text(key) for key in keys]
+            for key, fingerprint, digest in self._query(query, plain):
+                name = key if isinstance(key, str) else key.decode(errors="surrogateescape")
                 if fingerprints[name] == fingerprint:
                     known[name] = digest
         return known
@@ -232,7 +233,3 @@ def _to_blob_text(name: str) -> str | bytes:
     except UnicodeEncodeError:
         return name.encode(errors="surrogateescape")
     return name
-
-
-def _from_blob_text(name: str | bytes) -> str:
-    return name if isinstance(name, str) else name.decode(errors="surrogateescape")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 import h5py
@@ -23,7 +23,7 @@ def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
 
     Undecodable bytes, as `os.fsdecode` gives them, are stored as they are.
     """
-    width = max(map(len, map(_encode, texts)), default=0) or 1
+    width = max((max(map(len, raw)) for raw in _encode(texts)), default=0) or 1
     dataset = group.create_dataset(
         name,
         shape=(len(texts),),
@@ -32,9 +32,22 @@ def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
         fletcher32=True,
         compression="gzip" if width > _WIDE_BYTES else None,
     )
+    start = 0
+    for raw in _encode(texts):
+        block = np.array(raw, f"S{width}").astype(dataset.dtype)
+        dataset[start : start + len(block)] = block
+        start += len(block)
+
+
+def _encode(texts: Sequence[str]) -> Iterator[list[bytes]]:
+    """Yield the texts' bytes, those of a chunk at a time."""
     for start in range(0, len(texts), _STRINGS_PER_CHUNK):
-        raw = [*map(_encode, texts[start : start + _STRINGS_PER_CHUNK])]
-        dataset[start : start + len(raw)] = np.array(raw, f"S{width}").astype(dataset.dtype)
+        block = texts[start : start + _STRINGS_PER_CHUNK]
+        # All at once takes a tenth of the time of one by one.
+        raw = "\n".join(block).encode(errors="surrogateescape").split(b"\n")
+        if len(raw) != len(block):  # one holds a line break
+            raw = [text.encode(errors="surrogateescape") for text in block]
+        yield raw
 
 
 def read_strings(dataset: h5py.Dataset) -> list[str]:
@@ -55,10 +68,6 @@ def as_attribute(text: str) -> str | bytes:
     """Return UTF-8 text as it is, and a file name that is none as its bytes."""
     raw = os.fsencode(text)
     return text if raw.decode(errors="ignore") == text else raw
-
-
-def _encode(text: str) -> bytes:
-    return text.encode(errors="surrogateescape")
 
 
 def decode(text: bytes | str) -> str:

@@ -123,6 +123,8 @@ def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:
     """Return (path, reason) of each row that has no features, in manifest order."""
     manifest = prepared.dataset.manifest
     failed = {**prepared.failures, **tally.failed}
+    if not failed and not tally.unreadable:
+        return []
     found = []
     for path, digest in zip(manifest.paths, manifest.digests, strict=True):
         reason = tally.unreadable.get(path) or failed.get(digest)

@@ -150,7 +150,7 @@ def main() -> None:
     figures = {}
     for n_rows in map(int, options.rows.split(",")):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            # In a process of its own: those started from here would inherit TensorFlow's peak memory.
+            # In a process of its own: what starts from here would inherit TensorFlow's peak.
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 pool.submit(write_dataset, Path(folder), n_rows).result()
             found = measure(Path(folder))
