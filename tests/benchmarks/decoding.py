@@ -15,8 +15,8 @@ import io
 import json
 import multiprocessing
 import statistics
-import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -27,17 +27,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stages.decode import DecodeSpec, decode_image
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+from tests.benchmarks.photos import choose_evenly, list_images
 
 
 @functools.cache
 def read_images(folder: Path, n_images: int) -> list[bytes]:
     """Read images spread evenly over the folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
-    if not paths:
-        sys.exit(f"no images in {str(folder)!r}; name a folder that has some")
-    return [path.read_bytes() for path in paths[:: max(1, len(paths) // n_images)][:n_images]]
+    return [path.read_bytes() for path in choose_evenly(list_images(folder), n_images)]
 
 
 def decode_plainly(data: bytes, *, size: int) -> NDArray[np.uint8]:
@@ -51,7 +47,7 @@ def decode(data: bytes, *, size: int, decoding: str) -> NDArray[np.uint8]:
     return decode_image(data, DecodeSpec(height=size, width=size, decoding=decoding)).pixels
 
 
-DECODERS = {
+DECODERS: dict[str, Callable[..., NDArray[np.uint8]]] = {
     "plain": decode_plainly,
     "exact": partial(decode, decoding="exact"),
     "fast": partial(decode, decoding="fast"),

@@ -28,6 +28,7 @@ from stages.errors import InputError
 from stages.openvino_engine import OpenVinoProgram
 from stages.parity import Run, measure_errors
 from stages.precision import check_precision
+from tests.benchmarks.photos import choose_evenly, list_images
 
 ENGINES: dict[str, Callable[..., Run]] = {"tensorflow": Program, "openvino": OpenVinoProgram}
 REFERENCE = "tensorflow float32"
@@ -35,8 +36,7 @@ REFERENCE = "tensorflow float32"
 
 def read_images(folder: Path, n_images: int, spec: DecodeSpec) -> np.ndarray:
     """Decode images spread evenly over the folder."""
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
-    chosen = paths[:: max(1, len(paths) // n_images)][:n_images]
+    chosen = choose_evenly(list_images(folder), n_images)
     return np.stack([decode_image(path.read_bytes(), spec).pixels for path in chosen])
 
 
