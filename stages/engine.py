@@ -95,7 +95,7 @@ class Program:
 
         is_float32 = spec.precision == "float32"
         held = _HeldArrays(fold=not is_float32)
-        traced = trace_program(network, spec, hold=held, winograd=is_float32)
+        traced = trace_program(network, spec, hold=held, winograd=2 if is_float32 else 1)
         config = configure_session(spec.precision)
         session = tf.compat.v1.Session(graph=traced.graph, config=config)
         held.fill(session)
@@ -166,7 +166,7 @@ class HalvingProgram:
 
 
 def trace_program(
-    network: Network, spec: ProgramSpec, *, hold: Hold, winograd: bool
+    network: Network, spec: ProgramSpec, *, hold: Hold, winograd: int
 ) -> TracedProgram:
     """Put a whole program into a graph of its own.
 

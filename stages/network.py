@@ -47,7 +47,7 @@ class Network(Protocol):
         """Return the weights that `trace` puts into the graph; outside any graph."""
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: bool
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: int
     ) -> dict[str, Any]:
         """Run the network symbolically, inside the graph that is being built.
 
@@ -61,8 +61,9 @@ class Network(Protocol):
             As `read_weights` gave them.
         hold : callable
             Puts an array into the graph.
-        winograd : bool
-            Convolve by `stages.winograd` where that gains and its rounding stays small.
+        winograd : int
+            On how many axes to convolve by `stages.winograd`, where that gains and its rounding
+            stays small; 0 for none.
 
         Returns
         -------
@@ -103,7 +104,7 @@ class KerasNetwork:
         )
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: bool
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: int
     ) -> dict[str, Any]:
         """Run the network symbolically; see `Network.trace`.
 
@@ -111,12 +112,11 @@ class KerasNetwork:
         deepest layer asked for never runs.
         """
         known = dict(_walk_layers(self.model))
-        winograd = winograd and _may_use_winograd(known.values())
-        gaining = list(known.values()) if winograd else []
+        gaining = known.values() if winograd and _may_use_winograd(known.values()) else ()
         values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
         values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
         with (
-            replacing_convolutions(gaining, values=values, hold=hold),
+            replacing_convolutions(gaining, values=values, hold=hold, n_axes=winograd),
             _recording({name: known[name] for name in layers}) as outputs,
         ):
             self._call(inputs, *([hold(value) for value in part] for part in weights))

@@ -37,7 +37,7 @@ class OpenVinoProgram:
 
         if spec.precision not in _PRECISIONS:
             raise UnknownNameError("precision", spec.precision, _PRECISIONS, where="of OpenVINO")
-        traced = trace_program(network, spec, hold=tf.constant, winograd=False)
+        traced = trace_program(network, spec, hold=tf.constant, winograd=0)
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[spec.precision],
             "PERFORMANCE_HINT": "THROUGHPUT",

@@ -84,7 +84,7 @@ class SavedNetwork:
         return [], []
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: bool
+        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: int
     ) -> dict[str, Any]:
         """Put the graph, weights and all, into the one being built; see `Network.trace`."""
         return self._import(inputs, layers)
