@@ -123,18 +123,29 @@ def fill_cache(layout: CacheLayout, model: Path, digests: list[bytes]) -> None:
             features.add(writer.publish(), known)
 
 
+def make_dataset(folder: Path, n_rows: int) -> None:
+    """Write the dataset elsewhere: processes that start from here inherit the peak memory."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        pool.submit(write_dataset, folder, n_rows).result()
+
+
+def list_options(folder: Path) -> list[str]:
+    """Return the options of ``plan`` and ``extract`` for the dataset in a folder."""
+    return [
+        "--manifest", str(folder / "manifest.csv"), "--backbone", str(folder / "model.keras"),
+        "--layers", LAYER, "--cache", str(folder / "cache"), "--out", str(folder / "features.h5"),
+        "--json",
+    ]  # fmt: skip
+
+
 def measure(folder: Path) -> dict[str, Measured]:
     """Run each command on the dataset."""
-    out = str(folder / "features.h5")
-    work = [
-        "--manifest", str(folder / "manifest.csv"), "--backbone", str(folder / "model.keras"),
-        "--layers", LAYER, "--cache", str(folder / "cache"), "--out", out, "--json",
-    ]  # fmt: skip
+    work = list_options(folder)
     found = {
         "plan, hashing": run_measured("run.py", "plan", *work),
         "plan": run_measured("run.py", "plan", *work),
         "extract": run_measured("run.py", "extract", *work),
-        "open": run_measured("-c", OPEN, out),
+        "open": run_measured("-c", OPEN, str(folder / "features.h5")),
     }
     if json.loads(found["plan"].output)["to_compute"]:
         sys.exit("plan finds rows to compute, where all of them exist")
@@ -150,9 +161,7 @@ def main() -> None:
     figures = {}
     for n_rows in map(int, options.rows.split(",")):
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-            # In a process of its own: what starts from here would inherit TensorFlow's peak.
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                pool.submit(write_dataset, Path(folder), n_rows).result()
+            make_dataset(Path(folder), n_rows)
             found = measure(Path(folder))
         figures[n_rows] = {name: describe(run) for name, run in found.items()}
         report(n_rows, found)
