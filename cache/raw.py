@@ -19,6 +19,8 @@ from cache.chunks import Run, StoredChunks
 # interpreter's lock while it reads and sums.
 _THREAD_BYTES = 16 * 1024 * 1024
 
+Index = slice | NDArray[np.int64]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawFile:
@@ -53,14 +55,15 @@ def read_chunks(
         A chunk does not have its sum, or cannot be read.
     """
     order = np.argsort(rows, kind="stable")
+    lines, sources = np.divmod(rows[order], file.chunks.grid.n_rows)
     reading = _Reading(
         file=file,
-        rows=rows[order],
-        positions=positions[order],
+        sources=_Indices(sources),
+        places=_Indices(positions[order]),
         runs=file.chunks.grid.cut_runs(*columns),
         out=out,
     )
-    groups = reading.group_rows()
+    groups = _group_lines(lines)
     n_threads = _count_threads(len(groups), len(rows) * out.shape[1] * out.itemsize)
     cuts = [len(groups) * number // n_threads for number in range(n_threads + 1)]
     own, *others = (groups[start:stop] for start, stop in itertools.pairwise(cuts))
@@ -75,40 +78,54 @@ def _count_threads(n_groups: int, n_bytes: int) -> int:
     return max(1, min(n_groups, n_bytes // _THREAD_BYTES, len(os.sched_getaffinity(0))))
 
 
+def _group_lines(lines: NDArray[np.int64]) -> list[tuple[int, int, int]]:
+    """Return the line of chunks, and start and stop, of the rows that lie in the same one."""
+    starts = [0, *(np.flatnonzero(np.diff(lines)) + 1).tolist()]
+    return list(zip(lines[starts].tolist(), starts, [*starts[1:], len(lines)], strict=True))
+
+
+class _Indices:
+    """Indices, parts of which are slices where they follow each other: NumPy copies less then."""
+
+    def __init__(self, indices: NDArray[np.int64]) -> None:
+        self._indices = indices
+        self._n_breaks = np.cumsum(np.diff(indices, prepend=0) != 1)
+
+    def cut(self, start: int, stop: int) -> Index:
+        """Return some of the indices, at least one."""
+        if self._n_breaks[start] != self._n_breaks[stop - 1]:
+            return self._indices[start:stop]
+        first = int(self._indices[start])
+        return slice(first, first + stop - start)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What `read_chunks` was told: the rows rising, the columns as parts of chunks."""
+    """What `read_chunks` was told: rows as where they lie in their chunks, and where they go."""
 
     file: RawFile
-    rows: NDArray[np.int64]
-    positions: NDArray[np.int64]
+    sources: _Indices
+    places: _Indices
     runs: list[Run]
     out: NDArray[Any]
 
-    def group_rows(self) -> list[slice]:
-        """Cut the rows where the next one lies in other chunks."""
-        cuts = np.flatnonzero(np.diff(self.rows // self.file.chunks.grid.n_rows)) + 1
-        edges = itertools.pairwise([0, *cuts.tolist(), len(self.rows)])
-        return [slice(start, stop) for start, stop in edges]
-
-    def read(self, groups: Sequence[slice]) -> None:
-        """Read the chunks of some of the groups."""
+    def read(self, groups: Sequence[tuple[int, int, int]]) -> None:
+        """Read some of the groups of rows."""
         n_values = self.file.chunks.grid.n_rows * max(run.n_columns for run in self.runs)
         # Never touched, and so without cost, where all chunks are read into their places.
         spare = np.empty(n_values, self.out.dtype)
-        for group in groups:
-            self._read_group(self.rows[group], self.positions[group], spare)
+        for line, start, stop in groups:
+            self._read_line(
+                line, self.sources.cut(start, stop), self.places.cut(start, stop), spare
+            )
 
-    def _read_group(
-        self, rows: NDArray[np.int64], positions: NDArray[np.int64], spare: NDArray[Any]
-    ) -> None:
-        grid = self.file.chunks.grid
-        line = int(rows[0]) // grid.n_rows
-        n_rows = min(grid.n_rows, self.file.chunks.n_rows - line * grid.n_rows)
-        sources, places = as_index(rows - line * grid.n_rows), as_index(positions)
-        is_whole = len(rows) == n_rows and isinstance(sources, slice) and isinstance(places, slice)
+    def _read_line(self, line: int, sources: Index, places: Index, spare: NDArray[Any]) -> None:
+        chunks = self.file.chunks
+        n_rows = min(chunks.grid.n_rows, chunks.n_rows - line * chunks.grid.n_rows)
+        is_whole = isinstance(sources, slice) and isinstance(places, slice)
+        is_whole = is_whole and sources == slice(0, n_rows)
         for run in self.runs:
-            part, number = self.out[:, run.place], line * grid.n_runs + run.number
+            part, number = self.out[:, run.place], line * chunks.grid.n_runs + run.number
             if is_whole and run.is_whole and part[places].flags.c_contiguous:
                 self._read_checked(number, part[places])
             else:
@@ -132,7 +149,7 @@ def _fill(descriptor: int, values: NDArray[Any], offset: int) -> None:
         left, offset = left[n_read:], offset + n_read
 
 
-def as_index(indices: NDArray[np.int64]) -> slice | NDArray[np.int64]:
+def as_index(indices: NDArray[np.int64]) -> Index:
     """Return a slice where the indices follow each other: with it, NumPy copies nothing."""
     if len(indices) and (len(indices) == 1 or (np.diff(indices) == 1).all()):
         return slice(int(indices[0]), int(indices[-1]) + 1)
