@@ -221,8 +221,8 @@ def _is_garbage(error: sqlite3.DatabaseError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
-def _batched(keys: list[str], size: int = 5000) -> Iterator[list[str]]:
-    """Cut a list into pieces that fit SQLite's limit on parameters (32,766)."""
+def _batched(keys: list[str], size: int = 500) -> Iterator[list[str]]:
+    """Cut a list into pieces: SQLite's limit is 32,766 parameters, its best a few hundred."""
     return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
