@@ -15,6 +15,7 @@ from pipeline.options import FeatureOptions
 from stages.applications import APPLICATIONS, family_preprocess, parse_backbone
 from stages.errors import InputError, UnknownNameError, WeightsError
 from stages.layers import BackboneCard, LayerSpec, parse_layer_specs
+from stages.start import find_keras_backend
 
 if TYPE_CHECKING:
     from stages.backbone import BackboneRequest
@@ -28,7 +29,7 @@ class Backbone:
     ----------
     options : FeatureOptions
     index : Index, optional
-        Remembers cards, so that a run with nothing to do never loads TensorFlow.
+        Remembers cards, so that a run with nothing to do never loads Keras.
     """
 
     def __init__(self, options: FeatureOptions, index: Index | None = None) -> None:
@@ -84,7 +85,7 @@ class Backbone:
         return self._find_card([])
 
     def load(self) -> Network:
-        """Load the network; this imports TensorFlow."""
+        """Load the network; this imports Keras."""
         _ = self.card
         return self._load(with_top=self._with_top)
 
@@ -150,6 +151,8 @@ class Backbone:
             "top": with_top,
             # Which layers an application has, and how it is wired, is up to Keras.
             "keras": importlib.metadata.version("keras"),
+            # Random weights are another network on each.
+            "backend": find_keras_backend(),
         }
         return json.dumps(facts, sort_keys=True)
 

@@ -223,7 +223,7 @@ class FeatureReader:
             raise InputError(f"shuffle={shuffle} is no seed; give 0 or more")
         from stages.start import start_tensorflow
 
-        start_tensorflow()
+        start_tensorflow(with_keras=False)
         import tensorflow as tf
 
         rows = self._choose_rows(split)

@@ -12,7 +12,7 @@ from typing import Any
 from stages.applications import APPLICATIONS, BackboneName
 from stages.errors import InputError, StageError, WeightsError
 from stages.network import KerasNetwork, Network
-from stages.start import start_tensorflow
+from stages.start import start_keras
 
 # Random weights are for speed and shapes; the same ones every time, so that they can be cached.
 RANDOM_WEIGHTS_SEED = 0
@@ -53,7 +53,7 @@ def load_backbone(request: BackboneRequest, *, with_top: bool = False) -> Networ
     InputError
         An input size or option that the network does not take.
     """
-    start_tensorflow()
+    start_keras()
     import keras
 
     # Keras numbers layers within a process (conv2d_94 in a second InceptionV3): start afresh, so

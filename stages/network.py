@@ -111,24 +111,26 @@ class KerasNetwork:
         Nothing is cut here: a graph computes only what is fetched from it, so what lies beyond the
         deepest layer asked for never runs.
         """
-        known = dict(_walk_layers(self.model))
+        known = dict(walk_layers(self.model))
         gaining = known.values() if winograd and _may_use_winograd(known.values()) else ()
         values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
         values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
         with (
             replacing_convolutions(gaining, values=values, hold=hold, n_axes=winograd),
+            _bringing_tensors_along(self.model),
             _recording({name: known[name] for name in layers}) as outputs,
         ):
-            self._call(inputs, *([hold(value) for value in part] for part in weights))
+            held = ([hold(value) for value in part] for part in weights)
+            self.model.stateless_call(*held, inputs, training=False)
         return outputs
 
     def describe(self) -> BackboneCard:
-        """Trace the network once and note each layer's output shape and digest."""
+        """Note each layer's output shape and digest, on any of Keras' backends."""
         digests = dict(_digest_layers(self.model))
         shapes = self._trace_shapes()
         layers = {
             name: LayerCard(shape=shapes[name], digest=digests[name.split("/")[0]])
-            for name, _ in _walk_layers(self.model)
+            for name, _ in walk_layers(self.model)
             if name in shapes
         }
         return BackboneCard(
@@ -139,26 +141,19 @@ class KerasNetwork:
         )
 
     def _trace_shapes(self) -> dict[str, tuple[int, ...]]:
-        import tensorflow as tf
+        """Have Keras call the network with shapes alone, which each of its backends can."""
+        import keras
 
-        channels = self.input_shape[2]
-        with tf.Graph().as_default():
-            inputs = tf.compat.v1.placeholder(tf.float32, (None, *self.size, channels))
-            with _recording(dict(_walk_layers(self.model))) as outputs:
-                self._call(
-                    inputs,
-                    _as_placeholders(self.model.trainable_variables),
-                    _as_placeholders(self.model.non_trainable_variables),
-                )
+        images = keras.KerasTensor((None, *self.size, self.input_shape[2]), "float32")
+        with _recording(dict(walk_layers(self.model))) as outputs:
+            # The base's own: a Functional model's takes shortcuts past its layers.
+            keras.Operation.compute_output_spec(self.model, images)
+        shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
         return {
-            name: tuple(tensor.shape[1:])
-            for name, tensor in outputs.items()
-            if None not in tuple(tensor.shape[1:]) and len(tensor.shape) > 1
+            name: shape
+            for name, shape in shapes.items()
+            if shape and all(isinstance(axis, int) for axis in shape)
         }
-
-    def _call(self, inputs: Any, trainable: list[Any], non_trainable: list[Any]) -> None:
-        with _bringing_tensors_along(self.model):
-            self.model.stateless_call(trainable, non_trainable, inputs, training=False)
 
 
 @contextmanager
@@ -172,7 +167,7 @@ def _bringing_tensors_along(model: Any) -> Iterator[None]:
 
     held = [
         (layer, name, value)
-        for layer in {id(layer): layer for _, layer in _walk_layers(model)}.values()
+        for layer in {id(layer): layer for _, layer in walk_layers(model)}.values()
         for name, value in vars(layer).items()
         if isinstance(value, tf.Tensor)
     ]
@@ -197,13 +192,6 @@ def _may_use_winograd(layers: Iterable[Any]) -> bool:
     amplifying = keras.layers.BatchNormalization
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     return not on_gpu and not any(isinstance(layer, amplifying) for layer in layers)
-
-
-def _as_placeholders(variables: list[Any]) -> list[Any]:
-    """Stand in for weights with their shapes alone: to learn shapes, and fast."""
-    import tensorflow as tf
-
-    return [tf.compat.v1.placeholder(variable.dtype, variable.shape) for variable in variables]
 
 
 @contextmanager
@@ -234,7 +222,15 @@ def _record(call: Callable[..., Any], name: str, outputs: dict[str, Any]) -> Cal
     return recording_call
 
 
-def _walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the layers with their names, ``outer/inner`` for one of a nested model, in its order.
+
+    Parameters
+    ----------
+    model : keras.Model
+    prefix : str
+        Of the names.
+    """
     import keras
 
     for layer in model.layers:
@@ -242,7 +238,7 @@ def _walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             continue
         yield prefix + layer.name, layer
         if isinstance(layer, keras.Model):
-            yield from _walk_layers(layer, f"{prefix}{layer.name}/")
+            yield from walk_layers(layer, f"{prefix}{layer.name}/")
 
 
 def _digest_layers(model: Any) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Half precision: where this machine can compute in it, and how TensorFlow is told to.
+"""Engines and half precision: what this machine can compute, and how TensorFlow is told to.
 
 Half precision is asked for to save time. Where the processor has no instructions for it, it is
 emulated and slower than float32, so it is refused there and not silently tolerated.
@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from stages.errors import InputError, UnknownNameError
+from stages.start import check_keras_backend, check_tensorflow, find_keras_backend, start_keras
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+_NAMES = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 # Grappler's pass for each half precision.
 _PASSES = {
@@ -31,12 +33,12 @@ _PRODUCTS = ("BatchMatMulV2", "Conv2D", "Einsum", "MatMul", _DEPTHWISE)
 def check_precision(engine: str, precision: str) -> None:
     """Refuse what this machine would compute slowly or not at all.
 
-    Where TensorFlow's half precision depends on its devices, this imports it.
+    Where half precision depends on the devices, this imports Keras' backend.
 
     Parameters
     ----------
     engine : str
-        ``"tensorflow"`` or ``"openvino"``.
+        ``"tensorflow"``, ``"openvino"`` or ``"keras"``.
     precision : str
         ``"float32"``, ``"bfloat16"`` or ``"float16"``.
 
@@ -45,18 +47,22 @@ def check_precision(engine: str, precision: str) -> None:
     InputError
         One line with what is missing and what to use instead.
     """
+    backend = find_keras_backend()
+    if engine == "keras":
+        check_keras_backend(backend)
+    else:
+        check_tensorflow()
     if engine == "openvino":
         _check_openvino(precision)
-    elif precision == "float16" and not _has_gpu():
+    elif precision == "float16" and not _has_gpu(backend):
         half = "bfloat16 or float32" if _has_bfloat16() else "float32"
-        raise InputError(f"--precision float16 needs a GPU, and TensorFlow finds none; use {half}")
-    elif precision == "bfloat16" and os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
         raise InputError(
-            "--precision bfloat16 is computed by oneDNN, which TF_ENABLE_ONEDNN_OPTS=0 switches"
-            " off; unset it, or use float32"
+            f"--precision float16 needs a GPU, and {_NAMES[backend]} finds none; use {half}"
         )
-    elif precision == "bfloat16" and _has_gpu():
-        raise InputError("--precision bfloat16 is for processors; on this GPU use float16")
+    elif precision == "bfloat16" and backend == "tensorflow":
+        _check_onednn()
+    elif precision == "bfloat16" and _has_gpu(backend):
+        return
     if precision == "bfloat16" and not _has_bfloat16():
         raise InputError(
             "--precision bfloat16 needs a processor with AVX512-BF16 or AMX; on this one it would"
@@ -76,6 +82,16 @@ def _check_openvino(precision: str) -> None:
         )
 
 
+def _check_onednn() -> None:
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        raise InputError(
+            "--precision bfloat16 is computed by oneDNN, which TF_ENABLE_ONEDNN_OPTS=0 switches"
+            " off; unset it, or use float32"
+        )
+    if _has_gpu("tensorflow"):
+        raise InputError("--precision bfloat16 is for processors; on this GPU use float16")
+
+
 def _has_bfloat16() -> bool:
     """Tell whether the processor multiplies bfloat16 itself; only Linux lets us ask."""
     if not _PROCESSOR.exists():
@@ -84,13 +100,15 @@ def _has_bfloat16() -> bool:
     return bool(flags and _BFLOAT16_FLAGS.intersection(flags[1].split()))
 
 
-def _has_gpu() -> bool:
-    from stages.start import start_tensorflow
+def _has_gpu(backend: str) -> bool:
+    start_keras()
+    if backend == "torch":
+        import torch
 
-    start_tensorflow()
-    import tensorflow as tf
+        return bool(torch.cuda.is_available())
+    import keras
 
-    return bool(tf.config.list_physical_devices("GPU"))
+    return any(not name.startswith("cpu") for name in keras.distribution.list_devices())
 
 
 def configure_session(precision: str) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 from stages.errors import InputError, WeightsError
 from stages.layers import BackboneCard, LayerCard
 from stages.network import Hold, Weights
+from stages.start import check_tensorflow
 
 _SIGNATURES = ("serving_default", "serve")
 _REMEDY = "save the model as a .keras file with model.save('model.keras')"
@@ -109,8 +110,9 @@ def load_saved_model(path: Path) -> SavedNetwork:
     WeightsError
         Not a SavedModel, or one that does more than compute on tensors.
     InputError
-        A signature that does not take one image.
+        A signature that does not take one image; or Keras runs on another backend.
     """
+    check_tensorflow()
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import (
         convert_variables_to_constants_v2,

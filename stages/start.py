@@ -1,9 +1,11 @@
-"""Start TensorFlow without its chatter."""
+"""Start Keras on the backend it is set to; TensorFlow without its chatter."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
+import json
 import os
 import sys
 import tempfile
@@ -11,20 +13,96 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from stages.errors import InputError, UnknownNameError
+
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
+# Of Keras; each is called like its package.
+BACKENDS = ("tensorflow", "jax", "torch")
 
 
-def start_tensorflow() -> None:
+def find_keras_backend() -> str:
+    """Return the backend that Keras is set to, without importing Keras."""
+    if "keras" in sys.modules:
+        return str(sys.modules["keras"].config.backend())
+    named = os.environ.get("KERAS_BACKEND")
+    if named:
+        return named
+    # As Keras looks for it.
+    base = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")
+    home = Path(os.environ.get("KERAS_HOME", base / ".keras")).expanduser()
+    try:
+        settings = json.loads((home / "keras.json").read_text(encoding="utf-8"))
+        return str(settings.get("backend", "tensorflow"))
+    except (OSError, ValueError, AttributeError):
+        return "tensorflow"
+
+
+def start_keras() -> None:
+    """Make ready for importing Keras on the backend it is set to; after this a model can be built.
+
+    Raises
+    ------
+    InputError
+        The backend is not installed, or is none that computes here.
+    """
+    backend = find_keras_backend()
+    if backend == "tensorflow":
+        start_tensorflow()
+        return
+    check_keras_backend(backend)
+    _keep_freed_memory()
+    # Otherwise JAX takes three quarters of a card's memory at once.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+
+
+def check_keras_backend(backend: str) -> None:
+    """Refuse a backend that is not there, in one line."""
+    if backend not in BACKENDS:
+        raise UnknownNameError("Keras backend", backend, BACKENDS, remedy="set KERAS_BACKEND")
+    if importlib.util.find_spec(backend) is None:
+        others = (name for name in BACKENDS if importlib.util.find_spec(name))
+        raise InputError(
+            f"Keras is set to the backend {backend}, which is not installed; install it, or set"
+            f" KERAS_BACKEND to another, with --engine keras (here: {', '.join(others) or 'none'})"
+        )
+
+
+def check_tensorflow() -> None:
+    """Refuse, in one line, what runs on TensorFlow alone where Keras cannot run on it."""
+    backend = find_keras_backend()
+    if backend != "tensorflow":
+        raise InputError(
+            f"Keras is set to the backend {backend}, and this runs on TensorFlow: set"
+            f" KERAS_BACKEND=tensorflow, or extract with --engine keras, which runs on {backend}"
+        )
+    check_keras_backend(backend)
+
+
+def start_tensorflow(*, with_keras: bool = True) -> None:
     """Import TensorFlow and look for devices; after this a model can be built.
 
     On a machine without a GPU, TensorFlow says in eight lines, before its log level counts, that
     there is none; those go nowhere. On one with a GPU everything shows: it may say why the GPU is
     not used.
+
+    Parameters
+    ----------
+    with_keras : bool
+        Whether Keras has to run on it.
+
+    Raises
+    ------
+    InputError
+        It is not installed, or Keras is set to another backend.
     """
+    if with_keras:
+        check_tensorflow()
+    else:
+        check_keras_backend("tensorflow")
     if "tensorflow" in sys.modules:
         return
     _keep_freed_memory()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import precision
-from stages.errors import InputError
+from stages import precision, start
+from stages.errors import InputError, UnknownNameError
 from stages.precision import check_precision
 from stages.start import start_tensorflow
 
@@ -20,12 +20,20 @@ Machine = Callable[..., None]
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     """Pretend to be a machine."""
 
-    def call(flags: str = "fpu sse2 avx2", *, gpu: bool = False, openvino: bool = True) -> None:
+    def call(
+        flags: str = "fpu sse2 avx2",
+        *,
+        gpu: bool = False,
+        missing: str = "",
+        backend: str = "tensorflow",
+    ) -> None:
         processor = tmp_path / "cpuinfo"
         processor.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
         monkeypatch.setattr(precision, "_PROCESSOR", processor)
-        monkeypatch.setattr(precision, "_has_gpu", lambda: gpu)
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _name: openvino or None)
+        monkeypatch.setattr(precision, "_has_gpu", lambda _backend: gpu)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != missing or None)
+        for module in (precision, start):
+            monkeypatch.setattr(module, "find_keras_backend", lambda: backend)
         monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
 
     return call
@@ -84,9 +92,57 @@ def test_openvino_takes_no_float16_and_must_be_installed(machine: Machine) -> No
     machine()
     with pytest.raises(InputError, match=r"float16: OpenVINO .* use bfloat16 or float32"):
         check_precision("openvino", "float16")
-    machine(openvino=False)
+    machine(missing="openvino")
     with pytest.raises(InputError, match=r'pip install "permafrost\[openvino\]"'):
         check_precision("openvino", "float32")
+
+
+def test_keras_takes_bfloat16_on_the_processors_and_gpus_that_its_backend_has_it_on(
+    machine: Machine,
+) -> None:
+    for backend in ("tensorflow", "jax", "torch"):
+        machine("avx512_bf16", backend=backend)
+        check_precision("keras", "bfloat16")
+        machine(backend=backend)
+        with pytest.raises(InputError, match="needs a processor with AVX512-BF16 or AMX"):
+            check_precision("keras", "bfloat16")
+    for backend in ("jax", "torch"):
+        machine(gpu=True, backend=backend)
+        check_precision("keras", "bfloat16")
+    machine(gpu=True)
+    with pytest.raises(InputError, match="on this GPU use float16"):
+        check_precision("keras", "bfloat16")
+
+
+def test_keras_takes_float16_on_gpus_alone(machine: Machine) -> None:
+    for backend, name in (("tensorflow", "TensorFlow"), ("jax", "JAX"), ("torch", "PyTorch")):
+        machine(gpu=True, backend=backend)
+        check_precision("keras", "float16")
+        machine(backend=backend)
+        with pytest.raises(InputError, match=f"needs a GPU, and {name} finds none; use float32"):
+            check_precision("keras", "float16")
+
+
+@pytest.mark.parametrize("engine", ["tensorflow", "openvino"])
+def test_engines_of_tensorflow_need_keras_on_it(machine: Machine, engine: str) -> None:
+    machine(backend="jax")
+    with pytest.raises(InputError, match=r"set KERAS_BACKEND=tensorflow, or .* --engine keras"):
+        check_precision(engine, "float32")
+    check_precision("keras", "float32")
+    machine(missing="tensorflow")
+    with pytest.raises(InputError, match=r"tensorflow, which is not installed; .*: jax, torch\)"):
+        check_precision(engine, "float32")
+
+
+def test_a_backend_that_is_missing_or_unknown_is_one_line(machine: Machine) -> None:
+    machine(backend="torch", missing="torch")
+    with pytest.raises(InputError, match=r"torch, which is not installed; .*: tensorflow, jax\)"):
+        check_precision("keras", "float32")
+    machine(backend="pytorch")
+    with pytest.raises(
+        UnknownNameError, match="unknown Keras backend 'pytorch'; did you mean 'torch'"
+    ):
+        check_precision("keras", "float32")
 
 
 def test_products_of_pixels_and_depthwise_ones_stay_float32_where_they_are_needed() -> None:

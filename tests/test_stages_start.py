@@ -1,0 +1,50 @@
+"""Which backend Keras is set to, found out without Keras."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CODE = """
+import sys
+from stages.start import find_keras_backend
+print(find_keras_backend(), "keras" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "variable", "backend"),
+    [
+        (None, None, "tensorflow"),
+        ('{"backend": "torch"}', None, "torch"),
+        ('{"backend": "torch"}', "jax", "jax"),
+        ('{"backend": "torch"}', "", "torch"),
+        ('{"floatx": "float32"}', None, "tensorflow"),
+        ("{", None, "tensorflow"),
+    ],
+)
+def test_the_backend_is_that_of_the_variable_or_else_of_the_settings(
+    settings: str | None, variable: str | None, backend: str, tmp_path: Path
+) -> None:
+    if settings is not None:
+        (tmp_path / "keras.json").write_text(settings)
+    environment = {**os.environ, "KERAS_HOME": str(tmp_path), "KERAS_BACKEND": variable or ""}
+    done = subprocess.run(
+        [sys.executable, "-c", CODE],
+        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [backend, "False"]
+
+
+def test_keras_itself_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    import keras
+
+    from stages.start import find_keras_backend
+
+    monkeypatch.setenv("KERAS_BACKEND", "torch" if keras.config.backend() != "torch" else "jax")
+    assert find_keras_backend() == keras.config.backend()
