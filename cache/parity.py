@@ -21,6 +21,8 @@ class Parity:
 
     Attributes
     ----------
+    reference : str
+        The engine that computed the reference.
     images : int
         Rows of the sample.
     max_error : float
@@ -29,6 +31,7 @@ class Parity:
         Mean difference, relative to the mean value; both absolute.
     """
 
+    reference: str
     images: int
     max_error: float
     mean_error: float
@@ -45,6 +48,7 @@ def read_parity(folder: Path) -> Parity | None:
     try:
         fields = json.loads((folder / _NAME).read_text(encoding="utf-8"))
         return Parity(
+            reference=str(fields["reference"]),
             images=int(fields["images"]),
             max_error=float(fields["max_error"]),
             mean_error=float(fields["mean_error"]),

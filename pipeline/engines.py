@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pipeline.options import FeatureOptions
-from pipeline.parity import is_reference, note_parity
+from pipeline.parity import Reference, is_reference, note_parity
 from pipeline.prepare import Preparation
+from stages.start import find_keras_backend
 
 if TYPE_CHECKING:
     from stages.engine import HalvingProgram, ProgramSpec
@@ -29,7 +30,7 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     HalvingProgram
         A uint8 batch in, the activations of each active layer out.
     """
-    from stages.engine import HalvingProgram, Program, ProgramSpec
+    from stages.engine import HalvingProgram, ProgramSpec
 
     network = prepared.backbone.load()
     spec = ProgramSpec(
@@ -38,26 +39,48 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
         view=features.view,
         precision=features.precision,
     )
-    program = HalvingProgram(_BUILDERS[features.engine](network, spec))
+    # A program that serves one size of batch serves the sample for the parity record as well.
+    batch_size = min(prepared.batch_size, len(prepared.plan.digests))
+    program = HalvingProgram(_BUILDERS[features.engine](network, spec, batch_size))
     if not is_reference(features):
         plain = replace(spec, precision="float32")
-        note_parity(features, prepared, program, open_reference=lambda: Program(network, plain))
+        note_parity(
+            features, prepared, program, open_reference=lambda: _open_reference(network, plain)
+        )
     return program
 
 
-def _build_tensorflow(network: Network, spec: ProgramSpec) -> Run:
+def _open_reference(network: Network, spec: ProgramSpec) -> Reference:
+    """Build what other programs are compared with; `pipeline.parity.name_reference` names it."""
+    if find_keras_backend() == "tensorflow":
+        from stages.engine import Program
+
+        return Program(network, spec)
+    from stages.keras_engine import KerasProgram
+
+    return KerasProgram(network, spec, compiled=False)
+
+
+def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> Run:
     from stages.engine import Program
 
     return Program(network, spec)
 
 
-def _build_openvino(network: Network, spec: ProgramSpec) -> Run:
+def _build_openvino(network: Network, spec: ProgramSpec, _batch_size: int) -> Run:
     from stages.openvino_engine import OpenVinoProgram
 
     return OpenVinoProgram(network, spec)
 
 
-_BUILDERS: dict[str, Callable[[Network, ProgramSpec], Run]] = {
+def _build_keras(network: Network, spec: ProgramSpec, batch_size: int) -> Run:
+    from stages.keras_engine import KerasProgram
+
+    return KerasProgram(network, spec, batch_size=batch_size)
+
+
+_BUILDERS: dict[str, Callable[[Network, ProgramSpec, int], Run]] = {
     "tensorflow": _build_tensorflow,
     "openvino": _build_openvino,
+    "keras": _build_keras,
 }

@@ -14,11 +14,12 @@ from stages.applications import PREPROCESS_MODES, parse_backbone
 from stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
 from stages.engine import VIEWS
 from stages.errors import UnknownNameError
+from stages.start import find_keras_backend
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 DTYPES = ("float32", "float16")
-ENGINES = ("tensorflow", "openvino")
+ENGINES = ("tensorflow", "openvino", "keras")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECODINGS = DECODE_MODES
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
@@ -102,9 +103,14 @@ class FeatureOptions:
         _check("precision", self.precision, PRECISIONS)
         _check("decoding", self.decode, DECODINGS)
 
+    @property
+    def full_engine(self) -> str:
+        """The engine, with what else decides about the numbers: Keras' backend."""
+        return f"keras-{find_keras_backend()}" if self.engine == "keras" else self.engine
+
     def to_json(self) -> str:
-        """Write the options so that they mean the same in any folder: files by absolute path."""
-        fields = asdict(self)
+        """Write the options so that they mean the same anywhere: files by absolute path."""
+        fields = asdict(self) | {"engine": self.full_engine}
         if parse_backbone(self.backbone).is_file:
             fields["backbone"] = str(Path(self.backbone).absolute())
         if self.weights not in ("imagenet", "random"):
@@ -113,8 +119,20 @@ class FeatureOptions:
 
     @classmethod
     def from_json(cls, text: str) -> FeatureOptions:
-        """Read what `to_json` wrote."""
+        """Read what `to_json` wrote.
+
+        Raises
+        ------
+        PipelineError
+            Keras is set to another backend than the one that these features were computed on.
+        """
         fields = json.loads(text)
+        fields["engine"], _, backend = fields["engine"].partition("-")
+        if backend and backend != find_keras_backend():
+            raise PipelineError(
+                f"the features are of --engine keras on {backend}, and Keras is set to"
+                f" {find_keras_backend()}; set KERAS_BACKEND={backend}"
+            )
         size = fields.pop("size")
         layers = tuple(fields.pop("layers"))
         return cls(layers=layers, size=None if size is None else (size[0], size[1]), **fields)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 
@@ -14,14 +14,22 @@ from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
 from pipeline.plan import LayerPlan
 from pipeline.prepare import Preparation
-
-if TYPE_CHECKING:
-    from stages.engine import Program
-    from stages.parity import Run
+from stages.parity import Run, measure_errors
+from stages.start import find_keras_backend
 
 # Few: the reference is the slow program. Measured with two MobileNets in bfloat16, the mean errors
 # of 8 photos are those of 64 to within a fifth, the largest to within a third.
 SAMPLE_IMAGES = 8
+
+
+class Reference(Protocol):
+    """A program that others are compared with."""
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch of uint8."""
+
+    def close(self) -> None:
+        """Release the device memory."""
 
 
 def is_reference(options: FeatureOptions) -> bool:
@@ -29,12 +37,22 @@ def is_reference(options: FeatureOptions) -> bool:
     return (options.engine, options.precision) == ("tensorflow", "float32")
 
 
+def name_reference() -> str:
+    """Say what others are compared with.
+
+    That is TensorFlow where Keras runs on it. A process has one backend of Keras: on another one,
+    it is Keras itself, running one operation after the other, without a compiler.
+    """
+    backend = find_keras_backend()
+    return "tensorflow" if backend == "tensorflow" else f"uncompiled keras-{backend}"
+
+
 def note_parity(
     options: FeatureOptions,
     prepared: Preparation,
     program: Run,
     *,
-    open_reference: Callable[[], Program],
+    open_reference: Callable[[], Reference],
 ) -> None:
     """Compare a program with the reference, where that was not done yet, and keep the errors.
 
@@ -45,7 +63,7 @@ def note_parity(
     program : callable
         Gives the active layers of the plan.
     open_reference : callable
-        Builds the program of TensorFlow and float32 with the same layers.
+        Builds the program that `name_reference` says, in float32, with the same layers.
 
     Raises
     ------
@@ -59,7 +77,6 @@ def note_parity(
     if not len(sample):
         return
     from stages.engine import HalvingProgram
-    from stages.parity import measure_errors
 
     with closing(open_reference()) as reference:
         errors = measure_errors(program, HalvingProgram(reference), [sample])
@@ -69,7 +86,12 @@ def note_parity(
                 f"--precision {options.precision}: layer {layer.spec} has values beyond its range;"
                 " use bfloat16 or float32"
             )
-        parity = Parity(images=len(sample), max_error=max_error, mean_error=mean_error)
+        parity = Parity(
+            reference=name_reference(),
+            images=len(sample),
+            max_error=max_error,
+            mean_error=mean_error,
+        )
         write_parity(layer.features.folder, parity)
 
 
@@ -101,6 +123,6 @@ def read_parities(options: FeatureOptions, layers: list[LayerPlan]) -> dict[str,
 def describe_parity(layer: str, parity: Parity) -> str:
     """Return a line for people."""
     return (
-        f"{layer} against tensorflow and float32, on {parity.images} images: relative error"
+        f"{layer} against {parity.reference} and float32, on {parity.images} images: relative error"
         f" {parity.max_error:.1e} at most, {parity.mean_error:.1e} on average"
     )

@@ -23,7 +23,7 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
         "color": "rgb" if card.channels == 3 else "grayscale",
         "decode": options.decode,
         "dtype": options.dtype,
-        "engine": options.engine,
+        "engine": options.full_engine,
         "layer": layer.layer,
         "numerics": NUMERICS,
         "orient": options.orient,

@@ -8,7 +8,7 @@ import pytest
 
 from cache.parity import Parity, read_parity, write_parity
 
-PARITY = Parity(images=32, max_error=0.0032, mean_error=1.5e-7)
+PARITY = Parity(reference="tensorflow", images=32, max_error=0.0032, mean_error=1.5e-7)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

@@ -43,6 +43,7 @@ def test_the_record_is_the_error_against_float32(extract: Command, tmp_path: Pat
         difference = np.abs(half[layer] - exact[layer]).astype(np.float64)
         values = np.abs(exact[layer]).astype(np.float64)
         assert record == {
+            "reference": "tensorflow",
             "images": 12,
             "max_error": pytest.approx(difference.max() / values.max(), rel=1e-3, abs=1e-6),
             "mean_error": pytest.approx(difference.mean() / values.mean(), rel=1e-3, abs=1e-6),
@@ -107,7 +108,7 @@ def test_images_that_cannot_be_read_are_no_part_of_the_sample(
 def test_values_beyond_a_precisions_range_stop_the_run(
     extract: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("stages.parity.measure_errors", lambda *_: [(np.inf, np.inf)] * 2)
+    monkeypatch.setattr("pipeline.parity.measure_errors", lambda *_: [(np.inf, np.inf)] * 2)
     answer = extract(*OPTIONS)
     assert answer.status == 2
     assert "layer first has values beyond its range; use bfloat16 or float32" in answer.err
