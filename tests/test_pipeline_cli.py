@@ -23,7 +23,10 @@ try:
     status = main(sys.argv[1:])
 except SystemExit as stop:
     status = stop.code
-heavy = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask"} & sys.modules.keys()
+heavy = sys.modules.keys() & {
+    "tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "scipy", "skops", "joblib",
+    "asyncio", "rich", "pydantic", "yaml", "hdf5plugin",
+}
 sys.exit(f"loaded {heavy}" if heavy else status)
 """
 

@@ -188,3 +188,16 @@ def test_an_impossible_place_is_one_line(tmp_path: Path) -> None:
 def test_columns_of_unequal_length_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
         Manifest(root="", paths=["a"], labels=[], splits=[""], digests=[b""])
+
+
+def test_long_tables_are_read_whole_and_a_short_row_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "long.csv"
+    lines = [f"{number}.png,label {number % 3}\n" for number in range(1700)]
+    file.write_text("path,label\n" + "\n".join(lines))  # with an empty line after each
+    manifest = read_manifest(file)
+    assert manifest.paths == [f"{number}.png" for number in range(1700)]
+    assert manifest.labels == [f"label {number % 3}" for number in range(1700)]
+    lines[1233] = "no label\n"
+    file.write_text("path,label\n" + "\n".join(lines))
+    with pytest.raises(InputError, match=r"row 1234 of .* has 1 fields instead of 2"):
+        read_manifest(file)

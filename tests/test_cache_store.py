@@ -1,0 +1,56 @@
+"""Rows are found by their digests, whatever the digests look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cache.index import Index
+from cache.key import recipe_key
+from cache.layout import open_cache, open_feature_set_folder
+from cache.shard import RowFormat, ShardWriter
+from cache.store import FeatureSet, split_digests
+
+RECIPE = {"backbone": "b", "layer": "l", "pooling": "none"}
+
+
+def write_shards(folder: Path, shards: list[np.ndarray]) -> None:
+    for digests in shards:
+        row = RowFormat(shape=(1,), dtype="float32")
+        writer = ShardWriter(folder, key=recipe_key(RECIPE), row=row, n_rows=len(digests))
+        writer.append(digests, np.zeros((len(digests), 1), np.float32))
+        writer.publish()
+
+
+# Random digests; and few different ones, which share their first word: duplicates and collisions.
+@pytest.mark.parametrize("first_byte", [0, 8, 30])
+def test_rows_are_found_as_a_dictionary_finds_them(tmp_path: Path, first_byte: int) -> None:
+    random = np.random.default_rng(first_byte)
+    digests = random.integers(0, 4, (400, 32), dtype=np.uint8) + np.uint8(1)
+    digests[:, :first_byte] = 1
+    known, unknown = digests[:300], digests[300:]
+    layout = open_cache(tmp_path / "cache")
+    write_shards(open_feature_set_folder(layout, RECIPE), np.split(known, [50, 51, 180]))
+    with Index() as index:
+        features = FeatureSet(layout, RECIPE, index)
+        places: dict[bytes, tuple[str, int]] = {}
+        for name, shard in sorted(index.shards_of(features.key).items()):
+            for row, digest in enumerate(split_digests(shard.digests)):
+                places.setdefault(digest, (name, row))
+    assert len(features) == len(places)
+    wanted = [*split_digests(known[::-1]), b"", *split_digests(unknown)]
+    found = features.locate(wanted)
+    for digest, shard, row in zip(wanted, found.shard, found.row, strict=True):
+        place = None if shard < 0 else (found.shards[shard], int(row))
+        assert place == places.get(digest)
+    assert found.missing.any()
+
+
+def test_an_empty_set_has_no_rows(tmp_path: Path) -> None:
+    with Index() as index:
+        features = FeatureSet(open_cache(tmp_path / "cache"), RECIPE, index)
+    assert len(features) == 0
+    assert features.locate([bytes(32), b""]).missing.all()
+    assert len(features.locate([]).row) == 0

@@ -1,0 +1,107 @@
+"""Hashing: once for each file, whatever happens between."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cache.index import Index
+from pipeline import dataset
+from pipeline.dataset import open_dataset
+from pipeline.options import DatasetOptions
+from stages.folder import FolderSource
+from stages.manifest import read_manifest, write_manifest
+
+N_FILES = 20
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for number in range(N_FILES):
+        (tmp_path / f"images/{number:02d}.png").write_bytes(b"%d" % number)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the paths that are read from now on."""
+    paths: list[str] = []
+    original: Callable[[FolderSource, str], Iterator[bytes]] = FolderSource.read_blocks
+
+    def note(self: FolderSource, path: str) -> Iterator[bytes]:
+        paths.append(path)
+        return original(self, path)
+
+    monkeypatch.setattr(FolderSource, "read_blocks", note)
+    return paths
+
+
+def hash_all(folder: Path, index_file: Path) -> list[bytes]:
+    with Index(index_file) as index:
+        options = DatasetOptions(images=str(folder))
+        return open_dataset(options, index, workers=2).manifest.digests
+
+
+def test_only_what_is_new_or_edited_is_hashed(
+    folder: Path, tmp_path: Path, read: list[str]
+) -> None:
+    expected = [hashlib.sha256(b"%d" % number).digest() for number in range(N_FILES)]
+    assert hash_all(folder, tmp_path / "index") == expected
+    assert sorted(read) == [f"{number:02d}.png" for number in range(N_FILES)]
+    read.clear()
+    assert hash_all(folder, tmp_path / "index") == expected
+    assert read == []
+    (folder / "03.png").write_bytes(b"edited")
+    (folder / "zz.png").write_bytes(b"new")
+    hash_all(folder, tmp_path / "index")
+    assert sorted(read) == ["03.png", "zz.png"]
+
+
+def test_an_interrupted_run_hashes_nothing_again(
+    folder: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataset, "_FILES_PER_BATCH", 8)
+    original = dataset.hash_images
+
+    def stop(source: FolderSource, paths: list[str], *, workers: int) -> list[bytes | OSError]:
+        if "10.png" in paths:
+            raise KeyboardInterrupt
+        return original(source, paths, workers=workers)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dataset, "hash_images", stop)
+        with pytest.raises(KeyboardInterrupt):
+            hash_all(folder, tmp_path / "index")
+    assert len(read) == 8
+    read.clear()
+    hash_all(folder, tmp_path / "index")
+    assert len(read) == N_FILES - 8
+
+
+def test_a_file_named_twice_is_hashed_once_and_a_missing_one_costs_no_other(
+    folder: Path, tmp_path: Path, read: list[str]
+) -> None:
+    names = ["00.png", "gone.png", "./00.png", "01.png"]
+    (tmp_path / "list.csv").write_text("path,root\n" + "".join(f"{n},images\n" for n in names))
+    with Index() as index:
+        options = DatasetOptions(manifest=tmp_path / "list.csv")
+        found = open_dataset(options, index, workers=2)
+    zero, one = (hashlib.sha256(text).digest() for text in (b"0", b"1"))
+    assert found.manifest.digests == [zero, b"", zero, one]
+    assert list(found.unreadable) == ["gone.png"]
+    assert len(read) == 2
+
+
+def test_the_bytes_decide_and_not_the_digests_of_a_manifest(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "manifest.csv"
+    write_manifest(open_dataset(DatasetOptions(images=str(folder)), None, workers=1).manifest, file)
+    (folder / "05.png").write_bytes(b"edited")
+    digests = open_dataset(DatasetOptions(manifest=file), None, workers=1).manifest.digests
+    assert digests[5] == hashlib.sha256(b"edited").digest() != read_manifest(file).digests[5]
+    assert caplog.messages == ["1 images changed since the manifest was written"]
