@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -20,7 +19,6 @@ from stages.precision import check_precision
 
 if TYPE_CHECKING:
     from pipeline.loading import LoadedBatch
-    from stages.engine import HalvingProgram
 
 
 class UnreadableError(StoppedError):
@@ -112,41 +110,36 @@ def compute_missing(
     options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
 ) -> None:
     """Load → forward → write, overlapped: the loop of the whole project."""
+    from pipeline.forward import ForwardPass
     from pipeline.loading import BatchLoader, choose_ahead, open_client, split_batches
     from pipeline.writing import ActivationWriter
 
-    check_precision(options.features.engine, options.features.precision)
-    plan, spec, shares = prepared.plan, prepared.decode, tally.shares
+    features, plan, spec = options.features, prepared.plan, prepared.decode
+    check_precision(features.engine, features.precision)
     tasks = split_batches(plan.paths, plan.digests, prepared.batch_size)
     batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
+    shares = tally.shares
     with ExitStack() as stack:
         client = stack.enter_context(open_client(options.run))
         ahead = choose_ahead(batch_bytes, options.run)
         loader = BatchLoader(client, prepared.dataset.source, tasks, spec=spec, ahead=ahead)
-        program: HalvingProgram | None = None
         writer = stack.enter_context(
             ActivationWriter(prepared.layout, plan, index=index, decoding=prepared.decoding)
         )
+        backbone = stack.enter_context(
+            ForwardPass(lambda: build_program(features, prepared), shares)
+        )
         advance = stack.enter_context(_report(len(plan.digests), shares, quiet=quiet))
-        clock_s = time.monotonic()
-        for batch in loader:
-            shares.loading += time.monotonic() - clock_s
+        for batch, activations in backbone.run(loader):
             _note_failures(options, prepared, batch, tally)
-            forward_s = time.monotonic()
-            if batch.readable.any():
-                # Built here, and not before, so that the next batches decode meanwhile.
-                program = program or build_program(options.features, prepared)
-                activations = program(batch.pixels)
-                shares.backbone += time.monotonic() - forward_s
+            if activations:
                 writer.write(batch, activations)
             tally.n_computed += int(batch.readable.sum())
-            advance(len(batch.pixels))
             shares.disk = writer.waited_s
-            clock_s = time.monotonic()
+            advance(len(batch.pixels))
     tally.bytes_written = writer.bytes_written
     if tally.n_computed:
-        busy_s = shares.loading + shares.backbone + shares.disk
-        remember_rate(index, plan.layers, tally.n_computed / busy_s)
+        remember_rate(index, plan.layers, tally.n_computed / shares.working)
 
 
 def _report(

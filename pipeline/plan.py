@@ -108,14 +108,14 @@ def choose_batch_size(
         layer's input and output, and the scratch space of the convolution between: half of the
         budget.
     kept_bytes : int
-        Of the activations of one image that are kept. Three batches of them live at once, one
-        fresh and two waiting for the disk: a quarter of the budget.
+        Of the activations of one image that are kept. Four batches of them live at once, two with
+        the backbone and two with the writer: a quarter of the budget.
     memory_bytes : int
     largest : int
         Beyond which a larger batch is no faster.
     """
     fitting = min(
         memory_bytes // 2 // max(1, 3 * activation_bytes),
-        memory_bytes // 4 // max(1, 3 * kept_bytes),
+        memory_bytes // 4 // max(1, 4 * kept_bytes),
     )
     return 1 << (max(1, min(largest, fitting)).bit_length() - 1)

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 LINE_EVERY_S = 5.0
 
@@ -17,12 +17,21 @@ class Shares:
 
     Attributes
     ----------
+    building : float
+        For the program, once.
     loading, backbone, disk : float
+        For a batch to be decoded, run and written; while it waits for one, the others work.
     """
 
+    building: float = 0.0
     loading: float = 0.0
     backbone: float = 0.0
     disk: float = 0.0
+
+    @property
+    def working(self) -> float:
+        """Seconds of all of them but the start."""
+        return self.loading + self.backbone + self.disk
 
     @property
     def bottleneck(self) -> str:
@@ -33,6 +42,10 @@ class Shares:
     def describe(self) -> str:
         """Return what a progress line says of it."""
         return f"bottleneck: {self.bottleneck}"
+
+    def of(self, seconds: float) -> dict[str, float]:
+        """Return the share of a run's seconds that each took, from 0 to 1."""
+        return {name: round(spent / seconds, 3) for name, spent in asdict(self).items()}
 
 
 @contextmanager

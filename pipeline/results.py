@@ -53,6 +53,9 @@ class ExtractSummary:
         Shards.
     rotated : int
         Images among those computed whose file asks to be shown turned, and that were not.
+    shares : dict of str to float
+        Of those seconds, from 0 to 1, what went into building the program, and into waiting for
+        loading, the backbone and the disk; each of the three works while another is waited for.
     bottleneck : str or None
         ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
     fast_decoding : FastDecoding or None
@@ -72,6 +75,7 @@ class ExtractSummary:
     images_per_second: float
     bytes_written: int
     rotated: int
+    shares: dict[str, float]
     bottleneck: str | None
     fast_decoding: FastDecoding | None
     features: str
@@ -94,6 +98,8 @@ class ExtractSummary:
                 f"  {self.images_per_second:.1f} images/s, bottleneck: {self.bottleneck},"
                 f" {self.bytes_written:,} bytes written"
             )
+            told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+            lines.append(f"  time: {told}")
         lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
         if self.fast_decoding:
             lines.append(f"  {self.fast_decoding.describe()}")
@@ -113,7 +119,7 @@ def _recommend_fast_decoding(
     # Who waits for whom does not tell: decoding slows a backbone that runs on the same cores.
     found = measure_fast_decoding(prepared) if tally.n_computed else None
     shares = tally.shares
-    core_s = options.run.workers * (shares.loading + shares.backbone + shares.disk)
+    core_s = options.run.workers * shares.working
     if found and found.count_saved_s(tally.n_computed) >= _NOTICEABLE * core_s:
         return found
     return None
@@ -217,6 +223,7 @@ def summarize(
         images_per_second=round(tally.n_computed / seconds, 2),
         bytes_written=tally.bytes_written,
         rotated=tally.n_rotated if options.features.orient == "ignore" else 0,
+        shares=tally.shares.of(seconds),
         bottleneck=tally.shares.bottleneck if tally.n_computed else None,
         fast_decoding=_recommend_fast_decoding(options, prepared, tally),
         features=str(out),

@@ -24,8 +24,8 @@ from pipeline.plan import ExtractionPlan, LayerPlan
 # What a kill may cost: about a minute of work, or this much of the largest layer.
 SHARD_BYTES = 256 * 1024 * 1024
 SHARD_SECONDS = 60.0
-# Batches of activations that may wait for the disk; each holds all layers of one batch.
-_BATCHES_BEHIND = 2
+# Batches of activations that the writer may still have when the next one is computed.
+_BATCHES_BEHIND = 1
 
 
 class ActivationWriter:

@@ -141,11 +141,16 @@ class HalvingProgram:
     ----------
     program : callable
         As `Program`: raises `OutOfMemoryError`.
+    n_at_once : int
+        How many batches the program may be called with at once.
     """
 
-    def __init__(self, program: Callable[[np.ndarray], list[np.ndarray]]) -> None:
+    def __init__(
+        self, program: Callable[[np.ndarray], list[np.ndarray]], *, n_at_once: int = 1
+    ) -> None:
         self._program = program
         self._largest: int | None = None
+        self.n_at_once = n_at_once
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run a batch, in pieces if need be; see `Program.__call__`."""
