@@ -100,14 +100,15 @@ def _find_torch() -> Path | None:
 def _copy_photos(own: argparse.Namespace, scratch: Path) -> dict[str, int]:
     """Write the folders of photos, and count what is in them."""
     photos = choose_evenly(list_photos(own.images, n_repeats=own.repeat_images), own.n_images)
-    if len(photos) <= own.n_few_images:
+    peers = choose_evenly(photos, own.n_peer_images or len(photos))
+    if len(peers) <= own.n_few_images:
         raise PipelineError(
-            f"{len(photos)} photos: more than --n-few-images {own.n_few_images} are needed;"
+            f"{len(peers)} photos: more than --n-few-images {own.n_few_images} are needed;"
             " give it fewer, or name a folder with more or --repeat-images"
         )
     folders = {
         "all": photos,
-        "peers": choose_evenly(photos, own.n_peer_images or len(photos)),
+        "peers": peers,
         "few": choose_evenly(photos, own.n_few_images),
         "rehearsal": choose_evenly(photos, N_REHEARSAL),
     }

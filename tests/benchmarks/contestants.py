@@ -195,12 +195,14 @@ _measure_peer = partial(measure_whole, photos="peers")
 _CHANNELS_LAST = ("--layout", "channels_last")
 
 # In the order in which they run: who finds work done comes after whoever did it.
-CONTESTANTS: Mapping[str, Contestant] = {
+PROCESSES: Mapping[str, Contestant] = {
     "ours": Contestant("`extract`", _command_ours, measure_whole),
     "ours-reused": Contestant("`extract` again, nothing to do", _command_ours, measure_again),
     "idiom": Contestant("Keras idiom", _command_idiom, _measure_peer),
     "torch": _add_torch("torchvision"),
     "torch-channels-last": _add_torch("torchvision, channels last", *_CHANNELS_LAST),
+}
+PARTS: Mapping[str, Contestant] = {
     "floor": _add_part("floor: the same program, batches in memory", "floor"),
     "decode": _add_part("decoding alone", "decode"),
     "write": _add_part("writing alone", "write"),
@@ -210,18 +212,17 @@ CONTESTANTS: Mapping[str, Contestant] = {
 
 def list_contestants(features: FeatureOptions) -> dict[str, Contestant]:
     """List who can take part; in half precision PyTorch does so in that, too."""
-    if features.precision == "float32":
-        return dict(CONTESTANTS)
+    precision = features.precision
+    if precision == "float32":
+        return {**PROCESSES, **PARTS}
+    autocast = ("--autocast", precision)
     half = {
-        f"torch-{features.precision}": _add_torch(
-            f"torchvision, {features.precision}", "--autocast", features.precision
-        ),
-        f"torch-channels-last-{features.precision}": _add_torch(
-            f"torchvision, channels last, {features.precision}",
-            *(*_CHANNELS_LAST, "--autocast", features.precision),
+        f"torch-{precision}": _add_torch(f"torchvision, {precision}", *autocast),
+        f"torch-channels-last-{precision}": _add_torch(
+            f"torchvision, channels last, {precision}", *_CHANNELS_LAST, *autocast
         ),
     }
-    return {**CONTESTANTS, **half}
+    return {**PROCESSES, **half, **PARTS}
 
 
 def rehearse(contestant: Contestant, bench: Bench) -> str | None:
