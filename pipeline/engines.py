@@ -14,7 +14,6 @@ from stages.start import find_keras_backend
 if TYPE_CHECKING:
     from stages.engine import HalvingProgram, ProgramSpec
     from stages.network import Network
-    from stages.parity import Run
 
 
 def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingProgram:
@@ -30,7 +29,7 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     HalvingProgram
         A uint8 batch in, the activations of each active layer out.
     """
-    from stages.engine import HalvingProgram, ProgramSpec
+    from stages.engine import ProgramSpec
 
     network = prepared.backbone.load()
     spec = ProgramSpec(
@@ -41,7 +40,7 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     )
     # A program that serves one size of batch serves the sample for the parity record as well.
     batch_size = min(prepared.batch_size, len(prepared.plan.digests))
-    program = HalvingProgram(_BUILDERS[features.engine](network, spec, batch_size))
+    program = _BUILDERS[features.engine](network, spec, batch_size)
     if not is_reference(features):
         plain = replace(spec, precision="float32")
         note_parity(
@@ -61,25 +60,27 @@ def _open_reference(network: Network, spec: ProgramSpec) -> Reference:
     return KerasProgram(network, spec, compiled=False)
 
 
-def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> Run:
-    from stages.engine import Program
+def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
+    from stages.engine import HalvingProgram, Program
 
-    return Program(network, spec)
+    return HalvingProgram(Program(network, spec))
 
 
-def _build_openvino(network: Network, spec: ProgramSpec, _batch_size: int) -> Run:
+def _build_openvino(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
+    from stages.engine import HalvingProgram
     from stages.openvino_engine import OpenVinoProgram
 
-    return OpenVinoProgram(network, spec)
+    return HalvingProgram(OpenVinoProgram(network, spec), n_at_once=2)
 
 
-def _build_keras(network: Network, spec: ProgramSpec, batch_size: int) -> Run:
+def _build_keras(network: Network, spec: ProgramSpec, batch_size: int) -> HalvingProgram:
+    from stages.engine import HalvingProgram
     from stages.keras_engine import KerasProgram
 
-    return KerasProgram(network, spec, batch_size=batch_size)
+    return HalvingProgram(KerasProgram(network, spec, batch_size=batch_size))
 
 
-_BUILDERS: dict[str, Callable[[Network, ProgramSpec, int], Run]] = {
+_BUILDERS: dict[str, Callable[[Network, ProgramSpec, int], HalvingProgram]] = {
     "tensorflow": _build_tensorflow,
     "openvino": _build_openvino,
     "keras": _build_keras,

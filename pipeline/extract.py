@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
@@ -98,7 +99,9 @@ def fill_cache(
     quiet : bool
         Whether to show no progress.
     """
+    started_s = time.monotonic()
     prepared = prepare(options, layout, index)
+    tally.shares.planning = time.monotonic() - started_s
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)
     if prepared.plan.digests:

@@ -17,12 +17,15 @@ class Shares:
 
     Attributes
     ----------
+    planning : float
+        For the list of images, their digests, the backbone's layers and what the cache has.
     building : float
         For the program, once.
     loading, backbone, disk : float
         For a batch to be decoded, run and written; while it waits for one, the others work.
     """
 
+    planning: float = 0.0
     building: float = 0.0
     loading: float = 0.0
     backbone: float = 0.0
@@ -30,12 +33,12 @@ class Shares:
 
     @property
     def working(self) -> float:
-        """Seconds of all of them but the start."""
+        """Seconds of these three, without the start."""
         return self.loading + self.backbone + self.disk
 
     @property
     def bottleneck(self) -> str:
-        """Which of them bounds the run."""
+        """Which of the last three bounds the run."""
         spent = {"loading": self.loading, "backbone": self.backbone, "disk": self.disk}
         return max(spent, key=lambda name: spent[name])
 

@@ -54,8 +54,9 @@ class ExtractSummary:
     rotated : int
         Images among those computed whose file asks to be shown turned, and that were not.
     shares : dict of str to float
-        Of those seconds, from 0 to 1, what went into building the program, and into waiting for
-        loading, the backbone and the disk; each of the three works while another is waited for.
+        Of those seconds, from 0 to 1, what went into planning, into building the program, and into
+        waiting for loading, the backbone and the disk; each of these three works while another is
+        waited for.
     bottleneck : str or None
         ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
     fast_decoding : FastDecoding or None
