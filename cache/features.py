@@ -208,8 +208,8 @@ class Features:
     ) -> Iterator[np.ndarray]:
         """Yield the values of rows from left to right, some columns of all rows at a time.
 
-        HDF5 reads whole chunks: where a block is narrower than one, each chunk is read as often as
-        blocks share it, so that the largest `n_bytes` one can afford is the fastest.
+        Whole chunks are read and checked: where a block is narrower than one, each chunk is read as
+        often as blocks share it, so that the largest `n_bytes` one can afford is the fastest.
 
         Parameters
         ----------

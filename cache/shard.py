@@ -25,7 +25,8 @@ from cache.errors import DamagedError, MissingShardError, UnstorableError
 from cache.files import publish, temporary_path
 from cache.hdf5 import WriteStream, create_file
 
-# Scattered rows want small chunks, sequential reading large ones: half a megabyte serves both.
+# From a quarter of a megabyte to four, rows in order or scattered are read equally fast; at 64 KB,
+# what is done for each chunk takes a third of the time. A single row costs all of its chunk.
 CHUNK_BYTES = 512 * 1024
 LARGEST_CHUNK_BYTES = 1024 * 1024
 DIGESTS_PER_CHUNK = 8192

@@ -40,7 +40,7 @@ from cache.view import ViewImages, ViewLayer, write_view
 SHAPES = {"small": (512,), "wide": (56, 56, 128)}
 SHARD_BYTES = 256 * 2**20
 RECIPE: Recipe = {"backbone": "random", "layer": "layer", "pooling": "none"}
-LAYER = "layer:none"
+LAYER = "layer"
 # What the others are compared with.
 BASES = {"in order": "np.fromfile", "shuffled": "numpy.memmap", "a tenth": "numpy.memmap"}
 
