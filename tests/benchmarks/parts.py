@@ -9,6 +9,7 @@ import argparse
 import itertools
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -56,7 +57,18 @@ def measure_floor(options: ExtractOptions, prepared: Preparation, seconds: float
     batches = load_batches(options, prepared)
     program = build_program(options.features, prepared)
     waiting = itertools.cycle(batches)
-    rate = repeat(lambda: program(next(waiting)), seconds=seconds)
+    with ThreadPoolExecutor(program.n_at_once) as threads:
+        # One more than are at work, so that none waits for the next to be handed over.
+        running = deque(
+            threads.submit(program, next(waiting)) for _ in range(program.n_at_once + 1)
+        )
+
+        def take_one() -> None:
+            running.popleft().result()
+            running.append(threads.submit(program, next(waiting)))
+
+        rate = repeat(take_one, seconds=seconds)
+        threads.shutdown(cancel_futures=True)
     return {"images_per_s": rate * len(batches[0])}
 
 
