@@ -141,14 +141,11 @@ def list_options(folder: Path) -> list[str]:
 def measure(folder: Path) -> dict[str, Measured]:
     """Run each command on the dataset."""
     work = list_options(folder)
-    found = {
-        "plan, hashing": run_measured("run.py", "plan", *work),
-        "plan": run_measured("run.py", "plan", *work),
-        "extract": run_measured("run.py", "extract", *work),
-        "open": run_measured("-c", OPEN, str(folder / "features.h5")),
-    }
+    found = {name: run_measured("run.py", "plan", *work) for name in ("plan, hashing", "plan")}
     if json.loads(found["plan"].output)["to_compute"]:
         sys.exit("plan finds rows to compute, where all of them exist")
+    found["extract"] = run_measured("run.py", "extract", *work)
+    found["open"] = run_measured("-c", OPEN, str(folder / "features.h5"))
     return found
 
 
