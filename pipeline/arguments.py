@@ -174,8 +174,14 @@ def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--view", default="identity", choices=VIEWS)
     what.add_argument("--orient", default="ignore", choices=ORIENT_MODES)
     what.add_argument("--dtype", default="float32", choices=DTYPES)
-    what.add_argument("--engine", default="tensorflow", choices=ENGINES)
-    what.add_argument("--precision", default="float32", choices=PRECISIONS)
+    what.add_argument(
+        "--engine", default="tensorflow", choices=ENGINES,
+        help="keras runs on the backend that Keras is set to: KERAS_BACKEND=jax|torch|tensorflow",
+    )  # fmt: skip
+    what.add_argument(
+        "--precision", default="float32", choices=PRECISIONS,
+        help="of the products: bfloat16 on processors that have it, float16 on GPUs",
+    )  # fmt: skip
     what.add_argument("--decode", default="exact", choices=DECODINGS)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
     parser.add_argument(

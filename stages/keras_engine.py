@@ -28,6 +28,7 @@ from stages.layers import LayerSpec
 from stages.network import KerasNetwork, Network, walk_layers
 
 _PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+_REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
 # Each backend has an error of its own, and JAX tells which by its text alone.
 _OUT_OF_MEMORY = re.compile(
     r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|MemoryError|can't allocate memory"
@@ -113,18 +114,24 @@ def _cut(network: Network, names: list[str]) -> Any:
     """Return the network up to the layers, as a model that gives a list of their outputs."""
     import keras
 
-    remedy = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
     if not isinstance(network, KerasNetwork):
-        raise InputError(f"Keras does not know the layers of a SavedModel folder: {remedy}")
+        raise InputError(f"Keras does not know the layers of a SavedModel folder: {_REMEDY}")
     model = network.model
-    if not getattr(model, "inputs", None):
-        raise InputError(f"the model {model.name!r} is of a class of its own: {remedy}")
+    for name in names:
+        _check_graphs(model, name)
     shape = (*network.size, network.input_shape[2])
     pixels = keras.Input(shape, dtype=model.inputs[0].dtype)
-    try:
-        return cut_model(model, names, name="backbone", inputs=[pixels])
-    except UnknownNameError as error:  # The card has it, so it lies in a part without a graph.
-        raise InputError(f"a layer of {', '.join(names)} lies in no graph: {remedy}") from error
+    return cut_model(model, names, name="backbone", inputs=[pixels])
+
+
+def _check_graphs(model: Any, name: str) -> None:
+    """Refuse a layer of a model, or of one within it, whose ``call`` is Python of its own."""
+    known = {"": model, **dict(walk_layers(model))}
+    scopes = name.split("/")[:-1]
+    for depth in range(len(scopes) + 1):
+        outer = known["/".join(scopes[:depth])]
+        if not getattr(outer, "inputs", None):
+            raise InputError(f"{name!r} lies in {outer.name!r}, of a class of its own: {_REMEDY}")
 
 
 def preprocess(images: Any, mode: str) -> Any:

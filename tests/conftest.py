@@ -51,9 +51,9 @@ def write_photos(root: Path, *, n_each: int, side: int = 60) -> Path:
 
 def write_model(file: Path, *, seed: int = 0, scale: float = 1.0, size: int | None = SIZE) -> Path:
     """Save a small convolutional network, whose model name says its family's preprocessing."""
-    from stages.start import start_tensorflow
+    from stages.start import start_keras
 
-    start_tensorflow()
+    start_keras()
     import keras
     from keras import layers
 

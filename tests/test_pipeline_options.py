@@ -57,3 +57,16 @@ def test_options_survive_the_round_trip() -> None:
         backbone="mobilenet(alpha=0.25)", layers=("a:avg", "b"), size=(96, 128), view="hflip"
     )
     assert FeatureOptions.from_json(options.to_json()) == options
+
+
+def test_features_of_keras_are_read_on_the_backend_that_computed_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = FeatureOptions(backbone="vgg16", layers=("fc1",), engine="keras")
+    monkeypatch.setattr("pipeline.options.find_keras_backend", lambda: "jax")
+    written = options.to_json()
+    assert json.loads(written)["engine"] == "keras-jax"
+    assert FeatureOptions.from_json(written) == options
+    monkeypatch.setattr("pipeline.options.find_keras_backend", lambda: "torch")
+    with pytest.raises(PipelineError, match=r"on jax, .* set to torch; set KERAS_BACKEND=jax"):
+        FeatureOptions.from_json(written)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -142,3 +145,49 @@ def test_openvino_gives_the_features_of_tensorflow(extract: Command, tmp_path: P
             other[layer], exact[layer], atol=1e-4 * np.abs(exact[layer]).max()
         )
         assert record["max_error"] < 1e-4
+
+
+def test_keras_gives_the_features_of_tensorflow_in_sets_of_its_own(
+    extract: Command, tmp_path: Path
+) -> None:
+    extract(out=tmp_path / "exact.h5")
+    options = ("--engine", "keras", "--batch-size", "5")
+    answer = extract(*options, out=tmp_path / "other.h5")
+    assert answer.figures["computed"] == 12
+    exact, other = read(tmp_path / "exact.h5"), read(tmp_path / "other.h5")
+    for layer, record in answer.figures["parity"].items():
+        np.testing.assert_allclose(
+            other[layer], exact[layer], atol=1e-4 * np.abs(exact[layer]).max()
+        )
+        assert (record["reference"], record["max_error"] < 1e-4) == ("tensorflow", True)
+    with h5py.File(tmp_path / "other.h5") as file:
+        recipe = json.loads(file["features/first"].attrs["recipe"])
+    assert recipe["engine"] == "keras-tensorflow"
+    assert extract(*options).figures["computed"] == 0
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_keras_on_another_backend_never_loads_tensorflow(
+    backend: str, photos: Path, backbone: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip(backend)
+    code = """
+import sys
+from pipeline.cli import main
+sys.modules["tensorflow"] = None  # As if it were not installed.
+sys.exit(main())
+"""
+    command = [
+        *(sys.executable, "-c", code, "extract", "--images", photos, "--backbone", backbone),
+        *("--layers", LAYERS, "--engine", "keras", "--cache", tmp_path / "cache"),
+        *("--out", tmp_path / "features.h5", "--json"),
+    ]
+    done = subprocess.run(
+        list(map(str, command)), cwd=Path(__file__).parent.parent,
+        env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["computed"] == 12
+    for record in figures["parity"].values():
+        assert record["reference"] == f"uncompiled keras-{backend}"
+        assert record["max_error"] < 1e-5

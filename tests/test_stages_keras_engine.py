@@ -301,18 +301,9 @@ def test_outputs_of_one_batch_stay_when_the_next_one_runs(
 # What only TensorFlow's graphs reach
 
 
-class Wrapping(kl.Layer):
-    def __init__(self, inner: Any, **options: Any) -> None:
-        super().__init__(**options)
-        self.inner = inner
-
-    def call(self, images: Any) -> Any:
-        return self.inner(images)
-
-
 class OwnModel(keras.Model):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(name="own")
         self.conv = kl.Conv2D(2, 3, name="conv")
 
     def call(self, images: Any) -> Any:
@@ -324,6 +315,15 @@ def test_a_model_without_a_graph_names_the_engine_that_runs_it(pixels: np.ndarra
     model(pixels.astype(np.float32))
     with pytest.raises(InputError, match=r"Functional and Sequential .* --engine tensorflow"):
         build(wrap(model), "conv")
+
+
+def test_a_layer_without_a_graph_names_the_engine_that_runs_it(pixels: np.ndarray) -> None:
+    model = keras.Sequential([kl.Input((SIDE, SIDE, 3)), OwnModel(), kl.ReLU(name="relu")])
+    model(pixels.astype(np.float32))
+    network = wrap(model)
+    with pytest.raises(InputError, match=r"'own/conv' lies in 'own', .* tensorflow"):
+        build(network, "relu,own/conv")
+    assert build(network, "relu")(pixels)[0].shape == (9, 30, 30, 2)
 
 
 def test_a_network_that_is_no_keras_model_names_the_engine_that_runs_it() -> None:
