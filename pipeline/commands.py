@@ -11,13 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.errors import PipelineError
-from pipeline.options import (
-    DatasetOptions,
-    ExtractOptions,
-    FeatureOptions,
-    RunOptions,
-    default_workers,
-)
+from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
+from stages.cores import count_cores
 
 if TYPE_CHECKING:
     from pipeline.task import TaskOptions
@@ -138,7 +133,7 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
             heads=_split(parsed.heads, "--heads") or (),
             settings=tuple(_read_settings(parsed.settings).items()),
         ),
-        jobs=default_workers() if parsed.jobs is None else parsed.jobs,
+        jobs=count_cores() if parsed.jobs is None else parsed.jobs,
         out=parsed.out,
     )
     result = sweep(options)
@@ -249,7 +244,7 @@ def _read_batch_size(text: str) -> int | None:
 
 def _workers(parsed: argparse.Namespace) -> int:
     if parsed.workers is None:
-        return default_workers()
+        return count_cores()
     if parsed.workers < 1:
         raise PipelineError(f"--workers {parsed.workers}: at least 1 is needed")
     return int(parsed.workers)

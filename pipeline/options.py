@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 from cache.shard import COMPRESSIONS
 from pipeline.errors import PipelineError
 from stages.applications import PREPROCESS_MODES, parse_backbone
+from stages.cores import count_cores
 from stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
 from stages.engine import VIEWS
 from stages.errors import UnknownNameError
@@ -23,11 +23,6 @@ ENGINES = ("tensorflow", "openvino", "keras")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECODINGS = DECODE_MODES
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
-
-
-def default_workers() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,7 +155,7 @@ class RunOptions:
     """
 
     batch_size: int | None = None
-    workers: int = field(default_factory=default_workers)
+    workers: int = field(default_factory=count_cores)
     memory_bytes: int = DEFAULT_MEMORY_BYTES
     compression: str = "none"
     on_error: str = "skip"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from stages.cores import count_cores
 from stages.engine import ProgramSpec, TracedProgram, trace_program
 from stages.errors import UnknownNameError
 from stages.network import Network
@@ -45,6 +46,7 @@ class OpenVinoProgram:
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[spec.precision],
             "PERFORMANCE_HINT": "THROUGHPUT",
+            "INFERENCE_NUM_THREADS": count_cores(),
         }
         compiled = openvino.Core().compile_model(_convert(traced), "CPU", settings)
         self._requests = openvino.AsyncInferQueue(compiled)

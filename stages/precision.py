@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from stages.cores import count_cores
 from stages.errors import InputError, UnknownNameError
 from stages.start import check_keras_backend, check_tensorflow, find_keras_backend, start_keras
 
@@ -118,6 +119,7 @@ def configure_session(precision: str) -> Any:
 
     config = tf.compat.v1.ConfigProto()
     config.gpu_options.allow_growth = True
+    config.intra_op_parallelism_threads = count_cores()
     rewriting = config.graph_options.rewrite_options
     if precision == "float32":
         # Folding would multiply batch normalization into the convolutions' weights. That is a

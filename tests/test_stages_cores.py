@@ -1,0 +1,46 @@
+"""How many cores a process counts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from stages.cores import count_cores
+
+ALLOWED = len(os.sched_getaffinity(0))
+
+
+def write_group(root: Path, group: str, quota: str) -> None:
+    folder = root / "sys/fs/cgroup" / group
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "cpu.max").write_text(f"{quota} 100000\n")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/cgroup").write_text("0::/pods/one\n")
+    write_group(tmp_path, "pods", "max")
+    return tmp_path
+
+
+def test_without_quotas_it_is_what_the_scheduler_allows(root: Path, tmp_path: Path) -> None:
+    assert count_cores(root) == count_cores(tmp_path / "elsewhere") == ALLOWED
+
+
+@pytest.mark.parametrize("group", ["pods/one", "pods"])
+def test_the_quota_of_a_container_counts(root: Path, group: str) -> None:
+    write_group(root, group, "40000")
+    assert count_cores(root) == 1
+
+
+def test_a_quota_above_the_machine_gives_no_core_that_is_not_there(root: Path) -> None:
+    write_group(root, "pods/one", "99900000")
+    assert count_cores(root) == ALLOWED
+
+
+def test_a_process_never_counts_none(root: Path) -> None:
+    write_group(root, "pods/one", "1")
+    assert count_cores(root) == 1
