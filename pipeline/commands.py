@@ -93,7 +93,7 @@ def run_extract(parsed: argparse.Namespace) -> Outcome:
     """``extract``."""
     from pipeline.extract import extract
 
-    summary = extract(_read_extract_options(parsed), parsed.out)
+    summary = extract(read_extract_options(parsed), parsed.out)
     return Outcome(summary.describe(), summary.to_dict())
 
 
@@ -101,7 +101,7 @@ def run_plan(parsed: argparse.Namespace) -> Outcome:
     """``plan``."""
     from pipeline.preview import preview
 
-    found = preview(_read_extract_options(parsed))
+    found = preview(read_extract_options(parsed))
     return Outcome(found.describe(), found.to_dict())
 
 
@@ -193,7 +193,8 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
 }
 
 
-def _read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
+def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
+    """Read the options of `extract` and `plan`, as their parser gave them."""
     return ExtractOptions(
         dataset=DatasetOptions(
             images=parsed.images,

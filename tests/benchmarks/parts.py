@@ -20,7 +20,7 @@ from cache.index import Index
 from cache.layout import open_cache, open_feature_set_folder
 from cache.shard import ShardWriter
 from pipeline.arguments import build_parser
-from pipeline.commands import _read_extract_options
+from pipeline.commands import read_extract_options
 from pipeline.engines import build_program
 from pipeline.options import ExtractOptions
 from pipeline.prepare import Preparation, prepare
@@ -37,7 +37,7 @@ Measure = Callable[[ExtractOptions, Preparation, float], Figures]
 
 def read_options(arguments: Sequence[str]) -> ExtractOptions:
     """Read options of ``extract``."""
-    return _read_extract_options(build_parser().parse_args(["extract", *arguments]))
+    return read_extract_options(build_parser().parse_args(["extract", *arguments]))
 
 
 def repeat(act: Callable[[], object], *, seconds: float) -> float:
