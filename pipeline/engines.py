@@ -53,8 +53,9 @@ def _open_reference(network: Network, spec: ProgramSpec) -> Reference:
     """Build what other programs are compared with; `pipeline.parity.name_reference` names it."""
     if find_keras_backend() == "tensorflow":
         from stages.engine import Program
+        from stages.shortcuts import NO_SHORTCUTS
 
-        return Program(network, spec)
+        return Program(network, spec, shortcuts=NO_SHORTCUTS)
     from stages.keras_engine import KerasProgram
 
     return KerasProgram(network, spec, compiled=False)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
+from stages.folding import folding_normalizations
 from stages.layers import BackboneCard, LayerCard
+from stages.shortcuts import Shortcuts
 from stages.winograd import replacing_convolutions
 
 # Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
@@ -40,6 +42,13 @@ class Network(Protocol):
     def input_shape(self) -> tuple[int | None, ...]:
         """Shape of one input, without the batch axis; None where any size is taken."""
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether activations are divided by deviations, which amplifies rounding without bound.
+
+        False where `trace` takes no shortcuts.
+        """
+
     def describe(self) -> BackboneCard:
         """Note each layer's output shape and digest."""
 
@@ -47,7 +56,13 @@ class Network(Protocol):
         """Return the weights that `trace` puts into the graph; outside any graph."""
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: int
+        self,
+        inputs: Any,
+        layers: Sequence[str],
+        *,
+        weights: Weights,
+        hold: Hold,
+        shortcuts: Shortcuts,
     ) -> dict[str, Any]:
         """Run the network symbolically, inside the graph that is being built.
 
@@ -61,9 +76,8 @@ class Network(Protocol):
             As `read_weights` gave them.
         hold : callable
             Puts an array into the graph.
-        winograd : int
-            On how many axes to convolve by `stages.winograd`, where that gains and its rounding
-            stays small; 0 for none.
+        shortcuts : Shortcuts
+            What may be done otherwise than Keras does.
 
         Returns
         -------
@@ -95,6 +109,18 @@ class KerasNetwork:
         shape = getattr(self.model, "input_shape", None)  # A model never built has none.
         return tuple(shape[1:]) if isinstance(shape, tuple) else ()
 
+    @property
+    def normalizes(self) -> bool:
+        """Whether activations are divided by deviations; see `Network.normalizes`."""
+        import keras
+
+        kinds = (
+            keras.layers.BatchNormalization,
+            keras.layers.GroupNormalization,
+            keras.layers.LayerNormalization,
+        )
+        return any(isinstance(layer, kinds) for _, layer in walk_layers(self.model))
+
     def read_weights(self) -> Weights:
         """Return the values of the trainable and the other weights; outside any graph."""
         model = self.model
@@ -104,7 +130,13 @@ class KerasNetwork:
         )
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: int
+        self,
+        inputs: Any,
+        layers: Sequence[str],
+        *,
+        weights: Weights,
+        hold: Hold,
+        shortcuts: Shortcuts,
     ) -> dict[str, Any]:
         """Run the network symbolically; see `Network.trace`.
 
@@ -112,15 +144,23 @@ class KerasNetwork:
         deepest layer asked for never runs.
         """
         known = dict(walk_layers(self.model))
-        gaining = known.values() if winograd and _may_use_winograd(known.values()) else ()
+        folding = known.values() if shortcuts.fold else ()
+        kept = [known[name] for name in layers]
+        # A GPU's library chooses for itself.
+        n_axes = 0 if _has_gpu() else shortcuts.winograd_axes
+        gaining = known.values() if n_axes else ()
         values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
         values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
         with (
-            replacing_convolutions(gaining, values=values, hold=hold, n_axes=winograd),
+            folding_normalizations(folding, values=values, hold=hold, kept=kept) as folded,
+            replacing_convolutions(gaining, values=folded, hold=hold, n_axes=n_axes),
             _bringing_tensors_along(self.model),
             _recording({name: known[name] for name in layers}) as outputs,
         ):
-            held = ([hold(value) for value in part] for part in weights)
+            held = (
+                [hold(folded[id(variable)]) for variable in part]
+                for part in (self.model.trainable_variables, self.model.non_trainable_variables)
+            )
             self.model.stateless_call(*held, inputs, training=False)
         return outputs
 
@@ -180,18 +220,10 @@ def _bringing_tensors_along(model: Any) -> Iterator[None]:
             setattr(layer, name, value)
 
 
-def _may_use_winograd(layers: Iterable[Any]) -> bool:
-    """Tell whether Winograd's rounding stays as small as it is.
-
-    Batch normalization divides by deviations that may be tiny, and so amplifies it without bound;
-    networks without it (VGG) pass it on as it is. A GPU's library chooses for itself.
-    """
-    import keras
+def _has_gpu() -> bool:
     import tensorflow as tf
 
-    amplifying = keras.layers.BatchNormalization
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    return not on_gpu and not any(isinstance(layer, amplifying) for layer in layers)
+    return bool(tf.config.list_physical_devices("GPU"))
 
 
 @contextmanager
@@ -202,13 +234,18 @@ def _recording(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
     tensors belong to the inner model's own graph.
     """
     outputs: dict[str, Any] = {}
+    # One may be part of two models, and one's call may be replaced already.
+    before = {layer: vars(layer).get("call") for layer in layers.values()}
     for name, layer in layers.items():
         layer.call = _record(layer.call, name, outputs)
     try:
         yield outputs
     finally:
-        for layer in set(layers.values()):  # One may be part of two models.
-            del layer.call
+        for layer, call in before.items():
+            if call is None:
+                del layer.call
+            else:
+                layer.call = call
 
 
 def _record(call: Callable[..., Any], name: str, outputs: dict[str, Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from stages.cores import count_cores
 from stages.engine import ProgramSpec, TracedProgram, trace_program
 from stages.errors import UnknownNameError
 from stages.network import Network
+from stages.shortcuts import NO_SHORTCUTS
 
 # Measured with MobileNet x0.25 and ResNet50 on two cores: 4 images at a time are as fast as or
 # faster than 1, 8 are slower. The shape is fixed, as OpenVINO is faster for it.
@@ -42,7 +43,7 @@ class OpenVinoProgram:
 
         if spec.precision not in _PRECISIONS:
             raise UnknownNameError("precision", spec.precision, _PRECISIONS, where="of OpenVINO")
-        traced = trace_program(network, spec, hold=tf.constant, winograd=0)
+        traced = trace_program(network, spec, hold=tf.constant, shortcuts=NO_SHORTCUTS)
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[spec.precision],
             "PERFORMANCE_HINT": "THROUGHPUT",

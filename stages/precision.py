@@ -122,9 +122,7 @@ def configure_session(precision: str) -> Any:
     config.intra_op_parallelism_threads = count_cores()
     rewriting = config.graph_options.rewrite_options
     if precision == "float32":
-        # Folding would multiply batch normalization into the convolutions' weights. That is a
-        # tenth faster for ResNet50, and differs from Keras by rounding that some networks amplify:
-        # by 2e-4 of the largest value at the end of MobileNet x0.25. Without it, by at most 5e-6.
+        # What is folded, and whether the numbers bear it, is decided in `stages.shortcuts`.
         rewriting.constant_folding = RewriterConfig.OFF
     elif precision in _PASSES:
         setattr(rewriting, _PASSES[precision], RewriterConfig.ON)
@@ -149,7 +147,7 @@ def find_delicate_products(batch: Any, outputs: Iterable[Any]) -> list[Any]:
     outputs : iterable of tf.Tensor
         What is computed; nothing is returned that these do not need.
     """
-    needed = _walk({tensor.op for tensor in outputs}, lambda op: [t.op for t in op.inputs])
+    needed = find_needed(outputs)
     reached = _walk(
         {batch.op},
         lambda op: [] if op.type in _PRODUCTS else [u for t in op.outputs for u in t.consumers()],
@@ -157,6 +155,11 @@ def find_delicate_products(batch: Any, outputs: Iterable[Any]) -> list[Any]:
     first = {op for op in reached & needed if op.type in _PRODUCTS}
     depthwise = {op for op in needed if op.type == _DEPTHWISE}
     return sorted(first | depthwise, key=lambda op: str(op.name))
+
+
+def find_needed(outputs: Iterable[Any]) -> set[Any]:
+    """Return the operations of the graph that some tensors need."""
+    return _walk({tensor.op for tensor in outputs}, lambda op: [t.op for t in op.inputs])
 
 
 def _walk(start: set[Any], follow: Callable[[Any], Iterable[Any]]) -> set[Any]:

@@ -15,6 +15,7 @@ from typing import Any
 from stages.errors import InputError, WeightsError
 from stages.layers import BackboneCard, LayerCard
 from stages.network import Hold, Weights
+from stages.shortcuts import Shortcuts
 from stages.start import check_tensorflow
 
 _SIGNATURES = ("serving_default", "serve")
@@ -80,12 +81,23 @@ class SavedNetwork:
             name=self.name, size=self.size, channels=self.input_shape[2] or 3, layers=layers
         )
 
+    @property
+    def normalizes(self) -> bool:
+        """False: no shortcuts are taken through a graph that exists already."""
+        return False
+
     def read_weights(self) -> Weights:
         """Return nothing: the weights are constants of the graph."""
         return [], []
 
     def trace(
-        self, inputs: Any, layers: Sequence[str], *, weights: Weights, hold: Hold, winograd: int
+        self,
+        inputs: Any,
+        layers: Sequence[str],
+        *,
+        weights: Weights,
+        hold: Hold,
+        shortcuts: Shortcuts,
     ) -> dict[str, Any]:
         """Put the graph, weights and all, into the one being built; see `Network.trace`."""
         return self._import(inputs, layers)
