@@ -19,9 +19,9 @@ from pipeline.options import (
 )
 from stages.applications import PREPROCESS_MODES
 from stages.decode import ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
-from stages.engine import VIEWS
 from stages.heads import HEADS
 from stages.targets import CLASSIFICATION, TASKS
+from stages.tracing import VIEWS
 
 if TYPE_CHECKING:
     # Generic for the type checker only.

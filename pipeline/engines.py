@@ -12,8 +12,9 @@ from pipeline.prepare import Preparation
 from stages.start import find_keras_backend
 
 if TYPE_CHECKING:
-    from stages.engine import HalvingProgram, ProgramSpec
+    from stages.engine import HalvingProgram
     from stages.network import Network
+    from stages.tracing import ProgramSpec
 
 
 def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingProgram:
@@ -29,7 +30,7 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     HalvingProgram
         A uint8 batch in, the activations of each active layer out.
     """
-    from stages.engine import ProgramSpec
+    from stages.tracing import ProgramSpec
 
     network = prepared.backbone.load()
     spec = ProgramSpec(

@@ -12,9 +12,9 @@ from pipeline.errors import PipelineError
 from stages.applications import PREPROCESS_MODES, parse_backbone
 from stages.cores import count_cores
 from stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
-from stages.engine import VIEWS
 from stages.errors import UnknownNameError
 from stages.start import find_keras_backend
+from stages.tracing import VIEWS
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")

@@ -3,24 +3,19 @@
 Casting, preprocessing, the network and pooling are one TensorFlow graph, run by a session, which
 runs only what is fetched: the network ends at the deepest layer asked for. The weights are
 variables of the session and not constants of the graph. Constants would be copied by each of a
-dozen optimization passes (VGG16 then starts 3 s later and takes 1.7 GB more), and what they would
-gain, folding, must be off for the numbers to stay close to Keras' (see `configure_session`). In
-half precision, whose rounding is far coarser, they are constants, and folding is on.
+dozen optimization passes: VGG16 then starts 3 s later and takes 1.7 GB more. In half precision they
+are constants all the same, or each batch would convert them anew.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from stages.applications import PREPROCESS_MODES
-from stages.errors import InputError, UnknownNameError
-from stages.layers import LayerSpec
-from stages.network import Hold, Network
+from stages.network import Network
 from stages.parity import measure_errors
 from stages.precision import configure_session, find_delicate_products, find_needed
 from stages.shortcuts import (
@@ -30,14 +25,10 @@ from stages.shortcuts import (
     choose_shortcuts,
     draw_probe,
 )
+from stages.tracing import ProgramSpec, trace_program
 
 _log = logging.getLogger(__name__)
 
-VIEWS = ("identity", "hflip")
-# Facts of keras.applications.imagenet_utils: the means and deviations of ImageNet's channels.
-CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
-TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
-TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
 _SMALLEST_VARIABLE_BYTES = 4096
 # More than any network with batch normalization in keras.applications has; VGG16's fc1 has more.
 _FOLDED_BYTES = 400_000_000
@@ -45,48 +36,6 @@ _FOLDED_BYTES = 400_000_000
 
 class OutOfMemoryError(Exception):
     """The batch does not fit the device's memory; a smaller one may."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgramSpec:
-    """What a program computes, besides the network.
-
-    Attributes
-    ----------
-    layers : tuple of LayerSpec
-        Outputs, in this order.
-    preprocess : str
-        ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
-    view : str
-        ``"identity"``, or ``"hflip"`` for the mirror image.
-    precision : str
-        Of the network's products: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Preprocessing,
-        what meets its pixels first, depthwise convolutions, pooling and the outputs are float32 in
-        any case.
-    """
-
-    layers: tuple[LayerSpec, ...]
-    preprocess: str
-    view: str = "identity"
-    precision: str = "float32"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TracedProgram:
-    """A program as a TensorFlow graph.
-
-    Attributes
-    ----------
-    graph : tf.Graph
-    batch : tf.Tensor of uint8, shape (None, height, width, channels)
-        The placeholder of the images.
-    outputs : list of tf.Tensor of float32, each (None, *shape)
-        One for each layer.
-    """
-
-    graph: Any
-    batch: Any
-    outputs: list[Any]
 
 
 class Program:
@@ -204,32 +153,6 @@ class HalvingProgram:
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
 
-def trace_program(
-    network: Network, spec: ProgramSpec, *, hold: Hold, shortcuts: Shortcuts
-) -> TracedProgram:
-    """Put a whole program into a graph of its own.
-
-    Parameters
-    ----------
-    network : Network
-    spec : ProgramSpec
-    hold, shortcuts
-        See `Network.trace`.
-    """
-    import tensorflow as tf
-
-    weights = network.read_weights()  # Before there is a graph.
-    graph = tf.Graph()
-    with graph.as_default():
-        channels = network.input_shape[2]
-        batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels), name="images")
-        inputs = preprocess(_apply_view(batch, spec.view), spec.preprocess)
-        names = [layer.layer for layer in spec.layers]
-        found = network.trace(inputs, names, weights=weights, hold=hold, shortcuts=shortcuts)
-        outputs = [pool(found[layer.layer], layer) for layer in spec.layers]
-    return TracedProgram(graph=graph, batch=batch, outputs=outputs)
-
-
 class _HeldArrays:
     """Arrays in the graph that is being built: variables, whose values come with the session.
 
@@ -264,62 +187,3 @@ class _HeldArrays:
         feeds = {initial: values for _, initial, values in waiting}
         session.run([variable.initializer for variable, *_ in waiting], feeds)
         self._waiting.clear()
-
-
-def preprocess(images: Any, mode: str) -> Any:
-    """Scale pixels as the backbone's family was trained with, inside a TensorFlow graph.
-
-    Parameters
-    ----------
-    images : tf.Tensor of uint8, shape (n, height, width, channels)
-        RGB, or grey.
-    mode : str
-        ``"caffe"``: BGR less the mean; ``"tf"``: -1 to 1; ``"torch"``: 0 to 1, standardised by
-        channel; ``"none"``: 0 to 255.
-
-    Returns
-    -------
-    tf.Tensor of float32
-    """
-    import tensorflow as tf
-
-    pixels = tf.cast(images, tf.float32)
-    if mode == "none":
-        return pixels
-    if mode == "tf":
-        return pixels / 127.5 - 1.0
-    if images.shape[-1] != 3:
-        raise InputError(f"preprocessing {mode!r} needs 3 channels; use tf or none")
-    if mode == "caffe":
-        # While they are bytes: 4 times as fast as a slice with a negative step.
-        return tf.cast(tf.reverse(images, [3]), tf.float32) - tf.constant(CAFFE_MEAN_BGR)
-    if mode == "torch":
-        return (pixels / 255.0 - tf.constant(TORCH_MEAN_RGB)) / tf.constant(TORCH_DEVIATION_RGB)
-    raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
-
-
-def pool(activation: Any, layer: LayerSpec) -> Any:
-    """Pool an activation as its spec says; the result is float32."""
-    import tensorflow as tf
-
-    values = tf.cast(activation, tf.float32)
-    shape = tuple(values.shape[1:])
-    target = (-1, *layer.pool_shape(shape))
-    axes = list(range(1, len(shape)))
-    if layer.pooling == "avg":
-        return tf.reduce_mean(values, axes)
-    if layer.pooling == "max":
-        return tf.reduce_max(values, axes)
-    # A fetched tensor is handed over without a copy; one that only passes through must not alias
-    # the session's own buffers, which identity sees to.
-    return tf.reshape(values, target) if layer.pooling == "flatten" else tf.identity(values)
-
-
-def _apply_view(batch: Any, view: str) -> Any:
-    import tensorflow as tf
-
-    if view == "hflip":
-        return tf.reverse(batch, [2])
-    if view == "identity":
-        return batch
-    raise UnknownNameError("view", view, VIEWS)

@@ -17,13 +17,13 @@ import numpy as np
 
 from stages.applications import PREPROCESS_MODES
 from stages.cutting import cut_model
-from stages.engine import CAFFE_MEAN_BGR, TORCH_DEVIATION_RGB, TORCH_MEAN_RGB, VIEWS
 from stages.errors import InputError, UnknownNameError
 from stages.heads import HEADS, LinearForm
 from stages.layers import LayerSpec
 from stages.network import KerasNetwork, Network
 from stages.start import start_tensorflow
 from stages.targets import REGRESSION
+from stages.tracing import CAFFE_MEAN_BGR, TORCH_DEVIATION_RGB, TORCH_MEAN_RGB, VIEWS
 
 SUFFIX = ".keras"
 # What the archive holds besides what Keras puts there, and Keras does not look at.
@@ -174,7 +174,7 @@ def _run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
 
 
 def _preprocess(image: Any, mode: str, view: str) -> Any:
-    """Do what `stages.engine.preprocess` does, after the view, to within its rounding."""
+    """Do what `stages.tracing.preprocess` does, after the view, to within its rounding."""
     from keras import layers, ops
 
     if view not in VIEWS:
@@ -220,7 +220,7 @@ def _join_features(parts: Sequence[ExportPart], activations: Sequence[Any]) -> A
 
 
 def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
-    """Do what `stages.engine.pool` does, flatten, and round as storing does."""
+    """Do what `stages.tracing.pool` does, flatten, and round as storing does."""
     from keras import layers
 
     shape, pooling = tuple(activation.shape[1:]), part.layer.pooling

@@ -15,17 +15,11 @@ import numpy as np
 
 from stages.applications import PREPROCESS_MODES
 from stages.cutting import cut_model
-from stages.engine import (
-    CAFFE_MEAN_BGR,
-    TORCH_DEVIATION_RGB,
-    TORCH_MEAN_RGB,
-    VIEWS,
-    OutOfMemoryError,
-    ProgramSpec,
-)
+from stages.engine import OutOfMemoryError
 from stages.errors import InputError, UnknownNameError
 from stages.layers import LayerSpec
 from stages.network import KerasNetwork, Network, walk_layers
+from stages.tracing import CAFFE_MEAN_BGR, TORCH_DEVIATION_RGB, TORCH_MEAN_RGB, VIEWS, ProgramSpec
 
 _PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
@@ -135,7 +129,7 @@ def _check_graphs(model: Any, name: str) -> None:
 
 
 def preprocess(images: Any, mode: str) -> Any:
-    """Scale pixels as the backbone's family was trained with; see `stages.engine.preprocess`.
+    """Scale pixels as the backbone's family was trained with; see `stages.tracing.preprocess`.
 
     Parameters
     ----------

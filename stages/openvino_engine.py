@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from stages.cores import count_cores
-from stages.engine import ProgramSpec, TracedProgram, trace_program
 from stages.errors import UnknownNameError
 from stages.network import Network
 from stages.shortcuts import NO_SHORTCUTS
+from stages.tracing import ProgramSpec, TracedProgram, trace_program
 
 # Measured with MobileNet x0.25 and ResNet50 on two cores: 4 images at a time are as fast as or
 # faster than 1, 8 are slower. The shape is fixed, as OpenVINO is faster for it.

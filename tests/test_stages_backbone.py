@@ -16,9 +16,10 @@ from keras import layers as kl
 
 from stages.applications import parse_backbone
 from stages.backbone import BackboneRequest, load_backbone
-from stages.engine import Program, ProgramSpec
+from stages.engine import Program
 from stages.errors import InputError, UnknownNameError, WeightsError
 from stages.layers import BackboneCard, LayerSpec
+from stages.tracing import ProgramSpec
 
 SIDE = 32
 MOBILENET = "mobilenet(alpha=0.25,classes=7)"

@@ -14,10 +14,11 @@ from sklearn.datasets import load_sample_image
 from stages.applications import APPLICATIONS, parse_backbone
 from stages.backbone import BackboneRequest, load_backbone
 from stages.decode import DecodeSpec, decode_image
-from stages.engine import HalvingProgram, OutOfMemoryError, Program, ProgramSpec
+from stages.engine import HalvingProgram, OutOfMemoryError, Program
 from stages.errors import StageError, UnknownNameError
 from stages.layers import LayerSpec, parse_layer_spec, parse_layer_specs
 from stages.network import KerasNetwork
+from stages.tracing import ProgramSpec
 
 TOLERANCE = 1e-4
 SIDE = 32

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 
 from stages.applications import PREPROCESS_MODES, parse_backbone
 from stages.backbone import BackboneRequest, load_backbone
-from stages.engine import Program, ProgramSpec
+from stages.engine import Program
 from stages.errors import InputError, UnknownNameError
 from stages.export import RECORD_NAME, ExportPart, build_classifier, save_classifier
 from stages.heads import HEADS, LinearForm, fit_head, parse_settings
@@ -30,6 +30,7 @@ from stages.layers import parse_layer_spec
 from stages.matrix import ArrayMatrix
 from stages.network import KerasNetwork
 from stages.targets import Targets
+from stages.tracing import ProgramSpec
 from tests.conftest import write_model
 
 TOLERANCE = 1e-4

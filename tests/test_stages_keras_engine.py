@@ -20,11 +20,12 @@ from sklearn.datasets import load_sample_image  # noqa: E402
 from stages import keras_engine  # noqa: E402
 from stages.applications import APPLICATIONS, parse_backbone  # noqa: E402
 from stages.backbone import BackboneRequest, load_backbone  # noqa: E402
-from stages.engine import HalvingProgram, OutOfMemoryError, ProgramSpec  # noqa: E402
+from stages.engine import HalvingProgram, OutOfMemoryError  # noqa: E402
 from stages.errors import InputError, UnknownNameError  # noqa: E402
 from stages.keras_engine import KerasProgram  # noqa: E402
 from stages.layers import parse_layer_specs  # noqa: E402
 from stages.network import KerasNetwork  # noqa: E402
+from stages.tracing import ProgramSpec  # noqa: E402
 
 SIDE = 32
 SPECS = "conv,conv:avg,conv:max,conv:flatten,relu,depthwise:avg,gap,gap:flatten,dense"

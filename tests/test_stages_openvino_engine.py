@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,11 @@ import keras  # noqa: E402
 from keras import layers as kl  # noqa: E402
 from sklearn.datasets import load_sample_image  # noqa: E402
 
-from stages.engine import ProgramSpec  # noqa: E402
 from stages.errors import UnknownNameError  # noqa: E402
 from stages.layers import parse_layer_specs  # noqa: E402
 from stages.network import KerasNetwork  # noqa: E402
 from stages.openvino_engine import OpenVinoProgram  # noqa: E402
+from stages.tracing import ProgramSpec  # noqa: E402
 
 SIDE = 32
 SPECS = "conv,conv:avg,conv:max,conv:flatten,relu,depthwise:avg,gap,gap:flatten,dense"
@@ -100,6 +101,19 @@ def test_outputs_of_one_batch_stay_when_the_next_one_runs(
     program(255 - pixels)
     for output, copy in zip(first, copies, strict=True):
         np.testing.assert_array_equal(output, copy)
+
+
+def test_two_batches_at_once_give_what_they_give_one_after_the_other(
+    network: KerasNetwork, pixels: np.ndarray
+) -> None:
+    program = build(network)
+    batches = [np.roll(pixels, shift, axis=0)[: 1 + shift % 9] for shift in range(40)]
+    expected = [program(batch) for batch in batches]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(program, batches))
+    for ours, theirs in zip(found, expected, strict=True):
+        for output, alone in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(output, alone)
 
 
 def test_the_mirror_image_is_the_image_mirrored(network: KerasNetwork, pixels: np.ndarray) -> None:

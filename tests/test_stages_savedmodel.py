@@ -12,9 +12,10 @@ from keras import layers as kl
 
 from stages.applications import family_preprocess, parse_backbone
 from stages.backbone import BackboneRequest, load_backbone
-from stages.engine import Program, ProgramSpec
+from stages.engine import Program
 from stages.errors import InputError, WeightsError
 from stages.layers import parse_layer_specs
+from stages.tracing import ProgramSpec
 
 TOLERANCE = 1e-4
 SIDE = 32

@@ -23,11 +23,12 @@ import numpy as np
 from pipeline.backbones import Backbone
 from pipeline.options import FeatureOptions
 from stages.decode import DecodeSpec, decode_image
-from stages.engine import Program, ProgramSpec
+from stages.engine import Program
 from stages.errors import InputError
 from stages.openvino_engine import OpenVinoProgram
 from stages.parity import Run, measure_errors
 from stages.precision import check_precision
+from stages.tracing import ProgramSpec
 from tests.benchmarks.photos import choose_evenly, list_images
 
 ENGINES: dict[str, Callable[..., Run]] = {"tensorflow": Program, "openvino": OpenVinoProgram}

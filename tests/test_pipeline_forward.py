@@ -1,0 +1,122 @@
+"""The backbone's thread: order, overlap, failures."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from pipeline.forward import ForwardPass
+from pipeline.loading import LoadedBatch
+from pipeline.progress import Shares
+from stages.engine import HalvingProgram, OutOfMemoryError
+
+PATIENCE_S = 60.0
+
+
+def make_batches(n: int, *, broken: tuple[int, ...] = ()) -> Iterator[LoadedBatch]:
+    for start in range(n):
+        pixels = np.full((1, 2, 2, 3), start, np.uint8)
+        yield LoadedBatch(
+            start=start, pixels=pixels, broken={0: "no image"} if start in broken else {}
+        )
+
+
+def mean(batch: np.ndarray) -> list[np.ndarray]:
+    return [batch.mean((1, 2), dtype=np.float32)]
+
+
+@pytest.mark.parametrize("n_at_once", [1, 2, 3])
+def test_batches_come_in_order_with_their_own_activations(n_at_once: int) -> None:
+    def fastest_last(batch: np.ndarray) -> list[np.ndarray]:
+        time.sleep(0.02 if batch[0, 0, 0, 0] % 2 == 0 else 0)
+        return mean(batch)
+
+    program = HalvingProgram(fastest_last, n_at_once=n_at_once)
+    with ForwardPass(lambda: program, Shares()) as forward:
+        found = [(batch.start, values) for batch, values in forward.run(make_batches(9))]
+    assert [start for start, _ in found] == list(range(9))
+    assert all((values[0] == start).all() for start, values in found)
+
+
+def test_the_next_batch_runs_while_one_is_handed_over() -> None:
+    second = threading.Event()
+
+    def program(batch: np.ndarray) -> list[np.ndarray]:
+        if batch[0, 0, 0, 0] == 1:
+            second.set()
+        return mean(batch)
+
+    with ForwardPass(lambda: HalvingProgram(program), Shares()) as forward:
+        running = forward.run(make_batches(3))
+        next(running)
+        assert second.wait(PATIENCE_S)
+
+
+def test_without_a_readable_image_no_program_is_built() -> None:
+    def build() -> HalvingProgram:
+        raise AssertionError("built")
+
+    with ForwardPass(build, Shares()) as forward:
+        found = list(forward.run(make_batches(3, broken=(0, 1, 2))))
+    assert [(batch.start, values) for batch, values in found] == [(0, []), (1, []), (2, [])]
+
+
+def test_batches_without_a_readable_image_keep_their_place() -> None:
+    with ForwardPass(lambda: HalvingProgram(mean), Shares()) as forward:
+        found = list(forward.run(make_batches(5, broken=(0, 2, 4))))
+    assert [(batch.start, bool(values)) for batch, values in found] == [
+        (0, False), (1, True), (2, False), (3, True), (4, False),
+    ]  # fmt: skip
+
+
+def test_what_the_program_raises_reaches_the_loop_at_its_batch() -> None:
+    def program(batch: np.ndarray) -> list[np.ndarray]:
+        if batch[0, 0, 0, 0] == 2:
+            raise OutOfMemoryError("a batch of 1 images")
+        return mean(batch)
+
+    seen = []
+    with (
+        pytest.raises(OutOfMemoryError),
+        ForwardPass(lambda: HalvingProgram(program), Shares()) as forward,
+    ):
+        for batch, _ in forward.run(make_batches(5)):
+            seen.append(batch.start)
+    assert seen == [0, 1]
+
+
+def test_leaving_early_waits_for_what_runs_and_drops_the_rest() -> None:
+    ran = []
+
+    def program(batch: np.ndarray) -> list[np.ndarray]:
+        ran.append(int(batch[0, 0, 0, 0]))
+        return mean(batch)
+
+    with ForwardPass(lambda: HalvingProgram(program), Shares()) as forward:
+        next(forward.run(make_batches(100)))
+    n_ran = len(ran)
+    assert n_ran <= 2
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("backbone")]
+
+
+def test_the_time_of_each_party_is_told() -> None:
+    def load_slowly() -> Iterator[LoadedBatch]:
+        for batch in make_batches(3):
+            time.sleep(0.05)
+            yield batch
+
+    def build() -> HalvingProgram:
+        time.sleep(0.05)
+        return HalvingProgram(mean)
+
+    shares = Shares()
+    with ForwardPass(build, shares) as forward:
+        list(forward.run(load_slowly()))
+    assert shares.bottleneck == "loading"
+    assert shares.loading >= 0.15
+    assert shares.building >= 0.05
+    assert shares.of(1.0).keys() == {"planning", "building", "loading", "backbone", "disk"}
