@@ -17,8 +17,14 @@ if TYPE_CHECKING:
     from stages.tracing import ProgramSpec
 
 
+# The last program of this process: who transforms one image after the other builds it once.
+_built: dict[tuple[str, ...], HalvingProgram] = {}
+
+
 def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingProgram:
     """Build the program of the layers that a plan misses; this imports the engine.
+
+    The last one is kept, and given again for the same layers of the same numbers.
 
     Parameters
     ----------
@@ -32,20 +38,26 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     """
     from stages.tracing import ProgramSpec
 
-    network = prepared.backbone.load()
+    active = prepared.plan.active
     spec = ProgramSpec(
-        layers=tuple(layer.spec for layer in prepared.plan.active),
+        layers=tuple(layer.spec for layer in active),
         preprocess=prepared.backbone.preprocess,
         view=features.view,
         precision=features.precision,
     )
     # A program that serves one size of batch serves the sample for the parity record as well.
     batch_size = min(prepared.batch_size, len(prepared.plan.digests))
-    program = _BUILDERS[features.engine](network, spec, batch_size)
+    key = tuple(layer.features.key for layer in active)
+    if key not in _built:
+        _built.clear()  # Before there is another: each may take a gigabyte.
+        network = prepared.backbone.load()
+        _built[key] = _BUILDERS[features.engine](network, spec, batch_size)
+    program = _built[key]
     if not is_reference(features):
         plain = replace(spec, precision="float32")
         note_parity(
-            features, prepared, program, open_reference=lambda: _open_reference(network, plain)
+            *(features, prepared, program),
+            open_reference=lambda: _open_reference(prepared.backbone.load(), plain),
         )
     return program
 

@@ -117,6 +117,24 @@ def test_what_was_computed_once_is_read_in_any_order_and_from_any_folder(
     np.testing.assert_array_equal(again, np.concatenate([first[::-1], first[2:3]]))
 
 
+def test_images_that_come_one_by_one_build_the_program_once(
+    make: Make, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from stages.engine import Program
+
+    built, build = [], Program.__init__
+    monkeypatch.setattr(
+        Program, "__init__", lambda *args, **kwargs: (built.append(args), build(*args, **kwargs))[1]
+    )
+    make("first:max").fit_transform(paths[:1])  # Whatever earlier tests left.
+    built.clear()
+    rows = [make().fit_transform([path]) for path in paths[:4]]
+    assert len(built) == 1
+    assert len(list_shards(tmp_path / "cache")) == 5
+    whole = make(cache_dir=tmp_path / "other").fit_transform(paths[:4])
+    np.testing.assert_allclose(np.concatenate(rows), whole, rtol=1e-5, atol=1e-6)
+
+
 def test_a_search_in_two_processes_equals_plain_scikit_learn_and_computes_nothing_again(
     make: Make, backbone: Path, paths: list[Path], classes: list[str], tmp_path: Path
 ) -> None:
