@@ -75,9 +75,16 @@ def _open_reference(network: Network, spec: ProgramSpec) -> Reference:
 
 
 def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
-    from stages.engine import HalvingProgram, Program
+    from stages.engine import HalvingProgram, Program, SharedPrograms
+    from stages.start import list_gpus
 
-    return HalvingProgram(Program(network, spec))
+    devices: list[str | None] = [*list_gpus()] or [None]
+    first, *others = devices
+    programs = [Program(network, spec, device=first)]
+    # The numbers of all of them go into one feature set: all take the same shortcuts.
+    shortcuts = programs[0].shortcuts
+    programs += [Program(network, spec, shortcuts=shortcuts, device=other) for other in others]
+    return HalvingProgram(SharedPrograms(programs), n_at_once=len(programs))
 
 
 def _build_openvino(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:

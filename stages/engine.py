@@ -10,7 +10,8 @@ are constants all the same, or each batch would convert them anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -48,18 +49,32 @@ class Program:
     shortcuts : Shortcuts, optional
         By default those that gain most, given that the numbers stay close to Keras': where rounding
         may be amplified, images that are always the same are put through both ways.
+    device : str, optional
+        Where it runs, as ``"/GPU:1"``; TensorFlow's choice by default.
+
+    Attributes
+    ----------
+    shortcuts : Shortcuts
+        Those that are taken.
     """
 
     def __init__(
-        self, network: Network, spec: ProgramSpec, *, shortcuts: Shortcuts | None = None
+        self,
+        network: Network,
+        spec: ProgramSpec,
+        *,
+        shortcuts: Shortcuts | None = None,
+        device: str | None = None,
     ) -> None:
         chosen = shortcuts or choose_shortcuts(spec.precision, normalizes=network.normalizes)
-        self._session = _Session(network, spec, chosen)
+        self.shortcuts = chosen
+        self._session = _Session(network, spec, chosen, device)
         if shortcuts is None and spec.precision == "float32" and network.normalizes:
-            plain = _Session(network, spec, NO_SHORTCUTS)
+            plain = _Session(network, spec, NO_SHORTCUTS, device)
             probe = draw_probe((*network.size, int(network.input_shape[2] or 3)))
             errors = measure_errors(self._session, plain, [probe])
             is_close = max(largest for largest, _ in errors) <= TOLERANCE
+            self.shortcuts = chosen if is_close else NO_SHORTCUTS
             rejected, self._session = (plain, self._session) if is_close else (self._session, plain)
             rejected.close()
 
@@ -90,12 +105,14 @@ class Program:
 class _Session:
     """A TensorFlow session with a traced program in it."""
 
-    def __init__(self, network: Network, spec: ProgramSpec, shortcuts: Shortcuts) -> None:
+    def __init__(
+        self, network: Network, spec: ProgramSpec, shortcuts: Shortcuts, device: str | None
+    ) -> None:
         import tensorflow as tf
 
         is_float32 = spec.precision == "float32"
         held = _HeldArrays(fold=not is_float32)
-        traced = trace_program(network, spec, hold=held, shortcuts=shortcuts)
+        traced = trace_program(network, spec, hold=held, shortcuts=shortcuts, device=device)
         config = configure_session(spec.precision)
         session = tf.compat.v1.Session(graph=traced.graph, config=config)
         held.fill(session, traced.outputs)
@@ -115,6 +132,29 @@ class _Session:
 
     def close(self) -> None:
         self._session.close()
+
+
+class SharedPrograms:
+    """The same program on several devices as one: a batch goes to whichever is free.
+
+    Parameters
+    ----------
+    programs : sequence of callable
+        As `Program`. As many threads may call at once.
+    """
+
+    def __init__(self, programs: Sequence[Callable[[np.ndarray], list[np.ndarray]]]) -> None:
+        self._free: SimpleQueue[Callable[[np.ndarray], list[np.ndarray]]] = SimpleQueue()
+        for program in programs:
+            self._free.put(program)
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch; see `Program.__call__`."""
+        program = self._free.get()
+        try:
+            return program(batch)
+        finally:
+            self._free.put(program)
 
 
 class HalvingProgram:

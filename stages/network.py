@@ -13,6 +13,7 @@ import numpy as np
 from stages.folding import folding_normalizations
 from stages.layers import BackboneCard, LayerCard
 from stages.shortcuts import Shortcuts
+from stages.start import list_gpus
 from stages.winograd import replacing_convolutions
 
 # Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
@@ -147,7 +148,7 @@ class KerasNetwork:
         folding = known.values() if shortcuts.fold else ()
         kept = [known[name] for name in layers]
         # A GPU's library chooses for itself.
-        n_axes = 0 if _has_gpu() else shortcuts.winograd_axes
+        n_axes = 0 if list_gpus() else shortcuts.winograd_axes
         gaining = known.values() if n_axes else ()
         values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
         values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
@@ -218,12 +219,6 @@ def _bringing_tensors_along(model: Any) -> Iterator[None]:
     finally:
         for layer, name, value in held:
             setattr(layer, name, value)
-
-
-def _has_gpu() -> bool:
-    import tensorflow as tf
-
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 @contextmanager

@@ -119,6 +119,7 @@ def configure_session(precision: str) -> Any:
 
     config = tf.compat.v1.ConfigProto()
     config.gpu_options.allow_growth = True
+    config.allow_soft_placement = True  # Some operations on integers are for processors alone.
     config.intra_op_parallelism_threads = count_cores()
     rewriting = config.graph_options.rewrite_options
     if precision == "float32":

@@ -152,3 +152,10 @@ def _holding_back_stderr() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
+
+
+def list_gpus() -> list[str]:
+    """List TensorFlow's GPUs, as ``"/GPU:0"``; this imports it."""
+    import tensorflow as tf
+
+    return [f"/GPU:{number}" for number, _ in enumerate(tf.config.list_physical_devices("GPU"))]

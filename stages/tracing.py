@@ -61,7 +61,12 @@ class TracedProgram:
 
 
 def trace_program(
-    network: Network, spec: ProgramSpec, *, hold: Hold, shortcuts: Shortcuts
+    network: Network,
+    spec: ProgramSpec,
+    *,
+    hold: Hold,
+    shortcuts: Shortcuts,
+    device: str | None = None,
 ) -> TracedProgram:
     """Put a whole program into a graph of its own.
 
@@ -71,12 +76,14 @@ def trace_program(
     spec : ProgramSpec
     hold, shortcuts
         See `Network.trace`.
+    device : str, optional
+        As ``"/GPU:1"``; TensorFlow's choice by default.
     """
     import tensorflow as tf
 
     weights = network.read_weights()  # Before there is a graph.
     graph = tf.Graph()
-    with graph.as_default():
+    with graph.as_default(), graph.device(device):
         channels = network.input_shape[2]
         batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels), name="images")
         inputs = preprocess(_apply_view(batch, spec.view), spec.preprocess)

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers as kl
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -14,11 +19,13 @@ from sklearn.datasets import load_sample_image
 from stages.applications import APPLICATIONS, parse_backbone
 from stages.backbone import BackboneRequest, load_backbone
 from stages.decode import DecodeSpec, decode_image
-from stages.engine import HalvingProgram, OutOfMemoryError, Program
+from stages.engine import HalvingProgram, OutOfMemoryError, Program, SharedPrograms
 from stages.errors import StageError, UnknownNameError
 from stages.layers import LayerSpec, parse_layer_spec, parse_layer_specs
 from stages.network import KerasNetwork
-from stages.tracing import ProgramSpec
+from stages.precision import configure_session
+from stages.shortcuts import NO_SHORTCUTS
+from stages.tracing import ProgramSpec, trace_program
 
 TOLERANCE = 1e-4
 SIDE = 32
@@ -383,3 +390,53 @@ def test_one_image_that_does_not_fit_is_an_error() -> None:
 
     with pytest.raises(OutOfMemoryError, match="1"):
         HalvingProgram(program)(np.arange(8))
+
+
+def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def configure(precision: str) -> Any:
+        config = configure_session(precision)
+        config.device_count["CPU"] = 2  # They stand for two GPUs.
+        return config
+
+    monkeypatch.setattr("stages.engine.configure_session", configure)
+    network = KerasNetwork(keras.Sequential([kl.Input((SIDE, SIDE, 3)), kl.Conv2D(4, 3, name="c")]))
+    network.size = (SIDE, SIDE)
+    spec = ProgramSpec(layers=(LayerSpec("c"),), preprocess="none")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
+    programs = [Program(network, spec, device=f"/CPU:{number}") for number in (0, 1)]
+    expected = network.model.predict(pixels.astype(np.float32), verbose=0)
+    for program in (*programs, SharedPrograms(programs)):
+        np.testing.assert_allclose(program(pixels)[0], expected, atol=1e-5 * expected.max())
+    traced = trace_program(
+        *(network, spec), hold=tf.constant, shortcuts=NO_SHORTCUTS, device="/CPU:1"
+    )
+    assert {op.device for op in traced.graph.get_operations()} == {"/device:CPU:1"}
+
+
+def test_batches_go_to_whichever_device_is_free() -> None:
+    together = threading.Barrier(2)
+    ran = []
+
+    def make(name: str) -> Callable[[np.ndarray], list[np.ndarray]]:
+        def program(batch: np.ndarray) -> list[np.ndarray]:
+            together.wait(60)
+            ran.append(name)
+            return [batch + 1]
+
+        return program
+
+    shared = SharedPrograms([make("a"), make("b")])
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(shared, np.arange(8).reshape(4, 2)))
+    np.testing.assert_array_equal(np.stack(found)[:, 0], np.arange(8).reshape(4, 2) + 1)
+    assert sorted(ran) == ["a", "a", "b", "b"]
+
+
+def test_a_device_that_fails_is_free_for_the_next_batch() -> None:
+    def program(batch: np.ndarray) -> list[np.ndarray]:
+        if len(batch) > 2:
+            raise OutOfMemoryError("a batch of 4 images")
+        return [batch]
+
+    halving = HalvingProgram(SharedPrograms([program]))
+    np.testing.assert_array_equal(halving(np.arange(4))[0], np.arange(4))
