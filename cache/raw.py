@@ -75,7 +75,9 @@ def read_chunks(
 
 
 def _count_threads(n_groups: int, n_bytes: int) -> int:
-    return max(1, min(n_groups, n_bytes // _THREAD_BYTES, len(os.sched_getaffinity(0))))
+    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has none.
+    n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    return max(1, min(n_groups, n_bytes // _THREAD_BYTES, n_cores))
 
 
 def _group_lines(lines: NDArray[np.int64]) -> list[tuple[int, int, int]]:
