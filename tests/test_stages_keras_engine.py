@@ -135,15 +135,15 @@ def test_every_layer_and_pooling_equals_plain_keras_in_batches_of_any_size(
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch", "none"])
 def test_preprocessing_and_pooling_are_those_of_tensorflow(mode: str, pixels: np.ndarray) -> None:
     tf = pytest.importorskip("tensorflow")
-    from stages import engine
+    from stages import tracing
 
     images = keras.Input((SIDE, SIDE, 3), dtype="uint8")
     specs = parse_layer_specs("x,x:avg,x:max,x:flatten")
     ready = keras_engine.preprocess(images, mode)
     model = keras.Model(images, [keras_engine.pool(ready, spec) for spec in specs])
-    theirs = engine.preprocess(tf.constant(pixels), mode)
+    theirs = tracing.preprocess(tf.constant(pixels), mode)
     for spec, ours in zip(specs, model.predict_on_batch(pixels), strict=True):
-        np.testing.assert_allclose(ours, engine.pool(theirs, spec), rtol=1e-6, atol=1e-5)
+        np.testing.assert_allclose(ours, tracing.pool(theirs, spec), rtol=1e-6, atol=1e-5)
 
 
 def test_the_mirror_image_is_the_image_mirrored(network: KerasNetwork, pixels: np.ndarray) -> None:
