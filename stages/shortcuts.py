@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 # Of a layer's largest value. A tenth of what the numbers may be off from Keras': the images of a
-# probe are not those of the user. It turns down whole maps at the end of MobileNet x0.25, where one
-# value of 600,000 was off by 3e-4 on photos, and takes them pooled: 5e-6.
+# probe are not those of the user. It turns down whole maps at the end of MobileNet x0.25, which are
+# off by up to 3e-4 on photos, and takes them pooled: 5e-6.
 TOLERANCE = 1e-5
 _N_PROBE_IMAGES = 8
 _PATCHES = 14
