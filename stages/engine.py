@@ -10,14 +10,14 @@ are constants all the same, or each batch would convert them anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
 
 from stages.network import Network
-from stages.parity import measure_errors
+from stages.parity import Run, measure_errors
 from stages.precision import configure_session, find_delicate_products, find_needed
 from stages.shortcuts import (
     NO_SHORTCUTS,
@@ -143,8 +143,8 @@ class SharedPrograms:
         As `Program`. As many threads may call at once.
     """
 
-    def __init__(self, programs: Sequence[Callable[[np.ndarray], list[np.ndarray]]]) -> None:
-        self._free: SimpleQueue[Callable[[np.ndarray], list[np.ndarray]]] = SimpleQueue()
+    def __init__(self, programs: Sequence[Run]) -> None:
+        self._free: SimpleQueue[Run] = SimpleQueue()
         for program in programs:
             self._free.put(program)
 
@@ -168,9 +168,7 @@ class HalvingProgram:
         How many batches the program may be called with at once.
     """
 
-    def __init__(
-        self, program: Callable[[np.ndarray], list[np.ndarray]], *, n_at_once: int = 1
-    ) -> None:
+    def __init__(self, program: Run, *, n_at_once: int = 1) -> None:
         self._program = program
         self._largest: int | None = None
         self.n_at_once = n_at_once
@@ -191,6 +189,12 @@ class HalvingProgram:
         if len(pieces) == 1:
             return pieces[0]
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def fill_up(batch: np.ndarray, n_images: int) -> np.ndarray:
+    """Repeat the last image of a batch that is too short, for programs of one size."""
+    missing = n_images - len(batch)
+    return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
 
 
 class _HeldArrays:

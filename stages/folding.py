@@ -2,7 +2,7 @@
 
 Frozen, it multiplies each channel by a number and adds another; so may the convolution's weights
 and a bias, which TensorFlow adds within the convolution. This is computed in float64 and rounded
-once, which some networks amplify: see `stages.parity`.
+once, which some networks amplify: see `stages.shortcuts`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-# Puts an array into the graph that is being built.
-Hold = Callable[[np.ndarray], Any]
+from stages.shortcuts import Hold
 
 
 @contextmanager

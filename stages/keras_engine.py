@@ -15,7 +15,7 @@ import numpy as np
 
 from stages.applications import PREPROCESS_MODES
 from stages.cutting import cut_model
-from stages.engine import OutOfMemoryError
+from stages.engine import OutOfMemoryError, fill_up
 from stages.errors import InputError, UnknownNameError
 from stages.layers import LayerSpec
 from stages.network import KerasNetwork, Network, walk_layers
@@ -79,7 +79,7 @@ class KerasProgram:
         self._batch_size = max(self._batch_size, len(batch))
         try:
             # Of a single output, some backends make no list.
-            outputs = tree.flatten(self._run(_fill_up(batch, self._batch_size)))
+            outputs = tree.flatten(self._run(fill_up(batch, self._batch_size)))
             return [np.asarray(output)[: len(batch)] for output in outputs]
         except Exception as error:
             if not _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
@@ -244,9 +244,3 @@ def _interpret(model: Any) -> Callable[[np.ndarray], Any]:
     model.compile(optimizer=None, run_eagerly=True)
     run: Callable[[np.ndarray], Any] = model.predict_on_batch
     return run
-
-
-def _fill_up(batch: np.ndarray, n_images: int) -> np.ndarray:
-    """Repeat the last image of a batch that is too short."""
-    missing = n_images - len(batch)
-    return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch

@@ -12,7 +12,7 @@ import numpy as np
 
 from stages.folding import folding_normalizations
 from stages.layers import BackboneCard, LayerCard
-from stages.shortcuts import Shortcuts
+from stages.shortcuts import Hold, Shortcuts
 from stages.start import list_gpus
 from stages.winograd import replacing_convolutions
 
@@ -24,8 +24,6 @@ _IRRELEVANT_NAMES = ("batch_shape", "batch_input_shape", "input_shape", "shape",
 
 # The values of the trainable and of the other variables.
 Weights = tuple[list[np.ndarray], list[np.ndarray]]
-# Puts an array into the graph that is being built, as a tensor.
-Hold = Callable[[np.ndarray], Any]
 
 
 class Network(Protocol):

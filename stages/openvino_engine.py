@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from stages.cores import count_cores
+from stages.engine import fill_up
 from stages.errors import UnknownNameError
 from stages.network import Network
 from stages.shortcuts import NO_SHORTCUTS
@@ -76,7 +77,7 @@ class OpenVinoProgram:
             piece = batch[start : start + PIECE]
             rows = [output[start : start + PIECE] for output in outputs]
             with self._starting:
-                self._requests.start_async({0: _fill_up(piece)}, (rows, done))
+                self._requests.start_async({0: fill_up(piece, PIECE)}, (rows, done))
         for _ in starts:
             while not done.acquire(timeout=_PATIENCE_S):
                 self._requests.wait_all()  # Raises what a request failed with.
@@ -93,12 +94,6 @@ def _convert(traced: TracedProgram) -> Any:
     )
     model.reshape([PIECE, *traced.batch.shape[1:]])
     return model
-
-
-def _fill_up(piece: np.ndarray) -> np.ndarray:
-    """Repeat the last image of a piece that is too short."""
-    missing = PIECE - len(piece)
-    return np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) if missing else piece
 
 
 def _take_outputs(request: Any, piece: tuple[list[np.ndarray], Semaphore]) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 
 from stages.errors import InputError, WeightsError
 from stages.layers import BackboneCard, LayerCard
-from stages.network import Hold, Weights
-from stages.shortcuts import Shortcuts
+from stages.network import Weights
+from stages.shortcuts import Hold, Shortcuts
 from stages.start import check_tensorflow
 
 _SIGNATURES = ("serving_default", "serve")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+# Puts an array into the graph that is being built, as a tensor.
+Hold = Callable[[np.ndarray], Any]
 
 # Of a layer's largest value. A tenth of what the numbers may be off from Keras': the images of a
 # probe are not those of the user. It turns down whole maps at the end of MobileNet x0.25, which are

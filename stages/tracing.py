@@ -8,8 +8,8 @@ from typing import Any
 from stages.applications import PREPROCESS_MODES
 from stages.errors import InputError, UnknownNameError
 from stages.layers import LayerSpec
-from stages.network import Hold, Network
-from stages.shortcuts import Shortcuts
+from stages.network import Network
+from stages.shortcuts import Hold, Shortcuts
 
 VIEWS = ("identity", "hflip")
 # Facts of keras.applications.imagenet_utils: the means and deviations of ImageNet's channels.

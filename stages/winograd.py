@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from stages.shortcuts import Hold
+
 # The matrices of F(4, 3) on the points 0, 1, -1, 1/2, -2 and infinity. The usual 0, 1, -1, 2, -2
 # round three times as badly, as Barabasz et al. found: "Error Analysis and Improving the Accuracy
 # of Winograd Convolution for Deep Neural Networks" (ACM TOMS 46, 2020, arXiv:1803.10986).
@@ -60,9 +62,6 @@ _PATCH = 6
 _MIN_CHANNELS = 64
 _MIN_CHANNELS_OF_BOTH_AXES = 128
 
-# Puts an array into the graph that is being built.
-Hold = Callable[[np.ndarray], Any]
-
 
 @contextmanager
 def replacing_convolutions(
@@ -81,7 +80,7 @@ def replacing_convolutions(
         1 or 2: on how many axes of the image, where there are channels enough.
     """
     # A layer that is used twice is listed twice.
-    replaced = list({id(layer): layer for layer in layers if _gains(layer)}.values())
+    replaced = list(dict.fromkeys(filter(_gains, layers)))
     biased = [layer for layer in replaced if layer.use_bias]
     for layer in replaced:
         layer.convolution_op = _replace(layer, values=values, hold=hold, n_axes=n_axes)
