@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 
 from cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
-from cache.gather import Block, StoredRows, gather_rows, read_rows, split_columns
+from cache.follow import follow_rows
+from cache.gather import Block, StoredRows, read_rows, split_columns
 from cache.key import Recipe
 from cache.shard import RowFormat, choose_chunk
 from cache.store import RowLocations
@@ -195,7 +196,7 @@ class Features:
                 positions = np.arange(len(rows))
                 read_rows(self._node(layer), rows, positions=positions, out=out, block=block)
         else:
-            self._follow(stored.select(rows), out, block)
+            self._stored[layer] = self._follow(stored, rows, out, block)
         return out
 
     def iterate(self, layer: str) -> Iterator[np.ndarray]:
@@ -271,9 +272,11 @@ class Features:
     def _shard_folder(self, node: h5py.Group) -> Path:
         return self.path.resolve().parent / decode(node.attrs["folder"])
 
-    def _follow(self, wanted: StoredRows, out: np.ndarray, block: Block) -> None:
+    def _follow(
+        self, stored: StoredRows, rows: np.ndarray, out: np.ndarray, block: Block
+    ) -> StoredRows:
         try:
-            gather_rows(wanted, out, block=block)
+            return follow_rows(stored, rows, out, block=block)
         except MissingShardError as error:
             raise MissingShardError(
                 f"{error}; repeat the extract that wrote {str(self.path)!r}:"

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from cache.chunks import StoredChunks, find_chunks
-from cache.errors import DamagedError
+from cache.errors import DamagedError, MissingShardError
 from cache.raw import RawFile, as_index, read_chunks
 from cache.shard import naming_shard, open_shard
 from cache.store import RowLocations
@@ -32,7 +32,7 @@ _SCATTERED_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredRows:
-    """Rows of one feature set, n of them, all of which exist.
+    """Rows of one feature set, n of them.
 
     Attributes
     ----------
@@ -77,6 +77,7 @@ def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> No
     MissingShardError, DamagedError
         Never is a wrong row returned.
     """
+    _check_there(source)
     for number, positions in _group_positions(source.locations.shard):
         path = source.folder / source.locations.shards[number]
         index = as_index(positions)
@@ -148,6 +149,12 @@ def _split_axis(length: int, step: int, chunk: int) -> Iterator[tuple[int, int]]
         n_pieces = math.ceil((end - begin) / step)
         cuts = [begin + (end - begin) * piece // n_pieces for piece in range(n_pieces + 1)]
         yield from itertools.pairwise(cuts)
+
+
+def _check_there(source: StoredRows) -> None:
+    n_gone = int(source.locations.missing.sum())
+    if n_gone:
+        raise MissingShardError(f"{n_gone} rows are gone from {str(source.folder)!r}")
 
 
 def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

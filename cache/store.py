@@ -6,14 +6,15 @@ index says. The index only saves reading again which rows each of them holds.
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cache.errors import DamagedError
+from cache.errors import DamagedError, MissingShardError
 from cache.index import Index, IndexedShard
 from cache.key import Recipe, recipe_key
 from cache.layout import CacheLayout
@@ -54,48 +55,38 @@ class RowLocations:
         return RowLocations(shards=self.shards, shard=self.shard[rows], row=self.row[rows])
 
 
-class FeatureSet:
-    """All rows ever computed under one recipe.
+class RowTable:
+    """Finds rows of some shards by their digests.
 
     Parameters
     ----------
-    layout : CacheLayout
-    recipe : Recipe
-    index : Index
-        Consulted, and brought up to date with what lies in the folder.
+    shards : iterable of (str, ndarray of uint8, shape (n, 32))
+        The name of each, and which rows it holds. Where several have a row, the first by name
+        serves it.
     """
 
-    def __init__(self, layout: CacheLayout, recipe: Recipe, index: Index) -> None:
-        self.recipe = recipe
-        self.key = recipe_key(recipe)
-        self.folder = layout.feature_set_folder(recipe)
-        self._index = index
-        self.refresh()
-
-    def refresh(self) -> None:
-        """Look again at what lies in the folder."""
-        shards = sorted(self._read_shards(), key=lambda shard: shard.name)
-        self._shards = [shard.name for shard in shards]
-        self._starts = np.cumsum([0, *(len(shard.digests) for shard in shards)])
-        digests = np.concatenate([_NO_DIGESTS, *(shard.digests for shard in shards)])
+    def __init__(self, shards: Iterable[tuple[str, np.ndarray]]) -> None:
+        named = sorted(shards, key=lambda shard: shard[0])
+        self._names = [name for name, _ in named]
+        self._starts = np.cumsum([0, *(len(digests) for _, digests in named)])
+        digests = np.concatenate([_NO_DIGESTS, *(digests for _, digests in named)])
         self._words = digests.view(np.uint64)
         # Stable: two runs at once may compute a row twice; the first shard by name serves it.
         self._order = np.argsort(self._words[:, 0], kind="stable")
         self._first_words = self._words[self._order, 0]
 
     def __len__(self) -> int:
-        """How many different rows exist."""
+        """How many different rows there are."""
         return len(np.unique(self._words, axis=0))
 
-    def locate(self, digests: Sequence[bytes]) -> RowLocations:
-        """Find where the rows of these digests lie; ``b""`` lies nowhere."""
-        # An empty one becomes 32 zeros, which is no file's SHA-256.
-        rows = self._find(np.array(digests, "S32").view(np.uint64).reshape(-1, 4))
+    def locate(self, digests: np.ndarray) -> RowLocations:
+        """Find where the rows of digests, uint8 (n, 32), lie."""
+        rows = self._find(np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 4))
         number = np.searchsorted(self._starts, rows, side="right") - 1
         used, shard = np.unique(number, return_inverse=True)
         n_nowhere = int((used < 0).sum())
         return RowLocations(
-            shards=[self._shards[number] for number in used[n_nowhere:]],
+            shards=[self._names[number] for number in used[n_nowhere:]],
             shard=(shard.reshape(-1) - n_nowhere).astype(np.int32),
             row=np.where(rows < 0, -1, rows - self._starts[number]),
         )
@@ -116,6 +107,38 @@ class FeatureSet:
             at[left] += 1
         return rows
 
+
+class FeatureSet:
+    """All rows ever computed under one recipe.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    recipe : Recipe
+    index : Index
+        Consulted, and brought up to date with what lies in the folder.
+    """
+
+    def __init__(self, layout: CacheLayout, recipe: Recipe, index: Index) -> None:
+        self.recipe = recipe
+        self.key = recipe_key(recipe)
+        self.folder = layout.feature_set_folder(recipe)
+        self._index = index
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look again at what lies in the folder."""
+        self._table = RowTable((shard.name, shard.digests) for shard in self._read_shards())
+
+    def __len__(self) -> int:
+        """How many different rows exist."""
+        return len(self._table)
+
+    def locate(self, digests: Sequence[bytes]) -> RowLocations:
+        """Find where the rows of these digests lie; ``b""`` lies nowhere."""
+        # An empty one becomes 32 zeros, which is no file's SHA-256.
+        return self._table.locate(np.array(digests, "S32").view(np.uint8).reshape(-1, 32))
+
     def add(self, shard: Path, digests: np.ndarray) -> None:
         """Tell the index of a shard that was just published."""
         self._index.replace_shards(self.key, add=[IndexedShard(shard.name, _stamp(shard), digests)])
@@ -123,30 +146,40 @@ class FeatureSet:
     def _read_shards(self) -> Iterator[IndexedShard]:
         indexed = self._index.shards_of(self.key)
         unknown: list[IndexedShard] = []
-        stamps = dict(self._list_shards())
+        stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
         for name, stamp in stamps.items():
             shard = indexed.get(name)
             if shard is None or shard.stamp != stamp:
-                shard = self._read_unknown(name, stamp)
-                if shard is None:
+                digests = read_rows_of(self.folder / name, self.key)
+                if digests is None:
                     continue
+                shard = IndexedShard(name, stamp, digests)
                 unknown.append(shard)
             yield shard
         self._index.replace_shards(self.key, add=unknown, remove=indexed.keys() - stamps.keys())
 
-    def _list_shards(self) -> Iterator[tuple[str, str]]:
-        if self.folder.is_dir():
-            for path in self.folder.glob("shard-*.h5"):
-                yield path.name, _stamp(path)
 
-    def _read_unknown(self, name: str, stamp: str) -> IndexedShard | None:
-        try:
-            digests = read_digests(self.folder / name, self.key)
-        except DamagedError as error:
-            # Its rows count as missing: they are computed again, under the same name if together.
-            _log.warning("%s; its rows will be computed again", error)
-            return None
-        return IndexedShard(name, stamp, digests)
+def read_rows_of(path: Path, key: str) -> np.ndarray | None:
+    """Read which rows a shard holds: uint8 (n, 32); None where it is gone or, with a word, damaged.
+
+    The rows of a damaged one count as missing. They are computed again, and if together, then
+    under the same name.
+    """
+    try:
+        return read_digests(path, key)
+    except MissingShardError:
+        return None  # Removed since it was listed: its rows lie elsewhere, or nowhere.
+    except DamagedError as error:
+        _log.warning("%s; its rows count as missing", error)
+        return None
+
+
+def list_shards(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each shard in a feature set's folder, and what tells file versions apart."""
+    for path in folder.glob("shard-*.h5"):
+        # Another run may merge shards or remove them at any time.
+        with contextlib.suppress(FileNotFoundError):
+            yield path, _stamp(path)
 
 
 def split_digests(digests: np.ndarray) -> list[bytes]:

@@ -18,7 +18,8 @@ import h5py
 import numpy as np
 
 from cache.files import published
-from cache.gather import READ_BYTES, StoredRows, gather_rows
+from cache.follow import follow_rows
+from cache.gather import READ_BYTES, StoredRows
 from cache.hdf5 import WriteStream, create_file, create_group, create_virtual
 from cache.key import Recipe, canonical_json, recipe_key
 from cache.shard import RowFormat, choose_chunk, compression_options
@@ -131,15 +132,15 @@ def _write_values(
         **compression_options(layer.row.compression),
     )
     _write_recipe(dataset, layer.recipe)
+    stored = StoredRows(
+        folder=layer.folder,
+        key=recipe_key(layer.recipe),
+        locations=layer.locations,
+        digests=digests,
+    )
     for start, stop in split_rows(n_rows, layer.row.row_bytes):
         block = np.empty((stop - start, *layer.row.shape), layer.row.dtype)
-        rows = StoredRows(
-            folder=layer.folder,
-            key=recipe_key(layer.recipe),
-            locations=layer.locations.select(slice(start, stop)),
-            digests=digests[start:stop],
-        )
-        gather_rows(rows, block)
+        stored = follow_rows(stored, np.arange(start, stop), block)
         dataset[start:stop] = block
         stream.check()
 

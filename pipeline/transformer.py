@@ -19,7 +19,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 from cache.errors import DamagedError
-from cache.gather import StoredRows, gather_rows
+from cache.follow import follow_rows
+from cache.gather import StoredRows
 from cache.index import Index
 from cache.key import Recipe, recipe_key
 from cache.layout import open_cache
@@ -313,7 +314,7 @@ def _gather(layer: LayerPlan, digests: list[bytes], *, n_failed: int) -> NDArray
         locations=locations.select(found),
         digests=join_digests([digests[row] for row in found]),
     )
-    gather_rows(wanted, stored)
+    follow_rows(wanted, np.arange(len(found)), stored)
     values = stored.reshape(len(found), math.prod(layer.row.shape)).astype(np.float32, copy=False)
     if not n_failed:
         return values

@@ -360,6 +360,37 @@ def test_a_missing_shard_is_an_error_for_us_and_nan_for_others(
         features.read("conv/1:none")
 
 
+def test_an_open_view_follows_its_rows_into_other_shards(
+    tmp_path: Path, layout: CacheLayout, index: Index
+) -> None:
+    digests, rows = make_digests(10), make_rows(10)
+    old = [write_shard(layout, digests[part], rows[part]) for part in np.split(np.arange(10), [3])]
+    write_whole_view(tmp_path / "f.h5", layout, index, digests)
+    with Features(tmp_path / "f.h5") as features:
+        order = np.random.default_rng(0).permutation(10)
+        np.testing.assert_array_equal(features.read("conv/1:none", order), rows[order])
+        write_shard(layout, digests[::-1], rows[::-1])
+        for path in old:
+            path.unlink()
+        np.testing.assert_array_equal(features.read("conv/1:none", order), rows[order])
+    with Features(tmp_path / "f.h5") as features:
+        np.testing.assert_array_equal(features.read("conv/1:none"), rows)
+
+
+def test_rows_that_are_still_there_are_read_when_others_are_gone(
+    tmp_path: Path, layout: CacheLayout, index: Index
+) -> None:
+    digests, rows = make_digests(10), make_rows(10)
+    old = write_shard(layout, digests, rows)
+    write_whole_view(tmp_path / "f.h5", layout, index, digests)
+    write_shard(layout, digests[4:8], rows[4:8])
+    old.unlink()
+    with Features(tmp_path / "f.h5") as features:
+        np.testing.assert_array_equal(features.read("conv/1:none", np.arange(4, 8)), rows[4:8])
+        with pytest.raises(MissingShardError, match=r"1 rows are gone from .*; repeat the extract"):
+            features.read("conv/1:none", np.arange(3, 8))
+
+
 def test_the_shards_are_the_truth_whatever_the_index_says(layout: CacheLayout) -> None:
     digests = make_digests(8)
     path = write_shard(layout, digests, make_rows(8))
