@@ -7,6 +7,8 @@ POSIX, relative to its root, and hold undecodable bytes as `os.fsdecode` does (s
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ from stages.archive import ZipSource, load_members
 from stages.errors import InputError
 from stages.folder import FolderSource
 
-__all__ = ["FolderSource", "Source", "ZipSource", "hash_images", "open_source"]
+__all__ = ["FolderSource", "Source", "ZipSource", "find_file", "hash_images", "open_source"]
 
 # A future costs about a kilobyte and a lock; a million images must not make a million of them.
 _PATHS_PER_TASK = 64
@@ -76,6 +78,33 @@ def open_source(location: str) -> Source:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot open {location!r}: {reason}; {remedy}") from error
     return ZipSource(location)
+
+
+def find_file(key: str) -> tuple[Source, str] | None:
+    """Find the file that a key means: the inverse of `Source.file_keys`.
+
+    Parameters
+    ----------
+    key : str
+        ``/absolute/path`` or ``/absolute/archive.zip!member``.
+
+    Returns
+    -------
+    tuple of Source and str, or None
+        A source, and the file's path in it; None when there is no such file any more.
+    """
+    # Names may hold exclamation marks too: the file itself first, then each "!" as the separator.
+    folder, name = os.path.split(key)
+    places: list[tuple[str, str]] = [(folder, name)]
+    places += [(key[: mark.start()], key[mark.end() :]) for mark in re.finditer("!", key)]
+    for root, path in places:
+        try:
+            source = open_source(root)
+        except InputError:
+            continue
+        if isinstance(source.fingerprints([path])[0], str):
+            return source, path
+    return None
 
 
 def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[bytes | OSError]:

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from stages.archive import load_members
 from stages.errors import InputError
-from stages.source import FolderSource, Source, ZipSource, hash_images, open_source
+from stages.source import FolderSource, Source, ZipSource, find_file, hash_images, open_source
 
 
 def encode_digits(count: int) -> list[bytes]:
@@ -76,6 +76,29 @@ def test_a_pickled_source_reads_the_same(source: Source, files: dict[str, bytes]
     travelled = pickle.loads(pickle.dumps(source))
     assert travelled == source
     assert travelled.read("b/2.png") == files["b/2.png"]
+
+
+def test_a_key_finds_its_file_again_as_long_as_it_is_there(
+    source: Source, files: dict[str, bytes]
+) -> None:
+    paths = source.list_images()
+    for path, key in zip(paths, source.file_keys(paths), strict=True):
+        found = find_file(key)
+        assert found is not None
+        assert found[0].read(found[1]) == files[path]
+        assert found[0].file_keys([found[1]]) == [key]
+    (gone,) = source.file_keys(["a/none.png"])
+    assert find_file(gone) is None
+
+
+def test_exclamation_marks_in_names_mislead_no_key(tmp_path: Path) -> None:
+    fill(tmp_path / "wow!", {"a.zip!b.png": b"1"})
+    archive = pack(tmp_path / "wow!" / "a.zip", {"c!d.png": b"2"})
+    sources = [(FolderSource(str(tmp_path / "wow!")), "a.zip!b.png"), (archive, "c!d.png")]
+    for source, path in sources:
+        found = find_file(*source.file_keys([path]))
+        assert found is not None
+        assert found[0].read(found[1]) == source.read(path)
 
 
 def test_a_missing_file_raises_file_not_found(source: Source) -> None:
