@@ -1,0 +1,36 @@
+"""What the process that all children are forked from imports, and nothing that starts threads.
+
+OpenBLAS, which does start some, is ready to be forked. TensorFlow starts its own at the first
+tensor, which is the child's.
+"""
+
+import os
+import sys
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+# So do libraries of cards, when TensorFlow starts.
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+sys.stderr.flush()
+_stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+# TensorFlow says in several lines that there is no GPU.
+os.dup2(_nowhere, 2)
+
+import distributed  # noqa: E402, F401
+import hdf5plugin  # noqa: E402, F401
+import joblib  # noqa: E402, F401
+import keras  # noqa: E402, F401
+import sklearn.linear_model  # noqa: E402
+import sklearn.neighbors  # noqa: E402, F401
+import skops.io  # noqa: E402, F401
+import tensorflow  # noqa: E402, F401
+
+import pipeline.cli  # noqa: E402
+import pipeline.export  # noqa: E402
+import pipeline.forward  # noqa: E402
+import pipeline.loading  # noqa: E402
+import pipeline.sweep  # noqa: E402
+import pipeline.writing  # noqa: E402, F401
+
+os.dup2(_stderr, 2)
+os.close(_stderr)
+os.close(_nowhere)
