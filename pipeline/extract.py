@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
 from pipeline.engines import build_program
@@ -119,7 +121,9 @@ def compute_missing(
 
     features, plan, spec = options.features, prepared.plan, prepared.decode
     check_precision(features.engine, features.precision)
-    tasks = split_batches(plan.paths, plan.digests, prepared.batch_size)
+    tasks = split_batches(
+        plan.paths, plan.digests, np.arange(len(plan.digests)), batch_size=prepared.batch_size
+    )
     batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
     shares = tally.shares
     with ExitStack() as stack:
@@ -159,7 +163,7 @@ def _note_failures(
     tally.n_rotated += batch.n_rotated
     failed = batch.unreadable | batch.broken
     for row, reason in failed.items():
-        tally.failed[prepared.plan.digests[batch.start + row]] = reason
+        tally.failed[prepared.plan.digests[batch.rows[row]]] = reason
     if failed:
         _stop_on_failure(options, prepared, tally)
 

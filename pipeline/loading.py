@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.dataset import explain_os_error
 from pipeline.errors import PipelineError, StoppedError
@@ -40,9 +41,9 @@ _DASK_LOGGERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchTask:
-    """What one Dask task loads; `start` is the batch's first row in the plan."""
+    """What one Dask task loads; `rows` are the batch's rows in the plan, shape (n,)."""
 
-    start: int
+    rows: NDArray[np.int64]
     paths: Sequence[str]
     digests: Sequence[bytes]
 
@@ -53,8 +54,8 @@ class LoadedBatch:
 
     Attributes
     ----------
-    start : int
-        Its first row in the plan.
+    rows : ndarray of int64, shape (n,)
+        Its rows in the plan.
     pixels : ndarray of uint8, shape (n, height, width, channels)
         An image that could not be read stays black; its activations are dropped. So every image
         has the same place in the same batch whichever of its neighbours fail.
@@ -66,7 +67,7 @@ class LoadedBatch:
         Images whose file asks to be shown turned.
     """
 
-    start: int
+    rows: NDArray[np.int64]
     pixels: np.ndarray
     broken: dict[int, str] = field(default_factory=dict)
     unreadable: dict[int, str] = field(default_factory=dict)
@@ -83,7 +84,7 @@ class LoadedBatch:
 def load_batch(source: Source, task: BatchTask, spec: DecodeSpec) -> LoadedBatch:
     """Read and decode one batch; runs on a Dask worker."""
     shape = (len(task.paths), spec.height, spec.width, spec.channels)
-    batch = LoadedBatch(start=task.start, pixels=np.zeros(shape, np.uint8))
+    batch = LoadedBatch(rows=task.rows, pixels=np.zeros(shape, np.uint8))
     for row, (path, digest) in enumerate(zip(task.paths, task.digests, strict=True)):
         try:
             data = source.read(path)
@@ -103,12 +104,20 @@ def load_batch(source: Source, task: BatchTask, spec: DecodeSpec) -> LoadedBatch
 
 
 def split_batches(
-    paths: Sequence[str], digests: Sequence[bytes], batch_size: int
+    paths: Sequence[str],
+    digests: Sequence[bytes],
+    rows: NDArray[np.int64],
+    *,
+    batch_size: int,
 ) -> Iterator[BatchTask]:
-    """Cut the plan's rows into batches."""
-    for start in range(0, len(paths), batch_size):
-        stop = start + batch_size
-        yield BatchTask(start=start, paths=paths[start:stop], digests=digests[start:stop])
+    """Cut some of the plan's rows into batches."""
+    for start in range(0, len(rows), batch_size):
+        batch = rows[start : start + batch_size]
+        yield BatchTask(
+            rows=batch,
+            paths=[paths[row] for row in batch],
+            digests=[digests[row] for row in batch],
+        )
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _load_sample(prepared: Preparation) -> np.ndarray:
     n_images = min(SAMPLE_IMAGES, len(plan.digests))
     rows = np.linspace(0, len(plan.digests) - 1, n_images).astype(int)
     task = BatchTask(
-        start=0,
+        rows=rows,
         paths=[plan.paths[row] for row in rows],
         digests=[plan.digests[row] for row in rows],
     )

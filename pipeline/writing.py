@@ -133,12 +133,11 @@ class ActivationWriter:
 
     def _append(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
         started_s = time.monotonic()
-        rows = slice(batch.start, batch.start + len(batch.pixels))
-        digests = self._plan.digests[rows]
+        digests = [self._plan.digests[row] for row in batch.rows]
         self._failures.update({digests[row]: why for row, why in batch.broken.items()})
         readable = batch.readable
         for number, (layer, values) in enumerate(zip(self._active, activations, strict=True)):
-            keep = np.flatnonzero(readable & layer.missing[rows])
+            keep = np.flatnonzero(readable & layer.missing[batch.rows])
             if len(keep):
                 self._append_layer(number, layer, [digests[row] for row in keep], values[keep])
         if self._is_full():

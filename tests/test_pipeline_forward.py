@@ -21,7 +21,7 @@ def make_batches(n: int, *, broken: tuple[int, ...] = ()) -> Iterator[LoadedBatc
     for start in range(n):
         pixels = np.full((1, 2, 2, 3), start, np.uint8)
         yield LoadedBatch(
-            start=start, pixels=pixels, broken={0: "no image"} if start in broken else {}
+            rows=np.array([start]), pixels=pixels, broken={0: "no image"} if start in broken else {}
         )
 
 
@@ -37,7 +37,7 @@ def test_batches_come_in_order_with_their_own_activations(n_at_once: int) -> Non
 
     program = HalvingProgram(fastest_last, n_at_once=n_at_once)
     with ForwardPass(lambda: program, Shares()) as forward:
-        found = [(batch.start, values) for batch, values in forward.run(make_batches(9))]
+        found = [(batch.rows[0], values) for batch, values in forward.run(make_batches(9))]
     assert [start for start, _ in found] == list(range(9))
     assert all((values[0] == start).all() for start, values in found)
 
@@ -62,13 +62,13 @@ def test_without_a_readable_image_no_program_is_built() -> None:
 
     with ForwardPass(build, Shares()) as forward:
         found = list(forward.run(make_batches(3, broken=(0, 1, 2))))
-    assert [(batch.start, values) for batch, values in found] == [(0, []), (1, []), (2, [])]
+    assert [(batch.rows[0], values) for batch, values in found] == [(0, []), (1, []), (2, [])]
 
 
 def test_batches_without_a_readable_image_keep_their_place() -> None:
     with ForwardPass(lambda: HalvingProgram(mean), Shares()) as forward:
         found = list(forward.run(make_batches(5, broken=(0, 2, 4))))
-    assert [(batch.start, bool(values)) for batch, values in found] == [
+    assert [(batch.rows[0], bool(values)) for batch, values in found] == [
         (0, False), (1, True), (2, False), (3, True), (4, False),
     ]  # fmt: skip
 
@@ -85,7 +85,7 @@ def test_what_the_program_raises_reaches_the_loop_at_its_batch() -> None:
         ForwardPass(lambda: HalvingProgram(program), Shares()) as forward,
     ):
         for batch, _ in forward.run(make_batches(5)):
-            seen.append(batch.start)
+            seen.append(batch.rows[0])
     assert seen == [0, 1]
 
 
