@@ -22,6 +22,8 @@ from xxhash import xxh3_64_intdigest
 SUMS = "xxh3"
 # What the Fletcher-32 filter appends to a chunk.
 _FLETCHER_BYTES = 4
+# HDF5 before 1.12.3 cannot list its chunks; some h5py 3.11 still come with it.
+CAN_LIST = hasattr(h5py.h5d.DatasetID, "chunk_iter")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,9 +162,7 @@ def find_chunks(file: h5py.File) -> StoredChunks | None:
 def _is_plain(dataset: h5py.Dataset) -> bool:
     pipeline = dataset.id.get_create_plist()
     filters = [pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())]
-    # HDF5 before 1.12.3 cannot list its chunks; some h5py 3.11 still come with it.
-    can_list = hasattr(dataset.id, "chunk_iter")
-    return can_list and filters == [h5z.FILTER_FLETCHER32] and dataset.dtype.isnative
+    return CAN_LIST and filters == [h5z.FILTER_FLETCHER32] and dataset.dtype.isnative
 
 
 def _list_chunks(dataset: h5py.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

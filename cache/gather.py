@@ -82,7 +82,7 @@ def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> No
         path = source.folder / source.locations.shards[number]
         index = as_index(positions)
         rows = source.locations.row[index]
-        with naming_shard(path), _open_raw(path) as descriptor:
+        with naming_shard(path), open_raw(path) as descriptor:
             shard = _survey_shard(path, source.key, _stamp(descriptor))
             _check_digests(path, shard.digests, rows, source.digests[index])
             if shard.chunks is None or shard.chunks.dtype != out.dtype:
@@ -167,7 +167,8 @@ def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 @contextmanager
-def _open_raw(path: Path) -> Iterator[int]:
+def open_raw(path: Path) -> Iterator[int]:
+    """Open a file and yield its descriptor, for `cache.raw`."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor

@@ -240,7 +240,7 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
     with naming_shard(path), h5py.File(path, "r", locking=False) as file:
         if file.attrs["key"] not in (key, key.encode()):
             raise DamagedError(f"{str(path)!r} holds rows of another feature set")
-        _load_filters(file["features"])
+        load_filters(file["features"])
         yield file
 
 
@@ -255,7 +255,7 @@ def naming_shard(path: Path) -> Iterator[None]:
         raise DamagedError(f"the shard {str(path)!r} is damaged: {error}") from error
 
 
-def _load_filters(dataset: h5py.Dataset) -> None:
+def load_filters(dataset: h5py.Dataset) -> None:
     """Register the compression filters, if this dataset uses one of them."""
     pipeline = dataset.id.get_create_plist()
     if any(pipeline.get_filter(i)[0] in _PLUGIN_FILTERS for i in range(pipeline.get_nfilters())):

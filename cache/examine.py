@@ -1,0 +1,276 @@
+"""Look at everything a feature set holds, without changing it, and say what is damaged and why.
+
+A reader stops at the first thing that is wrong; here all of it is found. Nothing that is looked at
+is believed: a row counts as intact when HDF5's checksums and ours both say so, when the reader that
+goes past HDF5 finds the very same bytes, and when its values are finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from cache.chunks import CAN_LIST, SUMS, find_chunks
+from cache.errors import DamagedError
+from cache.gather import open_raw
+from cache.key import Recipe, canonical_json, recipe_key
+from cache.layout import CacheLayout
+from cache.raw import RawFile, read_chunks
+from cache.shard import load_filters, shard_name
+
+_FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
+_MEMBERS = {"digest", "features", SUMS}
+_DTYPES = ("float32", "float16")
+# What a garbled file makes h5py raise.
+_FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+# Read and compared at once, twice: what fits a processor's cache.
+_PIECE_BYTES = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardExam:
+    """What one shard holds.
+
+    Attributes
+    ----------
+    path : Path
+    n_bytes : int
+        Of the file.
+    key : str or None
+        The feature set that the shard says it belongs to; None where it does not say.
+    digests : ndarray of uint8, shape (n, 32), or None
+        Its rows; None where they cannot be read.
+    intact : ndarray of bool, shape (n,)
+        The rows whose values are as they were written; of no length without `digests`.
+    damage : str or None
+        What is wrong, in one line without the path.
+    """
+
+    path: Path
+    n_bytes: int = 0
+    key: str | None = None
+    digests: NDArray[np.uint8] | None = None
+    intact: NDArray[np.bool_]
+    damage: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetExam:
+    """What the folder of a feature set holds.
+
+    Attributes
+    ----------
+    folder : Path
+    recipe : Recipe or None
+        None where recipe.json is missing or damaged.
+    key : str or None
+        Of that recipe.
+    damage : str or None
+        What is wrong with recipe.json, in one line without the path.
+    shards : list of ShardExam
+        By name.
+    """
+
+    folder: Path
+    recipe: Recipe | None
+    key: str | None
+    damage: str | None
+    shards: list[ShardExam]
+
+
+def list_set_folders(layout: CacheLayout) -> list[Path]:
+    """List the folders of feature sets, also of those that hold nothing yet, sorted."""
+    tops = (path for path in layout.root.iterdir() if _FOLDER_NAME.fullmatch(path.name))
+    return sorted(path for top in tops if top.is_dir() for path in top.iterdir() if path.is_dir())
+
+
+def list_shards(folder: Path) -> list[Path]:
+    """List what counts as a shard in a feature set's folder, sorted."""
+    return sorted(folder.glob("shard-*.h5"))
+
+
+def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
+    """Read the recipe of a feature set's folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    DamagedError
+        It is not in its canonical form, or belongs to another folder; without the path.
+    """
+    content = (folder / "recipe.json").read_bytes()
+    try:
+        text = content.decode()
+        recipe: Recipe = json.loads(text)
+        own_folder = layout.feature_set_folder(recipe)
+        is_canonical = canonical_json(recipe) == text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"it is no recipe ({error})") from error
+    if not is_canonical:
+        raise DamagedError("it is not the canonical JSON of its recipe")
+    if own_folder != folder:
+        raise DamagedError(
+            f"it is the recipe of another folder, {own_folder.parent.name}/{own_folder.name}"
+        )
+    return recipe
+
+
+def examine_set(
+    layout: CacheLayout, folder: Path, *, advance: Callable[[int], None] = lambda _: None
+) -> SetExam:
+    """Examine a feature set: its recipe, and every chunk of every shard.
+
+    Shards that another run puts in the place of others meanwhile are examined too.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    folder : Path
+        One of `list_set_folders`.
+    advance : callable
+        Is told the bytes of each shard when it is done.
+    """
+    recipe, damage = None, None
+    try:
+        recipe = read_recipe(layout, folder)
+    except FileNotFoundError:
+        # A run that is killed before its first shard leaves an empty folder, and nothing is lost.
+        damage = "it is missing" if list_shards(folder) else None
+    except (OSError, DamagedError) as error:
+        damage = str(error)
+    key = None if recipe is None else recipe_key(recipe)
+    shards: dict[Path, ShardExam] = {}
+    while unknown := [path for path in list_shards(folder) if path not in shards]:
+        for path in unknown:
+            shards[path] = examine_shard(path, key)
+            advance(shards[path].n_bytes)
+    there = [shards[path] for path in list_shards(folder) if path in shards]
+    return SetExam(folder=folder, recipe=recipe, key=key, damage=damage, shards=there)
+
+
+def examine_shard(path: Path, key: str | None) -> ShardExam:
+    """Read all of a shard, with every check there is; memory is bounded, and nothing is raised.
+
+    Parameters
+    ----------
+    path : Path
+    key : str or None
+        The feature set that it must belong to; None where that is not known.
+    """
+    exam = ShardExam(path=path, intact=np.zeros(0, np.bool_))
+    if not path.is_file():
+        return replace(exam, damage="it is no file" if path.exists() else "it is gone")
+    try:
+        exam = replace(exam, n_bytes=path.stat().st_size)
+        with open_raw(path) as descriptor, h5py.File(path, "r", locking=False) as file:
+            exam = replace(exam, key=_read_key(file))
+            digests = _read_digests(file)
+            exam = replace(exam, digests=digests, intact=np.zeros(len(digests), np.bool_))
+            intact, damage = _examine_rows(file, descriptor)
+    except _FAILURES as error:
+        return replace(exam, damage=_describe(error))
+    if path.name != shard_name(digests):
+        damage = "its name is not that of its rows"
+    if key not in (None, exam.key):
+        damage = f"it holds rows of another feature set ({exam.key})"
+    return replace(exam, intact=intact, damage=damage)
+
+
+def _read_key(file: h5py.File) -> str:
+    key = file.attrs["key"]
+    return key if isinstance(key, str) else bytes(key).decode()
+
+
+def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
+    strange = set(file) - _MEMBERS
+    if strange:
+        raise ValueError(f"it holds {sorted(strange)[0]!r}, which no shard has")
+    for name in file:
+        _check_storage(file, name)
+    dataset = file["digest"]
+    if dataset.dtype != np.uint8 or dataset.shape[1:] != (32,):
+        raise ValueError(f"its digests are {dataset.dtype} {dataset.shape}")
+    digests: NDArray[np.uint8] = dataset[()]
+    return digests
+
+
+def _check_storage(file: h5py.File, name: str) -> None:
+    """Check that a dataset lies whole in this file, in chunks with HDF5's checksum."""
+    if not isinstance(file.get(name, getlink=True), h5py.HardLink):
+        raise ValueError(f"its {name!r} is a link to elsewhere")  # noqa: TRY004
+    dataset = file[name]
+    if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
+        raise ValueError(f"its {name!r} lies elsewhere")
+    if dataset.chunks is None or not dataset.fletcher32:
+        raise ValueError(f"its {name!r} has no checksums")
+    shape = zip(dataset.shape, dataset.chunks, strict=True)
+    if dataset.id.get_num_chunks() != math.prod(math.ceil(n / step) for n, step in shape):
+        # HDF5 would read what was never written as zeros.
+        raise ValueError(f"chunks of its {name!r} are missing")
+
+
+def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], str | None]:
+    """Find out which rows of a shard are intact, and why others are not."""
+    dataset = file["features"]
+    n_rows = len(file["digest"])
+    if dataset.dtype.name not in _DTYPES or len(dataset) != n_rows:
+        raise ValueError(f"its features are {dataset.dtype} {dataset.shape} for {n_rows} rows")
+    load_filters(dataset)
+    chunks = find_chunks(file)
+    if chunks is None and SUMS in file and CAN_LIST:
+        raise ValueError("its checksums are not those of its chunks")
+    raw = None if chunks is None else RawFile(descriptor=descriptor, chunks=chunks)
+    intact = np.ones(n_rows, np.bool_)
+    damage: list[str] = []
+    step = dataset.chunks[0]
+    row_bytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    # A line of chunks costs a call; several of them at once, as many fewer.
+    stride = step * max(1, _PIECE_BYTES // max(1, step * row_bytes))
+    pieces = [(start, min(start + stride, n_rows)) for start in range(0, n_rows, stride)]
+    while pieces:
+        start, stop = pieces.pop()
+        try:
+            _check_rows(dataset, raw, start, stop)
+        except _FAILURES as error:
+            if stop - start > step:
+                pieces += [(first, min(first + step, stop)) for first in range(start, stop, step)]
+            else:
+                intact[start:stop] = False
+                damage.append(_describe(error))
+    if not damage:
+        return intact, None
+    return intact, f"{int((~intact).sum())} of its {n_rows} rows are damaged: {damage[-1]}"
+
+
+def _check_rows(dataset: h5py.Dataset, raw: RawFile | None, start: int, stop: int) -> None:
+    values = dataset[start:stop]
+    if raw is not None:
+        _check_raw(values, raw, np.arange(start, stop))
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+
+
+def _check_raw(values: NDArray[Any], raw: RawFile, rows: NDArray[np.int64]) -> None:
+    """Read the rows past HDF5, whose sums are checked on the way, and compare."""
+    found = np.empty_like(values)
+    n_columns = math.prod(values.shape[1:])
+    flat = found.reshape(len(found), n_columns)
+    read_chunks(raw, rows, positions=rows - rows[0], columns=(0, n_columns), out=flat)
+    if found.tobytes() != values.tobytes():
+        raise ValueError("its values are others when read past HDF5")
+
+
+def _describe(error: Exception) -> str:
+    # A KeyError puts its text in quotes.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__
