@@ -115,6 +115,7 @@ def compute_missing(
     options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
 ) -> None:
     """Load → forward → write, overlapped: the loop of the whole project."""
+    from pipeline.drift import noting_drift
     from pipeline.forward import ForwardPass
     from pipeline.loading import BatchLoader, choose_ahead, open_client, split_batches
     from pipeline.writing import ActivationWriter
@@ -131,19 +132,28 @@ def compute_missing(
         ahead = choose_ahead(batch_bytes, options.run)
         loader = BatchLoader(client, prepared.dataset.source, tasks, spec=spec, ahead=ahead)
         writer = stack.enter_context(
-            ActivationWriter(prepared.layout, plan, index=index, decoding=prepared.decoding)
+            ActivationWriter(
+                prepared.layout,
+                plan,
+                index=index,
+                decoding=prepared.decoding,
+                on_error=options.run.on_error,
+            )
         )
         backbone = stack.enter_context(
             ForwardPass(lambda: build_program(features, prepared), shares)
         )
         advance = stack.enter_context(_report(len(plan.digests), shares, quiet=quiet))
-        for batch, activations in backbone.run(loader):
+        batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
+        for batch, activations in batches:
             _note_failures(options, prepared, batch, tally)
             if activations:
                 writer.write(batch, activations)
             tally.n_computed += int(batch.readable.sum())
             shares.disk = writer.waited_s
             advance(len(batch.pixels))
+    tally.failed.update(writer.refused)
+    tally.n_computed -= len(writer.refused)
     tally.bytes_written = writer.bytes_written
     if tally.n_computed:
         remember_rate(index, plan.layers, tally.n_computed / shares.working)

@@ -76,6 +76,12 @@ class ForwardPass:
         while self._running:
             yield self._take()
 
+    def run_once(self, pixels: np.ndarray) -> list[np.ndarray]:
+        """Run some images beside the batches, once there is a program."""
+        assert self._pool is not None
+        assert self._program is not None
+        return self._pool.submit(self._program, pixels).result()
+
     @property
     def _n_ahead(self) -> int:
         return self._program.n_at_once if self._program else 0

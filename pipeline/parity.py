@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from cache.parity import Parity, read_parity, write_parity
+from cache.records import Parity, read_record, write_record
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
 from pipeline.plan import LayerPlan
@@ -71,7 +71,7 @@ def note_parity(
         The precision's range is too small for a layer.
     """
     active = prepared.plan.active
-    if all(read_parity(layer.features.folder) for layer in active):
+    if all(read_record(layer.features.folder, Parity) for layer in active):
         return
     sample = _load_sample(prepared)
     if not len(sample):
@@ -92,7 +92,7 @@ def note_parity(
             max_error=max_error,
             mean_error=mean_error,
         )
-        write_parity(layer.features.folder, parity)
+        write_record(layer.features.folder, parity)
 
 
 def _load_sample(prepared: Preparation) -> np.ndarray:
@@ -116,7 +116,7 @@ def read_parities(options: FeatureOptions, layers: list[LayerPlan]) -> dict[str,
     """Return what is known of each layer; nothing where the features are the reference."""
     if is_reference(options):
         return {}
-    found = {str(layer.spec): read_parity(layer.features.folder) for layer in layers}
+    found = {str(layer.spec): read_record(layer.features.folder, Parity) for layer in layers}
     return {layer: parity for layer, parity in found.items() if parity is not None}
 
 

@@ -40,7 +40,7 @@ class Preparation:
     decoding : str
         Under which the index remembers images that cannot be decoded in this way.
     failures : dict of bytes to str
-        Those images: digest → reason.
+        Those images, and those that a layer has no value for: digest → reason.
     plan : ExtractionPlan
     batch_size : int
     """
@@ -71,7 +71,10 @@ def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prepa
             dtype=options.features.dtype,
             compression=options.run.compression,
         )
-        layers.append((spec, recipe, row, FeatureSet(layout, recipe, index)))
+        features = FeatureSet(layout, recipe, index)
+        # What the network gave for these images cannot be stored.
+        failures |= index.failures(features.key)
+        layers.append((spec, recipe, row, features))
     manifest = dataset.manifest
     return Preparation(
         dataset=dataset,

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
-from cache.parity import Parity
+from cache.records import Drift, Parity
 from pipeline.decoding import FastDecoding, measure_fast_decoding
+from pipeline.drift import describe_largest, read_drifts
 from pipeline.options import ExtractOptions
 from pipeline.parity import describe_parity, read_parities
 from pipeline.prepare import prepare, recall_rate
@@ -46,6 +47,8 @@ class Preview:
         What ``--decode fast`` would give; None where it is chosen already or not worth it.
     parity : dict of str to Parity
         What is known of the errors of each layer against TensorFlow and float32.
+    drift : dict of str to Drift
+        What is known of how far the values of each layer depend on the batch.
     """
 
     images: int
@@ -58,6 +61,7 @@ class Preview:
     layers: list[LayerPreview]
     fast_decoding: FastDecoding | None
     parity: dict[str, Parity]
+    drift: dict[str, Drift]
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -75,6 +79,7 @@ class Preview:
             for layer in self.layers
         ]
         lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
+        lines += [f"  {line}" for line in describe_largest(self.drift)]
         if self.to_compute and self.seconds is not None:
             lines.append(f"  about {self.seconds:.0f} s at {self.images_per_second:.1f} images/s")
         elif self.to_compute:
@@ -126,4 +131,5 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         layers=layers,
         fast_decoding=measure_fast_decoding(prepared),
         parity=read_parities(options.features, plan.layers),
+        drift=read_drifts(plan.layers),
     )

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from cache.errors import DamagedError
-from cache.parity import Parity
+from cache.records import Drift, Parity
 from cache.store import join_digests
 from cache.view import ViewImages, ViewLayer, write_view
 from pipeline.decoding import FastDecoding, measure_fast_decoding
+from pipeline.drift import describe_largest, read_drifts
 from pipeline.options import ExtractOptions
 from pipeline.parity import describe_parity, read_parities
 from pipeline.plan import LayerPlan
@@ -66,6 +67,8 @@ class ExtractSummary:
         Files that were written.
     parity : dict of str to Parity
         Errors of each layer against TensorFlow and float32; empty where that is what it is.
+    drift : dict of str to Drift
+        How far the values of each layer depend on the batch.
     """
 
     images: int
@@ -82,6 +85,7 @@ class ExtractSummary:
     features: str
     failures: str | None
     parity: dict[str, Parity]
+    drift: dict[str, Drift]
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -102,6 +106,7 @@ class ExtractSummary:
             told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
             lines.append(f"  time: {told}")
         lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
+        lines += [f"  {line}" for line in describe_largest(self.drift)]
         if self.fast_decoding:
             lines.append(f"  {self.fast_decoding.describe()}")
         if self.failures:
@@ -230,4 +235,5 @@ def summarize(
         features=str(out),
         failures=str(failures_path(out)) if failed else None,
         parity=read_parities(options.features, prepared.plan.layers),
+        drift=read_drifts(prepared.plan.layers),
     )

@@ -24,6 +24,8 @@ from pipeline.plan import ExtractionPlan, LayerPlan
 # What a kill may cost: about a minute of work, or this much of the largest layer.
 SHARD_BYTES = 256 * 1024 * 1024
 SHARD_SECONDS = 60.0
+# So many images without a value that can be stored, and more than half of all, are no exception.
+_ENOUGH_REFUSED = 8
 # Batches of activations that the writer may still have when the next one is computed.
 _BATCHES_BEHIND = 1
 
@@ -40,24 +42,43 @@ class ActivationWriter:
     plan : ExtractionPlan
     index : Index
     decoding : str
-        Under which failures are remembered.
+        Under which images that cannot be decoded are remembered.
+    on_error : str
+        ``"fail"`` stops at the first value that cannot be stored. ``"skip"`` goes on without its
+        image, unless that is more than half of them.
+
+    Attributes
+    ----------
+    refused : dict of bytes to str
+        The images of such values: digest → which layer, and why.
     """
 
     def __init__(
-        self, layout: CacheLayout, plan: ExtractionPlan, *, index: Index, decoding: str
+        self,
+        layout: CacheLayout,
+        plan: ExtractionPlan,
+        *,
+        index: Index,
+        decoding: str,
+        on_error: str,
     ) -> None:
         self._plan = plan
         self._index = index
         self._decoding = decoding
+        self._on_error = on_error
+        self.refused: dict[bytes, str] = {}
+        self._n_images = 0
         self._writers: dict[int, ShardWriter] = {}
         self._digests: dict[int, list[bytes]] = {}
-        self._failures: dict[bytes, str] = {}
+        # By how the index remembers them: the way of decoding, or the feature set.
+        self._failures: dict[str, dict[bytes, str]] = {}
         self._opened_s = time.monotonic()
         self._active = plan.active
         self._left = [int(layer.missing.sum()) for layer in self._active]
         self._pending: deque[Future[None]] = deque()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._is_broken = False
+        self._is_stopped = False
         self.bytes_written = 0
         self.busy_s = 0.0
         self.waited_s = 0.0
@@ -132,9 +153,12 @@ class ActivationWriter:
             raise
 
     def _append(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
+        if self._is_stopped:
+            return
         started_s = time.monotonic()
         digests = [self._plan.digests[row] for row in batch.rows]
-        self._failures.update({digests[row]: why for row, why in batch.broken.items()})
+        self._remember(self._decoding, {digests[row]: why for row, why in batch.broken.items()})
+        self._n_images += len(digests)
         readable = batch.readable
         for number, (layer, values) in enumerate(zip(self._active, activations, strict=True)):
             keep = np.flatnonzero(readable & layer.missing[batch.rows])
@@ -148,12 +172,32 @@ class ActivationWriter:
         self, number: int, layer: LayerPlan, digests: list[bytes], values: np.ndarray
     ) -> None:
         writer = self._writers.get(number) or self._open(number, layer)
-        try:
-            writer.append(join_digests(digests), values)
-        except UnstorableError as error:
-            path = self._plan.paths[self._plan.digests.index(digests[error.row])]
-            raise StoppedError(f"{path!r}, layer {layer.spec}: {error}") from error
-        self._digests[number].extend(digests)
+        while digests:
+            try:
+                writer.append(join_digests(digests), values)
+            except UnstorableError as error:
+                self._refuse(layer, digests.pop(error.row), str(error))
+                values = np.delete(values, error.row, axis=0)
+            else:
+                self._digests[number].extend(digests)
+                return
+
+    def _refuse(self, layer: LayerPlan, digest: bytes, reason: str) -> None:
+        """Go on without an image, or stop where that is what the network or the dtype is like."""
+        why = f"layer {layer.spec}: {reason}"
+        self.refused[digest] = why
+        n_refused, n_images = len(self.refused), self._n_images
+        is_rule = n_refused >= _ENOUGH_REFUSED and 2 * n_refused > n_images
+        if is_rule or self._on_error == "fail":
+            first, why = next(iter(self.refused.items()))
+            path = self._plan.paths[self._plan.digests.index(first)]
+            count = f" (as {n_refused} of the first {n_images} images)" if is_rule else ""
+            self._is_stopped = True
+            raise StoppedError(f"{path!r}, {why}{count}")
+        self._remember(layer.features.key, {digest: why})
+
+    def _remember(self, kind: str, reasons: dict[bytes, str]) -> None:
+        self._failures.setdefault(kind, {}).update(reasons)
 
     def _open(self, number: int, layer: LayerPlan) -> ShardWriter:
         # Room for the bytes of a full shard and the batch that goes over.
@@ -181,6 +225,7 @@ class ActivationWriter:
             self.bytes_written += shard.stat().st_size
         # After the shards: a failure that is remembered drops out of the next run's plan, and
         # would shift the batches of rows that are still to be computed.
-        self._index.add_failures(self._decoding, self._failures)
+        for kind, reasons in self._failures.items():
+            self._index.add_failures(kind, reasons)
         self._failures = {}
         self._opened_s = time.monotonic()

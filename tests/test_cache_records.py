@@ -1,4 +1,4 @@
-"""The parity record of a feature set."""
+"""The records of a feature set."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from cache.parity import Parity, read_parity, write_parity
+from cache.records import Drift, Parity, read_record, write_record
 
 PARITY = Parity(reference="tensorflow", images=32, max_error=0.0032, mean_error=1.5e-7)
+DRIFT = Drift(images=2, batch_size=32, max_error=1.5e-7)
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
-    write_parity(tmp_path, PARITY)
-    assert read_parity(tmp_path) == PARITY
-    assert [file.name for file in tmp_path.iterdir()] == ["parity.json"]
+    write_record(tmp_path, PARITY)
+    write_record(tmp_path, DRIFT)
+    assert read_record(tmp_path, Parity) == PARITY
+    assert read_record(tmp_path, Drift) == DRIFT
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["drift.json", "parity.json"]
 
 
 @pytest.mark.parametrize("text", [None, "", "{", "[]", "{}", '{"images": null}', "\x00"])
 def test_a_missing_or_damaged_record_is_none(tmp_path: Path, text: str | None) -> None:
     if text is not None:
         (tmp_path / "parity.json").write_text(text)
-    assert read_parity(tmp_path) is None
+    assert read_record(tmp_path, Parity) is None
