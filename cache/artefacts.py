@@ -11,7 +11,9 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64
 
+from cache.checked import read_array, seal
 from cache.files import published
 from cache.hdf5 import WriteStream, create_file
 from cache.shard import RowFormat, choose_chunk
@@ -81,8 +83,7 @@ def _read(file: Path, name: str) -> NDArray[Any]:
     with h5py.File(file, "r", locking=False) as opened:
         if opened.attrs["name"] != name.encode():
             raise ValueError("it has the name of another")
-        values: NDArray[Any] = opened["values"][()]
-        return values
+        return read_array(opened["values"])
 
 
 def _write(file: Path, name: str, values: NDArray[Any]) -> None:
@@ -93,7 +94,8 @@ def _write(file: Path, name: str, values: NDArray[Any]) -> None:
             # flipped bit there can keep it reading for ever (seen with HDF5 1.14).
             opened.attrs["name"] = np.bytes_(name)
             chunks = choose_chunk(row, len(values))
-            opened.create_dataset("values", data=values, chunks=chunks, fletcher32=True)
+            dataset = opened.create_dataset("values", data=values, chunks=chunks, fletcher32=True)
+            seal(dataset, xxh3_64(np.ascontiguousarray(values).data))
         stream.check()
 
 

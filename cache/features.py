@@ -13,13 +13,14 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from cache.checked import read_array, read_text
 from cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
 from cache.follow import follow_rows
 from cache.gather import Block, StoredRows, read_rows, split_columns
 from cache.key import Recipe
 from cache.shard import RowFormat, choose_chunk
 from cache.store import RowLocations
-from cache.strings import decode, read_strings, unescape_name
+from cache.strings import read_strings, unescape_name
 from cache.view import split_rows
 
 _OWN_COLUMNS = ("path", "label", "split")
@@ -47,9 +48,11 @@ class Features:
             raise NotAViewError(f"there is no {str(path)!r}; make it with: extract") from error
         except OSError as error:
             raise NotAViewError(f"{str(path)!r} is not a readable HDF5 file ({error})") from error
-        if "images/digest" not in self._file:
-            self._file.close()
-            raise NotAViewError(f"{str(path)!r} is no features file: it has no /images/digest")
+        with self._naming_damage():
+            if "images/digest" in self._file:
+                return
+        self._file.close()
+        raise NotAViewError(f"{str(path)!r} is no features file: it has no /images/digest")
 
     def __enter__(self) -> Self:
         return self
@@ -59,17 +62,20 @@ class Features:
 
     def __len__(self) -> int:
         """How many images."""
-        return len(self._file["images/digest"])
+        with self._naming_damage():
+            return len(self._file["images/digest"])
 
     @property
     def root(self) -> str:
         """Where the images' paths start from."""
-        return decode(self._file["images"].attrs["root"])
+        with self._naming_damage():
+            return read_text(self._file["images"], "root")
 
     @property
     def origin(self) -> str:
         """How the features were asked for, as `write_view` was told."""
-        return decode(self._file.attrs.get("origin", ""))
+        with self._naming_damage():
+            return read_text(self._file, "origin") if "origin" in self._file.attrs else ""
 
     @cached_property
     def paths(self) -> list[str]:
@@ -120,42 +126,50 @@ class Features:
     def _column_nodes(self) -> dict[str, str]:
         """The name of each further column's dataset."""
         with self._naming_damage():
-            nodes = list(self._file.get("images/columns", ()))
-            return {unescape_name(node): node for node in nodes}
+            if "images/columns" not in self._file:
+                return {}
+            return {unescape_name(node): node for node in self._file["images/columns"]}
 
     @cached_property
     def digests(self) -> np.ndarray:
         """SHA-256 of each image file: ndarray of uint8, shape (n, 32)."""
         with self._naming_damage():
-            digests: np.ndarray = self._file["images/digest"][()]
-            return digests
+            return read_array(self._file["images/digest"])
 
     @cached_property
     def layers(self) -> list[str]:
         """The layer specs, sorted."""
         found: set[str] = set()
-        for top, holds in (("features", h5py.Dataset), ("rows", h5py.Group)):
-            if top in self._file:
-                _collect_nodes(self._file[top], "", holds, found)
+        with self._naming_damage():
+            # A view has pointers or values. Opening what is virtual beside pointers is not for us:
+            # its sources stand in HDF5's heap, without a checksum.
+            if "rows" in self._file:
+                _collect_nodes(self._file["rows"], "", h5py.Group, found)
+            elif "features" in self._file:
+                _collect_nodes(self._file["features"], "", h5py.Dataset, found)
         return sorted(found)
 
     def recipe(self, layer: str) -> Recipe:
         """Return what the layer's numbers were computed with."""
-        recipe: Recipe = json.loads(self._node(layer).attrs["recipe"])
-        return recipe
+        with self._naming_damage():
+            recipe: Recipe = json.loads(read_text(self._node(layer), "recipe"))
+            return recipe
 
     def shape(self, layer: str) -> tuple[int, ...]:
         """Return the shape of one row."""
         node = self._node(layer)
         if isinstance(node, h5py.Dataset):
             return tuple(node.shape[1:])
-        return tuple(int(n) for n in node.attrs["shape"])
+        with self._naming_damage():
+            return tuple(int(n) for n in node.attrs["shape"])
 
     def dtype(self, layer: str) -> np.dtype[Any]:
         """Return the dtype of the stored values."""
         node = self._node(layer)
-        dtype = node.dtype if isinstance(node, h5py.Dataset) else node.attrs["dtype"]
-        return np.dtype(str(dtype))
+        if isinstance(node, h5py.Dataset):
+            return np.dtype(str(node.dtype))
+        with self._naming_damage():
+            return np.dtype(read_text(node, "dtype"))
 
     def row_bytes(self, layer: str) -> int:
         """Return the bytes of one row."""
@@ -258,19 +272,20 @@ class Features:
             with self._naming_damage():
                 locations = RowLocations(
                     shards=self._strings(f"rows/{layer}/shards"),
-                    shard=node["shard"][()],
-                    row=node["row"][()],
+                    shard=read_array(node["shard"]),
+                    row=read_array(node["row"]),
                 )
                 self._stored[layer] = StoredRows(
                     folder=self._shard_folder(node),
-                    key=node.attrs["key"],
+                    key=read_text(node, "key"),
                     locations=locations,
                     digests=self.digests,
                 )
         return self._stored[layer]
 
     def _shard_folder(self, node: h5py.Group) -> Path:
-        return self.path.resolve().parent / decode(node.attrs["folder"])
+        with self._naming_damage():
+            return self.path.resolve().parent / read_text(node, "folder")
 
     def _follow(
         self, stored: StoredRows, rows: np.ndarray, out: np.ndarray, block: Block

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 import h5py
 import numpy as np
+from xxhash import xxh3_64
+
+from cache.checked import check_seal, decode, seal
 
 _STRINGS_PER_CHUNK = 4096
 # Every text takes as much as the longest; where that is much (captions, JSON), it is mostly zeros.
@@ -32,11 +34,13 @@ def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
         fletcher32=True,
         compression="gzip" if width > _WIDE_BYTES else None,
     )
-    start = 0
+    start, total = 0, xxh3_64()
     for raw in _encode(texts):
         block = np.array(raw, f"S{width}").astype(dataset.dtype)
         dataset[start : start + len(block)] = block
+        total.update(block.data)
         start += len(block)
+    seal(dataset, total)
 
 
 def _encode(texts: Sequence[str]) -> Iterator[list[bytes]]:
@@ -51,28 +55,27 @@ def _encode(texts: Sequence[str]) -> Iterator[list[bytes]]:
 
 
 def read_strings(dataset: h5py.Dataset) -> list[str]:
-    """Read what `write_strings` wrote."""
+    """Read what `write_strings` wrote.
+
+    Raises
+    ------
+    OSError
+        It is damaged.
+    """
     texts: list[str] = []
+    total = xxh3_64()
     for start in range(0, len(dataset), _STRINGS_PER_CHUNK):
-        raw = dataset[start : start + _STRINGS_PER_CHUNK].tolist()
+        block = dataset[start : start + _STRINGS_PER_CHUNK]
+        total.update(block.data)
+        raw = block.tolist()
         found = b"\n".join(raw).decode(errors="surrogateescape").split("\n")
         if len(found) != len(raw):  # one holds a line break
             found = [*map(decode, raw)]
         # Labels and splits recur: one text serves all the rows of the block.
         once: dict[str, str] = {}
         texts += map(once.setdefault, found, found)
+    check_seal(dataset, total)
     return texts
-
-
-def as_attribute(text: str) -> str | bytes:
-    """Return UTF-8 text as it is, and a file name that is none as its bytes."""
-    raw = os.fsencode(text)
-    return text if raw.decode(errors="ignore") == text else raw
-
-
-def decode(text: bytes | str) -> str:
-    """Return text that was stored as `as_attribute` or `write_strings` give it."""
-    return text if isinstance(text, str) else bytes(text).decode(errors="surrogateescape")
 
 
 def escape_name(name: str) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from cache.checked import as_bytes, write_array, write_text
 from cache.files import published
 from cache.follow import follow_rows
 from cache.gather import READ_BYTES, StoredRows
@@ -24,7 +25,7 @@ from cache.hdf5 import WriteStream, create_file, create_group, create_virtual
 from cache.key import Recipe, canonical_json, recipe_key
 from cache.shard import RowFormat, choose_chunk, compression_options
 from cache.store import RowLocations
-from cache.strings import as_attribute, escape_name, write_strings
+from cache.strings import escape_name, write_strings
 
 _log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ def write_view(
     """
     with published(out) as temporary, WriteStream(temporary) as stream:
         with create_file(stream) as file:
-            file.attrs["origin"] = as_attribute(origin)
+            file.attrs["origin"] = as_bytes(origin)
             _write_images(file, images)
             for layer in layers:
                 if materialize:
@@ -101,21 +102,16 @@ def write_view(
 
 def _write_images(file: h5py.File, images: ViewImages) -> None:
     group = create_group(file, "images")
-    group.attrs["root"] = as_attribute(images.root)
+    write_text(group, "root", images.root)
     for name, texts in (
         ("path", images.paths),
         ("label", images.labels),
         ("split", images.splits),
     ):
         write_strings(group, name, texts)
-    _write_checked(group, "digest", images.digests)
+    write_array(group, "digest", images.digests, n_rows=_ROWS_PER_CHUNK)
     for name, texts in sorted(images.columns.items()):
         write_strings(create_group(file, "images/columns"), escape_name(name), texts)
-
-
-def _write_checked(group: h5py.Group, name: str, values: np.ndarray) -> None:
-    chunk = (max(1, min(len(values), _ROWS_PER_CHUNK)), *values.shape[1:])
-    group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
 
 
 def _write_values(
@@ -145,21 +141,25 @@ def _write_values(
         stream.check()
 
 
-def _write_recipe(node: h5py.Dataset | h5py.Group, recipe: Recipe) -> None:
-    node.attrs["recipe"] = canonical_json(recipe)
-    node.attrs["key"] = recipe_key(recipe)
+def _write_recipe(node: h5py.Dataset, recipe: Recipe) -> None:
+    write_text(node, "recipe", canonical_json(recipe))
+    write_text(node, "key", recipe_key(recipe))
 
 
 def _write_pointers(file: h5py.File, layer: ViewLayer, base: Path) -> None:
     folder = os.path.relpath(layer.folder.resolve(), base.resolve())
     group = create_group(file, f"rows/{layer.spec}")
-    _write_recipe(group, layer.recipe)
-    group.attrs["folder"] = as_attribute(folder)
+    for name, text in {
+        "recipe": canonical_json(layer.recipe),
+        "key": recipe_key(layer.recipe),
+        "folder": folder,
+        "dtype": layer.row.dtype,
+    }.items():
+        group.attrs[name] = as_bytes(text)
     group.attrs["shape"] = np.array(layer.row.shape, np.int64)
-    group.attrs["dtype"] = layer.row.dtype
     write_strings(group, "shards", layer.locations.shards)
-    _write_checked(group, "shard", layer.locations.shard)
-    _write_checked(group, "row", layer.locations.row)
+    write_array(group, "shard", layer.locations.shard, n_rows=_ROWS_PER_CHUNK)
+    write_array(group, "row", layer.locations.row, n_rows=_ROWS_PER_CHUNK)
     _write_virtual(file, layer, folder)
 
 

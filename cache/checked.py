@@ -1,0 +1,83 @@
+"""Arrays and texts in HDF5 files, with a checksum of our own where HDF5's would miss damage.
+
+To Fletcher-32, a chunk of which nothing but zeros is left is as good as any, and that is just what
+a power cut or a bad sector leaves. And strings of no fixed length lie in HDF5's global heap, which
+has no checksum at all: a flipped bit there is another text, or keeps HDF5 looking for ever (seen
+with HDF5 1.14). What is written here comes back as it was, or reading it is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from xxhash import xxh3_64
+
+# The attribute of a dataset with the xxh3 of its values: attributes lie in checksummed headers.
+_SUM = "xxh3"
+# The twin, of fixed length, of an attribute that is text.
+_TWIN = "{} (bytes)"
+
+
+def write_array(group: h5py.Group, name: str, values: NDArray[Any], *, n_rows: int) -> None:
+    """Store an array as a dataset in chunks of at most `n_rows` rows."""
+    chunk = (max(1, min(len(values), n_rows)), *values.shape[1:])
+    dataset = group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
+    seal(dataset, xxh3_64(np.ascontiguousarray(values).data))
+
+
+def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
+    """Read what `write_array` wrote.
+
+    Raises
+    ------
+    OSError
+        It is damaged.
+    """
+    values: NDArray[Any] = dataset[()]
+    check_seal(dataset, xxh3_64(values.data))
+    return values
+
+
+def seal(dataset: h5py.Dataset, values: xxh3_64) -> None:
+    """Note the sum of all the values in a dataset."""
+    dataset.attrs[_SUM] = np.uint64(values.intdigest())
+
+
+def check_seal(dataset: h5py.Dataset, values: xxh3_64) -> None:
+    """Compare the values that were read with the sum; files of old have none.
+
+    Raises
+    ------
+    OSError
+        They are others.
+    """
+    if dataset.attrs.get(_SUM, values.intdigest()) != values.intdigest():
+        raise OSError(f"the values of {dataset.name} differ from their checksum")
+
+
+def write_text(node: h5py.HLObject, name: str, text: str) -> None:
+    """Store an attribute as other readers expect it, and once more for `read_text`."""
+    raw = as_bytes(text)
+    # A file name that is no UTF-8 goes in as its bytes.
+    node.attrs[name] = text if raw.decode(errors="ignore") == text else bytes(raw)
+    node.attrs[_TWIN.format(name)] = raw
+
+
+def as_bytes(text: str) -> np.bytes_:
+    """Return a text as an attribute that only `read_text` has to read."""
+    return np.bytes_(os.fsencode(text))
+
+
+def read_text(node: h5py.HLObject, name: str) -> str:
+    """Return an attribute that `write_text` wrote, or that is there once."""
+    twin = _TWIN.format(name)
+    return decode(node.attrs[twin if twin in node.attrs else name])
+
+
+def decode(text: bytes | str) -> str:
+    """Return the text of an attribute or of an element, as h5py gave it."""
+    return text if isinstance(text, str) else bytes(text).decode(errors="surrogateescape")
