@@ -96,7 +96,7 @@ def _run(
     else:
         print(outcome.text)
     sys.stdout.flush()
-    return 0
+    return outcome.status
 
 
 def _complain(message: str, status: int) -> int:

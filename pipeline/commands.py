@@ -7,23 +7,29 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.errors import PipelineError
-from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
+from pipeline.options import DatasetOptions, FeatureOptions
+from pipeline.parsed import (
+    read_extract_options,
+    read_run_options,
+    read_settings,
+    read_task_options,
+    read_workers,
+    split_names,
+)
 from stages.cores import count_cores
-
-if TYPE_CHECKING:
-    from pipeline.task import TaskOptions
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a command has to say: to a person, and to a program with ``--json``."""
+    """What a command has to say: to a person, and to a program with ``--json``.
+
+    `status` is not 0 where it did its work and what it found is bad.
+    """
 
     text: str
     figures: Mapping[str, object]
+    status: int = 0
 
 
 def run_index(parsed: argparse.Namespace) -> Outcome:
@@ -35,7 +41,7 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     options = DatasetOptions(
         images=parsed.images, labels=parsed.labels, split=parsed.split, seed=parsed.seed
     )
-    dataset = open_dataset(options, None, workers=_workers(parsed))
+    dataset = open_dataset(options, None, workers=read_workers(parsed))
     make_folder(parsed.out.absolute().parent)
     write_manifest(dataset.manifest, parsed.out)
     labels = Counter(dataset.manifest.labels)
@@ -110,10 +116,10 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
     from pipeline.fit import FitOptions, fit
 
     options = FitOptions(
-        data=_read_task_options(parsed),
+        data=read_task_options(parsed),
         layer=parsed.layer,
         head=parsed.head,
-        settings=_read_settings(parsed.settings),
+        settings=read_settings(parsed.settings),
         out=parsed.out,
     )
     result = fit(options)
@@ -126,12 +132,12 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
     from pipeline.sweep import SweepOptions, sweep
 
     options = SweepOptions(
-        data=_read_task_options(parsed),
-        layers=_split(parsed.layers, "--layers"),
-        poolings=_split(parsed.poolings, "--poolings"),
+        data=read_task_options(parsed),
+        layers=split_names(parsed.layers, "--layers"),
+        poolings=split_names(parsed.poolings, "--poolings"),
         heads=HeadGrid(
-            heads=_split(parsed.heads, "--heads") or (),
-            settings=tuple(_read_settings(parsed.settings).items()),
+            heads=split_names(parsed.heads, "--heads") or (),
+            settings=tuple(read_settings(parsed.settings).items()),
         ),
         jobs=count_cores() if parsed.jobs is None else parsed.jobs,
         out=parsed.out,
@@ -149,7 +155,7 @@ def run_predict(parsed: argparse.Namespace) -> Outcome:
         parsed.images,
         out=parsed.out,
         cache=parsed.cache,
-        run=_read_run_options(parsed),
+        run=read_run_options(parsed),
     )
     return Outcome(f"{figures['images']} images → {parsed.out}", figures)
 
@@ -167,7 +173,7 @@ def run_experiment(parsed: argparse.Namespace) -> Outcome:
     from pipeline.config import read_experiment
     from pipeline.experiment import run_experiment as run
 
-    result = run(read_experiment(parsed.experiment), _read_run_options(parsed))
+    result = run(read_experiment(parsed.experiment), read_run_options(parsed))
     return Outcome(result.describe(), result.to_dict())
 
 
@@ -191,95 +197,3 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "export": run_export,
     "run": run_experiment,
 }
-
-
-def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
-    """Read the options of `extract` and `plan`, as their parser gave them."""
-    return ExtractOptions(
-        dataset=DatasetOptions(
-            images=parsed.images,
-            manifest=parsed.manifest,
-            labels=parsed.labels,
-            split=parsed.split,
-            seed=parsed.seed,
-        ),
-        features=FeatureOptions(
-            backbone=parsed.backbone,
-            layers=tuple(parsed.layers.split(",")),
-            weights=parsed.weights,
-            size=parsed.size,
-            resize=parsed.resize,
-            resize_mode=parsed.resize_mode,
-            preprocess=parsed.preprocess,
-            view=parsed.view,
-            orient=parsed.orient,
-            dtype=parsed.dtype,
-            engine=parsed.engine,
-            precision=parsed.precision,
-            decode=parsed.decode,
-        ),
-        cache=Path(parsed.cache),
-        run=_read_run_options(parsed),
-    )
-
-
-def _read_run_options(parsed: argparse.Namespace) -> RunOptions:
-    return RunOptions(
-        batch_size=_read_batch_size(parsed.batch_size),
-        workers=_workers(parsed),
-        memory_bytes=parsed.memory,
-        compression=parsed.compression,
-        on_error=parsed.on_error,
-        scheduler=parsed.scheduler,
-        materialize=getattr(parsed, "materialize", False),
-    )
-
-
-def _read_batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    if not text.isdecimal() or int(text) < 1:
-        raise PipelineError(f"--batch-size {text!r}: write auto or a number of images, as 32")
-    return int(text)
-
-
-def _workers(parsed: argparse.Namespace) -> int:
-    if parsed.workers is None:
-        return count_cores()
-    if parsed.workers < 1:
-        raise PipelineError(f"--workers {parsed.workers}: at least 1 is needed")
-    return int(parsed.workers)
-
-
-def _read_task_options(parsed: argparse.Namespace) -> TaskOptions:
-    from pipeline.task import TaskOptions
-
-    return TaskOptions(
-        features=tuple(parsed.features),
-        task=parsed.task,
-        target=parsed.target,
-        cv=parsed.cv,
-        seed=parsed.seed,
-        memory_bytes=parsed.memory,
-    )
-
-
-def _split(text: str | None, option: str) -> tuple[str, ...] | None:
-    if text is None:
-        return None
-    parts = tuple(part.strip() for part in text.split(","))
-    if not all(parts):
-        raise PipelineError(f"{option} {text!r} has an empty name; write names as one,two")
-    return tuple(dict.fromkeys(parts))
-
-
-def _read_settings(pairs: list[str]) -> dict[str, str]:
-    settings: dict[str, str] = {}
-    for pair in pairs:
-        key, separator, value = (part.strip() for part in pair.partition("="))
-        if not separator or not key:
-            raise PipelineError(f"--set {pair!r}: write it as KEY=VALUE, as in --set C=0.1")
-        if key in settings:
-            raise PipelineError(f"--set {key} is given twice; give it once (to sweep, as C=0.1,1)")
-        settings[key] = value
-    return settings

@@ -20,9 +20,9 @@ from cache.index import Index
 from cache.layout import open_cache, open_feature_set_folder
 from cache.shard import ShardWriter
 from pipeline.arguments import build_parser
-from pipeline.commands import read_extract_options
 from pipeline.engines import build_program
 from pipeline.options import ExtractOptions
+from pipeline.parsed import read_extract_options
 from pipeline.prepare import Preparation, prepare
 from stages.decode import decode_image
 from stages.start import start_tensorflow
