@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -87,7 +87,7 @@ class Index:
             query = f"SELECT key, fingerprint, digest FROM files WHERE key IN ({marks})"
             plain = [key if key.isascii() else _to_blob_text(key) for key in keys]
             for key, fingerprint, digest in self._query(query, plain):
-                name = key if isinstance(key, str) else key.decode(errors="surrogateescape")
+                name = _to_name(key)
                 if fingerprints[name] == fingerprint:
                     known[name] = digest
         return known
@@ -98,6 +98,18 @@ class Index:
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?)",
             [(_to_blob_text(file.key), file.fingerprint, file.digest) for file in files],
         )
+
+    def files_of(self, digests: Collection[bytes]) -> dict[bytes, list[IndexedFile]]:
+        """Return the files that held these bytes when they were last hashed."""
+        # One pass over the table, which has no index by digest: it would cost every run more than
+        # the few that ask this.
+        self._connection.create_function("is_wanted", 1, set(digests).__contains__)
+        found: dict[bytes, list[IndexedFile]] = {}
+        query = "SELECT key, fingerprint, digest FROM files WHERE is_wanted(digest)"
+        for key, fingerprint, digest in self._query(query, []):
+            file = IndexedFile(_to_name(key), fingerprint, digest)
+            found.setdefault(digest, []).append(file)
+        return found
 
     def shards_of(self, feature_set: str) -> dict[str, IndexedShard]:
         """Return the shards known of a feature set, by name."""
@@ -233,3 +245,7 @@ def _to_blob_text(name: str) -> str | bytes:
     except UnicodeEncodeError:
         return name.encode(errors="surrogateescape")
     return name
+
+
+def _to_name(text: str | bytes) -> str:
+    return text if isinstance(text, str) else text.decode(errors="surrogateescape")

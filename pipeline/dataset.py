@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from cache.index import Index, IndexedFile
 from pipeline.options import DatasetOptions
@@ -27,6 +28,13 @@ _log = logging.getLogger(__name__)
 _FILES_PER_BATCH = 5000
 
 
+class Reader(Protocol):
+    """Where images are read, by many threads at once."""
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes; `OSError` for whatever cannot be read."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dataset:
     """A manifest whose rows are hashed, and where its images are read.
@@ -35,14 +43,14 @@ class Dataset:
     ----------
     manifest : Manifest
         An unreadable row's digest is ``b""``.
-    source : Source
+    source : Reader
         With an absolute root: workers may run in another folder.
     unreadable : dict of str to str
         Path → reason.
     """
 
     manifest: Manifest
-    source: Source
+    source: Reader
     unreadable: dict[str, str]
 
 

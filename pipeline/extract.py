@@ -15,7 +15,7 @@ from cache.layout import CacheLayout, open_cache
 from pipeline.engines import build_program
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import ExtractOptions
-from pipeline.prepare import Preparation, prepare, remember_rate
+from pipeline.prepare import Preparation, prepare, remember_origins, remember_rate
 from pipeline.progress import Shares, show_progress
 from pipeline.results import ExtractSummary, Tally, list_failures, summarize, write_results
 from stages.precision import check_precision
@@ -106,6 +106,7 @@ def fill_cache(
     tally.shares.planning = time.monotonic() - started_s
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)
+    remember_origins(index, options.features, prepared.plan.layers)
     if prepared.plan.digests:
         compute_missing(options, prepared, index, tally, quiet=quiet)
     return prepared

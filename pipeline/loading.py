@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset import explain_os_error
+from pipeline.dataset import Reader, explain_os_error
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import RunOptions
 from stages.decode import DecodeSpec, decode_image
 from stages.errors import ImageError
-from stages.source import Source
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -81,7 +80,7 @@ class LoadedBatch:
         return mask
 
 
-def load_batch(source: Source, task: BatchTask, spec: DecodeSpec) -> LoadedBatch:
+def load_batch(source: Reader, task: BatchTask, spec: DecodeSpec) -> LoadedBatch:
     """Read and decode one batch; runs on a Dask worker."""
     shape = (len(task.paths), spec.height, spec.width, spec.channels)
     batch = LoadedBatch(rows=task.rows, pixels=np.zeros(shape, np.uint8))
@@ -181,7 +180,7 @@ class BatchLoader:
     Parameters
     ----------
     client : distributed.Client
-    source : Source
+    source : Reader
     tasks : iterator of BatchTask
     spec : DecodeSpec
     ahead : int
@@ -191,7 +190,7 @@ class BatchLoader:
     def __init__(
         self,
         client: Client,
-        source: Source,
+        source: Reader,
         tasks: Iterator[BatchTask],
         *,
         spec: DecodeSpec,

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cache.index import Index
+from cache.key import Recipe
 from cache.layout import CacheLayout
 from cache.shard import RowFormat
 from cache.store import FeatureSet
 from pipeline.backbones import Backbone
 from pipeline.dataset import Dataset, open_dataset
-from pipeline.options import ExtractOptions
+from pipeline.options import ExtractOptions, FeatureOptions, RunOptions
 from pipeline.plan import ExtractionPlan, LayerPlan, choose_batch_size, plan_extraction
 from pipeline.recipe import build_decode_spec, build_recipe
 from stages.decode import DecodeSpec
+from stages.layers import LayerSpec
 from stages.start import NVIDIA_DEVICES
 
 # Measured on two cores: beyond 32 images, or 300 MB of activations, batches are no faster (VGG16
@@ -59,18 +61,11 @@ def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prepa
     """List and hash the images, look up the backbone, and find out what is missing."""
     backbone = Backbone(options.features, index)
     dataset = open_dataset(options.dataset, index, workers=options.run.workers)
-    card = backbone.card
     decode = build_decode_spec(options.features, backbone)
     decoding = repr(decode)
     failures = index.failures(decoding)
     layers = []
-    for spec in backbone.layers:
-        recipe = build_recipe(options.features, backbone, spec)
-        row = RowFormat(
-            shape=spec.pool_shape(card.find_layer(spec.layer).shape),
-            dtype=options.features.dtype,
-            compression=options.run.compression,
-        )
+    for spec, recipe, row in describe_layers(options.features, backbone, options.run.compression):
         features = FeatureSet(layout, recipe, index)
         # What the network gave for these images cannot be stored.
         failures |= index.failures(features.key)
@@ -84,17 +79,35 @@ def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prepa
         decoding=decoding,
         failures=failures,
         plan=plan_extraction(manifest.paths, manifest.digests, failures, layers),
-        batch_size=options.run.batch_size
-        or _choose_batch_size(options, backbone, [row for *_, row, _ in layers]),
+        batch_size=fit_batch(options.run, backbone, [row for *_, row, _ in layers]),
     )
 
 
-def _choose_batch_size(
-    options: ExtractOptions, backbone: Backbone, rows: Sequence[RowFormat]
-) -> int:
+def describe_layers(
+    features: FeatureOptions, backbone: Backbone, compression: str
+) -> list[tuple[LayerSpec, Recipe, RowFormat]]:
+    """Describe the feature set of each layer that is asked for."""
+    return [
+        (
+            spec,
+            build_recipe(features, backbone, spec),
+            RowFormat(
+                shape=spec.pool_shape(backbone.card.find_layer(spec.layer).shape),
+                dtype=features.dtype,
+                compression=compression,
+            ),
+        )
+        for spec in backbone.layers
+    ]
+
+
+def fit_batch(run: RunOptions, backbone: Backbone, rows: Sequence[RowFormat]) -> int:
+    """Choose how many images go through a backbone at once, where the options do not say."""
+    if run.batch_size:
+        return run.batch_size
     layers = backbone.card.layers.values()
     on_gpu = NVIDIA_DEVICES.is_dir()
-    memory_bytes = options.run.memory_bytes
+    memory_bytes = run.memory_bytes
     return choose_batch_size(
         4 * max(int(np.prod(layer.shape)) for layer in layers),
         kept_bytes=sum(row.row_bytes for row in rows),
@@ -116,3 +129,28 @@ def _rate_key(layers: Sequence[LayerPlan]) -> str:
 def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: float) -> None:
     """Remember how fast these layers were computed, for the next plan."""
     index.add_memo(_rate_key(layers), f"{images_per_second:.4g}")
+
+
+def remember_origins(index: Index, features: FeatureOptions, layers: Sequence[LayerPlan]) -> None:
+    """Remember how each feature set was asked for, so that its rows can be computed again."""
+    for layer in layers:
+        name = _origin_key(layer.features.key)
+        origin = replace(features, layers=(str(layer.spec),)).to_json()
+        if index.memo(name) != origin:
+            index.add_memo(name, origin)
+
+
+def recall_origin(index: Index, key: str) -> FeatureOptions | None:
+    """Return how a feature set was asked for, its own layer alone; None where that is not known.
+
+    Raises
+    ------
+    PipelineError
+        Keras is set to another backend.
+    """
+    origin = index.memo(_origin_key(key))
+    return None if origin is None else FeatureOptions.from_json(origin)
+
+
+def _origin_key(key: str) -> str:
+    return f"origin {key}"
