@@ -26,12 +26,13 @@ from cache.key import Recipe, canonical_json, recipe_key
 from cache.layout import CacheLayout
 from cache.raw import RawFile, read_chunks
 from cache.shard import load_filters, shard_name
+from cache.store import list_shards
 
 _FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
 _MEMBERS = {"digest", "features", SUMS}
 _DTYPES = ("float32", "float16")
 # What a garbled file makes h5py raise.
-_FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+READ_FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 # Read and compared at once, twice: what fits a processor's cache.
 _PIECE_BYTES = 2 * 1024 * 1024
 
@@ -93,11 +94,6 @@ def list_set_folders(layout: CacheLayout) -> list[Path]:
     return sorted(path for top in tops if top.is_dir() for path in top.iterdir() if path.is_dir())
 
 
-def list_shards(folder: Path) -> list[Path]:
-    """List what counts as a shard in a feature set's folder, sorted."""
-    return sorted(folder.glob("shard-*.h5"))
-
-
 def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
     """Read the recipe of a feature set's folder.
 
@@ -126,7 +122,7 @@ def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
 
 
 def examine_set(
-    layout: CacheLayout, folder: Path, *, advance: Callable[[int], None] = lambda _: None
+    layout: CacheLayout, folder: Path, *, advance: Callable[[ShardExam], None] = lambda _: None
 ) -> SetExam:
     """Examine a feature set: its recipe, and every chunk of every shard.
 
@@ -138,24 +134,25 @@ def examine_set(
     folder : Path
         One of `list_set_folders`.
     advance : callable
-        Is told the bytes of each shard when it is done.
+        Is told of each shard when it is done.
     """
     recipe, damage = None, None
     try:
         recipe = read_recipe(layout, folder)
     except FileNotFoundError:
         # A run that is killed before its first shard leaves an empty folder, and nothing is lost.
-        damage = "it is missing" if list_shards(folder) else None
+        damage = "it is missing" if any(list_shards(folder)) else None
     except (OSError, DamagedError) as error:
         damage = str(error)
     key = None if recipe is None else recipe_key(recipe)
     shards: dict[Path, ShardExam] = {}
-    while unknown := [path for path in list_shards(folder) if path not in shards]:
+    while unknown := sorted({path for path, _ in list_shards(folder)} - shards.keys()):
         for path in unknown:
             shards[path] = examine_shard(path, key)
-            advance(shards[path].n_bytes)
-    there = [shards[path] for path in list_shards(folder) if path in shards]
-    return SetExam(folder=folder, recipe=recipe, key=key, damage=damage, shards=there)
+            advance(shards[path])
+    there = sorted(path for path, _ in list_shards(folder))
+    exams = [shards[path] for path in there if path in shards]
+    return SetExam(folder=folder, recipe=recipe, key=key, damage=damage, shards=exams)
 
 
 def examine_shard(path: Path, key: str | None) -> ShardExam:
@@ -177,8 +174,8 @@ def examine_shard(path: Path, key: str | None) -> ShardExam:
             digests = _read_digests(file)
             exam = replace(exam, digests=digests, intact=np.zeros(len(digests), np.bool_))
             intact, damage = _examine_rows(file, descriptor)
-    except _FAILURES as error:
-        return replace(exam, damage=_describe(error))
+    except READ_FAILURES as error:
+        return replace(exam, damage=describe_failure(error))
     if path.name != shard_name(digests):
         damage = "its name is not that of its rows"
     if key not in (None, exam.key):
@@ -196,7 +193,7 @@ def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
     if strange:
         raise ValueError(f"it holds {sorted(strange)[0]!r}, which no shard has")
     for name in file:
-        _check_storage(file, name)
+        check_storage(file, name)
     dataset = file["digest"]
     if dataset.dtype != np.uint8 or dataset.shape[1:] != (32,):
         raise ValueError(f"its digests are {dataset.dtype} {dataset.shape}")
@@ -204,7 +201,7 @@ def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
     return digests
 
 
-def _check_storage(file: h5py.File, name: str) -> None:
+def check_storage(file: h5py.File, name: str) -> None:
     """Check that a dataset lies whole in this file, in chunks with HDF5's checksum."""
     if not isinstance(file.get(name, getlink=True), h5py.HardLink):
         raise ValueError(f"its {name!r} is a link to elsewhere")  # noqa: TRY004
@@ -241,12 +238,12 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
         start, stop = pieces.pop()
         try:
             _check_rows(dataset, raw, start, stop)
-        except _FAILURES as error:
+        except READ_FAILURES as error:
             if stop - start > step:
                 pieces += [(first, min(first + step, stop)) for first in range(start, stop, step)]
             else:
                 intact[start:stop] = False
-                damage.append(_describe(error))
+                damage.append(describe_failure(error))
     if not damage:
         return intact, None
     return intact, f"{int((~intact).sum())} of its {n_rows} rows are damaged: {damage[-1]}"
@@ -270,7 +267,8 @@ def _check_raw(values: NDArray[Any], raw: RawFile, rows: NDArray[np.int64]) -> N
         raise ValueError("its values are others when read past HDF5")
 
 
-def _describe(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
+    """Return what an error says as part of a line."""
     # A KeyError puts its text in quotes.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(text.split()) or type(error).__name__

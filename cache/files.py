@@ -61,11 +61,20 @@ def make_folder(folder: Path) -> None:
     _sync(folder.parent)
 
 
+def list_orphans(folder: Path) -> list[Path]:
+    """List unpublished files and folders in `folder` whose writer is dead."""
+    return [path for path in folder.glob(f"{_TEMPORARY_PREFIX}*") if _is_orphan(path)]
+
+
+def list_unpublished(folder: Path) -> list[Path]:
+    """List unpublished files and folders in `folder` whose writer may well live."""
+    found = [path for path in folder.glob(f"{_TEMPORARY_PREFIX}*") if not _is_orphan(path)]
+    return [path for path in found if _TEMPORARY_NAME.fullmatch(path.name)]
+
+
 def remove_orphans(folder: Path) -> None:
     """Remove unpublished files and folders in `folder` whose writer is dead."""
-    for path in folder.glob(f"{_TEMPORARY_PREFIX}*"):
-        if not _is_orphan(path):
-            continue
+    for path in list_orphans(folder):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -57,6 +57,21 @@ def open_cache(root: Path) -> CacheLayout:
     return layout
 
 
+def find_cache(root: Path) -> CacheLayout:
+    """Open a cache folder that is there; nothing is created.
+
+    Raises
+    ------
+    NotACacheError
+        There is none, or one of a newer FORMAT.
+    """
+    layout = CacheLayout(root)
+    if not layout.format_file.is_file():
+        raise NotACacheError(f"there is no cache at {str(root)!r}; name one with --cache DIR")
+    _check_format(layout)
+    return layout
+
+
 def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
     """Create a feature set's folder with its ``recipe.json``, or check the one that is there."""
     folder = layout.feature_set_folder(recipe)

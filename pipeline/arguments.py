@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_demo, _add_layers, _add_index, _add_extract, _add_plan, _add_fit, _add_sweep,
-        _add_predict, _add_export, _add_run,
+        _add_predict, _add_export, _add_run, _add_verify,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument(
@@ -143,7 +143,7 @@ def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--images", required=True, metavar="SOURCE")
     parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+    _add_cache(parser)
     _add_run_options(parser)
     return parser
 
@@ -154,6 +154,12 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
     )
     parser.add_argument("experiment", type=Path, metavar="experiment.yaml")
     _add_run_options(parser)
+    return parser
+
+
+def _add_verify(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("verify", help="read all of a cache, and name all damage")
+    _add_cache(parser)
     return parser
 
 
@@ -183,7 +189,7 @@ def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
         help="of the products: bfloat16 on processors that have it, float16 on GPUs",
     )  # fmt: skip
     what.add_argument("--decode", default="exact", choices=DECODINGS)
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+    _add_cache(parser)
     parser.add_argument(
         "--materialize", action="store_true", help="copy the values into features.h5"
     )
@@ -206,6 +212,10 @@ def _add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory", type=parse_bytes, default="4GB", metavar="4GB", help="what features may take"
     )
+
+
+def _add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
 
 
 def _add_label_options(parser: argparse._ActionsContainer) -> None:

@@ -185,6 +185,14 @@ def run_demo(parsed: argparse.Namespace) -> Outcome:
     return Outcome(result.describe(), result.to_dict())
 
 
+def run_verify(parsed: argparse.Namespace) -> Outcome:
+    """``verify``."""
+    from pipeline.upkeep import verify
+
+    found = verify(parsed.cache)
+    return Outcome(found.describe(), found.to_dict(), found.status)
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "demo": run_demo,
     "layers": run_layers,
@@ -196,4 +204,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "predict": run_predict,
     "export": run_export,
     "run": run_experiment,
+    "verify": run_verify,
 }

@@ -223,12 +223,12 @@ def layout(tmp_path: Path) -> CacheLayout:
 def test_a_set_is_examined_with_all_its_shards(layout: CacheLayout) -> None:
     folder = open_feature_set_folder(layout, RECIPE)
     path = write_shard(folder)
-    told: list[int] = []
+    told: list[ShardExam] = []
     (found,) = list_set_folders(layout)
     exam = examine_set(layout, found, advance=told.append)
     assert (exam.folder, exam.recipe, exam.key, exam.damage) == (folder, RECIPE, KEY, None)
     assert [shard.path for shard in exam.shards] == [path]
-    assert told == [path.stat().st_size]
+    assert told == exam.shards
 
 
 @pytest.mark.parametrize(

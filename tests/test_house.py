@@ -27,7 +27,10 @@ HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "sci
 PLANNING = [
     "permafrost",
     *(f"cache.{file.stem}" for file in sorted((ROOT / "cache").glob("[!_]*.py"))),
-    *(f"pipeline.{name}" for name in ("cli", "commands", "dataset", "extract", "plan", "preview")),
+    *(
+        f"pipeline.{name}"
+        for name in ("cli", "commands", "dataset", "extract", "plan", "preview", "upkeep")
+    ),
 ]
 
 
