@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from stages.errors import InputError, UnknownNameError
+from stages.errors import DecoderError, InputError, UnknownNameError
 from stages.imagefile import Picture, read_picture
 
 RESIZE_METHODS: Mapping[str, Image.Resampling] = {
@@ -165,7 +165,16 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
     ------
     ImageError
         If the file cannot be read, whatever is wrong with it; the message is the reason.
+    DecoderError
+        If there is not enough memory.
     """
+    try:
+        return _decode(data, spec)
+    except MemoryError as error:
+        raise DecoderError("needs more memory than there is") from error
+
+
+def _decode(data: bytes, spec: DecodeSpec) -> Decoded:
     fast = partial(_choose_scale, spec=spec) if spec.decoding == "fast" else None
     picture = read_picture(data, max_pixels=spec.max_pixels, choose_scale=fast)
     image = _resize(picture, spec)

@@ -7,6 +7,7 @@
     ├── UnknownNameError        a name that does not exist; proposes the nearest ones
     ├── WeightsError            weights or a model file that cannot be loaded
     └── ImageError              one image that cannot be read (exit_status 3 when fatal)
+        └── DecoderError        not this time; the image may be good
 """
 
 from __future__ import annotations
@@ -34,6 +35,13 @@ class ImageError(StageError):
     """One image that cannot be read; its text is the reason alone, without the path."""
 
     exit_status: ClassVar[int] = 3
+
+
+class DecoderError(ImageError):
+    """One image whose decoder failed for what may not be the image's fault: time, memory, a crash.
+
+    Asked again, it may be read.
+    """
 
 
 class UnknownNameError(StageError):

@@ -30,6 +30,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from stages.effort import MeteredFile, check_scans, check_segments, check_tiles
 from stages.errors import ImageError
 
 # Pillow warns and logs about files that it reads all the same (odd EXIF, more pixels than it likes,
@@ -118,6 +119,7 @@ def read_picture(
     ------
     ImageError
         If the file cannot be read, whatever is wrong with it; the message is the reason.
+    MemoryError
     """
     try:
         return _read_picture(data, max_pixels=max_pixels, choose_scale=choose_scale)
@@ -129,12 +131,10 @@ def read_picture(
 
 
 def _read_picture(data: bytes, *, max_pixels: int, choose_scale: ChooseScale | None) -> Picture:
-    name, open_file = _recognise(data)
+    name = _recognise(data)
     try:
-        file = open_file(io.BytesIO(data))
-        size = file.size
-        _check_size(size, max_pixels=max_pixels)
-        scale = 1
+        file = _open(data, name, max_pixels=max_pixels)
+        size, scale = file.size, 1
         if choose_scale and isinstance(file, JpegImageFile):
             scale = choose_scale(size, _find_turn(file))
         if scale > 1:
@@ -144,11 +144,28 @@ def _read_picture(data: bytes, *, max_pixels: int, choose_scale: ChooseScale | N
             _keep_blocks()
         file.load()
         return Picture(image=_to_eight_bits(file), turn=_find_turn(file), size=size, scale=scale)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     # On garbage, Pillow's plugins raise anything from SyntaxError to struct.error.
     except Exception as error:
         raise ImageError(_explain(error, name)) from error
+
+
+def _open(data: bytes, name: str, *, max_pixels: int) -> ImageFile:
+    """Read the header, and refuse what would take too long from there on."""
+    if name == "JPEG":
+        check_segments(data)
+    metered = MeteredFile(data)
+    file = FORMATS[name][1](metered)
+    _check_size(file.size, max_pixels=max_pixels)
+    if name == "JPEG":
+        check_scans(data, file.size)
+    elif name == "BMP":
+        # Pillow reads the length of a run and its value each by itself.
+        metered.allow(2 * file.width * file.height)
+    elif isinstance(file, TiffImageFile):
+        check_tiles(file, max_pixels=max_pixels)
+    return file
 
 
 @functools.cache
@@ -156,12 +173,12 @@ def _keep_blocks() -> None:
     _imaging.set_blocks_max(_KEPT_BLOCKS)
 
 
-def _recognise(data: bytes) -> tuple[str, Callable[[io.BytesIO], ImageFile]]:
+def _recognise(data: bytes) -> str:
     if not data:
         raise ImageError("empty file")
-    for name, (signature, open_file) in FORMATS.items():
+    for name, (signature, _) in FORMATS.items():
         if re.match(signature, data, re.DOTALL):
-            return name, open_file
+            return name
     raise ImageError(f"not an image ({', '.join(FORMATS)})")
 
 
@@ -173,8 +190,6 @@ def _check_size(size: tuple[int, int], *, max_pixels: int) -> None:
 
 def _explain(error: Exception, name: str) -> str:
     said = " ".join(str(error).split())[:120] or type(error).__name__
-    if isinstance(error, MemoryError):
-        return f"{name} file needs more memory than there is"
     if isinstance(error, Image.DecompressionBombError):
         return f"too large (Pillow: {said})"
     # Pillow wraps what a reader raised on running out of bytes in a SyntaxError.

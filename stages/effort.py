@@ -1,0 +1,113 @@
+"""What reading an image file may cost, told from the file alone: the machine's load plays no part.
+
+Pixels bound the work of most formats. Here is the rest: what else in a small file can keep a
+decoder busy for minutes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+
+from PIL.TiffImagePlugin import TiffImageFile
+
+from stages.errors import ImageError
+
+# Pillow reads headers in Python, some bytes at a time, at up to 0.5 µs a read with the
+# interpreter locked: ten million empty chunks are 120 MB. Photos have some tens of them, and a PNG
+# of 100 megabytes in blocks of 8 KB takes 60,000 reads.
+_MOST_READS = 1_000_000
+
+# Pillow joins the EXIF segments of a JPEG one by one, copying what it has: 1,000 of 64 KB are
+# 30 GB. More than a few are not known to occur.
+_MOST_EXIF_SEGMENTS = 256
+_EXIF = b"Exif\x00\x00"
+
+# Each scan of a JPEG goes over all of its blocks, at 0.1 ns a pixel where it says nothing about
+# them, in ten bytes: these are 10 s. A progressive photo has ten scans or so, which makes 2e9 of
+# the largest that is let through.
+_MOST_PIXEL_SCANS = 10**11
+_BLOCK = 16
+_START_OF_SCAN = 0xDA
+_END_OF_IMAGE = 0xD9
+# Not those that stand in compressed data, or have no length: 0 and restarts.
+_MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
+_BARE_MARKERS = {0xD8, _END_OF_IMAGE}
+
+TIFF_TILE_WIDTH = 322
+TIFF_TILE_LENGTH = 323
+# The pixels of whole tiles to those that are let through; what lies over the edge is decoded too.
+_MOST_OVER_THE_EDGE = 2
+
+
+class MeteredFile(io.BytesIO):
+    """A file in memory that refuses to be read in too many pieces.
+
+    Parameters
+    ----------
+    data : bytes
+    """
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self._n_left = _MOST_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does; ImageError when it has been read too often."""
+        self._n_left -= 1
+        if self._n_left < 0:
+            raise ImageError(f"too much work: more than {_MOST_READS} pieces")
+        return super().read(size)
+
+    def allow(self, n_reads: int) -> None:
+        """Let it be read so many more times."""
+        self._n_left += n_reads
+
+
+def check_segments(data: bytes) -> None:
+    """Refuse a JPEG whose header takes minutes to read."""
+    if data.count(_EXIF) > _MOST_EXIF_SEGMENTS:
+        raise ImageError(f"too much work: more than {_MOST_EXIF_SEGMENTS} EXIF segments")
+
+
+def check_scans(data: bytes, size: tuple[int, int]) -> None:
+    """Refuse a JPEG whose scans, each over all pixels, take more than some seconds.
+
+    Parameters
+    ----------
+    data : bytes
+    size : tuple of int
+        Width and height in pixels.
+
+    Raises
+    ------
+    ImageError
+    """
+    width, height = (-(-length // _BLOCK) * _BLOCK for length in size)
+    most = _MOST_PIXEL_SCANS // (width * height)
+    # The marker's two bytes may also stand in metadata, or behind the picture, as in a film there.
+    if data.count(bytes([0xFF, _START_OF_SCAN])) > most and _has_more_scans(data, most):
+        megapixels = size[0] * size[1] / 1e6
+        raise ImageError(f"too much work: more than {most} scans of {megapixels:.3g} megapixels")
+
+
+def _has_more_scans(data: bytes, most: int) -> bool:
+    n_scans, position = 0, 0
+    while n_scans <= most and (found := _MARKER.search(data, position)):
+        marker, position = found[1][0], found.end()
+        if marker == _END_OF_IMAGE:
+            break
+        n_scans += marker == _START_OF_SCAN
+        if marker not in _BARE_MARKERS:
+            position += int.from_bytes(data[position : position + 2], "big")
+    return n_scans > most
+
+
+def check_tiles(file: TiffImageFile, *, max_pixels: int) -> None:
+    """Refuse a TIFF whose tiles reach far beyond the picture: each is decoded as a whole."""
+    if TIFF_TILE_WIDTH not in file.tag_v2:
+        return
+    tile = file.tag_v2[TIFF_TILE_WIDTH], file.tag_v2[TIFF_TILE_LENGTH]
+    width, height = (-(-all_ // one) * one for all_, one in zip(file.size, tile, strict=True))
+    if width * height > _MOST_OVER_THE_EDGE * max_pixels:
+        raise ImageError(f"too large: {width} x {height} pixels of whole tiles")
