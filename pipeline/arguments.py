@@ -241,6 +241,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--on-error", default="skip", choices=["skip", "fail"])
     how.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that decodes")
     _add_workers(how)
+    how.add_argument(
+        "--isolate", action="store_true",
+        help="decode in processes of their own: a codec that crashes or hangs loses one image",
+    )  # fmt: skip
+    how.add_argument(
+        "--image-timeout", type=float, metavar="SECONDS",
+        help="of one image, with --isolate (default: 60)",
+    )  # fmt: skip
 
 
 def _add_workers(parser: argparse._ActionsContainer) -> None:

@@ -53,9 +53,10 @@ def measure_fast_decoding(prepared: Preparation) -> FastDecoding | None:
     Returns
     -------
     FastDecoding or None
-        None where fast decoding is chosen already, or would not be worth it.
+        None where fast decoding is chosen already, or would not be worth it; nor is an image that
+        is to be isolated decoded here.
     """
-    if prepared.decode.decoding == "fast":
+    if prepared.decode.decoding == "fast" or prepared.isolation:
         return None
     fast_spec = replace(prepared.decode, decoding="fast")
     exact_s, fast_s, differences = 0.0, 0.0, []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,7 +119,7 @@ def compute_missing(
     """Load → forward → write, overlapped: the loop of the whole project."""
     from pipeline.drift import noting_drift
     from pipeline.forward import ForwardPass
-    from pipeline.loading import BatchLoader, choose_ahead, open_client, split_batches
+    from pipeline.loading import BatchLoader, choose_ahead, load_batch, open_client, split_batches
     from pipeline.writing import ActivationWriter
 
     features, plan, spec = options.features, prepared.plan, prepared.decode
@@ -126,12 +127,13 @@ def compute_missing(
     tasks = split_batches(
         plan.paths, plan.digests, np.arange(len(plan.digests)), batch_size=prepared.batch_size
     )
+    load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
     batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
     shares = tally.shares
     with ExitStack() as stack:
         client = stack.enter_context(open_client(options.run))
         ahead = choose_ahead(batch_bytes, options.run)
-        loader = BatchLoader(client, prepared.dataset.source, tasks, spec=spec, ahead=ahead)
+        loader = BatchLoader(client, load, tasks, ahead=ahead)
         writer = stack.enter_context(
             ActivationWriter(
                 prepared.layout,

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,8 @@ from pipeline.dataset import Reader, explain_os_error
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import RunOptions
 from stages.decode import DecodeSpec, decode_image
-from stages.errors import ImageError
+from stages.errors import DecoderError, ImageError
+from stages.isolation import Isolation, decode_isolated
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -80,7 +81,9 @@ class LoadedBatch:
         return mask
 
 
-def load_batch(source: Reader, task: BatchTask, spec: DecodeSpec) -> LoadedBatch:
+def load_batch(
+    source: Reader, task: BatchTask, *, spec: DecodeSpec, isolation: Isolation | None
+) -> LoadedBatch:
     """Read and decode one batch; runs on a Dask worker."""
     shape = (len(task.paths), spec.height, spec.width, spec.channels)
     batch = LoadedBatch(rows=task.rows, pixels=np.zeros(shape, np.uint8))
@@ -91,9 +94,13 @@ def load_batch(source: Reader, task: BatchTask, spec: DecodeSpec) -> LoadedBatch
                 # Decoding it would file one image's features under another's digest.
                 batch.unreadable[row] = "changed while the run was going; run again"
                 continue
-            decoded = decode_image(data, spec)
+            decoded = (
+                decode_isolated(data, spec, isolation) if isolation else decode_image(data, spec)
+            )
         except OSError as error:
             batch.unreadable[row] = explain_os_error(error)
+        except DecoderError as error:
+            batch.unreadable[row] = str(error)
         except ImageError as error:
             batch.broken[row] = str(error)
         else:
@@ -180,9 +187,9 @@ class BatchLoader:
     Parameters
     ----------
     client : distributed.Client
-    source : Reader
+    load : callable
+        Loads one batch; travels to the workers by pickle.
     tasks : iterator of BatchTask
-    spec : DecodeSpec
     ahead : int
         Batches that are loading or loaded; bounds the memory.
     """
@@ -190,13 +197,12 @@ class BatchLoader:
     def __init__(
         self,
         client: Client,
-        source: Reader,
+        load: Callable[[BatchTask], LoadedBatch],
         tasks: Iterator[BatchTask],
         *,
-        spec: DecodeSpec,
         ahead: int,
     ) -> None:
-        self._submit = lambda task: client.submit(load_batch, source, task, spec, pure=False)
+        self._submit = lambda task: client.submit(load, task, pure=False)
         self._tasks = tasks
         self._futures: deque[Any] = deque()
         for task in itertools.islice(tasks, ahead):

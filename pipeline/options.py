@@ -13,6 +13,7 @@ from stages.applications import PREPROCESS_MODES, parse_backbone
 from stages.cores import count_cores
 from stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
 from stages.errors import UnknownNameError
+from stages.isolation import Isolation
 from stages.start import find_keras_backend
 from stages.tracing import VIEWS
 
@@ -152,6 +153,8 @@ class RunOptions:
         Address of a Dask scheduler; threads of this process by default.
     materialize : bool
         Write values instead of pointers into ``features.h5``.
+    isolation : Isolation, optional
+        Decode in processes of their own, each image within these limits.
     """
 
     batch_size: int | None = None
@@ -161,6 +164,7 @@ class RunOptions:
     on_error: str = "skip"
     scheduler: str | None = None
     materialize: bool = False
+    isolation: Isolation | None = None
 
     def __post_init__(self) -> None:
         _check("compression", self.compression, COMPRESSIONS)

@@ -107,7 +107,9 @@ def _load_sample(prepared: Preparation) -> np.ndarray:
         paths=[plan.paths[row] for row in rows],
         digests=[plan.digests[row] for row in rows],
     )
-    batch = load_batch(prepared.dataset.source, task, prepared.decode)
+    batch = load_batch(
+        prepared.dataset.source, task, spec=prepared.decode, isolation=prepared.isolation
+    )
     sample: np.ndarray = batch.pixels[batch.readable]
     return sample
 

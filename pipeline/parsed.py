@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pipeline.errors import PipelineError
 from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from stages.cores import count_cores
+from stages.isolation import Isolation
 
 if TYPE_CHECKING:
     from pipeline.task import TaskOptions
@@ -54,7 +55,17 @@ def read_run_options(parsed: argparse.Namespace) -> RunOptions:
         on_error=parsed.on_error,
         scheduler=parsed.scheduler,
         materialize=getattr(parsed, "materialize", False),
+        isolation=_read_isolation(parsed),
     )
+
+
+def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
+    timeout_s = parsed.image_timeout
+    if not parsed.isolate:
+        if timeout_s is not None:
+            raise PipelineError(f"--image-timeout {timeout_s:g} goes with --isolate; add it")
+        return None
+    return Isolation() if timeout_s is None else Isolation(timeout_s=timeout_s)
 
 
 def _read_batch_size(text: str) -> int | None:

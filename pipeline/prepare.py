@@ -18,6 +18,7 @@ from pipeline.options import ExtractOptions, FeatureOptions, RunOptions
 from pipeline.plan import ExtractionPlan, LayerPlan, choose_batch_size, plan_extraction
 from pipeline.recipe import build_decode_spec, build_recipe
 from stages.decode import DecodeSpec
+from stages.isolation import Isolation
 from stages.layers import LayerSpec
 from stages.start import NVIDIA_DEVICES
 
@@ -39,6 +40,8 @@ class Preparation:
     backbone : Backbone
     layout : CacheLayout
     decode : DecodeSpec
+    isolation : Isolation or None
+        What an image may take, if decoded in a process of its own.
     decoding : str
         Under which the index remembers images that cannot be decoded in this way.
     failures : dict of bytes to str
@@ -51,6 +54,7 @@ class Preparation:
     backbone: Backbone
     layout: CacheLayout
     decode: DecodeSpec
+    isolation: Isolation | None
     decoding: str
     failures: dict[bytes, str]
     plan: ExtractionPlan
@@ -76,6 +80,7 @@ def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prepa
         backbone=backbone,
         layout=layout,
         decode=decode,
+        isolation=options.run.isolation,
         decoding=decoding,
         failures=failures,
         plan=plan_extraction(manifest.paths, manifest.digests, failures, layers),
