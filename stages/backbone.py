@@ -11,8 +11,10 @@ from typing import Any
 
 from stages.applications import APPLICATIONS, BackboneName
 from stages.errors import InputError, StageError, WeightsError
+from stages.modelfile import check_model
 from stages.network import KerasNetwork, Network
 from stages.start import start_keras
+from stages.weightsfile import check_weights
 
 # Random weights are for speed and shapes; the same ones every time, so that they can be cached.
 RANDOM_WEIGHTS_SEED = 0
@@ -73,6 +75,7 @@ def _load_model_file(request: BackboneRequest) -> Network:
 
         return load_saved_model(path)
     try:
+        check_model(path)
         model = keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises whatever its parsers raise on a file that is none.
         raise WeightsError(
@@ -110,8 +113,11 @@ def _load_weights(model: Any, path: Path, *, with_top: bool) -> None:
     if not path.is_file():
         raise WeightsError(f"there is no weights file {str(path)!r}")
     try:
+        check_weights(path)
         with warnings.catch_warnings(action="ignore"):  # One a layer, and then it raises.
             model.load_weights(path)
+    except WeightsError as error:
+        raise WeightsError(f"the weights {str(path)!r} are refused: {error}") from error
     except Exception as error:
         part = "with its classifier" if with_top else "without its classifier"
         raise WeightsError(

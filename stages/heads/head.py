@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.errors import InputError
+from stages.errors import InputError, WeightsError
 from stages.scaling import BATCH_BYTES, check_finite
 from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 
@@ -30,8 +30,8 @@ MIN_CLASSES = {CLASSIFICATION: 2, MULTILABEL: 1, REGRESSION: 0}
 
 # What the zip, JSON, numpy, skops and Keras readers raise on a file that is not what we wrote.
 DAMAGE = (
-    *(OSError, EOFError, BadZipFile, zlib.error, ImportError, RuntimeError),
-    *(ValueError, TypeError, LookupError, AttributeError),
+    *(OSError, EOFError, BadZipFile, zlib.error, ImportError, RuntimeError, MemoryError),
+    *(ValueError, TypeError, LookupError, AttributeError, OverflowError, WeightsError),
 )
 
 

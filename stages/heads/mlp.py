@@ -33,6 +33,7 @@ from stages.heads.truth import Truth, encode_targets, standardise
 from stages.matrix import Matrix, Rows
 from stages.start import start_tensorflow
 from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from stages.weightsfile import check_weights
 
 FILE_NAME = "head.keras"
 HELD_OUT_EVERY = 10
@@ -281,6 +282,7 @@ def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead
         expected = [_describe(type(layer).__name__, layer.get_config()) for layer in network.layers]
         if _read_layers(folder / FILE_NAME) != expected:
             raise TypeError(f"{FILE_NAME} has other layers than head.json says")
+        check_weights(folder / FILE_NAME)
         network.load_weights(folder / FILE_NAME)
     return MlpHead(settings=settings, task=record.task, classes=record.classes, network=network)
 
