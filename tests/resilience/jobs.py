@@ -5,22 +5,25 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 import h5py
 import numpy as np
 
 from cache.features import Features
+from stages.heads import load_head
 from tests.conftest import LAYERS, write_model, write_photos
-from tests.resilience.child import Child, Ending, run
+from tests.resilience.child import Child, Ending
 
-N_IMAGES = 160
 # Small shards, so that there is something to lose: about eight images each.
 SHARD_BYTES = 60_000
+N_LAYERS = len(LAYERS.split(","))
 # Names of what is there only while something is written.
-_UNFINISHED = (".tmp-*", ".partial-*", ".predict-*")
+_UNFINISHED = (".tmp-", ".partial-", ".predict-")
 # What two right runs may differ in.
 _TIMES = ("seconds", "images_per_second")
 
@@ -41,7 +44,8 @@ class Scene:
     Attributes
     ----------
     folder : Path
-        Holds ``photos/``, ``small.keras``, and in ``extracted/`` a cache and a view of all photos.
+        Holds ``photos/``, one of which is broken, ``small.keras``, and in ``extracted/`` a cache
+        and a view of all photos; in ``fitted/`` a head as well.
     """
 
     folder: Path
@@ -66,17 +70,23 @@ class Scene:
     def extracted(self) -> Path:
         return self.folder / "extracted"
 
+    @property
+    def fitted(self) -> Path:
+        return self.folder / "fitted"
 
-def set_scene(folder: Path) -> Scene:
-    """Write images and a network, and extract once."""
+
+def set_scene(folder: Path, *, n_images: int = 160) -> Scene:
+    """Write images and a network, extract once and fit once."""
     scene = Scene(folder)
-    write_photos(scene.photos, n_each=N_IMAGES // 2, side=50)
+    write_photos(scene.photos, n_each=n_images // 2, side=50)
+    broken = scene.photos / "china/0001.jpg"
+    broken.write_bytes(broken.read_bytes()[:500])
     write_model(scene.backbone)
     scene.nothing.mkdir()
-    ending = run(
-        ask_extract(scene, scene.extracted), output=scene.output, prepare=make_small_shards
-    )
-    assert ending.status == 0, ending.err
+    for job, made in (("extract", scene.extracted), ("fit", scene.fitted)):
+        start = list_jobs(scene)[job]
+        ending = start.finish(start.fresh(made))
+        assert ending.status == 0, ending.err
     return scene
 
 
@@ -114,6 +124,23 @@ class Job:
         """Run the command on `folder` to its end."""
         return self.begin(folder).end()
 
+    def find_wrong(self, folder: Path, ending: Ending, expected: Look) -> list[str]:
+        """Say what is wrong after a command that should have gone well."""
+        if ending.status != 0:
+            return [f"status {ending.status}: {ending.last_line}"]
+        try:
+            found = self.look(folder)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is what is wrong
+            return [f"cannot be read: {error!r}"]
+        return [
+            *(
+                f"{name} differs"
+                for name, value in expected.items()
+                if not np.array_equal(found.get(name), value)  # type: ignore[arg-type]
+            ),
+            *(f"{name} is left" for name in list_unfinished(folder)),
+        ]
+
 
 def ask_extract(scene: Scene, folder: object, *options: object) -> list[object]:
     """Return the arguments of an extraction of all photos into ``folder/cache``."""
@@ -126,10 +153,20 @@ def ask_extract(scene: Scene, folder: object, *options: object) -> list[object]:
 
 def list_jobs(scene: Scene) -> dict[str, Job]:
     """Return all commands that write, by name."""
+    fit = [
+        *("fit", "--features", "{}/features.h5", "--layer", "last:avg", "--head", "logreg"),
+        *("--cv", 3, "--out", "{}/model", "--json"),
+    ]
     sweep = [
         *("sweep", "--features", "{}/features.h5", "--out", "{}/sweep", "--cv", 3, "--json"),
         *("--heads", "logreg,ridge,nearest_mean", "--set", "C=0.1,1"),
     ]
+    predict = [
+        *("predict", "--model", "{}/model", "--images", scene.photos, "--batch-size", 4),
+        *("--cache", "{}/other", "--out", "{}/predictions.csv", "--json"),
+    ]
+    export = ["export", "--model", "{}/model", "--out", "{}/classifier.keras", "--json"]
+    index = ["index", scene.photos, "--out", "{}/manifest.csv", "--json"]
 
     def job(start: Path, arguments: Sequence[object], look: Callable[[Path], Look]) -> Job:
         return Job(start=start, arguments=arguments, look=look, output=scene.output)
@@ -138,6 +175,10 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         "extract": job(scene.nothing, ask_extract(scene, "{}"), look_at_features),
         "sweep": job(scene.extracted, [*sweep, "--jobs", 1], look_at_sweep),
         "sweep --jobs 2": job(scene.extracted, [*sweep, "--jobs", 2], look_at_sweep),
+        "fit": job(scene.extracted, fit, look_at_model),
+        "predict": job(scene.fitted, predict, partial(look_at_files, "predictions.csv*")),
+        "export": job(scene.fitted, export, look_at_export),
+        "index": job(scene.nothing, index, partial(look_at_files, "manifest.csv")),
     }
 
 
@@ -149,22 +190,41 @@ def look_at_features(folder: Path) -> Look:
         found |= {f"ours {layer}": features.read(layer) for layer in LAYERS.split(",")}
     with h5py.File(folder / "features.h5") as file:
         found |= {f"h5py {layer}": file["features"][layer][()] for layer in LAYERS.split(",")}
-    return found
+    return found | look_at_files("features.h5.failures.csv", folder)
 
 
 def look_at_sweep(folder: Path) -> Look:
-    """Read the tables of a sweep and the best head's predictions, but not what took how long."""
-    out = folder / "sweep"
-    metrics = json.loads((out / "best/metrics.json").read_text())
+    """Read the tables of a sweep and its best model, but not what took how long."""
+    tables = ("results.csv", "leaderboard.csv", "folds.csv")
     return {
-        "results": _read_rows(out / "results.csv"),
-        "leaderboard": _read_rows(out / "leaderboard.csv"),
-        "folds": _read_rows(out / "folds.csv"),
-        "model": (out / "best/model.json").read_text(),
-        "head": (out / "best/head/head.json").read_text(),
-        "predictions": (out / "best/predictions.csv").read_text(),
-        "metrics": {name: value for name, value in metrics.items() if name not in _TIMES},
+        **{name: _read_rows(folder / "sweep" / name) for name in tables},
+        **look_at_model(folder, "sweep/best"),
     }
+
+
+def look_at_model(folder: Path, name: str = "model") -> Look:
+    """Read what a fit left, but not what took how long."""
+    model = folder / name
+    metrics = json.loads((model / "metrics.json").read_text())
+    return {
+        "metrics": {name: value for name, value in metrics.items() if name not in _TIMES},
+        "weights": load_head(model / "head").linear_form().weights,
+        **look_at_files("*.csv", model),
+        **look_at_files("head/*.json", model),
+    }
+
+
+def look_at_export(folder: Path) -> Look:
+    """Read what is in the ``.keras`` file, but not when it was written."""
+    with zipfile.ZipFile(folder / "classifier.keras") as archive:
+        texts = {name: archive.read(name) for name in archive.namelist()}
+    metadata = json.loads(texts.pop("metadata.json"))
+    return texts | {"version": metadata["keras_version"]}
+
+
+def look_at_files(names: str, folder: Path) -> Look:
+    """Read files."""
+    return {file.name: file.read_bytes() for file in sorted(folder.glob(names))}
 
 
 def _read_rows(file: Path) -> list[dict[str, str]]:
@@ -175,20 +235,21 @@ def _read_rows(file: Path) -> list[dict[str, str]]:
         ]
 
 
-def find_differences(found: Look, expected: Look) -> list[str]:
-    """Name what is not the same, bit for bit."""
-    return [name for name, value in expected.items() if not np.array_equal(found.get(name), value)]
-
-
 def list_unfinished(folder: Path) -> list[str]:
     """List files that are there only while something is written."""
-    return sorted(path.name for name in _UNFINISHED for path in folder.rglob(name))
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    return sorted(filter(is_unfinished, names))
+
+
+def is_unfinished(name: str) -> bool:
+    """Tell whether a relative path is one that is there only while something is written."""
+    return any(part.startswith(_UNFINISHED) for part in PurePosixPath(name).parts)
 
 
 def count_committed(folder: Path) -> int:
     """Count the images of which every layer lies in a shard."""
     sets = [read_digests(one) for one in sorted((folder / "cache").glob("*/*")) if one.is_dir()]
-    return len(set.intersection(*sets)) if len(sets) == len(LAYERS.split(",")) else 0
+    return len(set.intersection(*sets)) if len(sets) == N_LAYERS else 0
 
 
 def read_digests(feature_set: Path) -> set[bytes]:

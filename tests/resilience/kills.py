@@ -16,11 +16,12 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
+from tests.resilience.child import Ending
 from tests.resilience.jobs import (
+    N_LAYERS,
     Job,
     Look,
     count_committed,
-    find_differences,
     list_jobs,
     list_unfinished,
     make_small_shards,
@@ -125,16 +126,9 @@ def try_kill(trial: Trial) -> str:
     _kill(trial, folder)
     n_unfinished, n_committed = len(list_unfinished(folder)), count_committed(folder)
     ending = trial.job.finish(folder)
-    wrong = _find_wrong(trial, folder, ending.status)
-    if ending.status != 0:
-        wrong.append(ending.last_line)
-    elif trial.name == "extract":
-        figures = ending.figures
-        # One of each layer.
-        if n_unfinished > 2 + 2:
-            wrong.append(f"{n_unfinished} unfinished files")
-        if figures["computed"] > figures["images"] - n_committed:
-            wrong.append(f"computed {figures['computed']} though {n_committed} were there")
+    wrong = trial.job.find_wrong(folder, ending, trial.expected)
+    if trial.name == "extract":
+        wrong += _find_lost(ending, n_unfinished, n_committed)
     if not wrong:
         shutil.rmtree(folder)
         return ""
@@ -152,11 +146,14 @@ def _kill(trial: Trial, folder: Path) -> None:
     child.end()
 
 
-def _find_wrong(trial: Trial, folder: Path, status: int) -> list[str]:
-    if status != 0:
-        return [f"status {status}"]
-    differing = find_differences(trial.job.look(folder), trial.expected)
-    return [
-        *(f"{name} differs" for name in differing),
-        *(f"{name} is left" for name in list_unfinished(folder)),
-    ]
+def _find_lost(ending: Ending, n_unfinished: int, n_committed: int) -> list[str]:
+    """Say whether more was lost than the shards in progress, one of each layer."""
+    wrong = []
+    # And one small file: of the view, say.
+    if n_unfinished > N_LAYERS + 1:
+        wrong.append(f"{n_unfinished} files were in progress")
+    if ending.status == 0:
+        n_computed, n_images = ending.figures["computed"], ending.figures["images"]
+        if n_computed > n_images - n_committed:
+            wrong.append(f"{n_computed} computed, {n_committed} of {n_images} were there")
+    return wrong

@@ -1,0 +1,195 @@
+"""The power is cut at every moment of what a command writes, and the next run goes on from there.
+
+The moments are those of a real run (`tests.resilience.recording`).
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
+from operator import itemgetter
+from pathlib import Path, PurePosixPath
+
+from pipeline.classifier import MODEL_NAME
+from pipeline.journal import JOURNAL_NAME, FoldRecord
+from tests.resilience.jobs import (
+    Job,
+    Look,
+    is_unfinished,
+    list_jobs,
+    list_unfinished,
+    make_small_shards,
+    set_scene,
+)
+from tests.resilience.recording import (
+    File,
+    Moment,
+    Way,
+    cut_everywhere,
+    read_recording,
+    record,
+    write_files,
+)
+from tests.resilience.report import Result
+
+COMMANDS = ("extract", "sweep", "fit", "predict", "export", "index")
+_N_IMAGES = 24
+_N_RERUNS = 12
+_INDEX_NAMES = (".sqlite", ".sqlite-wal")
+_HEAD_FOLDER = "head"
+
+Left = Mapping[str, File | None]
+
+
+def run(seed: int) -> Result:
+    """Cut every command everywhere; run a sample of what is left to the end."""
+    n_cuts, failures = 0, []
+    with tempfile.TemporaryDirectory() as scratch:
+        jobs = list_jobs(set_scene(Path(scratch) / "scene", n_images=_N_IMAGES))
+        for name in COMMANDS:
+            recorded = record_job(name, jobs[name], Path(scratch))
+            lefts = list_lefts(recorded, seed=seed, n_random=5)
+            n_cuts += len(lefts)
+            failures += [wrong for wrong in starmap(recorded.find_wrong, lefts) if wrong]
+            for cut, left in random.Random(seed).sample(lefts, min(_N_RERUNS, len(lefts))):
+                failures += filter(None, [recorded.run_again(cut, left, Path(scratch) / "again")])
+    return Result(
+        what=f"power cut while {', '.join(COMMANDS)} write: complete files only",
+        injected=n_cuts,
+        survived=n_cuts - len(failures),
+        failures=failures,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedJob:
+    """What a command did when it was left in peace.
+
+    Attributes
+    ----------
+    name : str
+    job : Job
+    moments : sequence of Moment
+    whole : mapping of str to list of File
+        What each may be under its final name.
+    expected : Look
+    """
+
+    name: str
+    job: Job
+    moments: Sequence[Moment]
+    whole: Mapping[str, list[File]]
+    expected: Look
+
+    def find_wrong(self, cut: str, left: Left) -> str:
+        """Return which file under its final name is not whole; nothing if all are."""
+        for name, file in left.items():
+            if file is None or is_unfinished(name) or name.endswith(_INDEX_NAMES):
+                continue
+            if not self._is_whole(name, file, left):
+                return f"{self.name}, {cut}: {name} is not whole"
+        return ""
+
+    def _is_whole(self, name: str, file: File, left: Left) -> bool:
+        path = PurePosixPath(name)
+        if path.name == JOURNAL_NAME:
+            return _find_records(file) <= set().union(*map(_find_records, self.whole[name]))
+        if path.name == MODEL_NAME:
+            # It vouches for all that lies beside it.
+            ends = (self.moments[0].files, self.moments[-1].files)
+            return any(
+                _find_contents(path.parent, left) == _find_contents(path.parent, end)
+                for end in ends
+            )
+        return path.parent.name == _HEAD_FOLDER or file in self.whole[name]
+
+    def run_again(self, cut: str, left: Left, folder: Path) -> str:
+        """Run the command on what a cut left, and return what is wrong then."""
+        shutil.rmtree(folder, ignore_errors=True)
+        ending = self.job.finish(write_files(left, folder))
+        wrong = self.job.find_wrong(folder, ending, self.expected)
+        return f"{self.name}, {cut}, run again: {'; '.join(wrong)}" if wrong else ""
+
+
+def record_job(name: str, job: Job, scratch: Path) -> RecordedJob:
+    """Run a command in peace, and record it."""
+    folder, recording = job.fresh(scratch / name), scratch / f"{name}.moments"
+    ending = job.begin(folder, partial(_record, str(folder), str(recording))).end()
+    assert ending.status == 0, ending.err
+    assert not list_unfinished(folder)
+    moments = read_recording(recording)
+    return RecordedJob(
+        name=name,
+        job=job,
+        moments=moments,
+        whole=_list_whole(moments),
+        expected=job.look(folder),
+    )
+
+
+def _record(folder: str, recording: str) -> None:
+    make_small_shards()
+    record(folder, recording)
+
+
+def _list_whole(moments: Sequence[Moment]) -> dict[str, list[File]]:
+    """List what files were once they had their names, and at both ends."""
+    whole: dict[str, list[File]] = {}
+    unfinished: set[int] = set()
+    published: set[tuple[str, int]] = set()
+    for moment in moments:
+        for name, file in moment.files.items():
+            if file.inode in unfinished and not is_unfinished(name):
+                published.add((name, file.inode))
+            if (name, file.inode) in published or moment in (moments[0], moments[-1]):
+                whole.setdefault(name, []).append(file)
+        unfinished = {file.inode for name, file in moment.files.items() if is_unfinished(name)}
+    return whole
+
+
+def list_lefts(recorded: RecordedJob, *, seed: int, n_random: int) -> list[tuple[str, Left]]:
+    """List what cuts may leave, everything different once."""
+    found: dict[object, tuple[str, Left]] = {}
+    ways = list_ways(random.Random(seed), n_random=n_random)
+    for cut, left in cut_everywhere(recorded.moments, ways):
+        found.setdefault(frozenset(left.items()), (cut, left))
+    return list(found.values())
+
+
+def list_ways(chance: random.Random, *, n_random: int) -> dict[str, Way]:
+    """List how names and bytes get lost: all, bytes alone, and at random."""
+    return {
+        "all lost": Way(itemgetter(0), itemgetter(0), has_index=False),
+        "bytes lost": Way(itemgetter(-1), itemgetter(0)),
+        "bytes torn": Way(itemgetter(-1), chance.choice),
+        **{
+            f"chance {number}": Way(chance.choice, chance.choice, has_index=number % 2 > 0)
+            for number in range(n_random)
+        },
+    }
+
+
+def _find_contents(folder: PurePosixPath, left: Left) -> dict[str, bytes]:
+    return {
+        name: file.content
+        for name, file in left.items()
+        if file and PurePosixPath(name).is_relative_to(folder) and not is_unfinished(name)
+    }
+
+
+def _find_records(file: File) -> set[bytes]:
+    """Return the lines of a journal that can be read."""
+    return {line for line in file.content.splitlines() if _can_read(line)}
+
+
+def _can_read(line: bytes) -> bool:
+    try:
+        FoldRecord.from_json(line.decode(errors="replace"))
+    except (ValueError, KeyError, TypeError):
+        return False
+    return True
