@@ -30,11 +30,20 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(_TEMPORARY_PREFIX)
 
 
+def sync(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished file its final name: its bytes reach the disk before its name does."""
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 @contextlib.contextmanager
@@ -52,13 +61,39 @@ def published(final: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def temporary_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in `parent`; it is removed at the end, or by the next run after a kill."""
+    remove_orphans(parent)
+    folder = temporary_path(parent / "folder")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_durable(folder: Path) -> None:
+    """Wait until all that lies in a folder, and below it, is on the disk."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def remove_durably(file: Path) -> None:
+    """Remove a file, if it is there, before anything that comes after."""
+    if file.exists():
+        file.unlink(missing_ok=True)
+        sync(file.parent)
+
+
 def make_folder(folder: Path) -> None:
     """Create `folder` and its parents, each durable before anything is put inside."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
+    sync(folder.parent)
 
 
 def list_orphans(folder: Path) -> list[Path]:
@@ -101,11 +136,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cache.files import published
+from cache.files import make_durable, make_folder, published
 from cache.key import Recipe
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
@@ -78,7 +78,9 @@ def read_json(file: Path) -> dict[str, Any] | None:
 
 def save_classifier(folder: Path, head: Head, record: Mapping[str, Any]) -> None:
     """Write the head, and then the record that vouches for it."""
+    make_folder(folder / "head")
     head.save(folder / "head")
+    make_durable(folder / "head")
     write_json(folder / MODEL_NAME, record)
 
 

@@ -34,7 +34,7 @@ class Outcome:
 
 def run_index(parsed: argparse.Namespace) -> Outcome:
     """``index``."""
-    from cache.files import make_folder
+    from cache.files import make_folder, published
     from pipeline.dataset import open_dataset
     from stages.manifest import write_manifest
 
@@ -43,7 +43,8 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     )
     dataset = open_dataset(options, None, workers=read_workers(parsed))
     make_folder(parsed.out.absolute().parent)
-    write_manifest(dataset.manifest, parsed.out)
+    with published(parsed.out) as temporary:
+        write_manifest(dataset.manifest, temporary)
     labels = Counter(dataset.manifest.labels)
     splits = Counter(dataset.manifest.splits)
     n_images = len(dataset.manifest)

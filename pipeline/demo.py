@@ -210,9 +210,9 @@ def _say(step: str) -> None:
 
 def _write_list(digits: Digits, file: Path) -> None:
     labels = [str(label) for label in digits.labels]
-    write_table(
-        {"path": digits.paths.tolist(), "label": labels, "split": digits.splits.tolist()}, file
-    )
+    columns = {"path": digits.paths.tolist(), "label": labels, "split": digits.splits.tolist()}
+    with published(file) as temporary:
+        write_table(columns, temporary)
 
 
 def _prepare_backbone(digits: Digits, file: Path) -> None:

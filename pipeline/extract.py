@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cache.files import make_folder
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
 from pipeline.engines import build_program
@@ -79,7 +80,7 @@ def _check_out(out: Path) -> None:
     """Find out before the work, not after it, that its result cannot be written."""
     if out.is_dir():
         raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as features.h5")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(out.parent)
 
 
 def fill_cache(

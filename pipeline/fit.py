@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cache.artefacts import Artefacts
-from cache.files import make_folder
+from cache.files import make_folder, remove_durably
 from pipeline.classifier import (
     MODEL_NAME,
     read_json,
@@ -202,7 +202,7 @@ def _build_record(
 def _clear(folder: Path) -> None:
     """Take back what vouches for an earlier fit, before any of its files is replaced."""
     make_folder(folder)
-    (folder / MODEL_NAME).unlink(missing_ok=True)
+    remove_durably(folder / MODEL_NAME)
 
 
 def _measure(

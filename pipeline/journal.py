@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from cache.files import sync
+
 _log = logging.getLogger(__name__)
 
 JOURNAL_NAME = "journal.jsonl"
@@ -120,6 +122,12 @@ class Journal:
             return  # More memory or another version may mend it: the next sweep tries again.
         # One write in append mode: lines of two sweeps into one folder do not mix. The line break
         # comes first, so that a torn line before this one does not swallow it.
+        line = f"\n{record.to_json()}\n".encode()
+        is_new = not self._file.exists()
         with self._file.open("ab", buffering=0) as stream:
-            stream.write(f"\n{record.to_json()}\n".encode())
+            # A nearly full disk takes a part, and gives the reason only when asked again.
+            while line:
+                line = line[stream.write(line) :]
             os.fsync(stream.fileno())
+        if is_new:
+            sync(self._file.parent)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from cache.errors import NotAViewError
-from cache.files import make_folder
+from cache.files import make_folder, temporary_folder
 from cache.index import Index
 from cache.key import recipe_key
 from cache.layout import open_cache
@@ -83,8 +82,8 @@ def predict(
         for part in classifier.parts:
             check_recipe(part, Backbone(part.features, index))
     make_folder(out.parent)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".predict-") as folder:
-        views = [Path(folder) / f"{number}.h5" for number in range(len(extractions))]
+    with temporary_folder(out.parent) as folder:
+        views = [folder / f"{number}.h5" for number in range(len(extractions))]
         summaries = [
             extract(options, view) for options, view in zip(extractions, views, strict=True)
         ]

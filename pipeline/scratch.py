@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import PicklingError
 
-from cache.files import remove_orphans, temporary_path
+from cache.files import temporary_folder
 from pipeline.errors import StoppedError
 
 
@@ -30,40 +29,40 @@ def open_scratch(out: Path, *, n_jobs: int) -> Iterator[Path]:
     StoppedError
         A process was killed, memory ran out, or there is no room in the folder.
     """
-    end_processes = _prepare_to_end() if n_jobs > 1 else None
-    remove_orphans(out)
-    scratch = temporary_path(out / "scratch")
-    scratch.mkdir()
-    try:
-        with warnings.catch_warnings():
-            # Joblib's of tasks that are dropped; whoever interrupts a sweep knows.
-            warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
+    with (
+        temporary_folder(out) as scratch,
+        _ending_processes(n_jobs),
+        warnings.catch_warnings(),
+    ):
+        # Joblib's of tasks that are dropped; whoever interrupts a sweep knows.
+        warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
+        try:
             yield scratch
-    except (BrokenExecutor, MemoryError) as error:
-        raise StoppedError(
-            "memory ran out or a process was killed; what was finished is kept: sweep again with"
-            " less --memory or fewer --jobs"
-        ) from error
-    except PicklingError as error:
-        if "OSError" not in str(error.__cause__):
-            raise
-        raise StoppedError(
-            f"cannot write to {str(out)!r} what {n_jobs} processes share; what was finished is"
-            " kept: make room there, or sweep again with --jobs 1"
-        ) from error
-    finally:
-        if end_processes is not None:
-            end_processes()
-        shutil.rmtree(scratch, ignore_errors=True)
+        except (BrokenExecutor, MemoryError) as error:
+            raise StoppedError(
+                "memory ran out or a process was killed; what was finished is kept: sweep again"
+                " with less --memory or fewer --jobs"
+            ) from error
+        except PicklingError as error:
+            if "OSError" not in str(error.__cause__):
+                raise
+            raise StoppedError(
+                f"cannot write to {str(out)!r} what {n_jobs} processes share; what was finished is"
+                " kept: make room there, or sweep again with --jobs 1"
+            ) from error
 
 
-def _prepare_to_end() -> Callable[[], None]:
+@contextmanager
+def _ending_processes(n_jobs: int) -> Iterator[None]:
+    if n_jobs == 1:
+        yield
+        return
     # Imported now, as it cannot be once an interrupt came in the middle of joblib's own imports.
     from joblib.externals.loky import get_reusable_executor
 
-    def end() -> None:
+    try:
+        yield
+    finally:
         # Joblib keeps idle processes for five minutes: with their memory, and with our output, for
         # whose end `run.py sweep | tee log` waits.
         get_reusable_executor(reuse=True).shutdown(wait=True, kill_workers=True)
-
-    return end

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import os
-import secrets
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -103,33 +100,11 @@ def _read_columns(rows: Iterator[list[str]], header: list[str], *, name: str) ->
 
 
 def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:
-    """Write columns of equal length as CSV: under a temporary name first, then whole at once.
-
-    Raises
-    ------
-    InputError
-        When the file cannot be written; what was there before is untouched.
-    """
-    partial = file.parent / f".partial-{secrets.token_hex(8)}"
-    try:
-        with partial.open("x", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            _write_rows(columns, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-    except OSError as error:
-        raise InputError(
-            f"cannot write {str(file)!r}: {error.strerror}; free space or choose another place"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-
-
-def _write_rows(columns: Mapping[str, Sequence[str]], stream: TextIO) -> None:
-    writer = make_writer(stream, chain.from_iterable(columns.values()))
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    """Write columns of equal length as CSV; a file that is there already is overwritten."""
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        writer = make_writer(stream, chain.from_iterable(columns.values()))
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def make_writer(stream: TextIO, texts: Iterable[str]) -> Any:

@@ -2,7 +2,8 @@
 
 The model is a pessimistic file system. Bytes are safe once their file was synchronized, names once
 their folder was. Bytes written since may be there, or not, or as zeros, or half, each file on its
-own; each name may stand for what it stood for at any moment since, whatever the others do.
+own; each name may stand for what it stood for at any moment since, whatever the others do. But a
+file never has two names: renaming is one step everywhere.
 """
 
 from __future__ import annotations
@@ -195,17 +196,17 @@ class Disk:
     def cut(self, way: Way) -> dict[str, File | None]:
         """Return what a power cut leaves: files by relative path, and None for folders."""
         left: dict[str, File | None] = {}
-        contents: dict[int, File] = {}
+        names: dict[int, str] = {}
         for name, meanings in sorted(self._meanings.items()):
             if name != "." and _find_folder(name) not in left:
                 continue
             meaning = way.choose_meaning(meanings)
             if meaning == _FOLDER:
                 left[name] = None
-            elif meaning is not None:
-                if meaning not in contents:
-                    contents[meaning] = way.choose_content(_tear(self._contents[meaning]))
-                left[name] = contents[meaning]
+            elif meaning is not None and (meaning not in names or meanings[-1] == meaning):
+                left.pop(names.get(meaning, name), None)
+                names[meaning] = name
+                left[name] = way.choose_content(_tear(self._contents[meaning]))
         return left
 
 
