@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from cache.index import Index, IndexedFile
 from pipeline.options import DatasetOptions
 from stages.errors import InputError
-from stages.folder import FolderSource
-from stages.labels import build_manifest
+from stages.labels import list_dataset
 from stages.manifest import Manifest, read_manifest
 from stages.source import Source, hash_images, open_source
 from stages.splits import (
@@ -65,8 +63,8 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
     workers : int
         Threads that hash.
     """
-    manifest = _list_images(options)
-    source = _open_absolute(manifest.root)
+    manifest, source = _list_images(options)
+    source = source.make_absolute()
     digests, unreadable = _hash(source, manifest.paths, index, workers=workers)
     _warn_of_changes(manifest, digests)
     manifest = replace(manifest, digests=digests)
@@ -76,19 +74,13 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
     return Dataset(manifest=manifest, source=source, unreadable=unreadable)
 
 
-def _list_images(options: DatasetOptions) -> Manifest:
-    if options.manifest is not None:
-        manifest = read_manifest(options.manifest)
-        if not manifest.paths:
-            raise InputError(f"no images in {str(options.manifest)!r}: it has no rows")
-        return manifest
-    return build_manifest(str(options.images), labels=options.labels)
-
-
-def _open_absolute(root: str) -> Source:
-    source = open_source(root)
-    absolute = str(Path(source.root).absolute())
-    return FolderSource(absolute) if isinstance(source, FolderSource) else open_source(absolute)
+def _list_images(options: DatasetOptions) -> tuple[Manifest, Source]:
+    if options.manifest is None:
+        return list_dataset(str(options.images), labels=options.labels)
+    manifest = read_manifest(options.manifest)
+    if not manifest.paths:
+        raise InputError(f"no images in {str(options.manifest)!r}: it has no rows")
+    return manifest, open_source(manifest.root)
 
 
 def _hash(

@@ -6,6 +6,7 @@
     ├── InputError              a source, table, label or split that cannot be used
     ├── UnknownNameError        a name that does not exist; proposes the nearest ones
     ├── WeightsError            weights or a model file that cannot be loaded
+    ├── UnreachableError        a server that stopped answering (exit_status 3)
     └── ImageError              one image that cannot be read (exit_status 3 when fatal)
         └── DecoderError        not this time; the image may be good
 """
@@ -29,6 +30,12 @@ class InputError(StageError):
 
 class WeightsError(StageError):
     """Weights or a model file that cannot be loaded."""
+
+
+class UnreachableError(StageError):
+    """A server that stopped answering; what was finished is kept."""
+
+    exit_status: ClassVar[int] = 3
 
 
 class ImageError(StageError):

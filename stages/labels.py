@@ -13,7 +13,8 @@ from stages.errors import InputError
 from stages.folder import IMAGE_SUFFIXES
 from stages.lookup import join_archive_tables, join_table
 from stages.manifest import SPLIT_NAMES, Manifest, read_manifest
-from stages.source import Source, ZipSource, open_source
+from stages.remote import drop_file_scheme
+from stages.source import ArchiveSource, FolderSource, Source, open_source
 from stages.table import read_table
 
 _GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -23,12 +24,12 @@ def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
     """List the images at a location with labels and predefined splits; digests are empty.
 
     A CSV gives its rows in their order, everything else gives its images sorted by path. A table
-    in a zip archive finds its images by path, or by base name or stem where only one has it.
+    in an archive finds its images by path, or by base name or stem where only one has it.
 
     Parameters
     ----------
     location : str
-        A folder, a zip archive or a CSV file.
+        A folder, an archive, a CSV file or a URL.
     labels : str, optional
         ``folder``, ``filename:REGEX`` (the first group or else the whole match, searched in the
         base name), or ``csv:FILE`` (labels, splits and further columns looked up by path, base
@@ -41,15 +42,24 @@ def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
         When there are no images, a table is unusable or names a missing file, or labels that were
         asked for are found for none of the images.
     """
+    return list_dataset(location, labels=labels)[0]
+
+
+def list_dataset(location: str, *, labels: str | None = None) -> tuple[Manifest, Source]:
+    """Do what `build_manifest` does, and return the opened source as well."""
+    location = drop_file_scheme(location)
     source = open_source(location)
-    place = Path(location)
-    if isinstance(source, ZipSource):
-        manifest = join_archive_tables(_list_images(source), source)
+    is_table = isinstance(source, FolderSource) and not Path(location).is_dir()
+    if is_table:
+        manifest, source = _list_table(Path(location))
     else:
-        manifest = _list_images(source) if place.is_dir() else _list_table(place)
+        manifest = _list_images(source)
+    if isinstance(source, ArchiveSource) and not is_table:
+        manifest = join_archive_tables(manifest, source)
     if labels is None:
-        return manifest
-    return _relabel(manifest, labels, wrapped=not place.is_dir())
+        return manifest, source
+    wrapped = is_table or isinstance(source, ArchiveSource)
+    return _relabel(manifest, labels, wrapped=wrapped), source
 
 
 def _list_images(source: Source) -> Manifest:
@@ -58,13 +68,13 @@ def _list_images(source: Source) -> Manifest:
         raise InputError(
             f"no images in {source.root!r}: no file name ends in {', '.join(IMAGE_SUFFIXES)}"
         )
-    labels, splits = _read_folders(paths, wrapped=isinstance(source, ZipSource))
+    labels, splits = _read_folders(paths, wrapped=isinstance(source, ArchiveSource))
     return Manifest(
         root=source.root, paths=paths, labels=labels, splits=splits, digests=[b""] * len(paths)
     )
 
 
-def _list_table(file: Path) -> Manifest:
+def _list_table(file: Path) -> tuple[Manifest, Source]:
     manifest = read_manifest(file)
     if not manifest.paths:
         raise InputError(f"no images in {str(file)!r}: it has no rows")
@@ -79,7 +89,7 @@ def _list_table(file: Path) -> Manifest:
             f"{len(missing)} of the {len(manifest)} files named in {str(file)!r} do not exist, "
             f"the first is {missing[0]!r}; paths are relative to {manifest.root!r}"
         )
-    return dataclasses.replace(manifest, digests=[b""] * len(manifest))
+    return dataclasses.replace(manifest, digests=[b""] * len(manifest)), source
 
 
 def _relabel(manifest: Manifest, rule: str, *, wrapped: bool) -> Manifest:

@@ -8,7 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from stages.archive import ZipSource
+from stages.archive import ArchiveSource
 from stages.errors import InputError
 from stages.folder import IMAGE_SUFFIXES
 from stages.manifest import SPLIT_NAMES, Manifest, normalise_splits
@@ -48,7 +48,7 @@ def join_table(manifest: Manifest, table: Table) -> Manifest:
     )
 
 
-def join_archive_tables(manifest: Manifest, source: ZipSource) -> Manifest:
+def join_archive_tables(manifest: Manifest, source: ArchiveSource) -> Manifest:
     """Join the CSV files in an archive, if they name images and tell label or split.
 
     A row's split is its own or else what the CSV's name says (``train.csv``, ``mnist_test.csv``).
@@ -105,7 +105,7 @@ def _stem(path: str) -> str:
     return stem if suffix.lower() in IMAGE_SUFFIXES else name
 
 
-def _read_archive_tables(source: ZipSource) -> Iterator[Table]:
+def _read_archive_tables(source: ArchiveSource) -> Iterator[Table]:
     for name in source.list_tables():
         try:
             content = io.BytesIO(source.read(name))

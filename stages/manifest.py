@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stages.errors import InputError
+from stages.remote import is_url
 from stages.table import COLUMN_NAMES, Table, read_table, write_table
 
 DIGEST_BYTES = 32
@@ -79,8 +80,8 @@ class Manifest:
 def write_manifest(manifest: Manifest, file: Path) -> None:
     """Write a manifest as CSV: ``path,label,split,digest,root``, then the further columns.
 
-    Digests are 64 hexadecimal digits or empty; the root is relative to the file's folder, so that
-    both can move together. The file appears whole or not at all.
+    Digests are 64 hexadecimal digits or empty; the root is a URL, or relative to the file's
+    folder, so that both can move together. The file appears whole or not at all.
 
     Raises
     ------
@@ -132,6 +133,8 @@ def normalise_splits(names: Sequence[str]) -> list[str]:
 
 
 def _relate_root(root: str, file: Path) -> str:
+    if is_url(root):
+        return root
     # Links on the way are resolved, because ".." after one leads elsewhere than it reads; a link
     # at the end is kept: photos/ in a project stays photos/ wherever it points to.
     named = Path(os.path.abspath(root))  # noqa: PTH100 - folds "..", as resolve would the link
@@ -149,6 +152,8 @@ def _read_root(table: Table, file: Path) -> str:
             f"{table.name!r} mixes the roots {roots[0]!r} and {roots[1]!r}; use one file for each"
         )
     root = roots[0] if roots else ""
+    if is_url(root):
+        return root
     plain = os.path.normpath(file.parent / root)
     if Path(plain).resolve() == (file.parent / root).resolve():
         return plain

@@ -1,4 +1,4 @@
-"""Where images lie: a folder or a zip archive, listed and read alike.
+"""Where images lie: a folder, an archive or a URL, listed and read alike.
 
 A source is a small value that travels to workers by pickle; it holds no open file. Paths are
 POSIX, relative to its root, and hold undecodable bytes as `os.fsdecode` does (surrogateescape).
@@ -15,11 +15,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
-from stages.archive import ZipSource, load_members
+from stages.archive import ArchiveSource, load_members
 from stages.errors import InputError
 from stages.folder import FolderSource
+from stages.remote import REMOTE_READERS, RemoteSource, drop_file_scheme, is_url, open_remote
 
-__all__ = ["FolderSource", "Source", "ZipSource", "find_file", "hash_images", "open_source"]
+__all__ = [
+    "ArchiveSource",
+    "FolderSource",
+    "RemoteSource",
+    "Source",
+    "find_file",
+    "hash_images",
+    "open_source",
+]
 
 # A future costs about a kilobyte and a lock; a million images must not make a million of them.
 _PATHS_PER_TASK = 64
@@ -41,6 +50,9 @@ class Source(Protocol):
     def read_blocks(self, path: str) -> Iterator[bytes]:
         """Yield a file's bytes in blocks of bounded size; raises as `read` does."""
 
+    def make_absolute(self) -> Source:
+        """Return the same source for workers in another folder."""
+
     def file_keys(self, paths: Sequence[str]) -> list[str]:
         """Return each file's absolute identity."""
 
@@ -54,19 +66,23 @@ def open_source(location: str) -> Source:
     Parameters
     ----------
     location : str
-        A folder, a zip archive, or a CSV file (whose source is the folder it lies in).
+        A folder, an archive (zip, tar, npz), a CSV file (whose source is the folder it lies in),
+        or the URL of a folder, as ``s3://bucket/photos/``, which is listed at once.
 
     Returns
     -------
     Source
-        A `FolderSource` or a `ZipSource`.
+        A `FolderSource`, an `ArchiveSource` or a `RemoteSource`.
 
     Raises
     ------
     InputError
         When nothing readable of these kinds is there.
     """
-    remedy = "name a folder, a .zip or a .csv that exists"
+    location = drop_file_scheme(location)
+    if is_url(location):
+        return open_remote(location)
+    remedy = "name a folder, a .zip, .tar, .npz or .csv that exists, or a URL"
     try:
         mode = Path(location).stat().st_mode
         if stat.S_ISDIR(mode):
@@ -77,7 +93,7 @@ def open_source(location: str) -> Source:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"cannot open {location!r}: {reason}; {remedy}") from error
-    return ZipSource(location)
+    return ArchiveSource(location)
 
 
 def find_file(key: str) -> tuple[Source, str] | None:
@@ -86,13 +102,17 @@ def find_file(key: str) -> tuple[Source, str] | None:
     Parameters
     ----------
     key : str
-        ``/absolute/path`` or ``/absolute/archive.zip!member``.
+        ``/absolute/path``, ``/absolute/archive.zip!member`` or ``s3://bucket/path``.
 
     Returns
     -------
     tuple of Source and str, or None
-        A source, and the file's path in it; None when there is no such file any more.
+        A source, and the file's path in it; None when there is no such file any more. Of a URL
+        that is not asked: reading it tells.
     """
+    if is_url(key):
+        root, _, name = key.rpartition("/")
+        return RemoteSource(root), name
     # Names may hold exclamation marks too: the file itself first, then each "!" as the separator.
     folder, name = os.path.split(key)
     places: list[tuple[str, str]] = [(folder, name)]
@@ -117,13 +137,15 @@ def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[b
     paths : sequence of str
         Paths as `Source.list_images` gives them.
     workers : int
-        Number of threads, at least 1.
+        Number of threads, at least 1. More are used where reading is waiting.
 
     Returns
     -------
     list of bytes or OSError
         For each path, in order, the 32 bytes of its SHA-256, or why it could not be read.
     """
+    if isinstance(source, RemoteSource):
+        workers = max(workers, REMOTE_READERS)
     starts = range(0, len(paths), _PATHS_PER_TASK)
     tasks = [paths[start : start + _PATHS_PER_TASK] for start in starts]
     with ThreadPoolExecutor(max_workers=workers) as pool:

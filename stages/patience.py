@@ -1,0 +1,122 @@
+"""How long to try when a server throttles, stumbles, or has gone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from stages.errors import InputError, UnreachableError
+
+_Result = TypeVar("_Result")
+
+# For one image; at a megabyte a second a camera's photo takes a tenth of it.
+READ_TIMEOUT_S = 120
+# Before each further attempt; half a minute in all outlasts throttling and a server's restart.
+READ_WAITS_S: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16)
+# Somebody is waiting for the answer, which is a wrong address more often than not.
+LIST_WAITS_S: tuple[float, ...] = (0.5, 1, 2)
+# After attempts that took so long together there is none any more.
+_PATIENCE_S = 150
+# So many images in a row, each tried to the last, are an outage. Then the run ends, resumable,
+# instead of failing on a million images one by one.
+_MAX_FAILURES = 20
+
+# Another attempt would be told the same.
+_FINAL = (
+    FileNotFoundError,
+    IsADirectoryError,
+    NotADirectoryError,
+    PermissionError,
+    NotImplementedError,
+    InputError,
+)
+
+
+class _Outage:
+    """Counts the readings in this process that failed since one succeeded."""
+
+    def __init__(self) -> None:
+        self._n_failed = 0
+        self._lock = threading.Lock()
+
+    def note(self, *, failed: bool) -> int:
+        with self._lock:
+            self._n_failed = self._n_failed + 1 if failed else 0
+            return self._n_failed
+
+
+_outage = _Outage()
+
+
+def retry_reading(read: Callable[[], _Result], name: str) -> _Result:
+    """Read until it succeeds.
+
+    Raises
+    ------
+    OSError
+        With the last reason.
+    UnreachableError
+        When so many readings have failed that the server must be gone.
+    """
+    try:
+        result = _retry(read, READ_WAITS_S)
+    # Whatever the libraries below raise: aiohttp and botocore have hierarchies of their own.
+    except Exception as error:
+        reason = explain(error)
+        if isinstance(error, _FINAL):
+            _outage.note(failed=False)
+        elif _outage.note(failed=True) >= _MAX_FAILURES:
+            raise UnreachableError(
+                f"{_MAX_FAILURES} images in a row could not be read, the last is {name!r}:"
+                f" {reason}; what was finished is kept: run again once the server answers"
+            ) from error
+        # OSError makes a FileNotFoundError and the like of the number.
+        raise OSError(_number(error), reason, name) from error
+    _outage.note(failed=False)
+    return result
+
+
+def retry_listing(find: Callable[[], _Result], root: str) -> _Result:
+    """List until it succeeds; `InputError` with the last reason."""
+    try:
+        return _retry(find, LIST_WAITS_S)
+    # As above.
+    except Exception as error:
+        raise InputError(
+            f"cannot list {root!r}: {explain(error)}; check the address, the credentials in the"
+            " environment, and the network"
+        ) from error
+
+
+def explain(error: BaseException) -> str:
+    """Put an error of somebody else's in a line."""
+    if isinstance(error, FileNotFoundError):
+        return os.strerror(errno.ENOENT)
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+    return text or type(error).__name__
+
+
+def _number(error: Exception) -> int:
+    if isinstance(error, FileNotFoundError):
+        return errno.ENOENT
+    return getattr(error, "errno", None) or errno.EIO
+
+
+def _retry(action: Callable[[], _Result], waits_s: tuple[float, ...]) -> _Result:
+    started_s = time.monotonic()
+    for wait_s in waits_s:
+        try:
+            return action()
+        except _FINAL:
+            raise
+        except Exception:
+            if time.monotonic() - started_s > _PATIENCE_S:
+                raise
+        # At random, so that many readers do not come back all at once.
+        time.sleep(wait_s * random.uniform(0.5, 1))
+    return action()

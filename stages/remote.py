@@ -1,0 +1,234 @@
+"""Images at a URL that fsspec can read: object stores such as S3, and web servers that list."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from stages.errors import InputError
+from stages.folder import IMAGE_SUFFIXES, MAX_FILE_BYTES, check_size, is_hidden
+from stages.patience import READ_TIMEOUT_S, explain, retry_listing, retry_reading
+
+# A request waits for its answer most of the time, tens of milliseconds.
+REMOTE_READERS = 32
+_CONNECT_TIMEOUT_S = 10
+# What stays silent for so long has gone; whole answers have READ_TIMEOUT_S.
+_SILENCE_TIMEOUT_S = 20
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_HTTP = ("http", "https")
+_NOT_A_FOLDER = (".zip", ".tar", ".npz", ".csv", ".gz", ".tgz", ".bz2", ".xz")
+# The extra of this project that brings what fsspec needs.
+_EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
+
+# In a listing or an answer: what changes with the bytes; else when they were last written.
+_CHECKSUMS = ("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "Digest", "crc32c")
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "created")
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """What a listing says of a file; None for what it does not."""
+
+    size_bytes: int | None
+    version: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSource:
+    """The files below a URL.
+
+    Parameters
+    ----------
+    root : str
+    files : dict of str to RemoteFile, optional
+        The listing; it does not travel to workers.
+    """
+
+    root: str
+    files: Mapping[str, RemoteFile] = field(default_factory=dict, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RemoteSource, (self.root,)
+
+    def list_images(self) -> list[str]:
+        """List the images, sorted by their bytes."""
+        names = (name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES))
+        return sorted(
+            (name for name in names if not any(map(is_hidden, name.split("/")))), key=os.fsencode
+        )
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes; `OSError` when that failed, several times if need be."""
+        (key,) = self.file_keys([path])
+        file = self.files.get(path)
+        if file is not None and file.size_bytes is not None:
+            check_size(file.size_bytes, key)
+        return retry_reading(lambda: _download(self.root, path), key)
+
+    def read_blocks(self, path: str) -> Iterator[bytes]:
+        """Yield the file in one block."""
+        yield self.read(path)
+
+    def file_keys(self, paths: Sequence[str]) -> list[str]:
+        """Return the URL of each."""
+        root = self.root.rstrip("/")
+        return [f"{root}/{path}" for path in paths]
+
+    def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
+        """Return the checksum that the listing gives, or the time and size."""
+        missing = [path for path in paths if path in self.files and not self.files[path].version]
+        with ThreadPoolExecutor(REMOTE_READERS) as pool:
+            asked = dict(zip(missing, pool.map(self._ask_version, missing), strict=True))
+        return [
+            asked.get(path) or self.files[path].version or ""
+            if path in self.files
+            else FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            for path in paths
+        ]
+
+    def make_absolute(self) -> RemoteSource:
+        """Return itself: a URL means the same everywhere."""
+        return self
+
+    def _ask_version(self, path: str) -> str:
+        filesystem, prefix = _open_filesystem(self.root, os.getpid())
+        try:
+            version = _find_version(filesystem.info(prefix + path))
+        # Why a file cannot be had is for reading it to say.
+        except Exception:  # noqa: BLE001
+            version = None
+        # Of what cannot be told from its next version, no digest may be remembered.
+        return version or f"unknown:{secrets.token_hex(8)}"
+
+
+def is_url(location: str) -> bool:
+    """Whether a location is for fsspec, rather than a path."""
+    return _URL.match(location) is not None
+
+
+def drop_file_scheme(location: str) -> str:
+    """Return the path that a ``file://`` URL means, and anything else as it is."""
+    return location.removeprefix("file://")
+
+
+def open_remote(root: str) -> RemoteSource:
+    """List what lies at a URL.
+
+    Raises
+    ------
+    InputError
+        When there is no such place, it does not answer, or a package for it is missing.
+    """
+    if root.lower().endswith(_NOT_A_FOLDER):
+        raise InputError(
+            f"{root!r} is not a folder; archives and tables are read from the disk: download it"
+        )
+    filesystem, prefix = _open_filesystem(root, os.getpid())
+    found = retry_listing(lambda: filesystem.find(prefix, detail=True), root)
+    return RemoteSource(
+        root,
+        {
+            name.removeprefix(prefix): RemoteFile(info.get("size"), _find_version(info))
+            for name, info in found.items()
+            if name.startswith(prefix)
+        },
+    )
+
+
+def _find_version(info: Mapping[str, Any]) -> str | None:
+    for names in (_CHECKSUMS, _TIMES):
+        for name in names:
+            if info.get(name):
+                return f"{info[name]}:{info.get('size')}"
+    return None
+
+
+_opening = threading.Lock()
+
+
+def _open_filesystem(root: str, process: int) -> tuple[Any, str]:
+    """Return fsspec's file system for a URL, and the prefix of its paths there.
+
+    One for all threads of a process, which fsspec itself would not give; none survives a fork.
+    """
+    with _opening:
+        return _make_filesystem(root, process)
+
+
+@lru_cache(maxsize=4)
+def _make_filesystem(root: str, _process: int) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    scheme = root.partition("://")[0].lower()
+    try:
+        filesystem, path = url_to_fs(
+            root, skip_instance_cache=True, use_listings_cache=False, **_choose_options(scheme)
+        )
+    except ImportError as error:
+        extra = _EXTRAS.get(scheme)
+        remedy = f'pip install "permafrost[{extra}]"' if extra else str(error)
+        raise InputError(f"cannot read {root!r}: a package is missing; {remedy}") from error
+    # Whatever a file system has against its address or the settings in the environment.
+    except Exception as error:
+        raise InputError(f"cannot open {root!r}: {explain(error)}; correct it") from error
+    if scheme in ("s3", "s3a"):
+        filesystem.retries = 1
+    return filesystem, path.rstrip("/") + "/"
+
+
+def _choose_options(scheme: str) -> dict[str, Any]:
+    """Choose timeouts, and no retries: `stages.patience` has them, for all alike."""
+    if scheme in ("s3", "s3a"):
+        return {
+            "config_kwargs": {
+                "connect_timeout": _CONNECT_TIMEOUT_S,
+                "read_timeout": _SILENCE_TIMEOUT_S,
+                "retries": {"total_max_attempts": 1},
+                "max_pool_connections": 2 * REMOTE_READERS,
+            }
+        }
+    if scheme in _HTTP:
+        import aiohttp
+
+        timeout = aiohttp.ClientTimeout(
+            total=READ_TIMEOUT_S,
+            sock_connect=_CONNECT_TIMEOUT_S,
+            sock_read=_SILENCE_TIMEOUT_S,
+        )
+        return {"client_kwargs": {"timeout": timeout}}
+    return {}
+
+
+def _download(root: str, path: str) -> bytes:
+    from fsspec.asyn import AsyncFileSystem
+
+    filesystem, prefix = _open_filesystem(root, os.getpid())
+    name = prefix + path
+    # One byte more than may be: then the answer is too large, and is not read on.
+    if root.startswith(_HTTP):
+        # A server may ignore the range, so the stream is cut here. The size is not known, but one
+        # must be given, or else a second request asks for it.
+        with filesystem.open(name, "rb", block_size=0, size=1) as stream:
+            data = _read_stream(stream)
+    else:
+        limit = {"timeout": READ_TIMEOUT_S} if isinstance(filesystem, AsyncFileSystem) else {}
+        data = filesystem.cat_file(name, start=0, end=MAX_FILE_BYTES + 1, **limit)
+    check_size(len(data), name)
+    return bytes(data)
+
+
+def _read_stream(stream: Any) -> bytes:
+    blocks, n_bytes = [], 0
+    while n_bytes <= MAX_FILE_BYTES and (block := stream.read(1 << 20)):
+        blocks.append(block)
+        n_bytes += len(block)
+    return b"".join(blocks)
