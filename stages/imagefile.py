@@ -27,6 +27,7 @@ from PIL.GifImagePlugin import GifImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile, jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
@@ -39,6 +40,15 @@ from stages.errors import ImageError
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
+
+def _open_ppm(stream: io.BytesIO) -> PpmImageFile:
+    file = PpmImageFile(stream)
+    # Pillow reads other depths pixel by pixel, in Python: minutes for a photo.
+    if file.tile[0][0] != "raw":
+        raise ImageError("PPM file of other than 256 levels: save it with 8 bits")
+    return file
+
+
 # The plugins are called by themselves instead of through Image.open, which imports all of Pillow's
 # forty formats at the first bad file, knows "damaged" only as "not an image", and refuses large
 # images before their width and height can be told.
@@ -49,6 +59,7 @@ FORMATS: Mapping[str, tuple[bytes, Callable[[io.BytesIO], ImageFile]]] = {
     "GIF": (rb"GIF8[79]a", GifImageFile),
     "BMP": (rb"BM", BmpImageFile),
     "TIFF": (rb"II[*+]\x00|MM\x00[*+]|II\x00\*|MM\*\x00", TiffImageFile),
+    "PPM": (rb"P[456]\s", _open_ppm),
 }
 
 # How an image is stored when EXIF says that it must be shown turned → how to turn it.
@@ -210,7 +221,8 @@ def _to_eight_bits(file: ImageFile) -> Image.Image:
     """Give the image in mode "L" or "RGB"."""
     if file.mode in ("L", "RGB"):
         return file
-    if file.mode.startswith("I;16"):
+    # What Pillow reads of a PGM file into 32 bits are 16.
+    if file.mode.startswith("I;16") or (file.mode == "I" and isinstance(file, PpmImageFile)):
         return _scale_grey(file, np.asarray(file), white=_find_white(file))
     if file.mode == "I":
         raise ImageError(

@@ -122,6 +122,9 @@ def files() -> dict[str, bytes]:
         "gif grey": encode(grey, "GIF"),
         "gif, one clear": encode(palette, "GIF", transparency=3),
         "gif moving": encode_two("GIF"),
+        "ppm": encode(image, "PPM"),
+        "ppm grey": encode(grey, "PPM"),
+        "ppm bilevel": encode(grey.convert("1"), "PPM"),
         "bmp": encode(image, "BMP"),
         "bmp grey": encode(grey, "BMP"),
         "bmp palette": encode(palette, "BMP"),
@@ -233,11 +236,12 @@ RAMP = np.arange(0, 65536, 16, dtype=np.uint16)
     "data",
     [
         png(4096, 1, bits=16, colour=0, rows=bytes(1) + RAMP.astype(">u2").tobytes()),
+        b"P5 4096 1 65535\n" + RAMP.astype(">u2").tobytes(),
         grey_tiff(RAMP.tobytes(), width=4096, bits=16),
         encode(Image.fromarray(RAMP[None]), "TIFF", compression="tiff_lzw"),
         encode(Image.fromarray(RAMP[None]), "TIFF", big_endian=True),
     ],
-    ids=["png", "tiff", "tiff lzw", "tiff motorola"],
+    ids=["png", "pgm", "tiff", "tiff lzw", "tiff motorola"],
 )
 def test_sixteen_bit_grey_is_scaled_to_the_nearest_of_256_levels(data: bytes) -> None:
     pixels = decode_image(data, DecodeSpec(height=1, width=4096)).pixels
@@ -276,6 +280,14 @@ def test_floats_in_0_to_1_are_scaled_and_others_refused() -> None:
     for bad in (-0.1, 1.1, float("nan"), float("inf"), float("-inf")):
         with pytest.raises(ImageError, match=r"floating-point pixels from .*: scale them"):
             decode(0.5, bad)
+
+
+def test_text_and_odd_depths_of_ppm_are_refused_as_they_take_minutes() -> None:
+    for data in (b"P5 1 1 100\n0", b"P6 1 1 65535\n012345"):
+        with pytest.raises(ImageError, match="save it with 8 bits"):
+            decode_image(data, SPEC)
+    with pytest.raises(ImageError, match="not an image"):
+        decode_image(b"P3 1 1 255\n1 2 3", SPEC)
 
 
 @pytest.mark.parametrize(("bits", "sample_format"), [(16, 2), (32, 1), (32, 2)])
