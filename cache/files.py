@@ -7,10 +7,11 @@ import itertools
 import os
 import re
 import shutil
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from cache.owners import is_alive, name_host
 
 _TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY_NAME = re.compile(r"\.tmp-(?P<host>.*)-(?P<pid>\d+)-\d+(\..*)?", re.DOTALL)
@@ -21,7 +22,7 @@ _counter = itertools.count()
 
 def temporary_path(final: Path) -> Path:
     """Return a path beside `final`, on the same file system, that no other process uses."""
-    owner = f"{socket.gethostname()}-{os.getpid()}-{next(_counter)}"
+    owner = f"{name_host()}-{os.getpid()}-{next(_counter)}"
     return final.with_name(f"{_TEMPORARY_PREFIX}{owner}{final.suffix}")
 
 
@@ -120,19 +121,9 @@ def _is_orphan(path: Path) -> bool:
     match = _TEMPORARY_NAME.fullmatch(path.name)
     if match is None:
         return False  # Not ours: the folder of a features.h5 is the user's.
-    if match["host"] == socket.gethostname():
+    if match["host"] == name_host():
         pid = int(match["pid"])
-        return pid != os.getpid() and not _is_alive(pid)
+        return pid != os.getpid() and not is_alive(pid)
     with contextlib.suppress(FileNotFoundError):
         return time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_AGE_S
     return False
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import sqlite3
+import threading
+import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,20 +22,21 @@ import numpy as np
 _log = logging.getLogger(__name__)
 
 _SCHEMA_VERSION = 1
-_SCHEMA = f"""
-CREATE TABLE IF NOT EXISTS files (
-    key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS shards (
+_SCHEMA = (
+    """CREATE TABLE files (
+    key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID""",
+    """CREATE TABLE shards (
     feature_set TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL, digests BLOB NOT NULL,
-    PRIMARY KEY (feature_set, name));
-CREATE TABLE IF NOT EXISTS failures (
+    PRIMARY KEY (feature_set, name))""",
+    """CREATE TABLE failures (
     digest BLOB NOT NULL, decoding TEXT NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (digest, decoding)) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = {_SCHEMA_VERSION};
-"""
+    PRIMARY KEY (digest, decoding)) WITHOUT ROWID""",
+    "CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
+    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+)
 # Another run may be committing; a commit takes milliseconds.
 _LOCK_TIMEOUT_S = 10.0
+_RETRY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Index:
         self._path = path
         connection = None if path is None else _open_file(path)
         self._connection = connection or _connect(":memory:")
+        # The loop looks up what its writer commits.
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
         return self
@@ -155,22 +160,26 @@ class Index:
         self._write("INSERT OR REPLACE INTO memos VALUES (?, ?)", [(key, value)])
 
     def _query(self, query: str, values: list[Any]) -> list[Any]:
-        try:
-            return self._connection.execute(query, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            self._fall_back(error)
-            return []
+        with self._lock:
+            try:
+                return self._connection.execute(query, values).fetchall()
+            except sqlite3.DatabaseError as error:
+                self._fall_back(error)
+                return []
 
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         if not rows:
             return
-        try:
-            with self._connection:
-                self._connection.executemany(statement, rows)
-        except sqlite3.DatabaseError as error:
-            self._fall_back(error)
-            with self._connection:
-                self._connection.executemany(statement, rows)
+        with self._lock:
+            try:
+                self._execute(statement, rows)
+            except sqlite3.DatabaseError as error:
+                self._fall_back(error)
+                self._execute(statement, rows)
+
+    def _execute(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
+        with self._connection:
+            self._connection.executemany(statement, rows)
 
     def _fall_back(self, error: sqlite3.DatabaseError) -> None:
         _warn("the index", error)
@@ -207,26 +216,49 @@ def _warn(what: object, error: Exception) -> None:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    # One thread at a time uses it; which one differs (the loop's writer commits).
-    connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
-    try:
-        # The index is rebuilt from the shards, so it need not survive a power cut to the last row.
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("PRAGMA journal_mode = WAL")
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version != _SCHEMA_VERSION:
-            _drop_tables(connection)
-            connection.executescript(_SCHEMA)
-    except sqlite3.DatabaseError:
-        connection.close()
-        raise
-    return connection
+    deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
+    while True:
+        connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
+        try:
+            _prepare(connection)
+        except sqlite3.DatabaseError as error:
+            connection.close()
+            # Of runs that start at once, SQLite lets none wait for another's change to WAL.
+            if not _is_busy(error) or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return connection
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    # The index is rebuilt from the shards, so it need not survive a power cut to the last row.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute("PRAGMA journal_mode = WAL")
+    if _read_version(connection) == _SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    # Asked again: another run may have made the tables just now, and filled them.
+    if _read_version(connection) != _SCHEMA_VERSION:
+        _drop_tables(connection)
+        for statement in _SCHEMA:
+            connection.execute(statement)
+    connection.commit()
+
+
+def _read_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
 
 
 def _drop_tables(connection: sqlite3.Connection) -> None:
     query = "SELECT name FROM sqlite_master WHERE type = 'table'"
     for (name,) in connection.execute(query).fetchall():
         connection.execute(f'DROP TABLE "{name}"')
+
+
+def _is_busy(error: sqlite3.DatabaseError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _is_garbage(error: sqlite3.DatabaseError) -> bool:

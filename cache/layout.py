@@ -34,6 +34,11 @@ class CacheLayout:
         """The index, which may be deleted at any time."""
         return self.root / "index.sqlite"
 
+    @property
+    def leases_folder(self) -> Path:
+        """Which rows are being computed now; it may be deleted when no run is going."""
+        return self.root / "leases"
+
     def feature_set_folder(self, recipe: Recipe) -> Path:
         """Return the folder of a recipe: ``vgg16-3f9c1a2b7d4e/block5_pool-avg``."""
         backbone = f"{_slug(recipe['backbone'])}-{recipe_key(recipe)[:12]}"

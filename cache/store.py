@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,11 +124,17 @@ class FeatureSet:
         self.key = recipe_key(recipe)
         self.folder = layout.feature_set_folder(recipe)
         self._index = index
+        self._shards: dict[str, IndexedShard] = {}
+        self._table = RowTable(())
         self.refresh()
 
     def refresh(self) -> None:
-        """Look again at what lies in the folder."""
-        self._table = RowTable((shard.name, shard.digests) for shard in self._read_shards())
+        """Look again at what lies in the folder; only what has changed is read."""
+        stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
+        if stamps == {name: shard.stamp for name, shard in self._shards.items()}:
+            return
+        self._shards = {shard.name: shard for shard in self._read_shards(stamps)}
+        self._table = RowTable((shard.name, shard.digests) for shard in self._shards.values())
 
     def __len__(self) -> int:
         """How many different rows exist."""
@@ -143,18 +149,17 @@ class FeatureSet:
         """Tell the index of a shard that was just published."""
         self._index.replace_shards(self.key, add=[IndexedShard(shard.name, _stamp(shard), digests)])
 
-    def _read_shards(self) -> Iterator[IndexedShard]:
+    def _read_shards(self, stamps: Mapping[str, str]) -> Iterator[IndexedShard]:
         indexed = self._index.shards_of(self.key)
+        known = {**indexed, **self._shards}
         unknown: list[IndexedShard] = []
-        stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
         for name, stamp in stamps.items():
-            shard = indexed.get(name)
+            shard = known.get(name)
             if shard is None or shard.stamp != stamp:
                 digests = read_rows_of(self.folder / name, self.key)
-                if digests is None:
-                    continue
-                shard = IndexedShard(name, stamp, digests)
-                unknown.append(shard)
+                shard = IndexedShard(name, stamp, _NO_DIGESTS if digests is None else digests)
+                if digests is not None:
+                    unknown.append(shard)
             yield shard
         self._index.replace_shards(self.key, add=unknown, remove=indexed.keys() - stamps.keys())
 

@@ -9,21 +9,28 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from cache.files import make_folder
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
+from cache.leases import Leases
 from pipeline.engines import build_program
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import ExtractOptions
-from pipeline.prepare import Preparation, prepare, remember_origins, remember_rate
+from pipeline.prepare import (
+    Preparation,
+    prepare,
+    recall_failures,
+    remember_origins,
+    remember_rate,
+)
 from pipeline.progress import Shares, show_progress
 from pipeline.results import ExtractSummary, Tally, list_failures, summarize, write_results
 from stages.precision import check_precision
 
 if TYPE_CHECKING:
+    from pipeline.claims import Claims
     from pipeline.loading import LoadedBatch
+    from pipeline.writing import ActivationWriter
 
 
 class UnreadableError(StoppedError):
@@ -118,68 +125,83 @@ def compute_missing(
     options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
 ) -> None:
     """Load → forward → write, overlapped: the loop of the whole project."""
+    from pipeline.claims import Claims
     from pipeline.drift import noting_drift
     from pipeline.forward import ForwardPass
-    from pipeline.loading import BatchLoader, choose_ahead, load_batch, open_client, split_batches
-    from pipeline.writing import ActivationWriter
+    from pipeline.loading import BatchLoader, choose_ahead, load_batch, open_client
 
     features, plan, spec = options.features, prepared.plan, prepared.decode
     check_precision(features.engine, features.precision)
-    tasks = split_batches(
-        plan.paths, plan.digests, np.arange(len(plan.digests)), batch_size=prepared.batch_size
-    )
     load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
     batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
+    ahead = choose_ahead(batch_bytes, options.run)
     shares = tally.shares
     with ExitStack() as stack:
+        keys = [layer.features.key for layer in plan.active]
+        leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
         client = stack.enter_context(open_client(options.run))
-        ahead = choose_ahead(batch_bytes, options.run)
-        loader = BatchLoader(client, load, tasks, ahead=ahead)
-        writer = stack.enter_context(
-            ActivationWriter(
-                prepared.layout,
-                plan,
-                index=index,
-                decoding=prepared.decoding,
-                on_error=options.run.on_error,
-            )
-        )
+        writer = stack.enter_context(_open_writer(options, prepared, index))
         backbone = stack.enter_context(
             ForwardPass(lambda: build_program(features, prepared), shares)
         )
-        advance = stack.enter_context(_report(len(plan.digests), shares, quiet=quiet))
-        batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
-        for batch, activations in batches:
-            _note_failures(options, prepared, batch, tally)
-            if activations:
+        claims = Claims(
+            *(plan, leases, writer),
+            batch_size=prepared.batch_size,
+            find_failures=lambda: recall_failures(index, prepared.decoding, keys),
+        )
+        advance = stack.enter_context(_report(len(plan.digests), claims, shares, quiet=quiet))
+        for tasks in claims.rounds(advance):
+            loader = BatchLoader(client, load, tasks, ahead=ahead)
+            batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
+            for batch, activations in batches:
+                _note_batch(options, prepared, batch, tally)
                 writer.write(batch, activations)
-            tally.n_computed += int(batch.readable.sum())
-            shares.disk = writer.waited_s
-            advance(len(batch.pixels))
-    tally.failed.update(writer.refused)
-    tally.n_computed -= len(writer.refused)
-    tally.bytes_written = writer.bytes_written
+                shares.disk = writer.waited_s
+                advance(len(batch.rows))
+    _note_end(tally, writer, claims)
     if tally.n_computed:
         remember_rate(index, plan.layers, tally.n_computed / shares.working)
+    _stop_on_failure(options, prepared, tally)
+
+
+def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -> ActivationWriter:
+    from pipeline.writing import ActivationWriter
+
+    return ActivationWriter(
+        *(prepared.layout, prepared.plan),
+        index=index,
+        decoding=prepared.decoding,
+        on_error=options.run.on_error,
+    )
 
 
 def _report(
-    n_images: int, shares: Shares, *, quiet: bool
+    n_images: int, claims: Claims, shares: Shares, *, quiet: bool
 ) -> AbstractContextManager[Callable[[int], None]]:
     if quiet:
         return nullcontext(lambda _n: None)
-    return show_progress(n_images, unit="images", note=shares.describe)
+    return show_progress(
+        n_images, unit="images", note=lambda: claims.describe() or shares.describe()
+    )
 
 
-def _note_failures(
+def _note_batch(
     options: ExtractOptions, prepared: Preparation, batch: LoadedBatch, tally: Tally
 ) -> None:
+    tally.n_computed += int(batch.readable.sum())
     tally.n_rotated += batch.n_rotated
     failed = batch.unreadable | batch.broken
     for row, reason in failed.items():
         tally.failed[prepared.plan.digests[batch.rows[row]]] = reason
     if failed:
         _stop_on_failure(options, prepared, tally)
+
+
+def _note_end(tally: Tally, writer: ActivationWriter, claims: Claims) -> None:
+    tally.shares.others = claims.waited_s
+    tally.failed |= writer.refused | claims.failed
+    tally.n_computed -= len(writer.refused)
+    tally.bytes_written = writer.bytes_written
 
 
 def _stop_on_failure(options: ExtractOptions, prepared: Preparation, tally: Tally) -> None:

@@ -24,7 +24,8 @@ class LayerPlan:
     row : RowFormat
     features : FeatureSet
     missing : ndarray of bool, shape (n_rows,)
-        Which of the plan's rows this layer lacks.
+        Which of the plan's rows this layer lacks; no longer those that another run adds while
+        this one is going.
     """
 
     spec: LayerSpec
@@ -45,17 +46,15 @@ class ExtractionPlan:
     paths : list of str
         Where each is read: its first row in the manifest.
     layers : list of LayerPlan
-        All layers asked for; those that miss something are in `active`.
+        All layers asked for.
+    active : list of LayerPlan
+        Those that missed at least one row at first: what the program computes.
     """
 
     digests: list[bytes]
     paths: list[str]
     layers: list[LayerPlan]
-
-    @property
-    def active(self) -> list[LayerPlan]:
-        """The layers that miss at least one row: what the program computes."""
-        return [layer for layer in self.layers if layer.missing.any()]
+    active: list[LayerPlan]
 
     @property
     def bytes_to_write(self) -> int:
@@ -86,13 +85,15 @@ def plan_extraction(
     todo = [candidates[row] for row in wanted]
     # From the end, so that a digest's first path is what stays.
     path_of = dict(zip(reversed(digests), reversed(paths), strict=True)) if todo else {}
+    plans = [
+        LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[wanted])
+        for (spec, recipe, row, features), mask in zip(layers, masks, strict=True)
+    ]
     return ExtractionPlan(
         digests=todo,
         paths=[path_of[digest] for digest in todo],
-        layers=[
-            LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[wanted])
-            for (spec, recipe, row, features), mask in zip(layers, masks, strict=True)
-        ],
+        layers=plans,
+        active=[plan for plan in plans if plan.missing.any()],
     )
 
 

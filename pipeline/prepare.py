@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,13 +67,11 @@ def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prepa
     dataset = open_dataset(options.dataset, index, workers=options.run.workers)
     decode = build_decode_spec(options.features, backbone)
     decoding = repr(decode)
-    failures = index.failures(decoding)
     layers = []
     for spec, recipe, row in describe_layers(options.features, backbone, options.run.compression):
         features = FeatureSet(layout, recipe, index)
-        # What the network gave for these images cannot be stored.
-        failures |= index.failures(features.key)
         layers.append((spec, recipe, row, features))
+    failures = recall_failures(index, decoding, [features.key for *_, features in layers])
     manifest = dataset.manifest
     return Preparation(
         dataset=dataset,
@@ -119,6 +117,23 @@ def fit_batch(run: RunOptions, backbone: Backbone, rows: Sequence[RowFormat]) ->
         memory_bytes=memory_bytes if on_gpu else min(memory_bytes, _LARGEST_CPU_BATCH_BYTES),
         largest=_LARGEST_GPU_BATCH if on_gpu else _LARGEST_CPU_BATCH,
     )
+
+
+def recall_failures(index: Index, decoding: str, keys: Iterable[str]) -> dict[bytes, str]:
+    """Return digest → reason of images that have no row.
+
+    Parameters
+    ----------
+    index : Index
+    decoding : str
+        In this way they cannot be decoded.
+    keys : iterable of str
+        Of feature sets, where what the network gave cannot be stored.
+    """
+    failures: dict[bytes, str] = {}
+    for kind in (decoding, *keys):
+        failures |= index.failures(kind)
+    return failures
 
 
 def recall_rate(index: Index, layers: Sequence[LayerPlan]) -> float | None:

@@ -23,6 +23,8 @@ class Shares:
         For the program, once.
     loading, backbone, disk : float
         For a batch to be decoded, run and written; while it waits for one, the others work.
+    others : float
+        For other runs to finish rows that this one needs too.
     """
 
     planning: float = 0.0
@@ -30,15 +32,16 @@ class Shares:
     loading: float = 0.0
     backbone: float = 0.0
     disk: float = 0.0
+    others: float = 0.0
 
     @property
     def working(self) -> float:
-        """Seconds of these three, without the start."""
+        """Seconds of loading, backbone and disk."""
         return self.loading + self.backbone + self.disk
 
     @property
     def bottleneck(self) -> str:
-        """Which of the last three bounds the run."""
+        """Which of these three bounds the run."""
         spent = {"loading": self.loading, "backbone": self.backbone, "disk": self.disk}
         return max(spent, key=lambda name: spent[name])
 

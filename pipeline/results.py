@@ -57,7 +57,7 @@ class ExtractSummary:
     shares : dict of str to float
         Of those seconds, from 0 to 1, what went into planning, into building the program, and into
         waiting for loading, the backbone and the disk; each of these three works while another is
-        waited for.
+        waited for. And for other runs, to finish rows that are wanted here too.
     bottleneck : str or None
         ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
     fast_decoding : FastDecoding or None
@@ -103,7 +103,7 @@ class ExtractSummary:
                 f"  {self.images_per_second:.1f} images/s, bottleneck: {self.bottleneck},"
                 f" {self.bytes_written:,} bytes written"
             )
-            told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
+            told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items() if share)
             lines.append(f"  time: {told}")
         lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
         lines += [f"  {line}" for line in describe_largest(self.drift)]

@@ -51,6 +51,12 @@ class ActivationWriter:
     ----------
     refused : dict of bytes to str
         The images of such values: digest → which layer, and why.
+    n_committed : int
+        Rows of the batches that were handed over and are done with, the unreadable ones included.
+    bytes_written : int
+        Of shards.
+    busy_s, waited_s : float
+        Seconds that the thread worked, and that it was waited for.
     """
 
     def __init__(
@@ -79,6 +85,8 @@ class ActivationWriter:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
         self._is_broken = False
         self._is_stopped = False
+        self._n_appended = 0
+        self.n_committed = 0
         self.bytes_written = 0
         self.busy_s = 0.0
         self.waited_s = 0.0
@@ -109,7 +117,7 @@ class ActivationWriter:
             # One value cannot be stored, or a signal came while waiting; the rest is good.
             self._thread.submit(self._guard, self._commit).result()
             raise
-        self._thread.submit(self._guard, self._commit).result()
+        self.flush()
 
     def write(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
         """Queue one batch; waits only when the disk is behind.
@@ -118,7 +126,7 @@ class ActivationWriter:
         ----------
         batch : LoadedBatch
         activations : list of ndarray, each (n, *shape)
-            One for each of the plan's active layers.
+            One for each of the plan's active layers; none where no image could be read.
 
         Raises
         ------
@@ -129,6 +137,15 @@ class ActivationWriter:
         """
         self._pending.append(self._thread.submit(self._guard, self._append, batch, activations))
         self._wait(_BATCHES_BEHIND)
+
+    def commit(self) -> None:
+        """Queue the publishing of what was handed over, for others to see."""
+        self._pending.append(self._thread.submit(self._guard, self._commit))
+
+    def flush(self) -> None:
+        """Publish what was handed over, and wait for it."""
+        self.commit()
+        self._wait(0)
 
     def _wait(self, n_pending: int) -> None:
         started_s = time.monotonic()
@@ -160,10 +177,12 @@ class ActivationWriter:
         self._remember(self._decoding, {digests[row]: why for row, why in batch.broken.items()})
         self._n_images += len(digests)
         readable = batch.readable
-        for number, (layer, values) in enumerate(zip(self._active, activations, strict=True)):
+        for number, values in enumerate(activations):
+            layer = self._active[number]
             keep = np.flatnonzero(readable & layer.missing[batch.rows])
             if len(keep):
                 self._append_layer(number, layer, [digests[row] for row in keep], values[keep])
+        self._n_appended += len(batch.rows)
         if self._is_full():
             self._commit()
         self.busy_s += time.monotonic() - started_s
@@ -228,4 +247,5 @@ class ActivationWriter:
         for kind, reasons in self._failures.items():
             self._index.add_failures(kind, reasons)
         self._failures = {}
+        self.n_committed = self._n_appended
         self._opened_s = time.monotonic()
