@@ -23,6 +23,8 @@ from stages.heads import HEADS
 from stages.targets import CLASSIFICATION, TASKS
 from stages.tracing import VIEWS
 
+_SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
+
 if TYPE_CHECKING:
     # Generic for the type checker only.
     _Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -71,7 +73,7 @@ def _add_layers(commands: _Commands) -> argparse.ArgumentParser:
 
 def _add_index(commands: _Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("index", help="list a dataset's images, labels and splits")
-    parser.add_argument("images", metavar="SOURCE", help="a folder, a .csv or a .zip")
+    parser.add_argument("images", metavar="SOURCE", help=_SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
     _add_label_options(parser)
     _add_workers(parser)
@@ -141,7 +143,7 @@ def _add_export(commands: _Commands) -> argparse.ArgumentParser:
 def _add_predict(commands: _Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("predict", help="classify new images with a fitted head")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
-    parser.add_argument("--images", required=True, metavar="SOURCE")
+    parser.add_argument("--images", required=True, metavar="SOURCE", help=_SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
     _add_cache(parser)
     _add_run_options(parser)
@@ -165,7 +167,7 @@ def _add_verify(commands: _Commands) -> argparse.ArgumentParser:
 
 def _add_extraction_options(parser: argparse.ArgumentParser) -> None:
     which = parser.add_argument_group("which images")
-    which.add_argument("--images", metavar="SOURCE", help="a folder, a .csv or a .zip")
+    which.add_argument("--images", metavar="SOURCE", help=_SOURCES)
     which.add_argument("--manifest", type=Path, metavar="FILE", help="what index wrote")
     _add_label_options(which)
     what = parser.add_argument_group("which features")

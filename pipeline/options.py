@@ -33,7 +33,7 @@ class DatasetOptions:
     Attributes
     ----------
     images : str, optional
-        A folder, a CSV or a zip file.
+        A folder, a CSV, a zip, tar or npz file, or a URL.
     manifest : Path, optional
         What ``index`` wrote; instead of `images`.
     labels, split : str, optional

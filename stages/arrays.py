@@ -209,7 +209,10 @@ def _read_header(array: tuple[str, ZipMember], archive: str) -> _Header:
             f"{name} in {archive!r} holds Python objects, which are not loaded, because they can"
             " run code; save images as uint8, and labels as numbers or text: np.asarray(y, str)"
         )
-    if header.start + math.prod(shape) * dtype.itemsize != member.size_bytes:
+    if (
+        min(shape, default=0) < 0
+        or header.start + math.prod(shape) * dtype.itemsize != member.size_bytes
+    ):
         raise InputError(
             f"{name} in {archive!r} is not as long as its shape {shape} says; download it again"
         )

@@ -11,6 +11,7 @@ from stages.errors import InputError
 from stages.labels import build_manifest
 from stages.manifest import Manifest, read_manifest, write_manifest
 from stages.source import open_source
+from tests import packing
 
 
 def fill(folder: Path, *paths: str) -> str:
@@ -83,6 +84,11 @@ def test_an_archive_is_labelled_as_its_folder_would_be(tmp_path: Path) -> None:
     paths = ("train/cat/1.png", "train/dog/2.png", "test/cat/3.png")
     expected = rows(build_manifest(fill(tmp_path / "photos", *paths)))
     assert rows(build_manifest(pack(tmp_path / "photos.zip", *paths))) == expected
+    files = {f"./{path}": b"" for path in paths}
+    assert rows(build_manifest(packing.pack_tar(tmp_path / "photos.tar", files))) == expected
+    assert (
+        rows(build_manifest(packing.pack_url(tmp_path.name, dict.fromkeys(paths, b"")))) == expected
+    )
 
 
 def test_the_folder_that_wraps_an_archive_is_no_label(tmp_path: Path) -> None:
@@ -109,6 +115,12 @@ def test_tables_in_an_archive_give_labels_and_by_their_names_splits(tmp_path: Pa
         "images/sub/03.png": ("", ""),
     }
     assert manifest.extra == {"note": ["", "odd", "", ""]}
+
+
+def test_a_table_in_a_tar_is_read_as_in_a_zip(tmp_path: Path) -> None:
+    files = {"./images/0.png": b"0", "./images/1.png": b"1", "./t.csv": b"file,label\n1,x\n0,y\n"}
+    manifest = build_manifest(packing.pack_tar(tmp_path / "a.tar", files))
+    assert rows(manifest) == {"images/0.png": ("y", ""), "images/1.png": ("x", "")}
 
 
 def test_paths_in_an_archives_table_are_relative_to_it(tmp_path: Path) -> None:

@@ -81,6 +81,12 @@ def test_a_relative_root_stays_relative(tmp_path: Path, monkeypatch: pytest.Monk
     assert read_manifest(Path("runs/m.csv")).root == "photos"
 
 
+def test_a_url_stays_as_it_is_wherever_the_manifest_lies(tmp_path: Path) -> None:
+    manifest = make_manifest("s3://bucket/photos/", ODD_NAMES)
+    write_manifest(manifest, tmp_path / "m.csv")
+    assert read_manifest(tmp_path / "m.csv") == manifest
+
+
 def test_a_root_is_found_through_links(tmp_path: Path) -> None:
     (tmp_path / "disk" / "deep" / "tables").mkdir(parents=True)
     (tmp_path / "disk" / "images").mkdir()
