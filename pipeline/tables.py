@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cache.files import published
-from stages.table import make_writer
+from stages.table import write_csv
 
 
 def write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Write a CSV file in one step.
+    """Write a CSV file in one step, see `write_csv`.
 
     Parameters
     ----------
@@ -19,11 +19,9 @@ def write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[object
     rows : sequence of sequence
         Undecodable bytes of a file name as `os.fsdecode` gives them.
     """
-    texts = (cell for row in (header, *rows) for cell in row if isinstance(cell, str))
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
     with (
         published(file) as temporary,
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
-        writer = make_writer(stream, texts)
-        writer.writerow(header)
-        writer.writerows(rows)
+        write_csv(stream, header, columns)

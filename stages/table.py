@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from stages.errors import InputError
+from stages.formulas import neutralise, restore_paths, restore_texts
 
 # What a column is for: the header names it may have, any case; the first in this order wins.
 COLUMN_NAMES = {
@@ -20,6 +21,8 @@ COLUMN_NAMES = {
     "digest": ("digest",),
     "root": ("root",),
 }
+# How the marks that such a file begins with come out of UTF-8.
+_UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")
 # Of a million rows at once the lists alone take 400 MB; of this many they stay in the cache.
 _ROWS_PER_BLOCK = 500
 
@@ -76,7 +79,7 @@ def parse_table(stream: TextIO, *, name: str) -> Table:
     # strict: an unclosed quote is an error instead of swallowing the rows after it.
     reader = csv.reader(stream, strict=True)
     try:
-        header = [column.strip() for column in next(reader, [])]
+        header = restore_texts([column.strip() for column in next(reader, [])])
         _check_header(header, name=name)
         columns = _read_columns(reader, header, name=name)
     except csv.Error as error:
@@ -100,31 +103,37 @@ def _read_columns(rows: Iterator[list[str]], header: list[str], *, name: str) ->
 
 
 def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:
-    """Write columns of equal length as CSV; a file that is there already is overwritten."""
+    """Write columns of equal length with `write_csv`; a file that is there is overwritten."""
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        writer = make_writer(stream, chain.from_iterable(columns.values()))
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        write_csv(stream, list(columns), list(columns.values()))
 
 
-def make_writer(stream: TextIO, texts: Iterable[str]) -> Any:
-    """Return a CSV writer whose rows are read back as they are.
+def write_csv(stream: TextIO, header: Sequence[str], columns: Sequence[Sequence[object]]) -> None:
+    """Write CSV that is read back as it was, and in which a spreadsheet finds no formulas.
 
     Parameters
     ----------
     stream : text file
         Opened with ``newline=""``.
-    texts : iterable of str
-        All fields that may hold a carriage return: before Python 3.13 the csv module leaves a bare
-        one unquoted, and reads it back as the end of a row.
+    header : sequence of str
+    columns : sequence of sequence
+        All of one length; a column ``path`` holds paths.
     """
-    returns = any("\r" in text for text in texts)
-    return csv.writer(
+    safe = [neutralise(cells, header=name) for name, cells in zip(header, columns, strict=True)]
+    names = neutralise(header, header="")
+    # Before Python 3.13 the csv module leaves a bare carriage return unquoted, and reads it back as
+    # the end of a row.
+    returns = any("\r" in cell for cell in chain(names, *safe) if isinstance(cell, str))
+    writer = csv.writer(
         stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
     )
+    writer.writerow(names)
+    writer.writerows(zip(*safe, strict=True))
 
 
 def _check_header(header: list[str], *, name: str) -> None:
+    if header and header[0].startswith(_UTF16_MARKS):
+        raise InputError(f"{name!r} is in UTF-16; save it as UTF-8")
     if not header:
         raise InputError(f"{name!r} is empty; its first line must name the columns")
     twice = next((column for column, count in Counter(header).items() if count > 1), None)
@@ -149,7 +158,13 @@ def _sort_columns(columns: dict[str, list[str]], *, name: str) -> Table:
         for role, aliases in COLUMN_NAMES.items()
         if any(alias in by_case for alias in aliases)
     }
-    extra = {header: column for header, column in columns.items() if header not in chosen.values()}
-    return Table(
-        name=name, known={role: columns[header] for role, header in chosen.items()}, extra=extra
-    )
+    extra = {
+        header: restore_texts(column)
+        for header, column in columns.items()
+        if header not in chosen.values()
+    }
+    known = {
+        role: (restore_paths if role == "path" else restore_texts)(columns[header])
+        for role, header in chosen.items()
+    }
+    return Table(name=name, known=known, extra=extra)
