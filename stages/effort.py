@@ -13,10 +13,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from stages.errors import ImageError
 
-# Pillow reads headers in Python, some bytes at a time, at up to 0.5 µs a read with the
-# interpreter locked: ten million empty chunks are 120 MB. Photos have some tens of them, and a PNG
-# of 100 megabytes in blocks of 8 KB takes 60,000 reads.
-_MOST_READS = 1_000_000
+# Pillow reads headers in Python, some bytes at a time, at 0.5 to 2 µs a read with the interpreter
+# locked, and 120 MB hold ten million empty chunks of a PNG. Photos take some tens of reads, and a
+# PNG of 100 MB in chunks of 8 KB takes 60,000.
+_MOST_READS = 300_000
 
 # Pillow joins the EXIF segments of a JPEG one by one, copying what it has: 1,000 of 64 KB are
 # 30 GB. More than a few are not known to occur.

@@ -182,11 +182,14 @@ class IsolatedDecoder:
         reply = bytearray(_REPLY.size)
         self._receive(reply)
         is_image, rotated, n_bytes = _REPLY.unpack(reply)
-        if not is_image:
-            reason = bytearray(min(n_bytes, _LONGEST_REASON_BYTES))
+        if not is_image and n_bytes <= _LONGEST_REASON_BYTES:
+            reason = bytearray(n_bytes)
             self._receive(reason)
             raise ImageError(reason.decode(errors="replace"))
         pixels = np.empty((spec.height, spec.width, spec.channels), np.uint8)
+        if not is_image or n_bytes != pixels.nbytes:
+            self.close()
+            raise DecoderError("the decoder answered nonsense")
         self._receive(pixels.data.cast("B"))
         pixels.flags.writeable = False
         return Decoded(pixels=pixels, rotated=bool(rotated))
