@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from stages.errors import InputError, UnreachableError
@@ -26,7 +26,8 @@ _PATIENCE_S = 150
 # instead of failing on a million images one by one.
 _MAX_FAILURES = 20
 
-# Another attempt would be told the same.
+# Of the statuses that blame the request, those that another attempt may change.
+_BUSY = (408, 425, 429)
 _FINAL = (
     FileNotFoundError,
     IsADirectoryError,
@@ -68,7 +69,7 @@ def retry_reading(read: Callable[[], _Result], name: str) -> _Result:
     # Whatever the libraries below raise: aiohttp and botocore have hierarchies of their own.
     except Exception as error:
         reason = explain(error)
-        if isinstance(error, _FINAL):
+        if _is_final(error):
             _outage.note(failed=False)
         elif _outage.note(failed=True) >= _MAX_FAILURES:
             raise UnreachableError(
@@ -101,6 +102,24 @@ def explain(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+def find_status(error: BaseException) -> int | None:
+    """Return the HTTP status that an error of aiohttp's or of botocore's stands for."""
+    for each in (error, error.__cause__):
+        status = getattr(each, "status", None)
+        response = getattr(each, "response", None)
+        if isinstance(response, Mapping):
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        if isinstance(status, int):
+            return status
+    return None
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether another attempt would be told the same."""
+    status = find_status(error) or 0
+    return isinstance(error, _FINAL) or (400 <= status < 500 and status not in _BUSY)
+
+
 def _number(error: Exception) -> int:
     if isinstance(error, FileNotFoundError):
         return errno.ENOENT
@@ -112,10 +131,8 @@ def _retry(action: Callable[[], _Result], waits_s: tuple[float, ...]) -> _Result
     for wait_s in waits_s:
         try:
             return action()
-        except _FINAL:
-            raise
-        except Exception:
-            if time.monotonic() - started_s > _PATIENCE_S:
+        except Exception as error:
+            if _is_final(error) or time.monotonic() - started_s > _PATIENCE_S:
                 raise
         # At random, so that many readers do not come back all at once.
         time.sleep(wait_s * random.uniform(0.5, 1))

@@ -15,13 +15,15 @@ from typing import Any
 
 from stages.errors import InputError
 from stages.folder import IMAGE_SUFFIXES, MAX_FILE_BYTES, check_size, is_hidden
-from stages.patience import READ_TIMEOUT_S, explain, retry_listing, retry_reading
+from stages.patience import READ_TIMEOUT_S, explain, find_status, retry_listing, retry_reading
 
 # A request waits for its answer most of the time, tens of milliseconds.
 REMOTE_READERS = 32
 _CONNECT_TIMEOUT_S = 10
 # What stays silent for so long has gone; whole answers have READ_TIMEOUT_S.
 _SILENCE_TIMEOUT_S = 20
+
+_RANGE_NOT_SATISFIABLE = 416
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _HTTP = ("http", "https")
@@ -221,9 +223,20 @@ def _download(root: str, path: str) -> bytes:
             data = _read_stream(stream)
     else:
         limit = {"timeout": READ_TIMEOUT_S} if isinstance(filesystem, AsyncFileSystem) else {}
-        data = filesystem.cat_file(name, start=0, end=MAX_FILE_BYTES + 1, **limit)
+        data = _read_range(filesystem, name, limit)
     check_size(len(data), name)
-    return bytes(data)
+    return data
+
+
+def _read_range(filesystem: Any, name: str, limit: dict[str, int]) -> bytes:
+    try:
+        data: bytes = filesystem.cat_file(name, start=0, end=MAX_FILE_BYTES + 1, **limit)
+    except OSError as error:
+        # Only an empty file has no first byte.
+        if find_status(error) == _RANGE_NOT_SATISFIABLE:
+            return b""
+        raise
+    return data
 
 
 def _read_stream(stream: Any) -> bytes:
