@@ -1,0 +1,171 @@
+"""Folders full of garbage: the run ends, the photos among it are right, the rest has its reason."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cache.features import Features
+from tests.conftest import Answer, Command, write_photos
+from tests.garbage import Specimen, collect, read_as_keras, strew
+from tests.pictures import encode, photo
+from tests.test_stages_isolation import spoil_codecs, write_trap
+
+# pytest puts its own warning filters in place of those that stages.decode sets once.
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
+
+LAYER = "first"
+ISOLATED = ("--isolate",)
+
+
+def read_failures(out: Path) -> dict[str, str]:
+    listed = out.with_name(f"{out.name}.failures.csv")
+    if not listed.exists():
+        return {}
+    with listed.open(newline="", errors="surrogateescape") as file:
+        return {row["path"]: row["reason"] for row in csv.DictReader(file)}
+
+
+def read_rows(out: Path) -> dict[str, np.ndarray]:
+    with Features(out) as features:
+        return dict(zip(features.paths, features.read(LAYER), strict=True))
+
+
+def is_good(specimen: Specimen) -> bool:
+    if specimen.reason is not None:
+        return False
+    return specimen.is_own or read_as_keras(specimen.data) is not None
+
+
+def check_failures(found: dict[str, str], expected: dict[str, str]) -> None:
+    assert found.keys() == expected.keys()
+    for path, pattern in expected.items():
+        assert re.search(pattern, found[path]), (path, found[path])
+
+
+@pytest.mark.parametrize("how", [(), ISOLATED], ids=["threads", "isolated"])
+def test_garbage_costs_only_itself(
+    how: tuple[str, ...], extract: Command, photos: Path, tmp_path: Path
+) -> None:
+    heap, alone = photos / "heap", tmp_path / "alone"
+    heap.mkdir()
+    things = strew(heap)
+    specimens = collect(n_mutants=30)
+    expected = {os.fsdecode(b"heap/" + name): why for name, why in things.items()}
+    for specimen in specimens:
+        (heap / specimen.name).write_bytes(specimen.data)
+        why = None if is_good(specimen) else specimen.reason or ""
+        expected[f"heap/{specimen.name}"] = why
+    for path in [*expected, *(str(file.relative_to(photos)) for file in photos.rglob("*/0*.jpg"))]:
+        if expected.get(path) is None:
+            (alone / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(photos / path, alone / path)
+
+    out, plain = tmp_path / "heap.h5", tmp_path / "alone.h5"
+    figures = extract(*how, layers=LAYER, out=out).figures
+    bad = {path: why for path, why in expected.items() if why is not None}
+    assert (figures["images"], figures["failed"]) == (len(expected) + 12, len(bad))
+    check_failures(read_failures(out), bad)
+
+    extract(layers=LAYER, images=alone, cache=tmp_path / "other", out=plain)
+    found, wanted = read_rows(out), read_rows(plain)
+    assert found.keys() == wanted.keys()
+    assert len(found) > 100
+    for path, row in wanted.items():
+        np.testing.assert_allclose(found[path], row, rtol=1e-4, atol=1e-5, err_msg=path)
+
+
+def test_a_codec_that_crashes_or_hangs_costs_one_image_and_only_this_time(
+    extract: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for said in ("crash", "hang", "exit"):
+        (photos / "flower" / f"{said}.gif").write_bytes(write_trap(said))
+    with monkeypatch.context() as spoilt:
+        spoil_codecs(tmp_path / "spoilt", spoilt)
+        figures = extract(*ISOLATED, "--image-timeout", "1").figures
+    assert (figures["computed"], figures["failed"]) == (12, 3)
+    check_failures(
+        read_failures(tmp_path / "features.h5"),
+        {
+            "flower/crash.gif": r"^the decoder crashed \(SIGSEGV\)$",
+            "flower/exit.gif": r"^the decoder crashed \(exit status 7\)$",
+            "flower/hang.gif": r"^took more than 1 s$",
+        },
+    )
+    figures = extract(*ISOLATED).figures
+    assert (figures["computed"], figures["reused"], figures["failed"]) == (3, 12, 0)
+
+
+def test_on_error_fail_stops_at_a_crash(
+    extract: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "crash.gif").write_bytes(write_trap("crash"))
+    spoil_codecs(tmp_path / "spoilt", monkeypatch)
+    answer: Answer = extract(*ISOLATED, "--on-error", "fail")
+    assert answer.status == 3
+    assert "cannot read 'crash.gif': the decoder crashed (SIGSEGV)" in answer.err
+
+
+def test_isolated_features_are_those_of_threads_and_found_again(
+    extract: Command, photos: Path, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first.h5", tmp_path / "second.h5"
+    extract(out=first, cache=tmp_path / "other")
+    extract(*ISOLATED, out=second)
+    found, wanted = read_rows(second), read_rows(first)
+    assert all(np.array_equal(found[path], wanted[path]) for path in wanted)
+    write_photos(photos, n_each=7)
+    assert extract().figures["computed"] == 2
+
+
+def test_a_timeout_without_isolation_is_refused(extract: Command) -> None:
+    answer = extract("--image-timeout", "5")
+    assert (answer.status, answer.err) == (
+        2,
+        "permafrost: --image-timeout 5 goes with --isolate; add it\n",
+    )
+
+
+CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "vanish": (Path.unlink, "no such file"),
+    "change": (lambda file: file.write_bytes(encode(photo(), "JPEG")), "changed while"),
+    "shrink": (lambda file: os.truncate(file, 100), "changed while"),
+    "grow": (lambda file: file.write_bytes(file.read_bytes() + b"more"), "changed while"),
+    "become a fifo": (lambda file: (file.unlink(), os.mkfifo(file)), "not a regular file"),
+    "become a folder": (lambda file: (file.unlink(), file.mkdir()), "is a directory"),
+    "become a loop": (lambda file: (file.unlink(), file.symlink_to(file.name)), "too many levels"),
+    "close": (lambda file: file.chmod(0), "permission denied"),
+}
+
+
+def test_files_that_change_while_the_run_goes_cost_only_themselves(
+    extract: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between hashing and decoding, where the program is built while the first images wait."""
+    import pipeline.extract
+
+    build = pipeline.extract.build_program
+    changes = {name: change for name, change in CHANGES.items() if name != "close" or os.geteuid()}
+    # One worker loads three batches ahead; what comes later than these has not been read.
+    victims = dict(zip(changes, sorted(photos.rglob("*.jpg"))[4:], strict=False))
+
+    def change_and_build(*arguments: Any) -> Any:
+        for name, file in victims.items():
+            changes[name][0](file)
+        return build(*arguments)
+
+    monkeypatch.setattr("pipeline.extract.build_program", change_and_build)
+    figures = extract("--batch-size", "1", "--workers", "1").figures
+    assert (figures["computed"], figures["failed"]) == (12 - len(victims), len(victims))
+    check_failures(
+        read_failures(tmp_path / "features.h5"),
+        {str(file.relative_to(photos)): changes[name][1] for name, file in victims.items()},
+    )
