@@ -19,6 +19,7 @@ from cache.errors import CacheError
 from pipeline import commands
 from pipeline.arguments import build_parser
 from pipeline.errors import Interrupted, PipelineError
+from pipeline.signals import INTERRUPTED, list_signals
 from stages.errors import StageError
 
 # A disk or a path that cannot be written is the user's to mend; other OSErrors are bugs.
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         The exit status: 0 done; 2 bad usage or input; 3 stopped by ``--on-error fail``, a damaged
-        cache or a full disk; 130 or 143 interrupted. A bug leaves its traceback and status 1.
+        cache or a full disk; 128 and a signal's number. A bug leaves its traceback and status 1.
     """
     status = _run_guarded(arguments)
     if arguments is None and "tensorflow" in sys.modules:
@@ -71,7 +72,7 @@ def _run_guarded(arguments: Sequence[str] | None) -> int:
     except (StageError, CacheError, PipelineError) as error:
         return _complain(str(error), error.exit_status)
     except Interrupted as error:
-        return _complain("interrupted; what was finished is kept", error.exit_status)
+        return _complain(INTERRUPTED, error.exit_status)
     except BrokenPipeError:
         # The reader of our output left, as `head` does; so does the interpreter's last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -107,7 +108,7 @@ def _complain(message: str, status: int) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    previous = {n: signal.signal(n, _interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, _interrupt) for number in list_signals()}
     try:
         yield
     finally:
@@ -117,8 +118,8 @@ def _interruptible() -> Iterator[None]:
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
     # Once is enough: what follows is the commit of what is finished.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for other in list_signals():
+        signal.signal(other, signal.SIG_IGN)
     raise Interrupted(number)
 
 

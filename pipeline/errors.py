@@ -4,7 +4,7 @@
 
     PipelineError               exit_status 2: one line to the user, no traceback
     └── StoppedError            exit_status 3: an image or a value stopped the run
-    Interrupted                 exit_status 130 or 143: SIGINT or SIGTERM, after committing
+    Interrupted                 exit_status 129, 130 or 143: SIGHUP, SIGINT or SIGTERM
 
 The stages and the cache have hierarchies of their own (`stages.errors`, `cache.errors`).
 """

@@ -17,7 +17,7 @@ from importlib import import_module
 from tests.resilience.report import NotHereError, Report, Result
 
 # In this order; each a module beside this one.
-SUBJECTS = ("kills", "powercut")
+SUBJECTS = ("kills", "signals", "powercut")
 
 
 def main() -> int:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -96,6 +97,11 @@ class Child:
             # It has ended, or has no group yet.
             self.signal(number)
 
+    def wait_until_ready(self) -> None:
+        """Wait until it took signals into its own hands, or ended."""
+        while self.is_running and not is_ready(self._process.pid or 0):
+            time.sleep(0.0005)
+
     def wait(self, timeout_s: float) -> bool:
         """Wait until it ends, or for some time; tell whether it ended."""
         self._process.join(timeout_s)
@@ -118,6 +124,16 @@ def run(arguments: Sequence[object], *, output: Path, **how: Any) -> Ending:
     return Child(arguments, output=output, **how).end()
 
 
+def is_ready(pid: int) -> bool:
+    """Tell whether a process has a handler for SIGTERM, which Python itself has not."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    caught = next(int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+
 @cache
 def _fork_server() -> ForkServerContext:
     context = multiprocessing.get_context("forkserver")
@@ -129,7 +145,7 @@ def _run(arguments: list[str], out: Path, err: Path, prepare: Callable[[], None]
     os.setsid()
     for number, file in ((1, out), (2, err)):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    from pipeline.cli import main
+    from run import main
 
     sys.argv = ["run.py", *arguments]
     prepare()
