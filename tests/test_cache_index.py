@@ -1,0 +1,116 @@
+"""The index: several processes and threads use it, and none of them needs it."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cache.index import Index, IndexedFile
+
+ROOT = Path(__file__).parent.parent
+_WRITER = """
+import sys, time
+from pathlib import Path
+from cache.index import Index, IndexedFile
+time.sleep(float(sys.argv[3]) - time.time())
+with Index(Path(sys.argv[1])) as index:
+    index.add_files([IndexedFile(sys.argv[2], "print", bytes(32))])
+"""
+
+
+def know(index: Index, *keys: str) -> set[str]:
+    return set(index.digests_of(dict.fromkeys(keys, "print")))
+
+
+def test_runs_that_start_at_once_make_one_index(tmp_path: Path) -> None:
+    """Of which each is the first; none loses what another has remembered, or goes without."""
+    path, names = tmp_path / "index.sqlite", [str(number) for number in range(6)]
+    moment = time.time() + 2
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(path), name, str(moment)],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in names
+    ]
+    assert [writer.communicate()[1] for writer in writers] == [""] * 6
+    with Index(path) as index:
+        assert know(index, *names) == set(names)
+
+
+def test_an_index_that_stays_locked_is_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cache.index._LOCK_TIMEOUT_S", 0.05)
+    path = tmp_path / "index.sqlite"
+    with Index(path) as index:
+        blocker = sqlite3.connect(path, isolation_level=None)
+        blocker.execute("BEGIN EXCLUSIVE")
+        for name in ("a", "b"):
+            index.add_files([IndexedFile(name, "print", bytes(32))])
+        assert know(index, "a", "b") == {"a", "b"}
+        with Index(path) as late:
+            assert know(late, "a") == set()
+        blocker.close()
+    assert [message.count("database is locked") for message in caplog.messages] == [1]
+
+
+def open_with(query: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have SQLite open files so."""
+    connect = sqlite3.connect
+
+    def connect_so(path: str, **how: object) -> sqlite3.Connection:
+        uri = f"{Path(path).as_uri()}?{query}" if path != ":memory:" else path
+        return connect(uri, uri=True, **how)
+
+    monkeypatch.setattr(sqlite3, "connect", connect_so)
+
+
+def test_an_index_that_can_only_be_read_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Index(tmp_path / "index.sqlite") as index:
+        index.add_files([IndexedFile("before", "print", bytes(32))])
+    open_with("mode=ro", monkeypatch)
+    with Index(tmp_path / "index.sqlite") as index:
+        assert know(index, "before") == {"before"}
+        index.add_files([IndexedFile("now", "print", bytes(32))])
+        assert know(index, "now") == {"now"}
+
+
+# Both cannot share memory, which WAL needs; the second has no locks either.
+@pytest.mark.parametrize("system", ["unix-dotfile", "unix-none"])
+def test_a_file_system_without_shared_memory_has_an_index_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    open_with(f"vfs={system}", monkeypatch)
+    for name in ("a", "b"):
+        with Index(tmp_path / "index.sqlite") as index:
+            index.add_files([IndexedFile(name, "print", bytes(32))])
+    with Index(tmp_path / "index.sqlite") as index:
+        assert know(index, "a", "b") == {"a", "b"}
+
+
+def test_threads_share_an_index(tmp_path: Path) -> None:
+    with Index(tmp_path / "index.sqlite") as index:
+
+        def write(name: str) -> None:
+            for number in range(50):
+                index.add_files([IndexedFile(f"{name}{number}", "print", bytes(32))])
+                index.digests_of({f"{name}{number}": "print"})
+
+        threads = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        names = [f"{name}{number}" for name in "abc" for number in range(50)]
+        assert know(index, *names) == set(names)

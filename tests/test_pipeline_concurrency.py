@@ -1,0 +1,60 @@
+"""Processes on one cache at once, some of them killed or stopped: real ones, on real files."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.resilience import together
+from tests.resilience.together import Crowd, Scene, Trial, set_scene
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return set_scene(tmp_path_factory.mktemp("scene"), n_images=160)
+
+
+@pytest.fixture
+def crowd(scene: Scene, tmp_path: Path) -> Crowd:
+    return Crowd(scene, tmp_path / "crowd")
+
+
+def test_two_runs_at_once_share_the_work(crowd: Crowd) -> None:
+    for _ in range(2):
+        crowd.start(crowd.scene.names)
+    assert crowd.check() == []
+    figures = [ending.figures for ending in crowd.end()]
+    assert [one["computed"] + one["reused"] for one in figures] == [160, 160]
+    assert all(one["computed"] for one in figures)
+    left = [path.name for path in (crowd.folder / "cache/leases").iterdir()]
+    assert left == ["lock"]
+
+
+def test_the_rows_of_a_killed_run_are_taken_over(crowd: Crowd) -> None:
+    assert together.try_kill(crowd, random.Random(0)) == []
+
+
+SLOW = [
+    pytest.param(trial, id=trial.__name__, marks=pytest.mark.slow)
+    for trial in together.TRIALS
+    if trial is not together.try_kill
+]
+
+
+@pytest.mark.parametrize("trial", SLOW)
+def test_all_end_and_are_right(crowd: Crowd, trial: Trial) -> None:
+    assert trial(crowd, random.Random(0)) == []
+
+
+def test_a_run_with_nothing_to_do_leaves_the_leases_alone(crowd: Crowd) -> None:
+    names = crowd.scene.names[:8]
+    crowd.start(names)
+    crowd.end()
+    lock = crowd.folder / "cache/leases/lock"
+    os.utime(lock, ns=(0, 0))
+    crowd.start(names)
+    assert crowd.check() == []
+    assert lock.stat().st_mtime_ns == 0
