@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cache.index import Index
-from cache.key import Recipe
+from cache.key import Recipe, canonical_json
 from cache.layout import CacheLayout
 from cache.shard import RowFormat
 from cache.store import FeatureSet
@@ -152,12 +153,22 @@ def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: 
 
 
 def remember_origins(index: Index, features: FeatureOptions, layers: Sequence[LayerPlan]) -> None:
-    """Remember how each feature set was asked for, so that its rows can be computed again."""
+    """Remember each feature set's recipe and how it was asked for: what repairing it takes."""
     for layer in layers:
-        name = _origin_key(layer.features.key)
+        key = layer.features.key
         origin = replace(features, layers=(str(layer.spec),)).to_json()
-        if index.memo(name) != origin:
-            index.add_memo(name, origin)
+        for name, value in (
+            (_origin_key(key), origin),
+            (_recipe_key(key), canonical_json(layer.recipe)),
+        ):
+            if index.memo(name) != value:
+                index.add_memo(name, value)
+
+
+def recall_recipe(index: Index, key: str) -> Recipe | None:
+    """Return the recipe of a feature set; None where it is not known."""
+    text = index.memo(_recipe_key(key))
+    return None if text is None else json.loads(text)
 
 
 def recall_origin(index: Index, key: str) -> FeatureOptions | None:
@@ -174,3 +185,7 @@ def recall_origin(index: Index, key: str) -> FeatureOptions | None:
 
 def _origin_key(key: str) -> str:
     return f"origin {key}"
+
+
+def _recipe_key(key: str) -> str:
+    return f"recipe {key}"
