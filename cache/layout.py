@@ -7,6 +7,7 @@ so in the README. A cache of a newer FORMAT is always refused.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 from cache.errors import DamagedError, NotACacheError
 from cache.files import is_temporary, make_folder, published
 from cache.key import Recipe, canonical_json, recipe_key
+
+_log = logging.getLogger(__name__)
 
 FORMAT = 1
 
@@ -78,18 +81,21 @@ def find_cache(root: Path) -> CacheLayout:
 
 
 def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
-    """Create a feature set's folder with its ``recipe.json``, or check the one that is there."""
+    """Create a feature set's folder with its ``recipe.json``, or check the one that is there.
+
+    One that is not the folder's is written anew, with a word: whose rows a shard holds it says
+    itself.
+    """
     folder = layout.feature_set_folder(recipe)
     file = folder / "recipe.json"
-    text = canonical_json(recipe)
-    if not file.exists():
+    content = canonical_json(recipe).encode()
+    found = file.read_bytes() if file.exists() else None
+    if found != content:
+        if found is not None:
+            _log.warning("%s was damaged, and is written anew", file)
         make_folder(folder)
         with published(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    elif file.read_text(encoding="utf-8", errors="replace") != text:
-        raise DamagedError(
-            f"{str(file)!r} does not hold its folder's recipe; remove the folder and run again"
-        )
+            temporary.write_bytes(content)
     return folder
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -154,6 +155,7 @@ class Recomputer:
             backbone=backbone,
             layout=self._layout,
             decode=decode,
+            isolation=self._run.isolation,
             decoding=repr(decode),
             failures={},
             plan=ExtractionPlan(digests=digests, paths=places, layers=layers),
@@ -163,16 +165,23 @@ class Recomputer:
     def _forward(self, features: FeatureOptions, prepared: Preparation) -> Iterator[RecomputedRow]:
         """Load → forward, overlapped, as `extract` does."""
         from pipeline.forward import ForwardPass
-        from pipeline.loading import BatchLoader, choose_ahead, open_client, split_batches
+        from pipeline.loading import (
+            BatchLoader,
+            choose_ahead,
+            load_batch,
+            open_client,
+            split_batches,
+        )
 
         plan, spec = prepared.plan, prepared.decode
         rows = np.arange(len(plan.digests))
         tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
+        load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
         batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
         with ExitStack() as stack:
             client = stack.enter_context(open_client(self._run))
             ahead = choose_ahead(batch_bytes, self._run)
-            loader = BatchLoader(client, prepared.dataset.source, tasks, spec=spec, ahead=ahead)
+            loader = BatchLoader(client, load, tasks, ahead=ahead)
             backbone = stack.enter_context(
                 ForwardPass(lambda: build_program(features, prepared), Shares())
             )
