@@ -33,7 +33,7 @@ DIGESTS_PER_CHUNK = 8192
 SUMS_PER_CHUNK = 8192
 COMPRESSIONS = ("none", "lz4", "zstd")
 # HDF5's registered numbers of lz4 and zstd, which come with hdf5plugin.
-_PLUGIN_FILTERS = (32004, 32015)
+_PLUGIN_FILTERS = {32004: "lz4", 32015: "zstd"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,9 +257,15 @@ def naming_shard(path: Path) -> Iterator[None]:
 
 def load_filters(dataset: h5py.Dataset) -> None:
     """Register the compression filters, if this dataset uses one of them."""
-    pipeline = dataset.id.get_create_plist()
-    if any(pipeline.get_filter(i)[0] in _PLUGIN_FILTERS for i in range(pipeline.get_nfilters())):
+    if find_compression(dataset) != "none":
         import hdf5plugin  # noqa: F401
+
+
+def find_compression(dataset: h5py.Dataset) -> str:
+    """Return which of `COMPRESSIONS` a dataset has."""
+    pipeline = dataset.id.get_create_plist()
+    filters = (pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters()))
+    return next((_PLUGIN_FILTERS[one] for one in filters if one in _PLUGIN_FILTERS), "none")
 
 
 def read_digests(path: Path, key: str) -> np.ndarray:

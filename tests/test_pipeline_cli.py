@@ -245,12 +245,6 @@ def test_caches_that_cannot_be_used_end_in_one_line(extract: Command, tmp_path: 
     refuse(extract(), "format 99", "update permafrost")
     number.write_text("{")
     refuse(extract(), "format.json", "damaged", status=3)
-    number.write_text('{"format": 1}')
-    (recipe,) = (tmp_path / "cache").glob("*/first-none/recipe.json")
-    recipe.write_text("{}")
-    for shard in recipe.parent.glob("shard-*"):
-        shard.unlink()
-    refuse(extract(), "recipe.json", status=3)
 
 
 def test_a_folder_called_like_a_backbone_is_not_read(
