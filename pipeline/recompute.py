@@ -158,7 +158,12 @@ class Recomputer:
             isolation=self._run.isolation,
             decoding=repr(decode),
             failures={},
-            plan=ExtractionPlan(digests=digests, paths=places, layers=layers),
+            plan=ExtractionPlan(
+                digests=digests,
+                paths=places,
+                layers=layers,
+                active=[layer for layer in layers if layer.missing.any()],
+            ),
             batch_size=fit_batch(self._run, backbone, [row for _, _, row, _ in able]),
         )
 
