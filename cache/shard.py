@@ -150,7 +150,7 @@ class ShardWriter:
         UnstorableError
             A value is NaN or infinite, or overflows float16; nothing of the block is appended.
         """
-        block = _as_storable(features, self._row.dtype)
+        block = as_storable(features, self._row.dtype)
         self._digests.append(np.array(digests, np.uint8))
         start = 0
         while start < len(block):
@@ -199,7 +199,14 @@ class ShardWriter:
         self._stream.close()
 
 
-def _as_storable(features: np.ndarray, dtype: str) -> np.ndarray:
+def as_storable(features: np.ndarray, dtype: str) -> np.ndarray:
+    """Return rows in the dtype of their feature set.
+
+    Raises
+    ------
+    UnstorableError
+        A value is NaN or infinite, or overflows float16.
+    """
     with np.errstate(over="ignore"):
         block = features.astype(dtype, copy=False)
     if np.isfinite(block).all():

@@ -114,10 +114,15 @@ def _list_damage(exam: SetExam) -> Iterator[Damage]:
     for shard in exam.shards:
         if shard.damage is not None:
             yield Damage(file=shard.path, reason=shard.damage)
+    yield from list_damage_beside(exam.folder)
+
+
+def list_damage_beside(folder: Path) -> Iterator[Damage]:
+    """List what is damaged beside the shards of a feature set: what can simply go."""
     for kind, name in RECORD_FILES.items():
-        if (exam.folder / name).exists() and read_record(exam.folder, kind) is None:
-            yield Damage(file=exam.folder / name, reason="it is no record of that kind")
-    for path in sorted(exam.folder.glob("derived-*.h5")):
+        if (folder / name).exists() and read_record(folder, kind) is None:
+            yield Damage(file=folder / name, reason="it is no record of that kind")
+    for path in sorted(folder.glob("derived-*.h5")):
         with contextlib.suppress(FileNotFoundError):  # gc may run
             try:
                 _check_artefact(path)

@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_demo, _add_layers, _add_index, _add_extract, _add_plan, _add_fit, _add_sweep,
-        _add_predict, _add_export, _add_run, _add_verify,
+        _add_predict, _add_export, _add_run, _add_verify, _add_repair,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument(
@@ -162,6 +162,13 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
 def _add_verify(commands: _Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("verify", help="read all of a cache, and name all damage")
     _add_cache(parser)
+    return parser
+
+
+def _add_repair(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("repair", help="mend what verify finds; compute what is damaged")
+    _add_cache(parser)
+    _add_run_options(parser)
     return parser
 
 

@@ -194,6 +194,14 @@ def run_verify(parsed: argparse.Namespace) -> Outcome:
     return Outcome(found.describe(), found.to_dict(), found.status)
 
 
+def run_repair(parsed: argparse.Namespace) -> Outcome:
+    """``repair``."""
+    from pipeline.repair import repair
+
+    found = repair(parsed.cache, read_run_options(parsed))
+    return Outcome(found.describe(), found.to_dict(), found.status)
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "demo": run_demo,
     "layers": run_layers,
@@ -206,4 +214,5 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "export": run_export,
     "run": run_experiment,
     "verify": run_verify,
+    "repair": run_repair,
 }

@@ -1,37 +1,32 @@
-"""``repair``: mend what ``verify`` finds; computed anew is no more than what is damaged."""
+"""``repair``: what is told of it."""
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cache.errors import CacheError, DamagedError
-from cache.examine import SetExam, ShardExam, examine_set, list_set_folders
-from cache.files import remove_orphans, sync
+from cache.errors import DamagedError
 from cache.index import Index
-from cache.key import Recipe, recipe_key
-from cache.layout import CacheLayout, find_cache, open_feature_set_folder
-from cache.rebuild import Remains, read_format, rebuild_shard
-from cache.shard import RowFormat, shard_name
-from cache.store import FeatureSet, split_digests
-from cache.verify import Damage, count_shards, list_damage_beside
+from cache.layout import find_cache
+from cache.verify import Damage, count_shards
 from pipeline.options import RunOptions
-from pipeline.prepare import recall_recipe
 from pipeline.progress import show_progress
-from pipeline.recompute import Recomputer
-
-_READ_BYTES = 1 << 20
-_REPEAT = "repeat the extract that wrote it"
+from pipeline.upkeep import count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DroppedRow:
-    """A row that could not be computed again: it is missing now, as if it had never been."""
+    """A row that cannot be computed again: it is missing now, as if it had never been.
+
+    Attributes
+    ----------
+    file : Path
+        The shard that it was in.
+    digest : str
+        The image's, in hex; ``""`` for all of a shard's rows where these are not known.
+    reason : str
+    """
 
     file: Path
     digest: str
@@ -48,12 +43,12 @@ class Repairs:
     damaged : list of Damage
         Files, and what was wrong with each.
     done : list of Damage
-        Files, and what was done to each.
+        Files, and what was done with each.
     recomputed : int
         Rows.
     dropped : list of DroppedRow
     left : list of Damage
-        Files that are as they were, and what to do about each.
+        Files that are as they were, and why.
     """
 
     root: Path
@@ -67,3 +62,78 @@ class Repairs:
     def status(self) -> int:
         """The exit status that says whether all is well now."""
         return DamagedError.exit_status if self.left else 0
+
+    def note_damage(self, file: Path, reason: str) -> None:
+        """Note what is wrong with a file."""
+        self.damaged.append(Damage(file=file, reason=reason))
+
+    def note_done(self, file: Path, what: str) -> None:
+        """Note what was done with a file."""
+        self.done.append(Damage(file=file, reason=what))
+
+    def note_left(self, file: Path, reason: str) -> None:
+        """Note why a file was left as it is."""
+        self.left.append(Damage(file=file, reason=reason))
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as a JSON object."""
+        return {
+            "damaged": _to_rows(self.damaged),
+            "repaired": _to_rows(self.done),
+            "recomputed": self.recomputed,
+            "dropped": [{**asdict(row), "file": str(row.file)} for row in self.dropped],
+            "left": _to_rows(self.left),
+        }
+
+    def describe(self) -> str:
+        """Return it file by file, as a person wants it."""
+        lines = [f"{one.file}: {one.reason}" for one in self.damaged]
+        lines += [f"{one.file}: → {one.reason}" for one in self.done]
+        dropped = Counter((row.file, row.reason) for row in self.dropped)
+        lines += [
+            f"{file}: {count(n, 'row')} dropped: {reason}" for (file, reason), n in dropped.items()
+        ]
+        lines += [f"{one.file}: left as it is: {one.reason}" for one in self.left]
+        n_files = len({one.file for one in self.damaged})
+        lines.append(
+            f"{count(n_files, 'damaged file')}, {count(self.recomputed, 'row')} computed again,"
+            f" {len(self.dropped):,} dropped:"
+            f" {count(len(self.left), 'file') + ' left' if self.left else 'all is well'}"
+        )
+        if self.dropped:
+            lines.append("  what was dropped is missing; repeat the extract that wrote it")
+        return "\n".join(lines)
+
+
+def _to_rows(found: list[Damage]) -> list[dict[str, str]]:
+    return [{"file": str(one.file), "reason": one.reason} for one in found]
+
+
+def repair(root: Path, run: RunOptions) -> Repairs:
+    """Mend a cache; killed at any point, it goes on from there when it is called again.
+
+    Parameters
+    ----------
+    root : Path
+    run : RunOptions
+        How rows are computed again.
+
+    Raises
+    ------
+    CacheError
+        There is no cache.
+    """
+    from pipeline.mending import Mending
+
+    layout = find_cache(root)
+    found = Repairs(root=root)
+
+    def note() -> str:
+        return count(len(found.damaged), "damaged file")
+
+    with (
+        Index(layout.index_file) as index,
+        show_progress(count_shards(layout), unit="shards", note=note) as advance,
+    ):
+        Mending(layout, index, run, found).mend(lambda _shard: advance(1))
+    return found
