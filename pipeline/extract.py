@@ -20,8 +20,8 @@ from pipeline.prepare import (
     Preparation,
     prepare,
     recall_failures,
-    remember_origins,
     remember_rate,
+    remember_sets,
 )
 from pipeline.progress import Shares, show_progress
 from pipeline.results import ExtractSummary, Tally, list_failures, summarize, write_results
@@ -115,7 +115,7 @@ def fill_cache(
     tally.shares.planning = time.monotonic() - started_s
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)
-    remember_origins(index, options.features, prepared.plan.layers)
+    remember_sets(index, options.features, prepared)
     if prepared.plan.digests:
         compute_missing(options, prepared, index, tally, quiet=quiet)
     return prepared

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.errors import CacheError, UnstorableError
-from cache.examine import SetExam, ShardExam, examine_set, list_set_folders, read_recipe
+from cache.examine import SetExam, ShardExam, examine_set, examine_shard, list_set_folders
 from cache.files import remove_orphans, sync
 from cache.index import Index, IndexedShard
 from cache.key import Recipe, recipe_key
@@ -98,7 +97,7 @@ class Mending:
                 return recipe
         if exam.shards:
             self._found.note_left(
-                file, "its recipe is not known here; repeat the extract, with one image more"
+                file, "its recipe is not known here; repeat the extract that wrote it"
             )
         else:
             file.unlink(missing_ok=True)
@@ -136,42 +135,50 @@ class Mending:
             self._send_home(shard)
             return None
         if digests is None:
-            entry = known.get(path.name)
-            if entry is not None and shard_name(entry.digests) == path.name:
-                return _know_nothing(path, key, entry.digests)
-            self._remove(path, "which rows it held is not known here")
+            return self._recall(path, key, known)
+        place = path if path.name == shard_name(digests) else self._move(shard, path.parent)
+        if place is None:
             return None
-        if path.name != shard_name(digests):
-            path = self._move(path, digests, path.parent)
-        return Remains(path=path, key=key, digests=digests, intact=shard.intact)
+        return Remains(path=place, key=key, digests=digests, intact=shard.intact)
+
+    def _recall(self, path: Path, key: str, known: Mapping[str, IndexedShard]) -> Remains | None:
+        """Return which rows a shard held that can no longer say so itself."""
+        entry = known.get(path.name)
+        if entry is not None and shard_name(entry.digests) == path.name:
+            return _know_nothing(path, key, entry.digests)
+        self._remove(path, "which ones it held is not known here")
+        return None
 
     def _send_home(self, shard: ShardExam) -> None:
         """Bring a shard to the feature set that it says it belongs to."""
         home = self._find_home(str(shard.key))
         if home is None or shard.digests is None:
             self._remove(shard.path, "the feature set that it belongs to is not here")
-            return
-        self._move(shard.path, shard.digests, home)
-        if home not in self._pending:
+        elif self._move(shard, home) and home not in self._pending:
             self._pending.append(home)
 
     def _find_home(self, key: str) -> Path | None:
-        for folder in list_set_folders(self._layout):
-            # A recipe that is damaged is no home; its shards are found by their own key.
-            with contextlib.suppress(OSError, CacheError):
-                if recipe_key(read_recipe(self._layout, folder)) == key:
-                    return folder
+        # By its name alone: its recipe may be damaged too.
+        folders = list_set_folders(self._layout)
+        homes = [folder for folder in folders if folder.parent.name.endswith(f"-{key[:12]}")]
+        if homes:
+            return homes[0]
         recipe = recall_recipe(self._index, key)
         return None if recipe is None else open_feature_set_folder(self._layout, recipe)
 
-    def _move(self, path: Path, digests: NDArray[np.uint8], folder: Path) -> Path:
-        """Give a shard the name of its rows, or one of its own where that is taken."""
-        final = folder / shard_name(digests)
+    def _move(self, shard: ShardExam, folder: Path) -> Path | None:
+        """Give a shard the name of its rows; if another has it, one of its own, or none."""
+        assert shard.digests is not None
+        final = folder / shard_name(shard.digests)
+        if final.exists() and examine_shard(final, shard.key).damage is None:
+            shard.path.unlink(missing_ok=True)
+            self._found.note_done(shard.path, f"removed: its rows are those of {final}")
+            return None
         if final.exists():
             final = folder / f"shard-{uuid.uuid4().hex}.h5"
-        path.replace(final)
+        shard.path.replace(final)
         sync(folder)
-        self._found.note_done(path, f"moved to {final}")
+        self._found.note_done(shard.path, f"moved to {final}")
         return final
 
     def _remove(self, path: Path, reason: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ import numpy as np
 
 from cache.index import Index
 from cache.key import Recipe, canonical_json
-from cache.layout import CacheLayout
+from cache.layout import CacheLayout, open_feature_set_folder
 from cache.shard import RowFormat
 from cache.store import FeatureSet
 from pipeline.backbones import Backbone
@@ -152,9 +153,15 @@ def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: 
     index.add_memo(_rate_key(layers), f"{images_per_second:.4g}")
 
 
-def remember_origins(index: Index, features: FeatureOptions, layers: Sequence[LayerPlan]) -> None:
-    """Remember each feature set's recipe and how it was asked for: what repairing it takes."""
-    for layer in layers:
+def remember_sets(index: Index, features: FeatureOptions, prepared: Preparation) -> None:
+    """Remember each feature set's recipe and how it was asked for: what repairing it takes.
+
+    A recipe.json that is damaged is written anew.
+    """
+    for layer in prepared.plan.layers:
+        with contextlib.suppress(OSError):  # A cache that is only read stays as it is.
+            if layer.features.folder.is_dir():
+                open_feature_set_folder(prepared.layout, layer.recipe)
         key = layer.features.key
         origin = replace(features, layers=(str(layer.spec),)).to_json()
         for name, value in (

@@ -89,15 +89,17 @@ class Repairs:
         """Return it file by file, as a person wants it."""
         lines = [f"{one.file}: {one.reason}" for one in self.damaged]
         lines += [f"{one.file}: → {one.reason}" for one in self.done]
-        dropped = Counter((row.file, row.reason) for row in self.dropped)
+        dropped = Counter((row.file, row.reason) for row in self.dropped if row.digest)
+        dropped.update({(row.file, row.reason): 0 for row in self.dropped if not row.digest})
         lines += [
-            f"{file}: {count(n, 'row')} dropped: {reason}" for (file, reason), n in dropped.items()
+            f"{file}: {count(n, 'row') if n else 'its rows'} dropped: {reason}"
+            for (file, reason), n in dropped.items()
         ]
         lines += [f"{one.file}: left as it is: {one.reason}" for one in self.left]
         n_files = len({one.file for one in self.damaged})
         lines.append(
             f"{count(n_files, 'damaged file')}, {count(self.recomputed, 'row')} computed again,"
-            f" {len(self.dropped):,} dropped:"
+            f" {sum(dropped.values()):,} dropped:"
             f" {count(len(self.left), 'file') + ' left' if self.left else 'all is well'}"
         )
         if self.dropped:
