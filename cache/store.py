@@ -125,32 +125,25 @@ class FeatureSet:
         self.folder = layout.feature_set_folder(recipe)
         self._index = index
         self._shards: dict[str, IndexedShard] = {}
-        self._table: RowTable | None = None
+        self._table = RowTable(())
+        self.refresh()
 
     def refresh(self) -> None:
         """Look again at what lies in the folder; only what has changed is read."""
         stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
-        known = {name: shard.stamp for name, shard in self._shards.items()}
-        if self._table is not None and stamps == known:
+        if stamps == {name: shard.stamp for name, shard in self._shards.items()}:
             return
         self._shards = {shard.name: shard for shard in self._read_shards(stamps)}
         self._table = RowTable((shard.name, shard.digests) for shard in self._shards.values())
 
     def __len__(self) -> int:
         """How many different rows exist."""
-        return len(self._rows)
+        return len(self._table)
 
     def locate(self, digests: Sequence[bytes]) -> RowLocations:
         """Find where the rows of these digests lie; ``b""`` lies nowhere."""
         # An empty one becomes 32 zeros, which is no file's SHA-256.
-        return self._rows.locate(np.array(digests, "S32").view(np.uint8).reshape(-1, 32))
-
-    @property
-    def _rows(self) -> RowTable:
-        if self._table is None:
-            self.refresh()
-        assert self._table is not None
-        return self._table
+        return self._table.locate(np.array(digests, "S32").view(np.uint8).reshape(-1, 32))
 
     def add(self, shard: Path, digests: np.ndarray) -> None:
         """Tell the index of a shard that was just published."""

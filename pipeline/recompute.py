@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cache.index import Index, IndexedFile
-from cache.key import recipe_key
+from cache.key import Recipe, recipe_key
 from cache.layout import CacheLayout
 from cache.store import FeatureSet
 from pipeline.backbones import Backbone
@@ -89,6 +89,7 @@ class Recomputer:
         self._layout = layout
         self._index = index
         self._run = run
+        self._sets: dict[str, FeatureSet] = {}
 
     def compute(self, wanted: Wanted) -> Iterator[RecomputedRow]:
         """Yield each row that is wanted, in any order.
@@ -141,7 +142,7 @@ class Recomputer:
                 spec=spec,
                 recipe=recipe,
                 row=row,
-                features=FeatureSet(self._layout, recipe, self._index),
+                features=self._open_set(recipe),
                 missing=np.array([one in rows for one in digests], np.bool_),
             )
             for spec, recipe, row, rows in able
@@ -166,6 +167,13 @@ class Recomputer:
             ),
             batch_size=fit_batch(self._run, backbone, [row for _, _, row, _ in able]),
         )
+
+    def _open_set(self, recipe: Recipe) -> FeatureSet:
+        # Once: what cannot be read in it is warned of each time.
+        key = recipe_key(recipe)
+        if key not in self._sets:
+            self._sets[key] = FeatureSet(self._layout, recipe, self._index)
+        return self._sets[key]
 
     def _forward(self, features: FeatureOptions, prepared: Preparation) -> Iterator[RecomputedRow]:
         """Load → forward, overlapped, as `extract` does."""
