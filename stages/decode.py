@@ -146,7 +146,7 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
     """Decode the first picture of an image file.
 
     May be called from many threads at once; decoding and resizing release the GIL. Says nothing on
-    stderr, but for a line that libtiff itself writes about some damaged TIFF.
+    stderr.
 
     Parameters
     ----------

@@ -2,7 +2,7 @@
 
 # A million names at a time: pathlib takes several times as long, and does not fold "..", on which
 # a file's identity depends.
-# ruff: noqa: PTH100, PTH109, PTH112, PTH116, PTH118, PTH123
+# ruff: noqa: PTH100, PTH109, PTH112, PTH116, PTH118
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class FolderSource:
         file = os.path.join(self.root, path)
         check_size(stat_regular(file).st_size, file)
         n_bytes = 0
-        with open(file, "rb", buffering=0) as stream:
+        with open(file, "rb", buffering=0, opener=_open_at_once) as stream:
             while block := stream.read(BLOCK_BYTES):
                 # It may be growing.
                 n_bytes += len(block)
@@ -105,6 +105,11 @@ def check_size(size_bytes: int, name: str) -> None:
     if size_bytes > MAX_FILE_BYTES:
         reason = f"larger than {MAX_FILE_BYTES / 1e9:.0f} GB, so not read"
         raise OSError(errno.EFBIG, reason, name)
+
+
+def _open_at_once(file: str, flags: int) -> int:
+    """Open without waiting for another end: it may have become a FIFO, or be /proc/kmsg."""
+    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _fold(root: str, path: str) -> str:

@@ -10,6 +10,8 @@ images of one dataset stay comparable:
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import io
 import logging
@@ -35,10 +37,13 @@ from stages.effort import MeteredFile, check_scans, check_segments, check_tiles
 from stages.errors import ImageError
 
 # Pillow warns and logs about files that it reads all the same (odd EXIF, more pixels than it likes,
-# transparent palettes): a million photos would bury the terminal. Both switches are process-wide
-# and thread-unsafe to turn during the work, so they are set once, here.
+# transparent palettes), and its libtiff writes lines of its own: a million photos would bury the
+# terminal. The switches are process-wide and thread-unsafe to turn during the work, so they are
+# set once, here.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").setLevel(logging.CRITICAL)
+with contextlib.suppress(OSError, AttributeError):  # where it is linked in without its names
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 
 def _open_ppm(stream: io.BytesIO) -> PpmImageFile:

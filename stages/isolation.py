@@ -156,7 +156,6 @@ class IsolatedDecoder:
                     [sys.executable, "-m", __name__, *map(str, numbers)],
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
-                    # What libtiff and libpng have to say about damaged files.
                     stderr=subprocess.DEVNULL,
                     # Where `stages` is found, in a checkout and where it is installed.
                     cwd=Path(__file__).parent.parent,

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from cache.features import Features
+from stages.folder import FolderSource
 from tests.conftest import Answer, Command, write_photos
-from tests.garbage import Specimen, collect, read_as_keras, strew
+from tests.garbage import collect, is_good, strew
 from tests.pictures import encode, photo
 from tests.test_stages_isolation import spoil_codecs, write_trap
 
@@ -39,26 +40,20 @@ def read_rows(out: Path) -> dict[str, np.ndarray]:
         return dict(zip(features.paths, features.read(LAYER), strict=True))
 
 
-def is_good(specimen: Specimen) -> bool:
-    if specimen.reason is not None:
-        return False
-    return specimen.is_own or read_as_keras(specimen.data) is not None
-
-
 def check_failures(found: dict[str, str], expected: dict[str, str]) -> None:
     assert found.keys() == expected.keys()
     for path, pattern in expected.items():
         assert re.search(pattern, found[path]), (path, found[path])
 
 
-@pytest.mark.parametrize("how", [(), ISOLATED], ids=["threads", "isolated"])
+@pytest.mark.parametrize("how", [(), pytest.param(ISOLATED, marks=pytest.mark.slow)])
 def test_garbage_costs_only_itself(
     how: tuple[str, ...], extract: Command, photos: Path, tmp_path: Path
 ) -> None:
     heap, alone = photos / "heap", tmp_path / "alone"
     heap.mkdir()
     things = strew(heap)
-    specimens = collect(n_mutants=30)
+    specimens = collect()
     expected = {os.fsdecode(b"heap/" + name): why for name, why in things.items()}
     for specimen in specimens:
         (heap / specimen.name).write_bytes(specimen.data)
@@ -144,6 +139,14 @@ CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "become a loop": (lambda file: (file.unlink(), file.symlink_to(file.name)), "too many levels"),
     "close": (lambda file: file.chmod(0), "permission denied"),
 }
+
+
+def test_what_became_a_fifo_since_it_was_looked_at_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "fifo.jpg")
+    monkeypatch.setattr("stages.folder.stat_regular", os.stat)
+    assert FolderSource(str(tmp_path)).read("fifo.jpg") == b""
 
 
 def test_files_that_change_while_the_run_goes_cost_only_themselves(

@@ -325,8 +325,10 @@ assert not {"PIL.EpsImagePlugin", "PIL.PsdImagePlugin", "keras", "tensorflow"} &
     above_pillow_s_warning = encode(Image.new("L", (10000, 9000)), "JPEG")
     palette = photo().quantize(64)
     clear = encode(palette, "PNG", transparency=bytes(64))
+    plain, deflated = (struct.pack("<HHII", 259, 4, 1, kind) for kind in (1, 8))
+    damaged = grey_tiff(b"\x80", width=1, bits=8).replace(plain, deflated)
     exif_cut = FILES["jpeg turned"].replace(b"Exif\0\0MM", b"Exif\0\0II")
-    data = [many_samples, above_pillow_s_warning, clear, exif_cut, b"", b"junk"]
+    data = [many_samples, damaged, above_pillow_s_warning, clear, exif_cut, b"", b"junk"]
     # The filters of this test session are not inherited: any warning would be shown.
     done = subprocess.run(
         [sys.executable, "-W", "always", "-c", script],
