@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.resilience.child import Child, Ending
 from tests.resilience.jobs import N_LAYERS, count_committed, list_jobs, list_unfinished, set_scene
-from tests.resilience.report import Result
+from tests.resilience.report import Result, sum_up
 from tests.resilience.trials import Trial, plan_trials, try_all
 
 # Of all kills, those that each command gets.
@@ -38,19 +38,19 @@ def run(seed: int, n_kills: int = 200) -> Result:
                 scratch=Path(scratch),
             )
         ]
-        failures = try_all(kill, trials)
-    return Result(
-        what=f"SIGKILL at random moments of {', '.join(SHARES)}; run again: the same, bit for bit",
-        injected=len(trials),
-        survived=len(trials) - len(failures),
-        failures=failures,
+        outcomes = try_all(kill, trials)
+    return sum_up(
+        f"SIGKILL at random moments of {', '.join(SHARES)}; run again: the same, bit for bit",
+        outcomes,
     )
 
 
-def kill(trial: Trial) -> str:
-    """Kill once, run again, and return what is wrong then; nothing if all is well."""
+def kill(trial: Trial) -> str | None:
+    """Kill once, run again, and return what is wrong then; None where the kill came too late."""
     folder = trial.job.fresh(trial.folder)
-    trial.disturb(folder, Child.signal_group)
+    killed = trial.disturb(folder, Child.signal_group)
+    if killed.status != -signal.SIGKILL:
+        return None if killed.status == 0 else trial.describe([f"{killed}"])
     n_unfinished, n_committed = len(list_unfinished(folder)), count_committed(folder)
     ending = trial.job.finish(folder)
     wrong = trial.job.find_wrong(folder, ending, trial.expected)

@@ -35,7 +35,7 @@ from tests.resilience.recording import (
     record,
     write_files,
 )
-from tests.resilience.report import Result
+from tests.resilience.report import Result, sum_up
 
 COMMANDS = ("extract", "sweep", "fit", "predict", "export", "index")
 _N_IMAGES = 24
@@ -50,22 +50,20 @@ Left = Mapping[str, File | None]
 
 def run(seed: int) -> Result:
     """Cut every command everywhere; run a sample of what is left to the end."""
-    n_cuts, failures = 0, []
+    outcomes: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         jobs = list_jobs(set_scene(Path(scratch) / "scene", n_images=_N_IMAGES))
         for name in COMMANDS:
             recorded = record_job(name, jobs[name], Path(scratch))
             lefts = list_lefts(recorded, seed=seed, n_random=5)
-            n_cuts += len(lefts)
-            failures += [wrong for wrong in starmap(recorded.find_wrong, lefts) if wrong]
-            failures += recorded.list_lost()
+            outcomes += starmap(recorded.find_wrong, lefts)
+            outcomes += recorded.list_lost()
             for cut, left in random.Random(seed).sample(lefts, min(_N_RERUNS, len(lefts))):
-                failures += filter(None, [recorded.run_again(cut, left, Path(scratch) / "again")])
-    return Result(
-        what=f"power cut while {', '.join(COMMANDS)} write: complete files only",
-        injected=n_cuts,
-        survived=n_cuts - len(failures),
-        failures=failures,
+                outcomes.append(recorded.run_again(cut, left, Path(scratch) / "again"))
+    return sum_up(
+        f"power cut at every moment that {', '.join(COMMANDS)} write: complete files only;"
+        " run again: the same",
+        outcomes,
     )
 
 

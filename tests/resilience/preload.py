@@ -8,7 +8,7 @@ import os
 import sys
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-# So do libraries of cards, when TensorFlow starts.
+# What is compared bit for bit is computed on the processor.
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 sys.stderr.flush()
 _stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 MOST_FAILURES_SHOWN = 20
@@ -33,6 +33,13 @@ class Result:
     injected: int
     survived: int
     failures: list[str] = field(default_factory=list)
+
+
+def sum_up(what: str, outcomes: Sequence[str]) -> Result:
+    """Count outcomes, each ``""`` or what was wrong."""
+    failures = [outcome for outcome in outcomes if outcome]
+    n = len(outcomes)
+    return Result(what=what, injected=n, survived=n - len(failures), failures=failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from itertools import cycle, islice
 from pathlib import Path
 
 from tests.resilience.child import Child, is_ready
-from tests.resilience.jobs import Job, list_jobs, list_unfinished, set_scene
-from tests.resilience.report import Result
+from tests.resilience.jobs import Job, list_jobs, set_scene
+from tests.resilience.report import Result, sum_up
 from tests.resilience.trials import Trial, plan_trials, try_all
 
 ROOT = Path(__file__).parent.parent.parent
@@ -40,16 +40,14 @@ def run(seed: int) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         jobs = list_jobs(set_scene(Path(scratch) / "scene"))
         trials = plan_all(jobs, COUNTS, seed=seed, scratch=Path(scratch))
-        failures = try_all(interrupt, trials)
+        outcomes = try_all(interrupt, trials)
         chance = random.Random(seed)
         starts = [(chance.choice(NUMBERS), chance.uniform(0, _START_S)) for _ in range(_N_STARTS)]
-        failures += filter(None, (interrupt_start(*start) for start in starts))
-    n_signals = len(trials) + len(starts)
-    return Result(
-        what="SIGINT, SIGTERM, SIGHUP at random moments: one line, status 130, 143, 129, resumed",
-        injected=n_signals,
-        survived=n_signals - len(failures),
-        failures=failures,
+        outcomes += [interrupt_start(*start) for start in starts]
+    return sum_up(
+        f"SIGINT, SIGTERM, SIGHUP at random moments of {', '.join(COUNTS)} and of Python's start:"
+        " one line, the right status; run again: the same",
+        outcomes,
     )
 
 
@@ -66,14 +64,13 @@ def plan_all(
     ]
 
 
-def interrupt(trial: Trial) -> str:
-    """Interrupt once, look at what is said and left, run again and look at that."""
+def interrupt(trial: Trial) -> str | None:
+    """Interrupt once, look at what is said, run again and look at what is left."""
     folder = trial.job.fresh(trial.folder)
     ending = trial.disturb(folder, _choose_sending(trial))
-    wrong = []
-    if ending.status != 0:
-        wrong = find_wrong_words(ending.status, ending.err, trial.number)
-    wrong += [f"{name} is left at once" for name in list_unfinished(folder)]
+    if ending.status == 0:
+        return None
+    wrong = find_wrong_words(ending.status, ending.err, trial.number)
     wrong += trial.job.find_wrong(folder, trial.job.finish(folder), trial.expected)
     shutil.rmtree(folder)
     return trial.describe(wrong)

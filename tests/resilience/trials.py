@@ -19,6 +19,8 @@ from tests.resilience.jobs import Job, Look, make_small_shards
 
 # As many as a small machine has cores.
 _N_AT_ONCE = 2
+# Of the time that a command takes when it is not disturbed; later, many would have ended.
+_LATEST = 0.9
 # What Python tells of files that come, go and change their names.
 _OPERATIONS = ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "sqlite3.connect")
 
@@ -98,7 +100,7 @@ def plan_trials(
             job=job,
             folder=scratch / f"{name}-{count_}",
             number=number,
-            moment=chance.uniform(0, seconds)
+            moment=chance.uniform(0, _LATEST * seconds)
             if by_clock
             else chance.randint(1, log.stat().st_size),
             expected=expected,
@@ -132,7 +134,7 @@ def watch_operations(
     sys.addaudithook(note)
 
 
-def try_all(attempt: Callable[[Trial], str], trials: Sequence[Trial]) -> list[str]:
-    """Return what was wrong with each trial that went wrong."""
+def try_all(attempt: Callable[[Trial], str | None], trials: Sequence[Trial]) -> list[str]:
+    """Return of each trial what was wrong; leave out those whose signal came too late."""
     with ThreadPoolExecutor(_N_AT_ONCE) as threads:
-        return list(filter(None, threads.map(attempt, trials)))
+        return [wrong for wrong in threads.map(attempt, trials) if wrong is not None]
