@@ -27,6 +27,8 @@ _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file size limit is reached",
+    errno.EIO: "the disk fails (input/output error)",
+    errno.ESTALE: "the network file system lost a file that was open",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied",
     errno.EPERM: "operation not permitted",

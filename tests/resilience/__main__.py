@@ -17,7 +17,15 @@ from importlib import import_module
 from tests.resilience.report import NotHereError, Report, Result
 
 # In this order; each a module beside this one.
-SUBJECTS = ("kills", "signals", "powercut", "together", "garbage")
+SUBJECTS = (
+    "kills",
+    "signals",
+    "disk",
+    "tmpfs",
+    "powercut",
+    "together",
+    "garbage",
+)
 
 
 def main() -> int:
