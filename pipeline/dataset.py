@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from cache.index import Index, IndexedFile
 from pipeline.options import DatasetOptions
 from stages.errors import InputError
 from stages.labels import list_dataset
 from stages.manifest import Manifest, read_manifest
-from stages.source import Source, hash_images, open_source
+from stages.source import Reader, Source, hash_images, open_source
 from stages.splits import (
     assign_splits,
     find_crossing_duplicates,
@@ -24,13 +23,6 @@ _log = logging.getLogger(__name__)
 # Looked up and remembered together: keys and fingerprints of a million files need not be held at
 # once, and an interrupted run does not hash again what is remembered.
 _FILES_PER_BATCH = 5000
-
-
-class Reader(Protocol):
-    """Where images are read, by many threads at once."""
-
-    def read(self, path: str) -> bytes:
-        """Return a file's bytes; `OSError` for whatever cannot be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.dataset import Reader, explain_os_error
+from pipeline.dataset import explain_os_error
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import RunOptions
 from stages.decode import DecodeSpec, decode_image
 from stages.errors import DecoderError, ImageError
 from stages.isolation import Isolation, decode_isolated
+from stages.source import Reader, start_reading
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -87,9 +88,10 @@ def load_batch(
     """Read and decode one batch; runs on a Dask worker."""
     shape = (len(task.paths), spec.height, spec.width, spec.channels)
     batch = LoadedBatch(rows=task.rows, pixels=np.zeros(shape, np.uint8))
-    for row, (path, digest) in enumerate(zip(task.paths, task.digests, strict=True)):
+    reading = start_reading(source, task.paths)
+    for row, (read, digest) in enumerate(zip(reading, task.digests, strict=True)):
         try:
-            data = source.read(path)
+            data = read()
             if hashlib.sha256(data).digest() != digest:
                 # Decoding it would file one image's features under another's digest.
                 batch.unreadable[row] = "changed while the run was going; run again"

@@ -22,9 +22,9 @@ READ_WAITS_S: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16)
 LIST_WAITS_S: tuple[float, ...] = (0.5, 1, 2)
 # After attempts that took so long together there is none any more.
 _PATIENCE_S = 150
-# So many images in a row, each tried to the last, are an outage. Then the run ends, resumable,
-# instead of failing on a million images one by one.
-_MAX_FAILURES = 20
+# Without a single success for so long, the run ends, resumable, instead of failing on a million
+# images one by one.
+OUTAGE_S = 300
 
 # Of the statuses that blame the request, those that another attempt may change.
 _BUSY = (408, 425, 429)
@@ -39,16 +39,21 @@ _FINAL = (
 
 
 class _Outage:
-    """Counts the readings in this process that failed since one succeeded."""
+    """Knows since when every reading in this process has failed."""
 
     def __init__(self) -> None:
-        self._n_failed = 0
+        self._since_s: float | None = None
         self._lock = threading.Lock()
 
-    def note(self, *, failed: bool) -> int:
+    def note_success(self) -> None:
+        self._since_s = None
+
+    def note_failure(self) -> bool:
+        """Return whether this has been going on for too long."""
         with self._lock:
-            self._n_failed = self._n_failed + 1 if failed else 0
-            return self._n_failed
+            now_s = time.monotonic()
+            self._since_s = self._since_s or now_s
+            return now_s - self._since_s > OUTAGE_S
 
 
 _outage = _Outage()
@@ -62,23 +67,23 @@ def retry_reading(read: Callable[[], _Result], name: str) -> _Result:
     OSError
         With the last reason.
     UnreachableError
-        When so many readings have failed that the server must be gone.
+        When no reading at all has succeeded for five minutes.
     """
     try:
         result = _retry(read, READ_WAITS_S)
     # Whatever the libraries below raise: aiohttp and botocore have hierarchies of their own.
     except Exception as error:
         reason = explain(error)
-        if _is_final(error):
-            _outage.note(failed=False)
-        elif _outage.note(failed=True) >= _MAX_FAILURES:
+        if _is_final(error):  # which is an answer
+            _outage.note_success()
+        elif _outage.note_failure():
             raise UnreachableError(
-                f"{_MAX_FAILURES} images in a row could not be read, the last is {name!r}:"
+                f"no image could be read for {OUTAGE_S / 60:.0f} minutes, the last was {name!r}:"
                 f" {reason}; what was finished is kept: run again once the server answers"
             ) from error
         # OSError makes a FileNotFoundError and the like of the number.
         raise OSError(_number(error), reason, name) from error
-    _outage.note(failed=False)
+    _outage.note_success()
     return result
 
 

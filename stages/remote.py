@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import threading
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ _SILENCE_TIMEOUT_S = 20
 _RANGE_NOT_SATISFIABLE = 416
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-_HTTP = ("http", "https")
+_HTTP = ("http://", "https://")
 _NOT_A_FOLDER = (".zip", ".tar", ".npz", ".csv", ".gz", ".tgz", ".bz2", ".xz")
 # The extra of this project that brings what fsspec needs.
 _EXTRAS = {"s3": "s3", "s3a": "s3", "http": "http", "https": "http"}
@@ -102,9 +103,9 @@ class RemoteSource:
         return self
 
     def _ask_version(self, path: str) -> str:
-        filesystem, prefix = _open_filesystem(self.root, os.getpid())
+        filesystem, name = _locate(self.root, path)
         try:
-            version = _find_version(filesystem.info(prefix + path))
+            version = _find_version(filesystem.info(name))
         # Why a file cannot be had is for reading it to say.
         except Exception:  # noqa: BLE001
             version = None
@@ -139,7 +140,9 @@ def open_remote(root: str) -> RemoteSource:
     return RemoteSource(
         root,
         {
-            name.removeprefix(prefix): RemoteFile(info.get("size"), _find_version(info))
+            _unquote(name.removeprefix(prefix), root): RemoteFile(
+                info.get("size"), _find_version(info)
+            )
             for name, info in found.items()
             if name.startswith(prefix)
         },
@@ -187,6 +190,21 @@ def _make_filesystem(root: str, _process: int) -> tuple[Any, str]:
     return filesystem, path.rstrip("/") + "/"
 
 
+def _locate(root: str, path: str) -> tuple[Any, str]:
+    """Return the file system and what it calls a file."""
+    filesystem, prefix = _open_filesystem(root, os.getpid())
+    if root.lower().startswith(_HTTP):
+        path = urllib.parse.quote(path, errors="surrogateescape")
+    return filesystem, prefix + path
+
+
+def _unquote(name: str, root: str) -> str:
+    """Return the path of a file as it would be on the disk: links are quoted."""
+    if root.lower().startswith(_HTTP):
+        return urllib.parse.unquote(name, errors="surrogateescape")
+    return name
+
+
 def _choose_options(scheme: str) -> dict[str, Any]:
     """Choose timeouts, and no retries: `stages.patience` has them, for all alike."""
     if scheme in ("s3", "s3a"):
@@ -198,7 +216,7 @@ def _choose_options(scheme: str) -> dict[str, Any]:
                 "max_pool_connections": 2 * REMOTE_READERS,
             }
         }
-    if scheme in _HTTP:
+    if scheme in ("http", "https"):
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(
@@ -213,10 +231,9 @@ def _choose_options(scheme: str) -> dict[str, Any]:
 def _download(root: str, path: str) -> bytes:
     from fsspec.asyn import AsyncFileSystem
 
-    filesystem, prefix = _open_filesystem(root, os.getpid())
-    name = prefix + path
+    filesystem, name = _locate(root, path)
     # One byte more than may be: then the answer is too large, and is not read on.
-    if root.startswith(_HTTP):
+    if root.lower().startswith(_HTTP):
         # A server may ignore the range, so the stream is cut here. The size is not known, but one
         # must be given, or else a second request asks for it.
         with filesystem.open(name, "rb", block_size=0, size=1) as stream:

@@ -10,8 +10,11 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
@@ -23,18 +26,29 @@ from stages.remote import REMOTE_READERS, RemoteSource, drop_file_scheme, is_url
 __all__ = [
     "ArchiveSource",
     "FolderSource",
+    "Reader",
     "RemoteSource",
     "Source",
     "find_file",
     "hash_images",
     "open_source",
+    "start_reading",
 ]
 
 # A future costs about a kilobyte and a lock; a million images must not make a million of them.
 _PATHS_PER_TASK = 64
+# Images of one batch that are fetched at once, encoded: some megabytes of photos.
+_READ_AHEAD = 8
 
 
-class Source(Protocol):
+class Reader(Protocol):
+    """Where images are read, by many threads at once."""
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes; `OSError` for whatever cannot be read."""
+
+
+class Source(Reader, Protocol):
     """What every place that holds images can do, safely from many threads at once."""
 
     @property
@@ -43,9 +57,6 @@ class Source(Protocol):
 
     def list_images(self) -> list[str]:
         """List the paths with an image suffix, sorted by their bytes."""
-
-    def read(self, path: str) -> bytes:
-        """Return a file's bytes; `OSError` for whatever cannot be read."""
 
     def read_blocks(self, path: str) -> Iterator[bytes]:
         """Yield a file's bytes in blocks of bounded size; raises as `read` does."""
@@ -151,6 +162,22 @@ def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[b
     with ThreadPoolExecutor(max_workers=workers) as pool:
         results = pool.map(lambda task: [_hash_image(source, path) for path in task], tasks)
         return [digest for task in results for digest in task]
+
+
+def start_reading(source: Reader, paths: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+    """Yield for each path, in order, what returns its bytes or raises as `Source.read` does.
+
+    From a server the next few are already on their way, because reading them is mostly waiting.
+    """
+    if not isinstance(source, RemoteSource):
+        yield from (partial(source.read, path) for path in paths)
+        return
+    rest = iter(paths)
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        coming = deque(pool.submit(source.read, path) for path in islice(rest, _READ_AHEAD))
+        while coming:
+            yield coming.popleft().result
+            coming.extend(pool.submit(source.read, path) for path in islice(rest, 1))
 
 
 def _hash_image(source: Source, path: str) -> bytes | OSError:

@@ -4,8 +4,9 @@ import hashlib
 import os
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from stages.errors import InputError
 from stages.source import (
     ArchiveSource,
     FolderSource,
+    RemoteSource,
     Source,
     find_file,
     hash_images,
@@ -22,6 +24,7 @@ from stages.source import (
 )
 from tests import packing
 from tests.packing import encode_digits
+from tests.serving import serve_bucket, serve_folder
 
 
 def fill(folder: Path, files: dict[str, bytes]) -> FolderSource:
@@ -40,18 +43,25 @@ def files() -> dict[str, bytes]:
     return dict(zip(names, encode_digits(len(names)), strict=True))
 
 
-@pytest.fixture(params=["folder", "zip", "tar", "url"])
-def source(request: pytest.FixtureRequest, tmp_path: Path, files: dict[str, bytes]) -> Source:
+@pytest.fixture(params=["folder", "zip", "tar", "memory", "http", "s3"])
+def source(
+    request: pytest.FixtureRequest, tmp_path: Path, files: dict[str, bytes]
+) -> Iterator[Source]:
     noise = dict.fromkeys(
         [".hidden.png", ".git/x.png", "__MACOSX/a/1.png", "a/._1.png", "png", "notes.txt"], b"no"
     )
-    pack_it: dict[str, Callable[[], str]] = {
-        "folder": lambda: packing.fill(tmp_path / "photos", files | noise),
-        "zip": lambda: packing.pack_zip(tmp_path / "photos.zip", files | noise),
-        "tar": lambda: packing.pack_tar(tmp_path / "photos.tar", files | noise),
-        "url": lambda: packing.pack_url(tmp_path.name, files | noise),
+    files = files | noise
+    pack_it: dict[str, Callable[[], str | AbstractContextManager[str]]] = {
+        "folder": lambda: packing.fill(tmp_path / "photos", files),
+        "zip": lambda: packing.pack_zip(tmp_path / "photos.zip", files),
+        "tar": lambda: packing.pack_tar(tmp_path / "photos.tar", files),
+        "memory": lambda: packing.pack_url(tmp_path.name, files),
+        "http": lambda: serve_folder(Path(packing.fill(tmp_path / "photos", files))),
+        "s3": lambda: serve_bucket(files),
     }
-    return open_source(pack_it[request.param]())
+    packed = pack_it[request.param]()
+    with nullcontext(packed) if isinstance(packed, str) else packed as location:
+        yield open_source(location)
 
 
 def test_images_are_listed_by_suffix_in_the_order_of_their_bytes(source: Source) -> None:
@@ -109,7 +119,7 @@ def test_a_missing_file_costs_no_other_its_fingerprint(source: Source) -> None:
 
 
 def test_many_threads_read_the_right_bytes(source: Source, files: dict[str, bytes]) -> None:
-    paths = list(files) * 200
+    paths = list(files) * (20 if isinstance(source, RemoteSource) else 200)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(source.read, paths)) == [files[path] for path in paths]
 
