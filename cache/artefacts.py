@@ -16,6 +16,7 @@ from xxhash import xxh3_64
 from cache.checked import read_array, seal
 from cache.files import published
 from cache.hdf5 import WriteStream, create_file
+from cache.inside import open_node
 from cache.shard import RowFormat, choose_chunk
 
 _log = logging.getLogger(__name__)
@@ -83,7 +84,10 @@ def _read(file: Path, name: str) -> NDArray[Any]:
     with h5py.File(file, "r", locking=False) as opened:
         if opened.attrs["name"] != name.encode():
             raise ValueError("it has the name of another")
-        return read_array(opened["values"])
+        node = open_node(opened, "values")
+        if not isinstance(node, h5py.Dataset):
+            raise ValueError("its values are none")  # noqa: TRY004
+        return read_array(node)
 
 
 def _write(file: Path, name: str, values: NDArray[Any]) -> None:

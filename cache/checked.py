@@ -79,5 +79,13 @@ def read_text(node: h5py.HLObject, name: str) -> str:
 
 
 def decode(text: bytes | str) -> str:
-    """Return the text of an attribute or of an element, as h5py gave it."""
-    return text if isinstance(text, str) else bytes(text).decode(errors="surrogateescape")
+    """Return the text of an attribute or of an element, as h5py gave it.
+
+    Raises
+    ------
+    ValueError
+        It is something else.
+    """
+    if not isinstance(text, bytes | str):
+        raise ValueError(f"a text is of {type(text).__name__}")  # noqa: TRY004
+    return text if isinstance(text, str) else text.decode(errors="surrogateescape")

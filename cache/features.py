@@ -17,13 +17,16 @@ from cache.checked import read_array, read_text
 from cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
 from cache.follow import follow_rows
 from cache.gather import Block, StoredRows, read_rows, split_columns
+from cache.inside import check_kind, has_node, open_node, walk_nodes
 from cache.key import Recipe
-from cache.shard import RowFormat, choose_chunk
+from cache.shard import DTYPES, SHARD_NAME, RowFormat, choose_chunk
 from cache.store import RowLocations
 from cache.strings import read_strings, unescape_name
 from cache.view import split_rows
 
 _OWN_COLUMNS = ("path", "label", "split")
+# The most values along one axis of a row.
+_LARGEST_AXIS = 2**31
 
 
 class Features:
@@ -42,6 +45,7 @@ class Features:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stored: dict[str, StoredRows] = {}
+        self._nodes: dict[str, h5py.Dataset | h5py.Group] = {}
         try:
             self._file = h5py.File(path, "r", locking=False)
         except FileNotFoundError as error:
@@ -49,7 +53,8 @@ class Features:
         except OSError as error:
             raise NotAViewError(f"{str(path)!r} is not a readable HDF5 file ({error})") from error
         with self._naming_damage():
-            if "images/digest" in self._file:
+            if has_node(self._file, "images/digest"):
+                check_kind(self._open("images/digest"), ("uint8",), row_shape=(32,))
                 return
         self._file.close()
         raise NotAViewError(f"{str(path)!r} is no features file: it has no /images/digest")
@@ -63,13 +68,13 @@ class Features:
     def __len__(self) -> int:
         """How many images."""
         with self._naming_damage():
-            return len(self._file["images/digest"])
+            return len(self._open("images/digest"))
 
     @property
     def root(self) -> str:
         """Where the images' paths start from."""
         with self._naming_damage():
-            return read_text(self._file["images"], "root")
+            return read_text(self._open("images"), "root")
 
     @property
     def origin(self) -> str:
@@ -80,17 +85,17 @@ class Features:
     @cached_property
     def paths(self) -> list[str]:
         """POSIX paths, relative to `root`."""
-        return self._strings("images/path")
+        return self._column("images/path")
 
     @cached_property
     def labels(self) -> list[str]:
         """Labels; ``""`` where there is none."""
-        return self._strings("images/label")
+        return self._column("images/label")
 
     @cached_property
     def splits(self) -> list[str]:
         """``"train"``, ``"val"``, ``"test"`` or ``""``."""
-        return self._strings("images/split")
+        return self._column("images/split")
 
     @property
     def columns(self) -> list[str]:
@@ -116,43 +121,50 @@ class Features:
             There is no such column.
         """
         if name in _OWN_COLUMNS:
-            return self._strings(f"images/{name}")
+            return self._column(f"images/{name}")
         if name not in self._column_nodes:
             there = ", ".join(map(repr, (*_OWN_COLUMNS, *self.columns)))
             raise NotAViewError(f"{str(self.path)!r} has no column {name!r}; it has: {there}")
-        return self._strings(f"images/columns/{self._column_nodes[name]}")
+        return self._column(f"images/columns/{self._column_nodes[name]}")
 
     @cached_property
     def _column_nodes(self) -> dict[str, str]:
         """The name of each further column's dataset."""
         with self._naming_damage():
-            if "images/columns" not in self._file:
+            if not has_node(self._file, "images/columns"):
                 return {}
-            return {unescape_name(node): node for node in self._file["images/columns"]}
+            return {unescape_name(node): node for node in self._open("images/columns")}
 
     @cached_property
     def digests(self) -> np.ndarray:
         """SHA-256 of each image file: ndarray of uint8, shape (n, 32)."""
         with self._naming_damage():
-            return read_array(self._file["images/digest"])
+            return read_array(self._open("images/digest"))
 
     @cached_property
     def layers(self) -> list[str]:
         """The layer specs, sorted."""
-        found: set[str] = set()
         with self._naming_damage():
             # A view has pointers or values. Opening what is virtual beside pointers is not for us:
             # its sources stand in HDF5's heap, without a checksum.
-            if "rows" in self._file:
-                _collect_nodes(self._file["rows"], "", h5py.Group, found)
-            elif "features" in self._file:
-                _collect_nodes(self._file["features"], "", h5py.Dataset, found)
-        return sorted(found)
+            top, holds = ("rows", h5py.Group) if self._has_pointers else ("features", h5py.Dataset)
+            if not has_node(self._file, top):
+                return []
+            nodes = walk_nodes(self._open(top))
+            return sorted(
+                name for name, node in nodes if isinstance(node, holds) and "recipe" in node.attrs
+            )
+
+    @cached_property
+    def _has_pointers(self) -> bool:
+        return has_node(self._file, "rows")
 
     def recipe(self, layer: str) -> Recipe:
         """Return what the layer's numbers were computed with."""
         with self._naming_damage():
             recipe: Recipe = json.loads(read_text(self._node(layer), "recipe"))
+            if not isinstance(recipe, dict):
+                raise ValueError(f"its recipe of {layer} is no JSON object")  # noqa: TRY004
             return recipe
 
     def shape(self, layer: str) -> tuple[int, ...]:
@@ -161,7 +173,10 @@ class Features:
         if isinstance(node, h5py.Dataset):
             return tuple(node.shape[1:])
         with self._naming_damage():
-            return tuple(int(n) for n in node.attrs["shape"])
+            shape = tuple(int(n) for n in np.atleast_1d(node.attrs["shape"]))
+            if not all(0 < n <= _LARGEST_AXIS for n in shape):
+                raise ValueError(f"its rows are of shape {shape}")
+            return shape
 
     def dtype(self, layer: str) -> np.dtype[Any]:
         """Return the dtype of the stored values."""
@@ -169,7 +184,10 @@ class Features:
         if isinstance(node, h5py.Dataset):
             return np.dtype(str(node.dtype))
         with self._naming_damage():
-            return np.dtype(read_text(node, "dtype"))
+            name = read_text(node, "dtype")
+            if name not in DTYPES:
+                raise ValueError(f"its values are {name[:40]!r}")
+            return np.dtype(name)
 
     def row_bytes(self, layer: str) -> int:
         """Return the bytes of one row."""
@@ -270,11 +288,7 @@ class Features:
             return None
         if layer not in self._stored:
             with self._naming_damage():
-                locations = RowLocations(
-                    shards=self._strings(f"rows/{layer}/shards"),
-                    shard=read_array(node["shard"]),
-                    row=read_array(node["row"]),
-                )
+                locations = self._read_pointers(f"rows/{layer}")
                 self._stored[layer] = StoredRows(
                     folder=self._shard_folder(node),
                     key=read_text(node, "key"),
@@ -282,6 +296,20 @@ class Features:
                     digests=self.digests,
                 )
         return self._stored[layer]
+
+    def _read_pointers(self, name: str) -> RowLocations:
+        shards = self._strings(f"{name}/shards")
+        strange = [shard for shard in shards if not SHARD_NAME.fullmatch(shard)]
+        if strange:
+            raise ValueError(f"it names {strange[0][:80]!r}, which is no shard")
+        shard, row = (self._open(f"{name}/{part}") for part in ("shard", "row"))
+        for node in (shard, row):
+            check_kind(node, ("int32", "int64"), row_shape=())
+            _check_length(node, len(self))
+        found = RowLocations(shards=shards, shard=read_array(shard), row=read_array(row))
+        if (found.shard >= len(shards)).any() or (found.row[~found.missing] < 0).any():
+            raise ValueError("it points at rows that cannot be")
+        return found
 
     def _shard_folder(self, node: h5py.Group) -> Path:
         with self._naming_damage():
@@ -304,13 +332,28 @@ class Features:
             raise NotAViewError(
                 f"{str(self.path)!r} has no layer {layer!r}; it has: {', '.join(self.layers)}"
             )
+        if layer not in self._nodes:
+            with self._naming_damage():
+                node = self._open(f"{'rows' if self._has_pointers else 'features'}/{layer}")
+                if not self._has_pointers:
+                    check_kind(node, DTYPES)
+                    _check_length(node, len(self))
+                self._nodes[layer] = node
+        return self._nodes[layer]
+
+    def _open(self, name: str) -> h5py.Dataset | h5py.Group:
+        return open_node(self._file, name)
+
+    def _column(self, name: str) -> list[str]:
         with self._naming_damage():
-            name = f"rows/{layer}" if f"rows/{layer}" in self._file else f"features/{layer}"
-            return self._file[name]
+            _check_length(self._open(name), len(self))
+            return self._strings(name)
 
     def _strings(self, name: str) -> list[str]:
-        with self._naming_damage():
-            return read_strings(self._file[name])
+        node = self._open(name)
+        if not isinstance(node, h5py.Dataset) or h5py.check_string_dtype(node.dtype) is None:
+            raise ValueError(f"its {node.name[1:]!r} holds no texts")
+        return read_strings(node)
 
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:
@@ -318,15 +361,10 @@ class Features:
             yield
         except CacheError:
             raise
-        except (OSError, KeyError, RuntimeError, ValueError) as error:
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
             raise DamagedError(f"{str(self.path)!r} is damaged: {error}") from error
 
 
-def _collect_nodes(group: h5py.Group, prefix: str, holds: Any, found: set[str]) -> None:
-    """Collect the layers below a group; a nested layer's name has slashes and so subgroups."""
-    for name in group:
-        node = group[name]
-        if isinstance(node, holds) and "recipe" in node.attrs:
-            found.add(prefix + name)
-        elif isinstance(node, h5py.Group):
-            _collect_nodes(node, f"{prefix}{name}/", holds, found)
+def _check_length(node: h5py.Dataset, n_rows: int) -> None:
+    if len(node) != n_rows:
+        raise ValueError(f"its {node.name[1:]!r} has {len(node)} rows of {n_rows}")

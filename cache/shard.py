@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from cache.chunks import SUMS, lay_grid
 from cache.errors import DamagedError, MissingShardError, UnstorableError
 from cache.files import publish, temporary_path
 from cache.hdf5 import WriteStream, create_file
+from cache.inside import PLUGIN_FILTERS, check_kind, has_node, open_node
 
 # From a quarter of a megabyte to four, rows in order or scattered are read equally fast; at 64 KB,
 # what is done for each chunk takes a third of the time. A single row costs all of its chunk.
@@ -32,8 +34,9 @@ LARGEST_CHUNK_BYTES = 1024 * 1024
 DIGESTS_PER_CHUNK = 8192
 SUMS_PER_CHUNK = 8192
 COMPRESSIONS = ("none", "lz4", "zstd")
-# HDF5's registered numbers of lz4 and zstd, which come with hdf5plugin.
-_PLUGIN_FILTERS = {32004: "lz4", 32015: "zstd"}
+SHARD_NAME = re.compile(r"shard-[0-9a-f]{16}\.h5")
+# Of features.
+DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +250,12 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
     with naming_shard(path), h5py.File(path, "r", locking=False) as file:
         if file.attrs["key"] not in (key, key.encode()):
             raise DamagedError(f"{str(path)!r} holds rows of another feature set")
-        load_filters(file["features"])
+        check_kind(open_node(file, "digest"), ("uint8",), row_shape=(32,))
+        features = open_node(file, "features")
+        check_kind(features, DTYPES)
+        if has_node(file, SUMS):
+            check_kind(open_node(file, SUMS), ("uint64",), row_shape=())
+        load_filters(features)
         yield file
 
 
@@ -258,7 +266,7 @@ def naming_shard(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise MissingShardError(f"the shard {str(path)!r} is gone") from error
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError, MemoryError) as error:
         raise DamagedError(f"the shard {str(path)!r} is damaged: {error}") from error
 
 
@@ -272,7 +280,7 @@ def find_compression(dataset: h5py.Dataset) -> str:
     """Return which of `COMPRESSIONS` a dataset has."""
     pipeline = dataset.id.get_create_plist()
     filters = (pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters()))
-    return next((_PLUGIN_FILTERS[one] for one in filters if one in _PLUGIN_FILTERS), "none")
+    return next((PLUGIN_FILTERS[one] for one in filters if one in PLUGIN_FILTERS), "none")
 
 
 def read_digests(path: Path, key: str) -> np.ndarray:
