@@ -82,8 +82,7 @@ def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> No
         path = source.folder / source.locations.shards[number]
         index = as_index(positions)
         rows = source.locations.row[index]
-        with naming_shard(path), open_raw(path) as descriptor:
-            shard = _survey_shard(path, source.key, _stamp(descriptor))
+        with naming_shard(path), _open_surveyed(path, source.key) as (descriptor, shard):
             _check_digests(path, shard.digests, rows, source.digests[index])
             if shard.chunks is None or shard.chunks.dtype != out.dtype:
                 with open_shard(path, source.key) as file:
@@ -176,9 +175,8 @@ def open_raw(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _stamp(descriptor: int) -> tuple[int, ...]:
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
     """Return what tells one file of a name from the next."""
-    status = os.fstat(descriptor)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -199,6 +197,22 @@ def _survey_shard(path: Path, key: str, _: tuple[int, ...]) -> _Survey:
     with open_shard(path, key) as file:
         shape = tuple(file["features"].shape[1:])
         return _Survey(digests=file["digest"][()], shape=shape, chunks=find_chunks(file))
+
+
+@contextmanager
+def _open_surveyed(path: Path, key: str) -> Iterator[tuple[int, _Survey]]:
+    """Open a shard, and find out what HDF5 says of it.
+
+    HDF5 opens it by its name, which another file may get just then: from a run that computed the
+    same rows at the same time, or from a repair.
+    """
+    while True:
+        with open_raw(path) as descriptor:
+            stamp = _stamp(os.fstat(descriptor))
+            survey = _survey_shard(path, key, stamp)
+            if _stamp(path.stat()) == stamp:
+                yield descriptor, survey
+                return
 
 
 def _flatten(block: Block, shape: tuple[int, ...]) -> tuple[int, int]:
