@@ -109,12 +109,13 @@ class Mending:
         known = self._index.shards_of(key)
         damaged = [one for one in exam.shards if one.damage is not None or one.key != key]
         found = [self._take_up(shard, key, known) for shard in damaged]
-        for remains in found:
-            if remains is not None:
-                self._rebuild(remains, recipe)
+        all_remains = [remains for remains in found if remains is not None]
+        for remains in all_remains:
+            self._rebuild(remains, recipe)
+        done = {shard_name(remains.digests) for remains in all_remains}
         features = FeatureSet(self._layout, recipe, self._index)
         for shard in known.values():
-            if _is_gone(shard, features):
+            if shard.name not in done and _is_gone(shard, features):
                 path = exam.folder / shard.name
                 self._found.note_damage(path, "it is gone")
                 self._rebuild(_know_nothing(path, key, shard.digests), recipe)
