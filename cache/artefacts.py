@@ -18,6 +18,7 @@ from cache.files import published
 from cache.hdf5 import WriteStream, create_file
 from cache.inside import open_node
 from cache.shard import RowFormat, choose_chunk
+from cache.usage import mark_used
 
 _log = logging.getLogger(__name__)
 
@@ -51,10 +52,12 @@ class Artefacts:
         if file is None or not file.exists():
             return None
         try:
-            return _read(file, name)
+            values = _read(file, name)
         except (OSError, KeyError, RuntimeError, ValueError) as error:
             _log.warning("%s is damaged (%s) and is made again", file, error)
             return None
+        mark_used(file)
+        return values
 
     def save(self, name: str, values: NDArray[Any]) -> None:
         """Keep an array; the log warns where that cannot be.

@@ -22,6 +22,7 @@ from cache.key import Recipe
 from cache.shard import DTYPES, SHARD_NAME, RowFormat, choose_chunk
 from cache.store import RowLocations
 from cache.strings import read_strings, unescape_name
+from cache.usage import mark_used
 from cache.view import split_rows
 
 _OWN_COLUMNS = ("path", "label", "split")
@@ -287,6 +288,7 @@ class Features:
         if isinstance(node, h5py.Dataset):
             return None
         if layer not in self._stored:
+            mark_used(self._shard_folder(node))
             with self._naming_damage():
                 locations = self._read_pointers(f"rows/{layer}")
                 self._stored[layer] = StoredRows(

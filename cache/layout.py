@@ -42,6 +42,11 @@ class CacheLayout:
         """Which rows are being computed now; it may be deleted when no run is going."""
         return self.root / "leases"
 
+    @property
+    def upkeep_lock(self) -> Path:
+        """Held by whoever merges, drops or mends shards; empty, and made when first needed."""
+        return self.root / "upkeep.lock"
+
     def feature_set_folder(self, recipe: Recipe) -> Path:
         """Return the folder of a recipe: ``vgg16-3f9c1a2b7d4e/block5_pool-avg``."""
         backbone = f"{_slug(recipe['backbone'])}-{recipe_key(recipe)[:12]}"

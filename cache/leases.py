@@ -192,6 +192,23 @@ class Leases:
             return  # A power cut leaves such a one, or none.
 
 
+def is_being_filled(folder: Path, key: str) -> bool:
+    """Tell whether some run is going to add rows to a feature set; nothing is changed.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the leases of a cache lie.
+    key : str
+        Of the feature set.
+    """
+    for file in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), file.open("rb") as held:
+            if key in json.loads(held.readline())["keys"] and not _has_expired(file, time.time()):
+                return True
+    return False
+
+
 def _has_expired(file: Path, now_s: float) -> bool:
     owner = Owner.parse(file.name.removeprefix(_PREFIX).rpartition("-")[0])
     if owner is not None and owner.is_dead:

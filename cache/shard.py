@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -174,8 +175,14 @@ class ShardWriter:
         self._n_written = stop
         self._n_buffered = 0
 
-    def publish(self) -> Path:
-        """Write what is left, make it durable and give it its final name, which is returned."""
+    def publish(self, *, time_ns: int | None = None) -> Path:
+        """Write what is left, make it durable and give it its final name, which is returned.
+
+        Parameters
+        ----------
+        time_ns : int, optional
+            When its rows were computed; now by default.
+        """
         self._flush()
         digests = np.concatenate(self._digests)
         self._features.resize(len(digests), axis=0)
@@ -184,6 +191,8 @@ class ShardWriter:
             self._write_checked(SUMS, np.array(self._sums, np.uint64), SUMS_PER_CHUNK)
         self._close()
         self._stream.check()
+        if time_ns is not None:
+            os.utime(self._path, ns=(time_ns, time_ns))
         final = self._folder / shard_name(digests)
         publish(self._path, final)
         return final

@@ -69,11 +69,6 @@ class CacheExam:
     remarks: list[str] = field(default_factory=list)
 
 
-def count_shards(layout: CacheLayout) -> int:
-    """Count the shards of all feature sets."""
-    return sum(1 for folder in list_set_folders(layout) for _ in list_shards(folder))
-
-
 def verify_cache(
     layout: CacheLayout, *, advance: Callable[[ShardExam], None] = lambda _: None
 ) -> CacheExam:
@@ -85,7 +80,7 @@ def verify_cache(
     advance : callable
         Is told of each shard when it is done.
     """
-    found = CacheExam(temporary=list_orphans(layout.root))
+    found = CacheExam(temporary=[*list_orphans(layout.root), *list_orphans(layout.leases_folder)])
     keys: dict[Path, str] = {}
     for folder in list_set_folders(layout):
         exam = examine_set(layout, folder, advance=advance)

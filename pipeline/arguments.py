@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (
         _add_demo, _add_layers, _add_index, _add_extract, _add_plan, _add_fit, _add_sweep,
-        _add_predict, _add_export, _add_run, _add_verify, _add_repair,
+        _add_predict, _add_export, _add_run, _add_verify, _add_repair, _add_gc, _add_compact,
     ):  # fmt: skip
         command = add(commands)
         command.add_argument(
@@ -169,6 +169,30 @@ def _add_repair(commands: _Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("repair", help="mend what verify finds; compute what is damaged")
     _add_cache(parser)
     _add_run_options(parser)
+    return parser
+
+
+def _add_gc(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        "gc",
+        help="drop what nobody needs from a cache: by rule; and always what killed runs left, and"
+        " rows that are there twice",
+    )
+    _add_cache(parser)
+    parser.add_argument(
+        "--keep-days", type=float, metavar="N", help="drop feature sets not used for N days"
+    )
+    parser.add_argument(
+        "--unused-by", type=Path, nargs="+", action="extend", default=[], metavar="MANIFEST",
+        help="drop the rows of images that are in none of these manifests or features.h5",
+    )  # fmt: skip
+    parser.add_argument("--dry-run", action="store_true", help="say what would go; touch nothing")
+    return parser
+
+
+def _add_compact(commands: _Commands) -> argparse.ArgumentParser:
+    parser = commands.add_parser("compact", help="merge the small shards of a cache")
+    _add_cache(parser)
     return parser
 
 

@@ -202,6 +202,28 @@ def run_repair(parsed: argparse.Namespace) -> Outcome:
     return Outcome(found.describe(), found.to_dict(), found.status)
 
 
+def run_gc(parsed: argparse.Namespace) -> Outcome:
+    """``gc``."""
+    from pipeline.collect import GcOptions, collect
+
+    options = GcOptions(
+        root=parsed.cache,
+        keep_days=parsed.keep_days,
+        unused_by=tuple(parsed.unused_by),
+        dry_run=parsed.dry_run,
+    )
+    result = collect(options)
+    return Outcome(result.describe(), result.to_dict())
+
+
+def run_compact(parsed: argparse.Namespace) -> Outcome:
+    """``compact``."""
+    from pipeline.compact import compact
+
+    result = compact(parsed.cache)
+    return Outcome(result.describe(), result.to_dict())
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "demo": run_demo,
     "layers": run_layers,
@@ -215,4 +237,6 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], Outcome]] = {
     "run": run_experiment,
     "verify": run_verify,
     "repair": run_repair,
+    "gc": run_gc,
+    "compact": run_compact,
 }

@@ -13,6 +13,7 @@ from cache.files import make_folder
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
 from cache.leases import Leases
+from cache.usage import mark_used
 from pipeline.engines import build_program
 from pipeline.errors import PipelineError, StoppedError
 from pipeline.options import ExtractOptions
@@ -116,6 +117,8 @@ def fill_cache(
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)
     remember_sets(index, options.features, prepared)
+    for layer in prepared.plan.layers:
+        mark_used(layer.features.folder)  # so that gc does not drop what this run relies on
     if prepared.plan.digests:
         compute_missing(options, prepared, index, tally, quiet=quiet)
     return prepared

@@ -9,10 +9,9 @@ from pathlib import Path
 from cache.errors import DamagedError
 from cache.index import Index
 from cache.layout import find_cache
-from cache.verify import Damage, count_shards
+from cache.verify import Damage
 from pipeline.options import RunOptions
-from pipeline.progress import show_progress
-from pipeline.upkeep import count
+from pipeline.upkeep import count, show_sets, wait_for_turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,12 +129,11 @@ def repair(root: Path, run: RunOptions) -> Repairs:
     layout = find_cache(root)
     found = Repairs(root=root)
 
-    def note() -> str:
-        return count(len(found.damaged), "damaged file")
-
     with (
+        wait_for_turn(layout),
         Index(layout.index_file) as index,
-        show_progress(count_shards(layout), unit="shards", note=note) as advance,
+        show_sets(layout) as advance,
     ):
-        Mending(layout, index, run, found).mend(lambda _shard: advance(1))
+        mending = Mending(layout, index, run, found)
+        mending.mend(lambda shard: advance(shard.path.parent, n_shards=1))
     return found

@@ -10,6 +10,7 @@ from pathlib import Path
 from cache.errors import DamagedError
 from cache.records import Drift, Parity
 from cache.store import join_digests
+from cache.usage import mark_used
 from cache.view import ViewImages, ViewLayer, write_view
 from pipeline.decoding import FastDecoding, measure_fast_decoding
 from pipeline.drift import describe_largest, read_drifts
@@ -180,9 +181,11 @@ def _drop_failed(manifest: Manifest, failed: Sequence[tuple[str, str]]) -> Manif
 
 
 def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
+    folder = layer.features.folder
+    mark_used(folder)
     locations = layer.features.locate(digests)
-    if locations.missing.any():
-        # What this run computed is not in the set as it was when planned.
+    if locations.missing.any() or not all((folder / name).exists() for name in locations.shards):
+        # The set is not as it was when planned: this run added rows, or shards were merged.
         layer.features.refresh()
         locations = layer.features.locate(digests)
     if locations.missing.any():
@@ -190,7 +193,7 @@ def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
     return ViewLayer(
         spec=str(layer.spec),
         recipe=layer.recipe,
-        folder=layer.features.folder,
+        folder=folder,
         row=layer.row,
         locations=locations,
     )

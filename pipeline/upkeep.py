@@ -1,15 +1,25 @@
-"""``verify``, ``gc`` and ``compact``: what is told of them."""
+"""What the commands that look after a cache have in common, and ``verify``."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from cache.errors import DamagedError
-from cache.examine import ShardExam
-from cache.layout import find_cache
-from cache.verify import CacheExam, count_shards, verify_cache
+from cache.examine import list_set_folders
+from cache.index import Index
+from cache.layout import CacheLayout, find_cache
+from cache.locks import lock
+from cache.store import list_shards
+from cache.survey import SetSurvey
+from cache.verify import CacheExam, verify_cache
 from pipeline.progress import show_progress
+
+# Our reader finds rows wherever they lie; a virtual dataset does not.
+RENEW_VIEWS = "repeat extract to renew views for other HDF5 readers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,19 +83,55 @@ def verify(root: Path) -> Verification:
         There is no cache.
     """
     layout = find_cache(root)
-    current = ""
+    with show_sets(layout) as advance:
+        exam = verify_cache(layout, advance=lambda shard: advance(shard.path.parent, n_shards=1))
+    return Verification(root=root, exam=exam)
 
-    def note() -> str:
-        return f"checking {current}"
 
-    with show_progress(count_shards(layout), unit="shards", note=note) as advance:
+class Advance(Protocol):
+    """Whoever shows progress."""
 
-        def tell(shard: ShardExam) -> None:
-            nonlocal current
-            current = f"{shard.path.parent.parent.name}/{shard.path.parent.name}"
-            advance(1)
+    def __call__(self, folder: Path, *, n_shards: int | None = None) -> None:
+        """Tell that shards of a folder are done; by default all that are left."""
+        ...
 
-        return Verification(root=root, exam=verify_cache(layout, advance=tell))
+
+@contextmanager
+def show_sets(layout: CacheLayout) -> Iterator[Advance]:
+    """Show progress by shards; yield a function to call whenever some are done."""
+    left = {folder: sum(1 for _ in list_shards(folder)) for folder in list_set_folders(layout)}
+    place = ""
+
+    def tell(folder: Path, *, n_shards: int | None = None) -> None:
+        nonlocal place
+        place = name_set(folder)
+        n_done = left.get(folder, 0) if n_shards is None else n_shards
+        left[folder] = left.get(folder, 0) - n_done
+        if n_done:
+            advance(n_done)
+
+    with show_progress(sum(left.values()), unit="shards", note=lambda: place) as advance:
+        yield tell
+
+
+@contextmanager
+def wait_for_turn(layout: CacheLayout) -> Iterator[bool]:
+    """Wait until no other upkeep runs; yield whether that can be told, and is so."""
+    with lock(layout.upkeep_lock, purpose="another gc, compact or repair") as is_held:
+        yield is_held
+
+
+def forget_shards(layout: CacheLayout, survey: SetSurvey) -> None:
+    """Let the index forget the shards of a feature set that are gone."""
+    there = {path.name for path, _ in list_shards(survey.folder)}
+    gone = {shard.path.name for shard in survey.shards} - there
+    with Index(layout.index_file) as index:
+        index.replace_shards(survey.key, add=(), remove=gone)
+
+
+def name_set(folder: Path) -> str:
+    """Return what a feature set's folder is called in its cache."""
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def count(n: int, noun: str) -> str:
