@@ -14,7 +14,8 @@ from cache.errors import DamagedError, MissingShardError
 from cache.examine import read_recipe
 from cache.key import Recipe, recipe_key
 from cache.layout import CacheLayout
-from cache.shard import RowFormat, find_compression, open_shard, read_digests
+from cache.rebuild import read_format
+from cache.shard import RowFormat, read_digests
 from cache.store import list_shards
 
 
@@ -94,7 +95,7 @@ def survey_set(layout: CacheLayout, folder: Path) -> SetSurvey:
 def _read_shards(folder: Path, key: str) -> Iterator[StoredShard]:
     for path in sorted(path for path, _ in list_shards(folder)):
         with contextlib.suppress(MissingShardError):  # another upkeep run may have replaced it
-            digests, row = read_digests(path, key), _read_format(path, key)
+            digests, row = read_digests(path, key), read_format(path, key)
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
                 yield StoredShard(
@@ -104,13 +105,3 @@ def _read_shards(folder: Path, key: str) -> Iterator[StoredShard]:
                     n_bytes=status.st_size,
                     time_ns=status.st_mtime_ns,
                 )
-
-
-def _read_format(path: Path, key: str) -> RowFormat:
-    with open_shard(path, key) as file:
-        dataset = file["features"]
-        return RowFormat(
-            shape=tuple(dataset.shape[1:]),
-            dtype=dataset.dtype.name,
-            compression=find_compression(dataset),
-        )
