@@ -33,7 +33,7 @@ from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from stages.effort import MeteredFile, check_scans, check_segments, check_tiles
+from stages.effort import MeteredFile, check_scans, check_tiles
 from stages.errors import ImageError
 
 # Pillow warns and logs about files that it reads all the same (odd EXIF, more pixels than it likes,
@@ -169,8 +169,6 @@ def _read_picture(data: bytes, *, max_pixels: int, choose_scale: ChooseScale | N
 
 def _open(data: bytes, name: str, *, max_pixels: int) -> ImageFile:
     """Read the header, and refuse what would take too long from there on."""
-    if name == "JPEG":
-        check_segments(data)
     metered = MeteredFile(data)
     file = FORMATS[name][1](metered)
     _check_size(file.size, max_pixels=max_pixels)
