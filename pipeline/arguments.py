@@ -162,6 +162,12 @@ def _add_run(commands: _Commands) -> argparse.ArgumentParser:
 def _add_verify(commands: _Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("verify", help="read all of a cache, and name all damage")
     _add_cache(parser)
+    parser.add_argument(
+        "--sample", type=float, metavar="P",
+        help="also compute this share of the rows again from their images, as 0.01, and compare",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample")
+    _add_run_options(parser)
     return parser
 
 

@@ -188,9 +188,14 @@ def run_demo(parsed: argparse.Namespace) -> Outcome:
 
 def run_verify(parsed: argparse.Namespace) -> Outcome:
     """``verify``."""
+    from pipeline.sampling import SampleOptions
     from pipeline.upkeep import verify
 
-    found = verify(parsed.cache)
+    sample = None
+    if parsed.sample is not None:
+        run = read_run_options(parsed)
+        sample = SampleOptions(share=parsed.sample, seed=parsed.seed, run=run)
+    found = verify(parsed.cache, sample)
     return Outcome(found.describe(), found.to_dict(), found.status)
 
 

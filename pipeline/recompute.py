@@ -50,6 +50,8 @@ class RecomputedRow:
         The feature set's.
     digest : bytes
         The image's.
+    image : str
+        Where it lies, if it was read.
     values : ndarray of float32, shape (*shape), or None
         What the network gives for it; None where that cannot be had.
     reason : str
@@ -58,6 +60,7 @@ class RecomputedRow:
 
     key: str
     digest: bytes
+    image: str = ""
     values: NDArray[np.float32] | None = None
     reason: str = ""
 
@@ -259,6 +262,7 @@ def _split(
                 yield RecomputedRow(
                     key=layer.features.key,
                     digest=plan.digests[row],
+                    image=plan.paths[row],
                     values=None if place in reasons else activations[number][place],
                     reason=reasons.get(place, ""),
                 )

@@ -1,0 +1,109 @@
+"""``verify --sample``: rows that are not those of their images are found, and no others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from cache.shard import RowFormat, ShardWriter
+from tests.conftest import Answer, Command, write_photos
+
+
+@pytest.fixture
+def cache(extract: Command, tmp_path: Path) -> Path:
+    assert extract().status == 0
+    return tmp_path / "cache"
+
+
+def sample(command: Command, cache: Path, *options: object) -> Answer:
+    answer = command("verify", "--cache", cache, "--json", *options)
+    # Its figures are there whatever it found.
+    return Answer(0, answer.out, f"{answer.status}")
+
+
+def find_shard(cache: Path, layer: str = "first-none") -> Path:
+    (shard,) = cache.glob(f"*/{layer}/shard-*.h5")
+    return shard
+
+
+def change_row(shard: Path, row: int, by: float) -> str:
+    """Write a shard as if it had been computed so: all its checksums are right."""
+    with h5py.File(shard) as file:
+        key, digests, values = file.attrs["key"].decode(), file["digest"][()], file["features"][()]
+    values[row].flat[0] += by * np.abs(values).max()
+    shard.unlink()
+    form = RowFormat(shape=values.shape[1:], dtype=values.dtype.name)
+    writer = ShardWriter(shard.parent, key=key, row=form, n_rows=len(values))
+    writer.append(digests, values)
+    assert writer.publish() == shard
+    return str(digests[row].tobytes().hex())
+
+
+def test_a_row_that_is_not_its_images_is_named(command: Command, cache: Path) -> None:
+    shard = find_shard(cache)
+    change_row(shard, 5, 1e-3)
+    assert command("verify", "--cache", cache).status == 0
+    answer = sample(command, cache, "--sample", "1")
+    (damage,) = answer.figures["damaged"]
+    assert (answer.err, damage["file"]) == ("3", str(shard))
+    assert "1.0e-03 of the largest value off" in damage["reason"]
+    assert ".jpg" in damage["reason"]
+    assert command("repair", "--cache", cache).status == 0
+    shard.unlink()  # as the line says
+    assert command("repair", "--cache", cache, "--json").figures["recomputed"] == 12
+    assert sample(command, cache, "--sample", "1").err == "0"
+
+
+def test_rounding_is_no_damage(command: Command, cache: Path) -> None:
+    change_row(find_shard(cache), 5, 5e-5)
+    answer = sample(command, cache, "--sample", "1")
+    errors = [one["max_error"] for one in answer.figures["sample"]["sets"]]
+    assert answer.err == "0"
+    assert 4e-5 < max(errors) < 6e-5
+
+
+def test_half_precision_is_given_its_rounding(
+    extract: Command, command: Command, tmp_path: Path
+) -> None:
+    assert extract("--dtype", "float16").status == 0
+    answer = sample(command, tmp_path / "cache", "--sample", "1")
+    assert answer.err == "0"
+    assert all(0 < one["max_error"] < 1e-3 for one in answer.figures["sample"]["sets"])
+
+
+def test_a_share_of_every_set_is_computed_of_the_same_images(
+    extract: Command, command: Command, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = write_photos(tmp_path / "more", n_each=14)
+    assert extract(images=more, layers="first").status == 0
+    loaded: list[int] = []
+    from pipeline import loading
+
+    load = loading.load_batch
+    monkeypatch.setattr(
+        loading, "load_batch", lambda *a, **k: loaded.append(len(a[1].rows)) or load(*a, **k)
+    )
+    one = sample(command, cache, "--sample", "0.25", "--seed", "1").figures["sample"]
+    assert sorted(found["rows"] for found in one["sets"]) == [3, 7]
+    assert (one["rows"], one["skipped"]) == (10, {})
+    assert sum(loaded) < 10
+
+
+def test_rows_without_their_image_are_counted_with_the_reason(
+    command: Command, cache: Path, photos: Path
+) -> None:
+    (photos / "china/0000.jpg").unlink()
+    answer = sample(command, cache, "--sample", "1")
+    found = answer.figures["sample"]
+    assert (answer.err, found["rows"], sum(found["skipped"].values())) == ("0", 22, 2)
+    assert all("0000.jpg' is gone or changed" in reason for reason in found["skipped"])
+
+
+@pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan"])
+def test_a_share_that_is_none_is_refused(command: Command, cache: Path, share: str) -> None:
+    answer = command("verify", "--cache", cache, "--sample", share)
+    assert answer.status == 2
+    assert "write a share of the rows" in answer.err
