@@ -73,6 +73,8 @@ def rebuild_shard(old: Remains, fresh: Mapping[bytes, NDArray[Any]], row: RowFor
     """
     names = [digest.tobytes() for digest in old.digests]
     kept = np.flatnonzero([ok or name in fresh for ok, name in zip(old.intact, names, strict=True)])
+    # Rows stay in the order in which they were computed.
+    time_ns = old.path.stat().st_mtime_ns if old.path.exists() else None
     new = None
     if len(kept):
         writer = ShardWriter(old.path.parent, key=old.key, row=row, n_rows=len(kept))
@@ -80,7 +82,7 @@ def rebuild_shard(old: Remains, fresh: Mapping[bytes, NDArray[Any]], row: RowFor
             for start, stop in split_rows(len(kept), row.row_bytes):
                 rows = kept[start:stop]
                 writer.append(old.digests[rows], _collect(old, fresh, rows, row))
-            new = writer.publish()
+            new = writer.publish(time_ns=time_ns)
         finally:
             writer.discard()
     if new != old.path:
