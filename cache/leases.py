@@ -10,13 +10,11 @@ locks, two runs may compute a row both, and both are right.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Self
 import numpy as np
 
 from cache.files import remove_orphans, temporary_path
+from cache.locks import wait_for_lock
 from cache.owners import Owner
 from cache.store import join_digests, split_digests
 
@@ -36,7 +35,6 @@ HEARTBEAT_S = 10.0
 EXPIRES_S = 60.0
 # Whoever chooses rows does so in milliseconds, unless it was stopped just then.
 LOCK_TIMEOUT_S = 2.0
-_LOCK_POLL_S = 0.005
 _PREFIX = "lease-"
 _counter = itertools.count()
 
@@ -160,7 +158,7 @@ class Leases:
         """
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(descriptor)
+            wait_for_lock(descriptor, timeout_s=LOCK_TIMEOUT_S)
             os.utime(self._lock)
             yield os.fstat(descriptor).st_mtime
         finally:
@@ -214,16 +212,3 @@ def _has_expired(file: Path, now_s: float) -> bool:
     if owner is not None and owner.is_dead:
         return True
     return now_s - file.stat().st_mtime > EXPIRES_S
-
-
-def _lock(descriptor: int) -> None:
-    """Wait for the lock, but not for long: its owner may be stopped, or locks may not work."""
-    deadline_s = time.monotonic() + LOCK_TIMEOUT_S
-    with contextlib.suppress(OSError):
-        while True:
-            try:
-                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline_s:
-                    return None
-            time.sleep(_LOCK_POLL_S)

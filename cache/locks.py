@@ -1,18 +1,21 @@
-"""One upkeep run at a time, where the file system has locks."""
+"""Locks between processes, where the file system has them."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import logging
+import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
 # What file systems without locks say.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
+_POLL_S = 0.005
 
 
 @contextmanager
@@ -46,3 +49,31 @@ def _acquire(descriptor: int, purpose: str) -> bool:
             raise
         return False
     return True
+
+
+def wait_for_lock(descriptor: int, *, timeout_s: float) -> None:
+    """Lock an open file for this process alone, until it is closed.
+
+    Where locks do not work, or their owner does not let go in time, as it may be stopped, this
+    returns without: whoever asks loses work then, or order, but never hangs.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    with suppress(OSError):
+        while True:
+            try:
+                return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline_s:
+                    return None
+            time.sleep(_POLL_S)
+
+
+@contextmanager
+def locked_folder(folder: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
+    """Keep others that lock this folder from writing files into it that belong together."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        wait_for_lock(descriptor, timeout_s=timeout_s)
+        yield
+    finally:
+        os.close(descriptor)

@@ -21,6 +21,7 @@ import numpy as np
 
 from cache.files import make_durable, make_folder, published
 from cache.key import Recipe
+from cache.locks import locked_folder
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
 from pipeline.tables import write_rows
@@ -94,9 +95,12 @@ def load_classifier(folder: Path) -> Classifier:
     """
     file = folder / MODEL_NAME
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        # A fit that is going may be replacing one after the other.
+        with locked_folder(folder):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            head = load_head(folder / "head")
         return Classifier(
-            head=load_head(folder / "head"),
+            head=head,
             parts=tuple(_read_part(part) for part in record["parts"]),
             target=str(record["target"]),
         )

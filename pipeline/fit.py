@@ -14,6 +14,7 @@ import numpy as np
 
 from cache.artefacts import Artefacts
 from cache.files import make_folder, remove_durably
+from cache.locks import locked_folder
 from pipeline.classifier import (
     MODEL_NAME,
     read_json,
@@ -112,7 +113,7 @@ def fit(options: FitOptions) -> FitResult:
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
         record = _build_record(options, candidate, files, layers)
-        _clear(options.out)
+        make_folder(options.out)
         head = fit_head(
             candidate.kind,
             candidate.settings,
@@ -134,19 +135,26 @@ def fit(options: FitOptions) -> FitResult:
             "settings": dataclasses.asdict(candidate.settings),
             "classes": head.classes.tolist(),
         }
-        column = files.column(options.data.target)
-        write_predictions(
-            options.out / "predictions.csv",
-            paths=[files.paths[row] for row in unseen.rows],
-            labels=[column[row] for row in unseen.rows],
-            outputs=unseen.outputs,
-            classes=unseen.classes,
-            task=options.data.task,
-        )
-        write_json(options.out / "metrics.json", metrics)
-        # Its last file vouches for the others.
-        save_classifier(options.out, head, record)
+        # Two fits at once into one folder would leave the head of one with the record of another.
+        with locked_folder(options.out):
+            remove_durably(options.out / MODEL_NAME)
+            _write_unseen(options, files, unseen)
+            write_json(options.out / "metrics.json", metrics)
+            # Its last file vouches for the others.
+            save_classifier(options.out, head, record)
     return FitResult(metrics=metrics, out=options.out)
+
+
+def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
+    column = files.column(options.data.target)
+    write_predictions(
+        options.out / "predictions.csv",
+        paths=[files.paths[row] for row in unseen.rows],
+        labels=[column[row] for row in unseen.rows],
+        outputs=unseen.outputs,
+        classes=unseen.classes,
+        task=options.data.task,
+    )
 
 
 def find_fit(options: FitOptions) -> FitResult | None:
@@ -197,12 +205,6 @@ def _build_record(
         ],
         "fit": digest_fit(digest_rows(options.data, files), layers, candidate),
     }
-
-
-def _clear(folder: Path) -> None:
-    """Take back what vouches for an earlier fit, before any of its files is replaced."""
-    make_folder(folder)
-    remove_durably(folder / MODEL_NAME)
 
 
 def _measure(

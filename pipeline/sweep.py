@@ -11,6 +11,7 @@ from itertools import groupby
 from pathlib import Path
 
 from cache.files import make_folder
+from cache.locks import locked_folder
 from pipeline.configurations import Configuration, HeadGrid, choose_layers, list_configurations
 from pipeline.errors import PipelineError
 from pipeline.fit import FitOptions, FitResult, describe_score, find_fit, fit, open_bench
@@ -150,7 +151,8 @@ def sweep(options: SweepOptions) -> SweepResult:
             _check_training(data, files, candidates)
             _fit_missing(missing, data, files, journal, options)
     board = rank(configurations, journal, n_folds=n_folds, task=data.task)
-    write_tables(options.out, board)
+    with locked_folder(options.out):
+        write_tables(options.out, board)
     return SweepResult(
         board=board,
         best=_fit_best(board, data, options.out / BEST_NAME),

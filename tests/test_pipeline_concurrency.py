@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import time
 from pathlib import Path
 
 import pytest
 
+from pipeline.classifier import load_classifier
+from tests.conftest import Command
 from tests.resilience import together
+from tests.resilience.child import Child
 from tests.resilience.together import Crowd, Scene, Trial, set_scene
 
 
@@ -58,3 +62,23 @@ def test_a_run_with_nothing_to_do_leaves_the_leases_alone(crowd: Crowd) -> None:
     crowd.start(names)
     assert crowd.check() == []
     assert lock.stat().st_mtime_ns == 0
+
+
+def test_of_two_fits_at_once_into_one_folder_one_is_left_whole(
+    scene: Scene, tmp_path: Path, command: Command
+) -> None:
+    """The head of one with the record of the other would predict what neither of them does."""
+    assert scene.expected
+    fit = ("fit", "--features", scene.folder / "alone/0.h5", "--layer", "last:avg")
+    ridge = (*fit, "--head", "ridge", "--task", "regression", "--out")
+    out, alone = tmp_path / "model", tmp_path / "alone"
+    slow = Child([*ridge, out, "--set", "alpha=7"], output=tmp_path, prepare=together.save_slowly)
+    while slow.is_running and not (out / "head/head.json").exists():
+        time.sleep(0.002)
+    for folder in (out, alone):
+        answer = command(*ridge, folder, "--set", "alpha=3")
+        assert answer.status == 0, answer.err
+    assert slow.end().status == 0
+    for file in ("model.json", "head/head.json", "predictions.csv"):
+        assert (out / file).read_text() == (alone / file).read_text()
+    assert load_classifier(out).head.settings.alpha == 3.0

@@ -74,6 +74,19 @@ def lose_index() -> None:
     _open_index_with("mode=ro")
 
 
+def save_slowly() -> None:
+    """Have this process take a while between a head and the record that vouches for it."""
+    import pipeline.classifier
+
+    write_json = pipeline.classifier.write_json
+
+    def write_later(file: Path, value: object) -> None:
+        time.sleep(3)
+        write_json(file, value)
+
+    pipeline.classifier.write_json = write_later
+
+
 def _open_index_with(query: str) -> None:
     import sqlite3
 
@@ -137,7 +150,8 @@ class Crowd:
         number = len(self.asked)
         listed = self.scene.folder / f"{self.folder.name}-{number}.csv"
         with listed.open("w", newline="") as stream:
-            csv.writer(stream).writerows([("path", "label"), *((name, "x") for name in names)])
+            rows = [(name, str(number)) for number, name in enumerate(names)]
+            csv.writer(stream).writerows([("path", "label"), *rows])
         arguments = [
             *("extract", "--images", listed, "--backbone", self.scene.folder / "small.keras"),
             *("--layers", ",".join(layers), "--batch-size", 4, "--json"),
