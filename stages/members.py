@@ -13,6 +13,8 @@ from stages.folder import BLOCK_BYTES
 
 _log = logging.getLogger(__name__)
 
+# A name may have 64 KB.
+_NAME_SHOWN = 100
 # C:/photo.jpg, C:photo.jpg: nothing that tar or zip would write elsewhere.
 _DRIVE = re.compile(r"/*[A-Za-z]:")
 
@@ -103,4 +105,6 @@ def clean_name(written: str) -> str | None:
 
 def _warn(archive: str, names: list[str], what: str) -> None:
     if names:
-        _log.warning("%r: %d members %s; the first is %r", archive, len(names), what, names[0])
+        _log.warning(
+            "%r: %d members %s; the first is %r", archive, len(names), what, names[0][:_NAME_SHOWN]
+        )

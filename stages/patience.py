@@ -103,7 +103,7 @@ def explain(error: BaseException) -> str:
     """Put an error of somebody else's in a line."""
     if isinstance(error, FileNotFoundError):
         return os.strerror(errno.ENOENT)
-    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:200].rstrip(".")
     return text or type(error).__name__
 
 

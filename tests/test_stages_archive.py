@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import tarfile
 import threading
 import zipfile
@@ -16,6 +15,7 @@ from stages import folder
 from stages.archive import ArchiveSource, load_members
 from stages.errors import InputError
 from stages.source import hash_images, open_source
+from tests import crafting
 from tests.packing import encode_digits, pack_tar, pack_zip
 
 
@@ -207,60 +207,19 @@ def test_a_broken_header_inside_a_tar_is_an_error_not_the_end(tmp_path: Path) ->
         open_source(str(archive))
 
 
-def make_header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
-    """Return a header whose size may be anything, as base-256 has it."""
-    member = tarfile.TarInfo(name)
-    member.type = kind
-    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
-    header[124:136] = (size % (1 << 96)).to_bytes(12, "big")
-    header[124] = 0o377 if size < 0 else 0o200
-    header[148:156] = b" " * 8
-    header[148:155] = b"%06o\0" % sum(header)
-    return bytes(header)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        make_header("a.png", -1024) + b"\0" * 1024,  # leads back to itself
-        make_header("a.png", -(1 << 62)) + b"\0" * 1024,
-        make_header("a.png", 1 << 62) + b"\0" * 1024,
-        make_header("a.png", 1 << 80) + b"\0" * 1024,
-        make_header("././@LongLink", -1, tarfile.GNUTYPE_LONGNAME) + b"\0" * 4096,
-        make_header("././@LongLink", 1 << 40, tarfile.GNUTYPE_LONGNAME) + b"\0" * 4096,
-        make_header("x", 1 << 40, tarfile.XHDTYPE) + b"\0" * 4096,
-        make_header("././@LongLink", 0, tarfile.GNUTYPE_LONGNAME) * 3000,
-        b"ustar" * 1000,
-    ],
-)
-def test_impossible_sizes_in_a_tar_are_one_line(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "a.tar").write_bytes(pad(content))
+@pytest.mark.parametrize("name", crafting.TARS)
+def test_impossible_sizes_in_a_tar_are_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(crafting.TARS[name])
     with pytest.raises(InputError, match="no tar archive, or damaged") as caught:
         open_source(str(tmp_path / "a.tar"))
     assert "\n" not in str(caught.value)
-
-
-def pad(content: bytes) -> bytes:
-    return content + b"\0" * (-len(content) % 512)
-
-
-def declare(archive: Path, name: str, *, size: int, packed_size: int | None = None) -> None:
-    """Let a zip's directory claim another size of a member."""
-    content = bytearray(archive.read_bytes())
-    at = content.rindex(name.encode()) - 46
-    assert content[at : at + 4] == b"PK\x01\x02"
-    content[at + 24 : at + 28] = struct.pack("<I", size)
-    if packed_size is not None:
-        content[at + 20 : at + 24] = struct.pack("<I", packed_size)
-    archive.write_bytes(content)
 
 
 def test_a_member_that_unpacks_to_more_than_declared_costs_what_it_declares(
     tmp_path: Path,
 ) -> None:
     archive = tmp_path / "bomb.zip"
-    pack_zip(archive, {"bomb.png": bytes(50_000_000), "1.png": b"1"})
-    declare(archive, "bomb.png", size=100)
+    crafting.ZIPS["unpacks to more than declared"](archive)
     source = ArchiveSource(str(archive))
     blocks = []
     with pytest.raises(OSError, match="Bad CRC-32"):
@@ -272,25 +231,21 @@ def test_a_member_that_unpacks_to_more_than_declared_costs_what_it_declares(
 def test_a_member_that_declares_terabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
     archive = tmp_path / "a.zip"
     pack_zip(archive, {"big.png": b"1" * 1000, "1.png": b"1"})
-    declare(archive, "big.png", size=3_000_000_000)
+    crafting.declare(archive, "big.png", size=3_000_000_000)
     with pytest.raises(OSError, match="larger than 2 GB"):
         ArchiveSource(str(archive)).read("big.png")
-    declare(archive, "big.png", size=1_999_999_999)
+    crafting.declare(archive, "big.png", size=1_999_999_999)
     assert ArchiveSource(str(archive)).read("big.png") == b"1" * 1000
     assert ArchiveSource(str(archive)).read("1.png") == b"1"
 
 
 def test_members_that_share_their_data_are_refused(tmp_path: Path) -> None:
-    # As a quoted-overlap bomb: the first member's data run over all the others'.
     archive = tmp_path / "a.zip"
-    files = {f"{number}.png": bytes([number]) * 100 for number in range(3)}
-    pack_zip(archive, files, method=zipfile.ZIP_STORED)
-    reach = 3 * (30 + 5 + 100) - 35
-    declare(archive, "0.png", size=reach, packed_size=reach)
+    crafting.ZIPS["runs over its neighbours"](archive)
     source = ArchiveSource(str(archive))
     with pytest.raises(OSError, match="overlap"):
         source.read("0.png")
-    assert source.read("2.png") == files["2.png"]
+    assert source.read("2.png") == b"\2" * 100
 
 
 @pytest.mark.parametrize("suffix", ["zip", "tar", "npz"])

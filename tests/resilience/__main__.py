@@ -25,6 +25,8 @@ SUBJECTS = (
     "powercut",
     "together",
     "garbage",
+    "archives",
+    "server",
 )
 
 
