@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from cache.features import Features
@@ -172,3 +173,22 @@ def test_files_that_change_while_the_run_goes_cost_only_themselves(
         read_failures(tmp_path / "features.h5"),
         {str(file.relative_to(photos)): changes[name][1] for name, file in victims.items()},
     )
+
+
+@pytest.mark.slow
+def test_dask_workers_lose_one_image_too(
+    extract: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are daemonic processes, which may have no children of `multiprocessing`."""
+    from distributed import LocalCluster
+
+    (photos / "crash.gif").write_bytes(write_trap("crash"))
+    spoil_codecs(tmp_path / "spoilt", monkeypatch)
+    with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster:
+        figures = extract(*ISOLATED, "--scheduler", cluster.scheduler_address).figures
+        running = psutil.Process().children(recursive=True)
+        children = [child for child in running if "stages.isolation" in child.cmdline()]
+    assert (figures["computed"], figures["failed"]) == (12, 1)
+    check_failures(read_failures(tmp_path / "features.h5"), {"crash.gif": "SIGSEGV"})
+    assert children
+    assert psutil.wait_procs(children, timeout=30)[1] == []
