@@ -26,6 +26,7 @@ _SILENCE_TIMEOUT_S = 20
 
 _RANGE_NOT_SATISFIABLE = 416
 
+# At least two letters: one is a drive.
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _HTTP = ("http://", "https://")
 _NOT_A_FOLDER = (".zip", ".tar", ".npz", ".csv", ".gz", ".tgz", ".bz2", ".xz")
@@ -84,7 +85,7 @@ class RemoteSource:
     def file_keys(self, paths: Sequence[str]) -> list[str]:
         """Return the URL of each."""
         root = self.root.rstrip("/")
-        return [f"{root}/{path}" for path in paths]
+        return [f"{root}/{_quote(path, root)}" for path in paths]
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return the checksum that the listing gives, or the time and size."""
@@ -121,6 +122,17 @@ def is_url(location: str) -> bool:
 def drop_file_scheme(location: str) -> str:
     """Return the path that a ``file://`` URL means, and anything else as it is."""
     return location.removeprefix("file://")
+
+
+def split_url(url: str) -> tuple[RemoteSource, str]:
+    """Return a source, not listed, and the path of a file in it, given the file's URL.
+
+    All files of a bucket or server get the same: a connection for each folder would cost much.
+    """
+    scheme, _, rest = url.partition("://")
+    place, _, path = rest.partition("/")
+    root = f"{scheme}://{place}"
+    return RemoteSource(root), _unquote(path, root)
 
 
 def open_remote(root: str) -> RemoteSource:
@@ -193,9 +205,13 @@ def _make_filesystem(root: str, _process: int) -> tuple[Any, str]:
 def _locate(root: str, path: str) -> tuple[Any, str]:
     """Return the file system and what it calls a file."""
     filesystem, prefix = _open_filesystem(root, os.getpid())
+    return filesystem, prefix + _quote(path, root)
+
+
+def _quote(path: str, root: str) -> str:
     if root.lower().startswith(_HTTP):
-        path = urllib.parse.quote(path, errors="surrogateescape")
-    return filesystem, prefix + path
+        return urllib.parse.quote(path, errors="surrogateescape")
+    return path
 
 
 def _unquote(name: str, root: str) -> str:

@@ -21,7 +21,14 @@ from typing import Protocol
 from stages.archive import ArchiveSource, load_members
 from stages.errors import InputError
 from stages.folder import FolderSource
-from stages.remote import REMOTE_READERS, RemoteSource, drop_file_scheme, is_url, open_remote
+from stages.remote import (
+    REMOTE_READERS,
+    RemoteSource,
+    drop_file_scheme,
+    is_url,
+    open_remote,
+    split_url,
+)
 
 __all__ = [
     "ArchiveSource",
@@ -122,8 +129,7 @@ def find_file(key: str) -> tuple[Source, str] | None:
         that is not asked: reading it tells.
     """
     if is_url(key):
-        root, _, name = key.rpartition("/")
-        return RemoteSource(root), name
+        return split_url(key)
     # Names may hold exclamation marks too: the file itself first, then each "!" as the separator.
     folder, name = os.path.split(key)
     places: list[tuple[str, str]] = [(folder, name)]

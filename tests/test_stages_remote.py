@@ -256,6 +256,9 @@ def test_a_web_server_is_asked_for_each_files_version(tmp_path: Path) -> None:
     with serve_folder(tmp_path) as address:
         source = open_source(address)
         assert read_all(source) == FILES | {"ü ?#%/x,y.png": b"odd"}
+        odd = find_file(*source.file_keys(["ü ?#%/x,y.png"]))
+        assert odd is not None
+        assert odd[0].read(odd[1]) == b"odd"
         prints = source.fingerprints(["a/0.png", "b/1.png"])
         assert source.fingerprints(["a/0.png", "b/1.png"]) == prints
         os.utime(tmp_path / "b/1.png", (1, 1))
