@@ -115,7 +115,7 @@ class Scene:
         crowd.start(self.names, LAYERS, make_small_shards)
         (ending,) = crowd.end()
         assert ending.status == 0, ending.err
-        return crowd.read(0)
+        return crowd.read(crowd.asked[0])
 
 
 def set_scene(folder: Path, *, n_images: int = _N_IMAGES) -> Scene:
@@ -124,6 +124,15 @@ def set_scene(folder: Path, *, n_images: int = _N_IMAGES) -> Scene:
     write_model(folder / "small.keras")
     names = [file.relative_to(folder).as_posix() for file in sorted(photos.rglob("*.jpg"))]
     return Scene(folder, names)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What one process is asked for."""
+
+    names: Sequence[str]
+    layers: Sequence[str]
+    out: Path
 
 
 class Crowd:
@@ -139,26 +148,38 @@ class Crowd:
     def __init__(self, scene: Scene, folder: Path) -> None:
         self.scene = scene
         self.folder = folder
-        self.asked: list[tuple[Sequence[str], Sequence[str]]] = []
+        self.asked: list[Ask] = []
         self.children: list[Child] = []
         (folder / "cache").mkdir(parents=True)
 
     def start(
-        self, names: Sequence[str], layers: Sequence[str] = LAYERS, prepare: object = go_slowly
+        self,
+        names: Sequence[str],
+        layers: Sequence[str] = LAYERS,
+        prepare: object = go_slowly,
+        *,
+        out: str | None = None,
     ) -> Child:
         """Start one, on photos in an order of its own."""
-        number = len(self.asked)
-        listed = self.scene.folder / f"{self.folder.name}-{number}.csv"
+        ask = Ask(names, layers, self.folder / (out or f"{len(self.asked)}.h5"))
+        listed = self.scene.folder / f"{self.folder.name}-{len(self.asked)}.csv"
         with listed.open("w", newline="") as stream:
             rows = [(name, str(number)) for number, name in enumerate(names)]
             csv.writer(stream).writerows([("path", "label"), *rows])
         arguments = [
             *("extract", "--images", listed, "--backbone", self.scene.folder / "small.keras"),
-            *("--layers", ",".join(layers), "--batch-size", 4, "--json"),
-            *("--cache", self.folder / "cache", "--out", self.folder / f"{number}.h5"),
+            *("--layers", ",".join(layers), "--batch-size", 4, "--out", ask.out),
         ]
-        self.asked.append((names, layers))
-        child = Child(arguments, output=self.folder / "output", prepare=prepare)
+        return self._start(ask, arguments, prepare)
+
+    def compact(self) -> Child:
+        """Start merging shards."""
+        return self._start(Ask((), (), self.folder), ["compact"], make_small_shards)
+
+    def _start(self, ask: Ask, arguments: list[object], prepare: object) -> Child:
+        cache = ("--cache", self.folder / "cache", "--json")
+        child = Child([*arguments, *cache], output=self.folder / "output", prepare=prepare)
+        self.asked.append(ask)
         self.children.append(child)
         return child
 
@@ -171,12 +192,12 @@ class Crowd:
         """Wait until all have ended."""
         return [child.end() for child in self.children]
 
-    def read(self, number: int) -> dict[str, dict[str, np.ndarray]]:
+    def read(self, ask: Ask) -> dict[str, dict[str, np.ndarray]]:
         """Read what one of them left: layer → photo → row."""
-        with Features(self.folder / f"{number}.h5") as features:
+        with Features(ask.out) as features:
             return {
                 layer: dict(zip(features.paths, features.read(layer), strict=True))
-                for layer in features.layers
+                for layer in ask.layers
             }
 
     def find_shards(self) -> list[Path]:
@@ -191,33 +212,31 @@ class Crowd:
         n_stored = sum(len(rows) for rows in stored.values())
         return n_stored / sum(len(set(rows)) for rows in stored.values())
 
-    def find_wrong(self, number: int, ending: Ending, status: int = 0) -> list[str]:
-        """Say what is wrong with how one of them ended."""
-        if ending.status != status:
-            return [f"process {number} ended with {ending.status}: {ending.last_line}"]
-        if status != 0:
-            return []
-        names, layers = self.asked[number]
-        found = self.read(number)
-        return [
-            f"process {number}: {layer} of {name} is wrong"
-            for layer in layers
-            for name in names
+    def find_wrong(self, ask: Ask) -> list[str]:
+        """Say which of the rows that one of them left are wrong."""
+        found = self.read(ask) if ask.layers else {}
+        wrong = [
+            f"{ask.out.name}: {layer} of {name} is wrong"
+            for layer in ask.layers
+            for name in ask.names
             if not np.allclose(
                 found[layer].pop(name, np.nan),
                 self.scene.expected[layer][name],
                 rtol=1e-5,
                 atol=1e-6,
             )
-        ] + [f"process {number}: {layer} has others" for layer in layers if found[layer]]
+        ]
+        return wrong + [f"{ask.out.name}: {layer} has others" for layer in found if found[layer]]
 
     def check(self, *, most_work: float = MOST_WORK, **statuses: int) -> list[str]:
         """Wait for all and say what is wrong; `statuses` are of the disturbed, as ``p1=-9``."""
-        wrong = [
-            line
-            for number, ending in enumerate(self.end())
-            for line in self.find_wrong(number, ending, statuses.get(f"p{number}", 0))
-        ]
+        wrong: list[str] = []
+        for number, (ask, ending) in enumerate(zip(self.asked, self.end(), strict=True)):
+            status = statuses.get(f"p{number}", 0)
+            if ending.status != status:
+                wrong.append(f"process {number} ended with {ending.status}: {ending.last_line}")
+            elif status == 0:
+                wrong += self.find_wrong(ask)
         work = self.measure_work()
         if work > most_work:
             wrong.append(f"{work:.2f} times the work")
@@ -277,6 +296,21 @@ def try_stop(crowd: Crowd, chance: random.Random) -> list[str]:
     return [*hung, *crowd.check(most_work=1.5)]
 
 
+def try_readers(crowd: Crowd, chance: random.Random) -> list[str]:
+    """One reads a view again and again, while it is written anew and its shards are merged."""
+    names = crowd.scene.names
+    crowd.start(names[::2])
+    wrong = crowd.check()
+    view = crowd.asked[0]
+    for n in (60, 0):
+        crowd.start(names[n:])
+        crowd.start(view.names, out=view.out.name)
+        crowd.compact()
+        while any(child.is_running for child in crowd.children):
+            wrong += crowd.find_wrong(view)
+    return [*wrong, *crowd.check()]
+
+
 def try_without_locks(crowd: Crowd, chance: random.Random) -> list[str]:
     """Where there are no locks, more may be computed twice."""
     for _ in range(3):
@@ -309,6 +343,7 @@ TRIALS: tuple[Trial, ...] = (
     try_kill,
     try_interrupt,
     try_stop,
+    try_readers,
     try_without_locks,
     try_without_wal,
     try_without_index,
