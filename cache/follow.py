@@ -9,10 +9,14 @@ from numpy.typing import NDArray
 
 from cache.errors import MissingShardError
 from cache.gather import Block, StoredRows, gather_rows
-from cache.store import RowLocations, RowTable, list_shards, read_rows_of
-
-# Looks at the folder; one is in vain where shards are merged between it and the reading.
-_ATTEMPTS = 2
+from cache.store import (
+    MOST_LOOKS,
+    NO_DIGESTS,
+    RowLocations,
+    RowTable,
+    list_shards,
+    read_rows_of,
+)
 
 
 def follow_rows(
@@ -42,18 +46,27 @@ def follow_rows(
     DamagedError
         A value could not be read as it was written.
     """
-    for _ in range(_ATTEMPTS):
+    known: dict[str, NDArray[np.uint8]] = {}
+    for _ in range(MOST_LOOKS):
         try:
             gather_rows(source.select(rows), out, block=block)
         except MissingShardError:
-            source = replace(source, locations=_look_again(source))
+            source = replace(source, locations=_look_again(source, known))
         else:
             return source
     gather_rows(source.select(rows), out, block=block)
     return source
 
 
-def _look_again(source: StoredRows) -> RowLocations:
-    shards = ((path.name, read_rows_of(path, source.key)) for path, _ in list_shards(source.folder))
-    table = RowTable((name, digests) for name, digests in shards if digests is not None)
-    return table.locate(source.digests)
+def _look_again(source: StoredRows, known: dict[str, NDArray[np.uint8]]) -> RowLocations:
+    """Find the rows in what lies in the folder now; `known` says what was read of it before."""
+    for _ in range(MOST_LOOKS):
+        there = {path.name: path for path, _ in list_shards(source.folder)}
+        if there.keys() == known.keys():
+            break
+        for name in known.keys() - there.keys():
+            del known[name]
+        for name in there.keys() - known.keys():
+            digests = read_rows_of(there[name], source.key)
+            known[name] = NO_DIGESTS if digests is None else digests
+    return RowTable(known.items()).locate(source.digests)

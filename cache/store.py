@@ -22,7 +22,10 @@ from cache.shard import read_digests
 
 _log = logging.getLogger(__name__)
 
-_NO_DIGESTS = np.empty((0, 32), np.uint8)
+NO_DIGESTS = np.empty((0, 32), np.uint8)
+# While shards are merged, a listing of the folder may show neither the old ones nor the new one:
+# only two that are the same tell that a row is nowhere.
+MOST_LOOKS = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,7 @@ class RowTable:
         named = sorted(shards, key=lambda shard: shard[0])
         self._names = [name for name, _ in named]
         self._starts = np.cumsum([0, *(len(digests) for _, digests in named)])
-        digests = np.concatenate([_NO_DIGESTS, *(digests for _, digests in named)])
+        digests = np.concatenate([NO_DIGESTS, *(digests for _, digests in named)])
         self._words = digests.view(np.uint64)
         # Stable: two runs at once may compute a row twice; the first shard by name serves it.
         self._order = np.argsort(self._words[:, 0], kind="stable")
@@ -129,12 +132,13 @@ class FeatureSet:
         self.refresh()
 
     def refresh(self) -> None:
-        """Look again at what lies in the folder; only what has changed is read."""
-        stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
-        if stamps == {name: shard.stamp for name, shard in self._shards.items()}:
-            return
-        self._shards = {shard.name: shard for shard in self._read_shards(stamps)}
-        self._table = RowTable((shard.name, shard.digests) for shard in self._shards.values())
+        """Look again at what lies in the folder, until it stays; only what has changed is read."""
+        for _ in range(MOST_LOOKS):
+            stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
+            if stamps == {name: shard.stamp for name, shard in self._shards.items()}:
+                return
+            self._shards = {shard.name: shard for shard in self._read_shards(stamps)}
+            self._table = RowTable((shard.name, shard.digests) for shard in self._shards.values())
 
     def __len__(self) -> int:
         """How many different rows exist."""
@@ -157,7 +161,7 @@ class FeatureSet:
             shard = known.get(name)
             if shard is None or shard.stamp != stamp:
                 digests = read_rows_of(self.folder / name, self.key)
-                shard = IndexedShard(name, stamp, _NO_DIGESTS if digests is None else digests)
+                shard = IndexedShard(name, stamp, NO_DIGESTS if digests is None else digests)
                 if digests is not None:
                     unknown.append(shard)
             yield shard

@@ -8,6 +8,7 @@ from pathlib import Path
 from cache.compact import Compaction, compact_set
 from cache.errors import DamagedError, MissingShardError
 from cache.examine import list_set_folders
+from cache.files import remove_orphans
 from cache.layout import CacheLayout, find_cache
 from cache.survey import is_empty, survey_set
 from pipeline.upkeep import (
@@ -68,6 +69,7 @@ def compact(root: Path) -> CompactResult:
     result = CompactResult()
     with wait_for_turn(layout), show_sets(layout) as advance:
         for folder in list_set_folders(layout):
+            remove_orphans(folder)
             if not is_empty(folder):
                 _compact(layout, folder, result, advance)
             advance(folder)

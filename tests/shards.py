@@ -10,9 +10,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from cache.index import Index
 from cache.key import Recipe, recipe_key
 from cache.layout import CacheLayout, open_cache, open_feature_set_folder
 from cache.shard import RowFormat, ShardWriter
+from cache.store import FeatureSet, split_digests
+from cache.view import ViewImages, ViewLayer, write_view
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv", "pooling": "none"}
 KEY = recipe_key(RECIPE)
@@ -44,6 +47,23 @@ def write_set(
         writer.append(make_digests(numbers), make_rows(numbers))
         os.utime(writer.publish(), (1_000_000 + second, 1_000_000 + second))
     return layout, folder
+
+
+def write_whole_view(out: Path, layout: CacheLayout, numbers: Sequence[int]) -> None:
+    """Write a view of the rows of these images, as layer ``conv``."""
+    digests = make_digests(numbers)
+    with Index() as index:
+        rows = FeatureSet(layout, RECIPE, index)
+    names = [f"{number}.png" for number in numbers]
+    layer = ViewLayer(
+        spec="conv",
+        recipe=RECIPE,
+        folder=rows.folder,
+        row=RowFormat(shape=SHAPE, dtype="float32"),
+        locations=rows.locate(split_digests(digests)),
+    )
+    images = ViewImages(root=".", paths=names, labels=names, splits=names, digests=digests)
+    write_view(out, images, [layer])
 
 
 def read_set(folder: Path) -> dict[str, list[bytes]]:

@@ -24,6 +24,7 @@ SUBJECTS = (
     "tmpfs",
     "powercut",
     "together",
+    "upkeep",
     "garbage",
     "archives",
     "server",
