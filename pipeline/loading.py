@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
@@ -138,6 +139,8 @@ def open_client(options: RunOptions) -> Iterator[Client]:
 
     for name in _DASK_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # That its folder, of no use here, took a second to make: as it does where many runs start.
+    warnings.filterwarnings("ignore", message="Creating scratch directories")
     if options.scheduler:
         with _connect(options.scheduler) as client:
             yield client
