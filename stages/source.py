@@ -161,10 +161,10 @@ def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[b
     list of bytes or OSError
         For each path, in order, the 32 bytes of its SHA-256, or why it could not be read.
     """
+    size = _PATHS_PER_TASK
     if isinstance(source, RemoteSource):
-        workers = max(workers, REMOTE_READERS)
-    starts = range(0, len(paths), _PATHS_PER_TASK)
-    tasks = [paths[start : start + _PATHS_PER_TASK] for start in starts]
+        workers, size = max(workers, REMOTE_READERS), 1
+    tasks = [paths[start : start + size] for start in range(0, len(paths), size)]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         results = pool.map(lambda task: [_hash_image(source, path) for path in task], tasks)
         return [digest for task in results for digest in task]
