@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import logging
 import threading
@@ -25,18 +26,15 @@ CREDENTIALS = {
 }
 
 
-@contextmanager
-def serve_s3() -> Iterator[str]:
-    """Run moto's S3 server; its address."""
+@functools.cache
+def serve_s3() -> str:
+    """Run moto's S3 server for as long as this process lives; its address."""
     moto = pytest.importorskip("moto.server")
     pytest.importorskip("s3fs")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    try:
-        yield "http://{}:{}".format(*server.get_host_and_port())
-    finally:
-        server.stop()
+    return "http://{}:{}".format(*server.get_host_and_port())
 
 
 def upload(address: str, bucket: str, files: Mapping[str, bytes]) -> str:
@@ -54,11 +52,11 @@ def upload(address: str, bucket: str, files: Mapping[str, bytes]) -> str:
 @contextmanager
 def serve_bucket(files: Mapping[str, bytes]) -> Iterator[str]:
     """Serve files from S3, which the environment then points to; their URL."""
-    with serve_s3() as address, pytest.MonkeyPatch.context() as patch:
-        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": address}.items():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": serve_s3()}.items():
             patch.setenv(name, value)
         _make_filesystem.cache_clear()
-        yield upload(address, "bucket", files)
+        yield upload(serve_s3(), "bucket", files)
         _make_filesystem.cache_clear()
 
 

@@ -27,13 +27,12 @@ from tests.serving import (
     upload,
 )
 
-FILES = {f"{'ab'[number % 2]}/{number}.png": b"%d" % number * 3000 for number in range(8)}
+FILES = {f"{'ab'[number % 2]}/{number}.png": b"%d" % number * 3000 for number in range(5)}
 
 
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    with serve_s3() as address:
-        yield address
+@pytest.fixture
+def s3() -> str:
+    return serve_s3()
 
 
 @pytest.fixture

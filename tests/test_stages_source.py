@@ -127,7 +127,9 @@ def test_many_threads_read_the_right_bytes(source: Source, files: dict[str, byte
 def test_hashes_are_sha256_in_order_and_an_unreadable_file_costs_no_other(
     source: Source, files: dict[str, bytes]
 ) -> None:
-    paths = ["z.gif", "none.png", *source.list_images()] * 50
+    paths = ["z.gif", "none.png", *source.list_images()] * (
+        2 if isinstance(source, RemoteSource) else 50
+    )
     digests = hash_images(source, paths, workers=3)
     assert len(digests) == len(paths)
     for path, digest in zip(paths, digests, strict=True):

@@ -36,12 +36,11 @@ def run(seed: int) -> Result:
         return planned[before] if before < len(planned) else ""
 
     with (
-        serve_s3() as address,
-        serve_proxy(address) as proxy,
+        serve_proxy(serve_s3()) as proxy,
         patch.dict(os.environ, {**CREDENTIALS, "AWS_ENDPOINT_URL": proxy.address}),
         patch.object(patience, "READ_WAITS_S", (_WAIT_S,) * (_MOST_FAULTS + 1)),
     ):
-        source = open_source(upload(address, f"bucket-{seed}", files))
+        source = open_source(upload(serve_s3(), f"bucket-{seed}", files))
         proxy.fault = choose
         digests = hash_images(source, list(files), workers=2)
         loaded = [read() for read in start_reading(source, list(files))]
