@@ -18,6 +18,7 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_intdigest
 
 from cache.checked import decode
 from cache.chunks import CAN_LIST, SUMS, find_chunks
@@ -92,8 +93,15 @@ class SetExam:
 
 def list_set_folders(layout: CacheLayout) -> list[Path]:
     """List the folders of feature sets, also of those that hold nothing yet, sorted."""
-    tops = (path for path in layout.root.iterdir() if _FOLDER_NAME.fullmatch(path.name))
-    return sorted(path for top in tops if top.is_dir() for path in top.iterdir() if path.is_dir())
+    tops = [path for path in layout.root.iterdir() if _FOLDER_NAME.fullmatch(path.name)]
+    return sorted(folder for top in tops for folder in _list_folders(top))
+
+
+def _list_folders(top: Path) -> list[Path]:
+    try:
+        return [path for path in top.iterdir() if path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # gc may have dropped it just now.
 
 
 def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
@@ -220,44 +228,56 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
     if chunks is None and SUMS in file and CAN_LIST:
         raise ValueError("its checksums are not those of its chunks")
     raw = None if chunks is None else RawFile(descriptor=descriptor, chunks=chunks)
-    intact = np.ones(n_rows, np.bool_)
-    damage: list[str] = []
-    step = dataset.chunks[0]
     row_bytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
     # A line of chunks costs a call; several of them at once, as many fewer.
+    step = dataset.chunks[0]
     stride = step * max(1, _PIECE_BYTES // max(1, step * row_bytes))
-    pieces = [(start, min(start + stride, n_rows)) for start in range(0, n_rows, stride)]
+    buffers = np.empty((2, min(stride, n_rows), *dataset.shape[1:]), dataset.dtype)
+    rows = _DoubleReading(dataset=dataset, raw=raw, buffers=buffers)
+    intact = np.ones(n_rows, np.bool_)
+    reason = None
+    pieces = _cut(0, n_rows, stride)
     while pieces:
         start, stop = pieces.pop()
         try:
-            _check_rows(dataset, raw, start, stop)
+            rows.check(start, stop)
         except READ_FAILURES as error:
             if stop - start > step:
-                pieces += [(first, min(first + step, stop)) for first in range(start, stop, step)]
-            else:
-                intact[start:stop] = False
-                damage.append(describe_failure(error))
-    if not damage:
+                pieces += _cut(start, stop, step)
+                continue
+            intact[start:stop] = False
+            reason = describe_failure(error)
+    if reason is None:
         return intact, None
-    return intact, f"{int((~intact).sum())} of its {n_rows} rows are damaged: {damage[-1]}"
+    return intact, f"{int((~intact).sum())} of its {n_rows} rows are damaged: {reason}"
 
 
-def _check_rows(dataset: h5py.Dataset, raw: RawFile | None, start: int, stop: int) -> None:
-    values = dataset[start:stop]
-    if raw is not None:
-        _check_raw(values, raw, np.arange(start, stop))
-    if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite")
+def _cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:
+    """Cut rows into pieces, the first one last."""
+    return [(first, min(first + step, stop)) for first in reversed(range(start, stop, step))]
 
 
-def _check_raw(values: NDArray[Any], raw: RawFile, rows: NDArray[np.int64]) -> None:
-    """Read the rows past HDF5, whose sums are checked on the way, and compare."""
-    found = np.empty_like(values)
-    n_columns = math.prod(values.shape[1:])
-    flat = found.reshape(len(found), n_columns)
-    read_chunks(raw, rows, positions=rows - rows[0], columns=(0, n_columns), out=flat)
-    if found.tobytes() != values.tobytes():
-        raise ValueError("its values are others when read past HDF5")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DoubleReading:
+    """The features of a shard, and where they are read to in each of two ways."""
+
+    dataset: h5py.Dataset
+    raw: RawFile | None
+    buffers: NDArray[Any]
+
+    def check(self, start: int, stop: int) -> None:
+        values = self.buffers[0, : stop - start]
+        self.dataset.read_direct(values, np.s_[start:stop])
+        if self.raw is not None:
+            found = self.buffers[1, : stop - start].reshape(stop - start, -1)
+            rows = np.arange(start, stop)
+            columns = (0, found.shape[1])
+            # Checks our own sums on the way.
+            read_chunks(self.raw, rows, positions=rows - start, columns=columns, out=found)
+            if xxh3_64_intdigest(found.data) != xxh3_64_intdigest(values.data):
+                raise ValueError("its values are others when read past HDF5")
+        if not np.isfinite(values).all():
+            raise ValueError("it holds values that are not finite")
 
 
 def describe_failure(error: Exception) -> str:
