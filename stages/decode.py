@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from stages.errors import DecoderError, InputError, UnknownNameError
 from stages.imagefile import Picture, read_picture
@@ -168,7 +168,14 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
         If the file cannot be read, whatever is wrong with it; the message is the reason.
     DecoderError
         If there is not enough memory.
+    InputError
+        If Pillow has been told, anywhere in this process, to fill up truncated files with grey.
     """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise InputError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, and what is missing of a file would be"
+            " grey in its features; set it to False"
+        )
     try:
         return _decode(data, spec)
     except MemoryError as error:

@@ -248,6 +248,14 @@ def test_flipped_bytes_give_pixels_or_a_reason_and_nothing_else(name: str) -> No
         assert isinstance(outcome, ImageError) or outcome.pixels.shape == (32, 48, 3)
 
 
+def test_truncated_files_are_not_filled_with_grey_whatever_pillow_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(InputError, match=r"LOAD_TRUNCATED_IMAGES is set.*; set it to False$"):
+        decode_image(FILES["jpeg"], SPEC)
+
+
 def test_empty_and_foreign_files_are_told_apart() -> None:
     with pytest.raises(ImageError, match=r"^empty file$"):
         decode_image(b"", SPEC)
