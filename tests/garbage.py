@@ -8,22 +8,31 @@ from __future__ import annotations
 
 import functools
 import io
-import os
 import random
 import re
-import socket
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 import stages.imagefile  # noqa: F401 - which has Pillow and libtiff be quiet
-from tests.pictures import MAGIC, encode, encode_two, exif, files, photo, png, png_chunk
+from tests.pictures import (
+    MAGIC,
+    encode,
+    encode_two,
+    exif,
+    files,
+    photo,
+    png,
+    png_chunk,
+    write_ifd,
+    write_jpeg,
+    write_tiff,
+)
 
 # Formats that Pillow sees elsewhere are no concern of this.
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF", "PPM")
@@ -331,91 +340,3 @@ def _is_comparable(data: bytes) -> bool:
         return True
     depth = image.mode[0] not in "IF"
     return depth and image.width * image.height <= _LARGEST_MUTANT_PIXELS
-
-
-def write_jpeg(frame: int, width: int, height: int, entropy: bytes, *, n_scans: int = 1) -> bytes:
-    """Write a grey JPEG of any process, with scans behind the first that say nothing."""
-
-    def segment(marker: int, body: bytes) -> bytes:
-        return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
-
-    is_progressive = frame == 0xC2
-    tables = segment(0xDB, bytes([0]) + bytes([1] * 64))
-    size = segment(frame, struct.pack(">BHHB", 8, height, width, 1) + bytes([1, 0x11, 0]))
-    codes = b"".join(segment(0xC4, bytes([which, 1, *[0] * 15, 0])) for which in (0, 0x10))
-    first = bytes([1, 1, 0, 0, 0 if is_progressive else 63, 0])
-    more = segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) * (n_scans - 1)
-    head = b"\xff\xd8" + tables + size + codes + segment(0xDA, first)
-    return head + entropy.replace(b"\xff", b"\xff\0") + more + b"\xff\xd9"
-
-
-def write_ifd(tags: Mapping[int, list[int]], at: int, *, next_at: int = 0) -> bytes:
-    """Write a directory of 32-bit numbers for an offset in the file; long values share bytes."""
-    entries, values = b"", b""
-    values_at = at + 2 + 12 * len(tags) + 4
-    for tag, numbers in sorted(tags.items()):
-        packed = struct.pack(f"<{len(numbers)}I", *numbers)
-        if len(packed) <= 4:
-            place = packed
-        else:
-            found = values.find(packed)
-            if found < 0:
-                found, values = len(values), values + packed
-            place = struct.pack("<I", values_at + found)
-        entries += struct.pack("<HHI", tag, 4, len(numbers)) + place
-    return struct.pack("<H", len(tags)) + entries + struct.pack("<I", next_at) + values
-
-
-def write_tiff(tags: Mapping[int, list[int]], pixels: bytes, *, next_at: int = 0) -> bytes:
-    """Write a grey TIFF whose pixels begin at byte 8."""
-    defaults = {258: [8], 259: [1], 262: [1], 277: [1]}
-    ifd = write_ifd({**defaults, **tags}, 8 + len(pixels), next_at=next_at)
-    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + ifd
-
-
-def strew(folder: Path) -> dict[bytes, str | None]:
-    """Put things into a folder that are no files, or whose names are odd.
-
-    Returns
-    -------
-    dict
-        Names → a pattern of the reason, or None for a photo that must be read.
-    """
-    odd = {
-        b"caf\xe9.jpg": None,
-        "日本\u202e.jpg".encode(): None,
-        b"two\nlines.jpg": None,
-        b"=1+1.jpg": None,
-        b" space .jpg": None,
-        b"x" * 251 + b".jpg": None,
-    }
-    for number, name in enumerate(odd):
-        Path(os.fsdecode(bytes(folder) + b"/" + name)).write_bytes(
-            encode(photo(which=1), "JPEG", quality=50 + number)
-        )
-    (folder / "folder.jpg").mkdir()
-    os.mkfifo(folder / "fifo.jpg")
-    links = {
-        "loop.jpg": ("loop.jpg", "too many levels"),
-        "nowhere.jpg": ("gone/away.jpg", "no such file"),
-        "fifo behind a link.jpg": ("fifo.jpg", "not a regular file"),
-        "device.jpg": ("/dev/zero", "not a regular file"),
-        "empty device.jpg": ("/dev/null", "not a regular file"),
-        "memory.jpg": ("/proc/self/mem", "input/output error|permission"),
-        "maps.jpg": ("/proc/self/maps", "not an image|changed"),
-    }
-    for name, (target, _) in links.items():
-        (folder / name).symlink_to(target)
-    with socket.socket(socket.AF_UNIX) as server:
-        here = Path.cwd()
-        os.chdir(folder)  # a socket's path may have 107 bytes
-        server.bind("socket.jpg")
-        os.chdir(here)
-    expected: dict[bytes, str | None] = {name.encode(): why for name, (_, why) in links.items()}
-    expected |= odd | {b"fifo.jpg": "not a regular file", b"socket.jpg": "not a regular file"}
-    if os.geteuid():
-        closed = folder / "closed.jpg"
-        closed.write_bytes(encode(photo(), "JPEG"))
-        closed.chmod(0)
-        expected[b"closed.jpg"] = "permission denied"
-    return expected

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,46 @@ def grey_tiff(
     tags |= {279: len(pixels), 339: sample_format}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     return struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + pixels
+
+
+def write_jpeg(frame: int, width: int, height: int, entropy: bytes, *, n_scans: int = 1) -> bytes:
+    """Write a grey JPEG of any process, with scans behind the first that say nothing."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+    is_progressive = frame == 0xC2
+    tables = segment(0xDB, bytes([0]) + bytes([1] * 64))
+    size = segment(frame, struct.pack(">BHHB", 8, height, width, 1) + bytes([1, 0x11, 0]))
+    codes = b"".join(segment(0xC4, bytes([which, 1, *[0] * 15, 0])) for which in (0, 0x10))
+    first = bytes([1, 1, 0, 0, 0 if is_progressive else 63, 0])
+    more = segment(0xDA, bytes([1, 1, 0, 1, 63, 0])) * (n_scans - 1)
+    head = b"\xff\xd8" + tables + size + codes + segment(0xDA, first)
+    return head + entropy.replace(b"\xff", b"\xff\0") + more + b"\xff\xd9"
+
+
+def write_ifd(tags: Mapping[int, list[int]], at: int, *, next_at: int = 0) -> bytes:
+    """Write a directory of 32-bit numbers for an offset in the file; long values share bytes."""
+    entries, values = b"", b""
+    values_at = at + 2 + 12 * len(tags) + 4
+    for tag, numbers in sorted(tags.items()):
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        if len(packed) <= 4:
+            place = packed
+        else:
+            found = values.find(packed)
+            if found < 0:
+                found, values = len(values), values + packed
+            place = struct.pack("<I", values_at + found)
+        entries += struct.pack("<HHI", tag, 4, len(numbers)) + place
+    return struct.pack("<H", len(tags)) + entries + struct.pack("<I", next_at) + values
+
+
+def write_tiff(tags: Mapping[int, list[int]], pixels: bytes, *, next_at: int = 0) -> bytes:
+    """Write a grey TIFF whose pixels begin at byte 8."""
+    defaults = {258: [8], 259: [1], 262: [1], 277: [1]}
+    ifd = write_ifd({**defaults, **tags}, 8 + len(pixels), next_at=next_at)
+    return b"II*\0" + struct.pack("<I", 8 + len(pixels)) + pixels + ifd
 
 
 def files() -> dict[str, bytes]:

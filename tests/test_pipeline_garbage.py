@@ -17,7 +17,8 @@ import pytest
 from cache.features import Features
 from stages.folder import FolderSource
 from tests.conftest import Answer, Command, write_photos
-from tests.garbage import collect, is_good, strew
+from tests.garbage import collect, is_good
+from tests.litter import strew
 from tests.pictures import encode, photo
 from tests.test_stages_isolation import spoil_codecs, write_trap
 

@@ -12,8 +12,8 @@ from PIL import Image
 from stages.decode import DecodeSpec, decode_image
 from stages.effort import check_scans
 from stages.errors import ImageError
-from tests.garbage import collect, flood, write_jpeg, write_tiff
-from tests.pictures import encode, photo
+from tests.garbage import collect, flood
+from tests.pictures import encode, photo, write_jpeg, write_tiff
 
 # pytest puts its own warning filters in place of those that stages.decode sets once.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
