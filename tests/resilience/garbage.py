@@ -21,7 +21,7 @@ from tests.litter import strew
 from tests.resilience.child import run as run_command
 from tests.resilience.report import Result
 
-N_MUTANTS = 1500
+N_MUTANTS = 1000
 N_PHOTOS = 40
 LAYER = "first"
 # What one thread may hold beyond a run on photos alone: the pixels of the largest image that is
