@@ -144,11 +144,14 @@ def find_chunks(file: h5py.File) -> StoredChunks | None:
     The rule: they have their sums, each is one run of the values, and lies in the file as these
     values with HDF5's own checksum behind. Compressed ones do not; shards of old have no sums.
     """
-    dataset = file["features"]
-    if SUMS not in file or not _is_plain(dataset):
+    return match_chunks(file["features"], file[SUMS][()]) if SUMS in file else None
+
+
+def match_chunks(dataset: h5py.Dataset, sums: NDArray[np.uint64]) -> StoredChunks | None:
+    """Find the chunks of a dataset that have these sums; None where only HDF5 can read them."""
+    if not _is_plain(dataset):
         return None
     grid = lay_grid(dataset.shape[1:], dataset.chunks)
-    sums: NDArray[np.uint64] = file[SUMS][()]
     starts, offsets = _list_chunks(dataset)
     if grid is None or len(sums) != len(starts):
         return None

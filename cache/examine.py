@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from cache.checked import decode
+from cache.checked import decode, read_array
 from cache.chunks import CAN_LIST, SUMS, find_chunks
 from cache.errors import DamagedError
 from cache.gather import open_raw
@@ -206,8 +206,7 @@ def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
     dataset = file["digest"]
     if dataset.dtype != np.uint8 or dataset.shape[1:] != (32,):
         raise ValueError(f"its digests are {dataset.dtype} {dataset.shape}")
-    digests: NDArray[np.uint8] = dataset[()]
-    return digests
+    return read_array(dataset)
 
 
 def check_storage(file: h5py.File, name: str) -> None:

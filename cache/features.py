@@ -16,13 +16,14 @@ import numpy as np
 from cache.checked import read_array, read_text
 from cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
 from cache.follow import follow_rows
-from cache.gather import Block, StoredRows, read_rows, split_columns
+from cache.gather import Block, StoredRows, split_columns
 from cache.inside import check_kind, has_node, open_node, walk_nodes
 from cache.key import Recipe
 from cache.shard import DTYPES, SHARD_NAME, RowFormat, choose_chunk
 from cache.store import RowLocations
 from cache.strings import read_strings, unescape_name
 from cache.usage import mark_used
+from cache.values import StoredValues
 from cache.view import split_rows
 
 _OWN_COLUMNS = ("path", "label", "split")
@@ -46,6 +47,7 @@ class Features:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._stored: dict[str, StoredRows] = {}
+        self._values: dict[str, StoredValues] = {}
         self._nodes: dict[str, h5py.Dataset | h5py.Group] = {}
         try:
             self._file = h5py.File(path, "r", locking=False)
@@ -226,8 +228,7 @@ class Features:
         stored = self._locate(layer)
         if stored is None:
             with self._naming_damage():
-                positions = np.arange(len(rows))
-                read_rows(self._node(layer), rows, positions=positions, out=out, block=block)
+                self._open_values(layer).read(rows, out, block=block)
         else:
             self._stored[layer] = self._follow(stored, rows, out, block)
         return out
@@ -312,6 +313,12 @@ class Features:
         if (found.shard >= len(shards)).any() or (found.row[~found.missing] < 0).any():
             raise ValueError("it points at rows that cannot be")
         return found
+
+    def _open_values(self, layer: str) -> StoredValues:
+        if layer not in self._values:
+            node = self._node(layer)
+            self._values[layer] = StoredValues(self._file, node, sums=f"sums/{layer}")
+        return self._values[layer]
 
     def _shard_folder(self, node: h5py.Group) -> Path:
         with self._naming_damage():

@@ -92,7 +92,7 @@ def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> No
                     RawFile(descriptor=descriptor, chunks=shard.chunks),
                     rows,
                     positions=positions,
-                    columns=_flatten(block, shard.shape),
+                    columns=flatten_block(block, shard.shape),
                     out=out.reshape(len(out), -1),
                 )
 
@@ -215,7 +215,7 @@ def _open_surveyed(path: Path, key: str) -> Iterator[tuple[int, _Survey]]:
                 return
 
 
-def _flatten(block: Block, shape: tuple[int, ...]) -> tuple[int, int]:
+def flatten_block(block: Block, shape: tuple[int, ...]) -> tuple[int, int]:
     """Return the start and stop of a block among the flat values of a row."""
     first = last = 0
     every = (slice(None),) * (len(shape) - len(block))

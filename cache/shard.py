@@ -22,6 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from cache.checked import read_array, write_array
 from cache.chunks import SUMS, lay_grid
 from cache.errors import DamagedError, MissingShardError, UnstorableError
 from cache.files import publish, temporary_path
@@ -186,9 +187,10 @@ class ShardWriter:
         self._flush()
         digests = np.concatenate(self._digests)
         self._features.resize(len(digests), axis=0)
-        self._write_checked("digest", digests, DIGESTS_PER_CHUNK)
+        write_array(self._file, "digest", digests, n_rows=DIGESTS_PER_CHUNK)
         if self._grid is not None:
-            self._write_checked(SUMS, np.array(self._sums, np.uint64), SUMS_PER_CHUNK)
+            sums = np.array(self._sums, np.uint64)
+            write_array(self._file, SUMS, sums, n_rows=SUMS_PER_CHUNK)
         self._close()
         self._stream.check()
         if time_ns is not None:
@@ -196,10 +198,6 @@ class ShardWriter:
         final = self._folder / shard_name(digests)
         publish(self._path, final)
         return final
-
-    def _write_checked(self, name: str, values: np.ndarray, n_per_chunk: int) -> None:
-        chunk = (min(len(values), n_per_chunk), *values.shape[1:])
-        self._file.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
 
     def discard(self) -> None:
         """Close and remove the temporary file; harmless after `publish`."""
@@ -295,7 +293,7 @@ def find_compression(dataset: h5py.Dataset) -> str:
 def read_digests(path: Path, key: str) -> np.ndarray:
     """Read which rows a shard holds: ndarray of uint8, shape (n, 32)."""
     with open_shard(path, key) as file:
-        digests: np.ndarray = file["digest"][()]
+        digests = read_array(file["digest"])
         if path.name != shard_name(digests) or len(digests) != len(file["features"]):
             raise DamagedError(f"{str(path)!r} does not hold the rows that its name says")
         return digests

@@ -18,12 +18,13 @@ import h5py
 import numpy as np
 
 from cache.checked import as_bytes, write_array, write_text
+from cache.chunks import lay_grid
 from cache.files import published
 from cache.follow import follow_rows
 from cache.gather import READ_BYTES, StoredRows
 from cache.hdf5 import WriteStream, create_file, create_group, create_virtual
 from cache.key import Recipe, canonical_json, recipe_key
-from cache.shard import RowFormat, choose_chunk, compression_options
+from cache.shard import SUMS_PER_CHUNK, RowFormat, choose_chunk, compression_options
 from cache.store import RowLocations
 from cache.strings import escape_name, write_strings
 
@@ -117,15 +118,16 @@ def _write_images(file: h5py.File, images: ViewImages) -> None:
 def _write_values(
     file: h5py.File, layer: ViewLayer, digests: np.ndarray, stream: WriteStream
 ) -> None:
-    n_rows = len(digests)
+    n_rows, row = len(digests), layer.row
     parent, _, leaf = f"features/{layer.spec}".rpartition("/")
+    chunk = choose_chunk(row, max(1, n_rows))
     dataset = create_group(file, parent).create_dataset(
         leaf,
-        shape=(n_rows, *layer.row.shape),
-        dtype=layer.row.dtype,
-        chunks=choose_chunk(layer.row, max(1, n_rows)),
+        shape=(n_rows, *row.shape),
+        dtype=row.dtype,
+        chunks=chunk,
         fletcher32=True,
-        **compression_options(layer.row.compression),
+        **compression_options(row.compression),
     )
     _write_recipe(dataset, layer.recipe)
     stored = StoredRows(
@@ -134,11 +136,18 @@ def _write_values(
         locations=layer.locations,
         digests=digests,
     )
-    for start, stop in split_rows(n_rows, layer.row.row_bytes):
-        block = np.empty((stop - start, *layer.row.shape), layer.row.dtype)
+    grid = lay_grid(row.shape, chunk) if row.compression == "none" else None
+    sums: list[int] = []
+    for start, stop in split_rows(n_rows, row.row_bytes, chunk_rows=chunk[0]):
+        block = np.empty((stop - start, *row.shape), row.dtype)
         stored = follow_rows(stored, np.arange(start, stop), block)
         dataset[start:stop] = block
         stream.check()
+        sums += grid.sum_chunks(block) if grid else []
+    if sums:
+        parent, _, leaf = f"sums/{layer.spec}".rpartition("/")
+        group = create_group(file, parent)
+        write_array(group, leaf, np.array(sums, np.uint64), n_rows=SUMS_PER_CHUNK)
 
 
 def _write_recipe(node: h5py.Dataset, recipe: Recipe) -> None:
@@ -199,8 +208,8 @@ def _as_selection(indices: np.ndarray) -> slice | np.ndarray:
     return slice(start, stop) if stop - start == len(indices) else indices
 
 
-def split_rows(n_rows: int, row_bytes: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into blocks ``start, stop`` of about `READ_BYTES`."""
-    step = max(1, READ_BYTES // max(1, row_bytes))
+def split_rows(n_rows: int, row_bytes: int, *, chunk_rows: int = 1) -> Iterator[tuple[int, int]]:
+    """Cut rows into blocks ``start, stop`` of about `READ_BYTES`, and of whole chunks."""
+    step = max(1, READ_BYTES // max(1, row_bytes) // chunk_rows) * chunk_rows
     for start in range(0, n_rows, step):
         yield start, min(n_rows, start + step)
