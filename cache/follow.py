@@ -47,14 +47,20 @@ def follow_rows(
         A value could not be read as it was written.
     """
     known: dict[str, NDArray[np.uint8]] = {}
+    first: MissingShardError | None = None
     for _ in range(MOST_LOOKS):
         try:
             gather_rows(source.select(rows), out, block=block)
-        except MissingShardError:
+        except MissingShardError as error:
+            first = first or error
             source = replace(source, locations=_look_again(source, known))
         else:
             return source
-    gather_rows(source.select(rows), out, block=block)
+    try:
+        gather_rows(source.select(rows), out, block=block)
+    except MissingShardError as error:
+        # The first one names the shard that they were in.
+        raise first or error from None
     return source
 
 

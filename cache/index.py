@@ -19,8 +19,6 @@ from typing import Any, Self
 
 import numpy as np
 
-from cache.shard import shard_name
-
 _log = logging.getLogger(__name__)
 
 _SCHEMA_VERSION = 1
@@ -126,15 +124,10 @@ class Index:
             for name, stamp, digests in self._query(query, [feature_set])
         }
 
-    def forget_wrong_shards(self) -> int:
-        """Forget entries whose rows are not those of the shard's name; return how many."""
-        n_wrong = 0
-        for (feature_set,) in self._query("SELECT DISTINCT feature_set FROM shards", []):
-            shards = self.shards_of(feature_set).values()
-            wrong = [one.name for one in shards if one.name != shard_name(one.digests)]
-            self.replace_shards(feature_set, add=(), remove=wrong)
-            n_wrong += len(wrong)
-        return n_wrong
+    def feature_sets(self) -> list[str]:
+        """Return the keys of the feature sets whose shards are known."""
+        found = self._query("SELECT DISTINCT feature_set FROM shards", [])
+        return [key for (key,) in found]
 
     def replace_shards(
         self, feature_set: str, *, add: Iterable[IndexedShard], remove: Iterable[str] = ()

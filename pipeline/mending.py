@@ -77,11 +77,15 @@ class Mending:
             self._found.note_done(damage.file, "removed; it is made again when it is needed")
 
     def _mend_index(self) -> None:
-        n_wrong = self._index.forget_wrong_shards()
+        file, n_wrong = self._layout.index_file, 0
+        for key in self._index.feature_sets():
+            shards = self._index.shards_of(key).values()
+            wrong = [shard.name for shard in shards if shard.name != shard_name(shard.digests)]
+            self._index.replace_shards(key, add=(), remove=wrong)
+            n_wrong += len(wrong)
         if n_wrong:
-            file = self._layout.index_file
-            self._found.note_damage(file, f"it knew other rows than the shards hold ({n_wrong})")
-            self._found.note_done(file, "these entries are removed; they are read again")
+            self._found.note_damage(file, f"it knows other rows of {count(n_wrong, 'shard')}")
+            self._found.note_done(file, "they are forgotten, and read again")
 
     def _settle_recipe(self, exam: SetExam) -> Recipe | None:
         """Return the recipe of a set, written anew where it was damaged; None without one."""
