@@ -45,7 +45,8 @@ class Scene:
     ----------
     folder : Path
         Holds ``photos/``, one of which is broken, ``small.keras``, and in ``extracted/`` a cache
-        and a view of all photos; in ``fitted/`` a head as well.
+        and a view of all photos; in ``fitted/`` a head as well; in ``damaged/`` a cache with
+        damage.
     """
 
     folder: Path
@@ -74,6 +75,10 @@ class Scene:
     def fitted(self) -> Path:
         return self.folder / "fitted"
 
+    @property
+    def damaged(self) -> Path:
+        return self.folder / "damaged"
+
 
 def set_scene(folder: Path, *, n_images: int = 160) -> Scene:
     """Write images and a network, extract once and fit once."""
@@ -87,7 +92,18 @@ def set_scene(folder: Path, *, n_images: int = 160) -> Scene:
         start = list_jobs(scene)[job]
         ending = start.finish(start.fresh(made))
         assert ending.status == 0, ending.err
+    _damage(shutil.copytree(scene.extracted, scene.damaged) / "cache")
     return scene
+
+
+def _damage(cache: Path) -> None:
+    """Change a byte of one shard, cut another short, and fill a recipe with garbage."""
+    recipes, shards = (sorted(cache.glob(f"*/*/{name}")) for name in ("recipe.json", "shard-*.h5"))
+    content = bytearray(shards[0].read_bytes())
+    content[len(content) // 2] ^= 1
+    shards[0].write_bytes(content)
+    shards[1].write_bytes(shards[1].read_bytes()[:-1000])
+    recipes[-1].write_bytes(b"{garbage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +182,7 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         *("--cache", "{}/other", "--out", "{}/predictions.csv", "--json"),
     ]
     export = ["export", "--model", "{}/model", "--out", "{}/classifier.keras", "--json"]
+    repair = ["repair", "--cache", "{}/cache", "--batch-size", 4, "--json"]
     index = ["index", scene.photos, "--out", "{}/manifest.csv", "--json"]
 
     def job(start: Path, arguments: Sequence[object], look: Callable[[Path], Look]) -> Job:
@@ -178,16 +195,25 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         "fit": job(scene.extracted, fit, look_at_model),
         "predict": job(scene.fitted, predict, partial(look_at_files, "predictions.csv*")),
         "export": job(scene.fitted, export, look_at_export),
+        "repair": job(scene.damaged, repair, look_at_rows),
         "index": job(scene.nothing, index, partial(look_at_files, "manifest.csv")),
     }
 
 
-def look_at_features(folder: Path) -> Look:
-    """Read all of ``features.h5``, with our reader and with plain h5py."""
-    found: dict[str, object] = {}
+def look_at_rows(folder: Path) -> Look:
+    """Read all of ``features.h5`` with our reader."""
     with Features(folder / "features.h5") as features:
-        found |= {"paths": features.paths, "labels": features.labels, "splits": features.splits}
-        found |= {f"ours {layer}": features.read(layer) for layer in LAYERS.split(",")}
+        return {
+            "paths": features.paths,
+            "labels": features.labels,
+            "splits": features.splits,
+            **{layer: features.read(layer) for layer in LAYERS.split(",")},
+        }
+
+
+def look_at_features(folder: Path) -> Look:
+    """Read all of ``features.h5``, with our reader and with plain h5py, and what failed."""
+    found = dict(look_at_rows(folder))
     with h5py.File(folder / "features.h5") as file:
         found |= {f"h5py {layer}": file["features"][layer][()] for layer in LAYERS.split(",")}
     return found | look_at_files("features.h5.failures.csv", folder)

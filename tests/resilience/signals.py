@@ -28,6 +28,7 @@ COUNTS = {
     "fit": 8,
     "predict": 10,
     "export": 6,
+    "repair": 8,
     "index": 6,
     "sweep --jobs 2": 4,
 }

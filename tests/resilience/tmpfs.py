@@ -15,7 +15,7 @@ from tests.resilience.disk import find_wrong_words
 from tests.resilience.jobs import Job, Look, list_jobs, list_unfinished, set_scene
 from tests.resilience.report import NotHereError, Result, sum_up
 
-COUNTS = {"extract": 10, "sweep": 5, "fit": 3, "predict": 4, "export": 2, "index": 2}
+COUNTS = {"extract": 10, "sweep": 5, "fit": 3, "predict": 4, "export": 2, "repair": 3, "index": 2}
 _DISK_BYTES = 64 * 1024 * 1024
 
 
