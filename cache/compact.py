@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cache.files import remove_orphans
 from cache.rewrite import Part, write_parts
 from cache.survey import SetSurvey, StoredShard
 
@@ -41,6 +42,7 @@ def compact_set(
     DamagedError, OSError
         As `write_parts` does; what was merged before stays merged.
     """
+    remove_orphans(survey.folder)
     n_bytes = n_after = 0
     for group in plan_groups(survey.shards, largest_bytes=largest_bytes):
         if len(group) > 1:

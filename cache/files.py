@@ -111,10 +111,11 @@ def list_unpublished(folder: Path) -> list[Path]:
 def remove_orphans(folder: Path) -> None:
     """Remove unpublished files and folders in `folder` whose writer is dead."""
     for path in list_orphans(folder):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that cannot be written, they stay
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _is_orphan(path: Path) -> bool:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.files import make_folder
+from cache.files import make_folder, remove_orphans
 from cache.index import Index
 from cache.layout import CacheLayout, open_cache
 from cache.leases import Leases
@@ -117,7 +117,9 @@ def fill_cache(
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)
     remember_sets(index, options.features, prepared)
+    remove_orphans(layout.leases_folder)
     for layer in prepared.plan.layers:
+        remove_orphans(layer.features.folder)
         mark_used(layer.features.folder)  # so that gc does not drop what this run relies on
     if prepared.plan.digests:
         compute_missing(options, prepared, index, tally, quiet=quiet)

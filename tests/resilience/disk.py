@@ -22,7 +22,6 @@ from tests.resilience.jobs import (
     Look,
     list_jobs,
     list_unfinished,
-    make_small_shards,
     set_scene,
 )
 from tests.resilience.report import Result, sum_up
@@ -107,7 +106,6 @@ def plan_failures(name: str, job: Job, *, n: int, seed: int, scratch: Path) -> I
 
 def limit_file_size(size: int) -> None:
     """Let this process write no larger files."""
-    make_small_shards()
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
@@ -126,7 +124,6 @@ def fail_write(folder: str, log: str, last: int | None = None, error: int = 0) -
     error : int
         As in `errno`.
     """
-    make_small_shards()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     numbers = count(1)
     fsync = os.fsync

@@ -17,7 +17,7 @@ import numpy as np
 from cache.features import Features
 from stages.heads import load_head
 from tests.conftest import LAYERS, write_model, write_photos
-from tests.resilience.child import Child, Ending
+from tests.resilience.child import Child, Ending, do_nothing, run
 
 # Small shards, so that there is something to lose: about eight images each.
 SHARD_BYTES = 60_000
@@ -30,11 +30,11 @@ _TIMES = ("seconds", "images_per_second")
 Look = Mapping[str, object]
 
 
-def make_small_shards() -> None:
-    """Have this process cut shards after `SHARD_BYTES`."""
+def _prepare(shard_bytes: int, prepare: Callable[[], None]) -> None:
     import pipeline.writing
 
-    pipeline.writing.SHARD_BYTES = SHARD_BYTES
+    pipeline.writing.SHARD_BYTES = shard_bytes
+    prepare()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +93,8 @@ def set_scene(folder: Path, *, n_images: int = 160) -> Scene:
         ending = start.finish(start.fresh(made))
         assert ending.status == 0, ending.err
     _damage(shutil.copytree(scene.extracted, scene.damaged) / "cache")
+    index = ["index", scene.photos / "china", "--out", scene.extracted / "china.csv"]
+    assert run(index, output=scene.output).status == 0
     return scene
 
 
@@ -119,21 +121,25 @@ class Job:
     look : callable
         What there is to see in a folder after it, but for times: the same after every right run.
     output : Path
+    shard_bytes : int
+        Where shards are cut.
     """
 
     start: Path
     arguments: Sequence[object]
     look: Callable[[Path], Look]
     output: Path
+    shard_bytes: int = SHARD_BYTES
 
     def fresh(self, folder: Path) -> Path:
         """Make `folder` what the command starts from."""
         shutil.copytree(self.start, folder)
         return folder
 
-    def begin(self, folder: Path, prepare: Callable[[], None] = make_small_shards) -> Child:
-        """Start the command on `folder`."""
+    def begin(self, folder: Path, prepare: Callable[[], None] = do_nothing) -> Child:
+        """Start the command on `folder`; `prepare` is called in its process first."""
         arguments = [str(one).replace("{}", str(folder)) for one in self.arguments]
+        prepare = partial(_prepare, self.shard_bytes, prepare)
         return Child(arguments, output=self.output, prepare=prepare)
 
     def finish(self, folder: Path) -> Ending:
@@ -183,10 +189,23 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
     ]
     export = ["export", "--model", "{}/model", "--out", "{}/classifier.keras", "--json"]
     repair = ["repair", "--cache", "{}/cache", "--batch-size", 4, "--json"]
+    gc = ["gc", "--cache", "{}/cache", "--unused-by", "{}/china.csv", "--json"]
+    compact = ["compact", "--cache", "{}/cache", "--json"]
     index = ["index", scene.photos, "--out", "{}/manifest.csv", "--json"]
 
-    def job(start: Path, arguments: Sequence[object], look: Callable[[Path], Look]) -> Job:
-        return Job(start=start, arguments=arguments, look=look, output=scene.output)
+    def job(
+        start: Path,
+        arguments: Sequence[object],
+        look: Callable[[Path], Look],
+        shard_bytes: int = SHARD_BYTES,
+    ) -> Job:
+        return Job(
+            start=start,
+            arguments=arguments,
+            look=look,
+            output=scene.output,
+            shard_bytes=shard_bytes,
+        )
 
     return {
         "extract": job(scene.nothing, ask_extract(scene, "{}"), look_at_features),
@@ -196,6 +215,8 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         "predict": job(scene.fitted, predict, partial(look_at_files, "predictions.csv*")),
         "export": job(scene.fitted, export, look_at_export),
         "repair": job(scene.damaged, repair, look_at_rows),
+        "compact": job(scene.extracted, compact, look_at_merged, 4 * SHARD_BYTES),
+        "gc": job(scene.extracted, gc, look_at_shards),
         "index": job(scene.nothing, index, partial(look_at_files, "manifest.csv")),
     }
 
@@ -217,6 +238,27 @@ def look_at_features(folder: Path) -> Look:
     with h5py.File(folder / "features.h5") as file:
         found |= {f"h5py {layer}": file["features"][layer][()] for layer in LAYERS.split(",")}
     return found | look_at_files("features.h5.failures.csv", folder)
+
+
+def look_at_merged(folder: Path) -> Look:
+    """Read ``features.h5`` and the shards, and count these."""
+    n_shards = len(list((folder / "cache").glob("*/*/shard-*.h5")))
+    return {**look_at_rows(folder), **look_at_shards(folder), "shards": n_shards}
+
+
+def look_at_shards(folder: Path) -> Look:
+    """Read all rows of all shards with plain h5py, in the order of their digests."""
+    found: dict[str, object] = {}
+    for feature_set in sorted((folder / "cache").glob("*/*-*")):
+        digests, rows = [], []
+        for shard in feature_set.glob("shard-*.h5"):
+            with h5py.File(shard, locking=False) as file:
+                digests += [row.tobytes() for row in file["digest"][()]]
+                rows += list(file["features"][()])
+        order = sorted(range(len(digests)), key=digests.__getitem__)
+        found[f"digests of {feature_set.name}"] = [digests[one] for one in order]
+        found[f"rows of {feature_set.name}"] = np.array([rows[one] for one in order])
+    return found
 
 
 def look_at_sweep(folder: Path) -> Look:
@@ -274,7 +316,7 @@ def is_unfinished(name: str) -> bool:
 
 def count_committed(folder: Path) -> int:
     """Count the images of which every layer lies in a shard."""
-    sets = [read_digests(one) for one in sorted((folder / "cache").glob("*/*")) if one.is_dir()]
+    sets = [read_digests(one) for one in (folder / "cache").glob("*/*-*")]
     return len(set.intersection(*sets)) if len(sets) == N_LAYERS else 0
 
 

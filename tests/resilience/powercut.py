@@ -23,7 +23,6 @@ from tests.resilience.jobs import (
     is_unfinished,
     list_jobs,
     list_unfinished,
-    make_small_shards,
     set_scene,
 )
 from tests.resilience.recording import (
@@ -37,7 +36,7 @@ from tests.resilience.recording import (
 )
 from tests.resilience.report import Result, sum_up
 
-COMMANDS = ("extract", "sweep", "fit", "predict", "export", "repair", "index")
+COMMANDS = ("extract", "sweep", "fit", "predict", "export", "repair", "compact", "gc", "index")
 _N_IMAGES = 24
 _N_RERUNS = 8
 _INDEX_NAMES = (".sqlite", ".sqlite-wal")
@@ -127,7 +126,7 @@ class RecordedJob:
 def record_job(name: str, job: Job, scratch: Path) -> RecordedJob:
     """Run a command in peace, and record it."""
     folder, recording = job.fresh(scratch / name), scratch / f"{name}.moments"
-    ending = job.begin(folder, partial(_record, str(folder), str(recording))).end()
+    ending = job.begin(folder, partial(record, str(folder), str(recording))).end()
     assert ending.status == 0, ending.err
     assert not list_unfinished(folder)
     moments = read_recording(recording)
@@ -138,11 +137,6 @@ def record_job(name: str, job: Job, scratch: Path) -> RecordedJob:
         whole=_list_whole(moments),
         expected=job.look(folder),
     )
-
-
-def _record(folder: str, recording: str) -> None:
-    make_small_shards()
-    record(folder, recording)
 
 
 def _list_whole(moments: Sequence[Moment]) -> dict[str, list[File]]:

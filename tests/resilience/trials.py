@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 
 from tests.resilience.child import Child, Ending
-from tests.resilience.jobs import Job, Look, make_small_shards
+from tests.resilience.jobs import Job, Look
 
 # As many as a small machine has cores.
 _N_AT_ONCE = 2
@@ -120,7 +120,6 @@ def watch_operations(
     number : int
         The signal.
     """
-    make_small_shards()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     numbers = count(1)
 
