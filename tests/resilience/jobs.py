@@ -30,10 +30,15 @@ _TIMES = ("seconds", "images_per_second")
 Look = Mapping[str, object]
 
 
-def _prepare(shard_bytes: int, prepare: Callable[[], None]) -> None:
+def make_small_shards(n_bytes: int = SHARD_BYTES) -> None:
+    """Have this process cut shards after a few bytes."""
     import pipeline.writing
 
-    pipeline.writing.SHARD_BYTES = shard_bytes
+    pipeline.writing.SHARD_BYTES = n_bytes
+
+
+def _prepare(shard_bytes: int, prepare: Callable[[], None]) -> None:
+    make_small_shards(shard_bytes)
     prepare()
 
 

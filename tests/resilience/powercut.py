@@ -41,8 +41,8 @@ _N_IMAGES = 24
 _N_RERUNS = 8
 _INDEX_NAMES = (".sqlite", ".sqlite-wal")
 _HEAD_FOLDER = "head"
-# Leases save work, and nothing depends on them.
-_ADVISORY = "leases"
+# Leases and locks save work, and no value depends on them.
+_ADVISORY = {"leases", "upkeep.lock"}
 # But for what was made safe.
 ALL_LOST = Way(itemgetter(0), itemgetter(0), has_index=False)
 
@@ -183,7 +183,9 @@ def list_ways(chance: random.Random, *, n_random: int, is_index_new: bool) -> di
 
 def _must_be_whole(name: str) -> bool:
     return not (
-        is_unfinished(name) or name.endswith(_INDEX_NAMES) or _ADVISORY in PurePosixPath(name).parts
+        is_unfinished(name)
+        or name.endswith(_INDEX_NAMES)
+        or not _ADVISORY.isdisjoint(PurePosixPath(name).parts)
     )
 
 
