@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from stages.errors import InputError
 from stages.folder import MAX_FILE_BYTES
-from stages.members import Member, MemberError
+from stages.members import Member, MemberError, refuse_archive
 from stages.zip import ZipMember, list_zip
 
 # The folder that a set's images go to → how its arrays of images and labels may be called.
@@ -148,8 +148,7 @@ def list_arrays(archive: str) -> Iterator[tuple[str, Member]]:
         raise
     # On garbage, zipfile and numpy raise anything from BadZipFile to SyntaxError.
     except Exception as error:
-        reason = f"no npz file, or damaged ({error}); download it again"
-        raise OSError(errno.EIO, reason, archive) from error
+        raise refuse_archive(archive, "npz", error) from error
 
 
 def _walk(archive: str) -> Iterator[tuple[str, Member]]:

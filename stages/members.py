@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from collections.abc import Iterable, Iterator
@@ -93,6 +94,13 @@ def index_members(archive: str, entries: Iterable[tuple[str, Member | None]]) ->
     _warn(archive, special, "are left out: links, devices or sparse files")
     _warn(archive, twice, "replace others of the same name, as they would when unpacked")
     return members
+
+
+def refuse_archive(archive: str, kind: str, error: Exception) -> OSError:
+    """Make one line of whatever a library raised on an archive that it cannot read."""
+    said = " ".join(str(error).split())[:200] or type(error).__name__
+    reason = f"no {kind} archive, or damaged ({said})"
+    return OSError(errno.EIO, reason, archive)
 
 
 def clean_name(written: str) -> str | None:

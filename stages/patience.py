@@ -128,6 +128,8 @@ def _is_final(error: Exception) -> bool:
 def _number(error: Exception) -> int:
     if isinstance(error, FileNotFoundError):
         return errno.ENOENT
+    if isinstance(error, PermissionError):
+        return errno.EACCES
     return getattr(error, "errno", None) or errno.EIO
 
 

@@ -100,7 +100,7 @@ def open_source(location: str) -> Source:
     location = drop_file_scheme(location)
     if is_url(location):
         return open_remote(location)
-    remedy = "name a folder, a .zip, .tar, .npz or .csv that exists, or a URL"
+    remedy = "name a folder, a .zip, .tar, .npz or .csv that is there and whole, or a URL"
     try:
         mode = Path(location).stat().st_mode
         if stat.S_ISDIR(mode):

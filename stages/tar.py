@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import tarfile
 from collections.abc import Iterator
 
-from stages.members import Span
+from stages.members import Span, refuse_archive
 
 # At byte 257 of every member's header since POSIX.1-1988.
 TAR_MAGIC = b"ustar"
@@ -41,8 +40,7 @@ def list_tar(archive: str) -> Iterator[tuple[str, Span | None]]:
         yield from _walk(archive)
     # On garbage, tarfile raises anything from ValueError to RecursionError.
     except Exception as error:
-        reason = f"no tar archive, or damaged ({error}); download it again"
-        raise OSError(errno.EIO, reason, archive) from error
+        raise refuse_archive(archive, "tar", error) from error
 
 
 def _walk(archive: str) -> Iterator[tuple[str, Span | None]]:

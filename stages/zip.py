@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 import struct
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from stages.folder import BLOCK_BYTES
-from stages.members import MemberError
+from stages.members import MemberError, refuse_archive
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error)
 _HEADER = struct.Struct("<4s22xHH")
@@ -103,7 +102,7 @@ def list_zip(archive: str) -> Iterator[tuple[str, ZipMember | None]]:
             infos, stop = opened.infolist(), opened.start_dir
     # On garbage, zipfile raises anything from UnicodeDecodeError to struct.error.
     except Exception as error:
-        raise OSError(errno.EIO, f"no zip archive, or damaged ({error})", archive) from error
+        raise refuse_archive(archive, "zip", error) from error
     overlapping = _find_overlaps(infos, stop)
     for info in infos:
         if not info.is_dir():

@@ -168,6 +168,14 @@ def test_claims_that_the_file_does_not_hold_are_refused(
         open_source(pack_claim(tmp_path / "a.npz", shape, b"0" * 64))
 
 
+def test_a_header_of_many_lines_is_one_line(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as opened:
+        opened.writestr("x.npy", b"\x93NUMPY\1\0\x20\x4e" + b"{" + b" \n" * 9999 + b"}")
+    with pytest.raises(InputError, match="no npz archive, or damaged") as caught:
+        open_source(str(tmp_path / "a.npz"))
+    assert "\n" not in str(caught.value)
+
+
 def test_more_rows_than_memory_could_list_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
