@@ -120,7 +120,7 @@ def _create(layout: CacheLayout) -> None:
 def _check_format(layout: CacheLayout) -> None:
     try:
         number = int(json.loads(layout.format_file.read_text(encoding="utf-8"))["format"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DamagedError(
             f'{str(layout.format_file)!r} is damaged; it should hold {{"format": {FORMAT}}}'
         ) from error

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +21,15 @@ from typing import Any
 import numpy as np
 
 from cache.files import make_durable, make_folder, published
-from cache.key import Recipe
+from cache.key import Recipe, recipe_key
 from cache.locks import locked_folder
 from pipeline.errors import PipelineError
 from pipeline.options import FeatureOptions
 from pipeline.tables import write_rows
 from stages.heads import Head, load_head
 from stages.targets import MULTILABEL, REGRESSION, SEPARATOR
+
+_log = logging.getLogger(__name__)
 
 MODEL_NAME = "model.json"
 
@@ -72,7 +75,7 @@ def read_json(file: Path) -> dict[str, Any] | None:
     """Return the object in a JSON file of an earlier fit; None where there is none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -98,24 +101,35 @@ def load_classifier(folder: Path) -> Classifier:
         # A fit that is going may be replacing one after the other.
         with locked_folder(folder):
             record = json.loads(file.read_text(encoding="utf-8"))
+            parts = tuple(_read_part(part) for part in record["parts"])
+            if not parts:
+                raise ValueError("it names no features")
+            target = str(record["target"])
             head = load_head(folder / "head")
-        return Classifier(
-            head=head,
-            parts=tuple(_read_part(part) for part in record["parts"]),
-            target=str(record["target"]),
-        )
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PipelineError(
             f"{str(folder)!r} holds no fitted model (no {MODEL_NAME}); name what fit --out wrote"
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PipelineError(f"{str(file)!r} is damaged ({error}); fit again") from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
+    for taken in sorted({path for part in parts for path in _list_files(part.features)}):
+        # Whoever sent the folder chose which file of this machine that is.
+        _log.warning("%s takes its backbone from %s", folder, taken)
+    return Classifier(head=head, parts=parts, target=target)
+
+
+def _list_files(features: FeatureOptions) -> list[str]:
+    """Return the files that features are computed with."""
+    files = [features.weights] if features.weights not in ("imagenet", "random") else []
+    return [features.backbone, *files] if "/" in features.backbone else files
 
 
 def _read_part(part: Mapping[str, Any]) -> ClassifierPart:
+    recipe = dict(part["recipe"])
+    recipe_key(recipe)  # A ValueError where it is no canonical JSON.
     return ClassifierPart(
         layer=str(part["layer"]),
-        recipe=dict(part["recipe"]),
+        recipe=recipe,
         features=FeatureOptions.from_json(json.dumps(part["features"])),
     )
 

@@ -8,9 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from pipeline.document import read_yaml
 from pipeline.errors import PipelineError
 from pipeline.options import (
     DEFAULT_CACHE,
@@ -166,11 +166,11 @@ def read_experiment(file: Path) -> Experiment:
     """
     try:
         with file.open(encoding="utf-8") as stream:
-            content = yaml.safe_load(stream)
+            content = read_yaml(stream)
     except OSError as error:
         raise PipelineError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        # ValueError: bytes that are not UTF-8, or an unquoted 2024-13-01, which is no date.
+    except ValueError as error:
+        # Also of bytes that are not UTF-8, and of an unquoted 2024-13-01, which is no date.
         raise PipelineError(f"{str(file)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise PipelineError(f"{str(file)!r} should hold keys: {', '.join(Experiment.model_fields)}")

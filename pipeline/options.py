@@ -119,19 +119,27 @@ class FeatureOptions:
 
         Raises
         ------
+        ValueError
+            It is something else.
         PipelineError
             Keras is set to another backend than the one that these features were computed on.
         """
-        fields = json.loads(text)
-        fields["engine"], _, backend = fields["engine"].partition("-")
+        try:
+            fields = json.loads(text)
+            engine, _, backend = fields.pop("engine").partition("-")
+            layers, size = tuple(fields.pop("layers")), fields.pop("size")
+            size = None if size is None else (int(size[0]), int(size[1]))
+            if not all(isinstance(value, str) for value in (*layers, *fields.values())):
+                raise TypeError("a name is no text")
+            options = cls(layers=layers, size=size, engine=engine, **fields)
+        except (LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"these are no options of features: {error}") from error
         if backend and backend != find_keras_backend():
             raise PipelineError(
                 f"the features are of --engine keras on {backend}, and Keras is set to"
                 f" {find_keras_backend()}; set KERAS_BACKEND={backend}"
             )
-        size = fields.pop("size")
-        layers = tuple(fields.pop("layers"))
-        return cls(layers=layers, size=None if size is None else (size[0], size[1]), **fields)
+        return options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -187,7 +187,10 @@ def recall_origin(index: Index, key: str) -> FeatureOptions | None:
         Keras is set to another backend.
     """
     origin = index.memo(_origin_key(key))
-    return None if origin is None else FeatureOptions.from_json(origin)
+    try:
+        return None if origin is None else FeatureOptions.from_json(origin)
+    except ValueError:
+        return None
 
 
 def _origin_key(key: str) -> str:

@@ -7,6 +7,7 @@ is written out so that planning needs no TensorFlow.
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,8 +124,9 @@ def parse_backbone(text: str) -> BackboneName:
         if match and _plain(known) == _plain(match[1]):
             return BackboneName(name=known, options=_parse_options(match[2] or "", text))
     path = Path(text)
-    if path.exists() and (path.is_dir() or path.suffix.lower() in _MODEL_SUFFIXES):
-        return BackboneName(name=text)
+    with contextlib.suppress(OSError):  # A name longer than a file can have.
+        if path.exists() and (path.is_dir() or path.suffix.lower() in _MODEL_SUFFIXES):
+            return BackboneName(name=text)
     if path.suffix.lower() in _MODEL_SUFFIXES or "/" in text:
         raise InputError(f"there is no model file {text!r}")
     raise UnknownNameError("backbone", text, APPLICATIONS, remedy="or name a .keras or .h5 file")
@@ -153,6 +155,6 @@ def _parse_options(inside: str, text: str) -> tuple[tuple[str, object], ...]:
             options = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
             if len(options) == len(call.keywords):
                 return tuple(sorted(options.items()))
-    except (SyntaxError, ValueError):
-        pass
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
+        pass  # The last two of brackets in brackets in brackets.
     raise InputError(f"cannot read the options of {text!r}; write them as mobilenet(alpha=0.25)")

@@ -72,6 +72,8 @@ def read_table(file: Path) -> Table:
             return parse_table(stream, name=str(file))
     except OSError as error:
         raise InputError(f"cannot read {str(file)!r}: {error.strerror}; check the path") from error
+    except ValueError as error:  # A zero in the path.
+        raise InputError(f"cannot read {str(file)!r}: {error}; check the path") from error
 
 
 def parse_table(stream: TextIO, *, name: str) -> Table:

@@ -66,18 +66,25 @@ def read_member(path: Path, name: str) -> bytes:
     WeightsError
         There is, or no such member.
     """
+    check_archive(path)
     with zipfile.ZipFile(path) as archive:
-        for member in archive.infolist():
-            if member.filename not in _MEMBERS:
-                raise WeightsError(
-                    f"the archive holds {member.filename[:80]!r}, which is not loaded: a backbone"
-                    f" consists of {', '.join(sorted(_MEMBERS - {'classifier.json'}))}"
-                )
-            if member.file_size > _LARGEST_EXPANSION * member.compress_size + _FREE_BYTES:
-                raise WeightsError(f"{member.filename!r} expands to {member.file_size} bytes")
+        strange = [one for one in archive.namelist() if one not in _MEMBERS]
+        if strange:
+            raise WeightsError(
+                f"the archive holds {strange[0][:80]!r}, which is not loaded: a backbone consists"
+                f" of {', '.join(sorted(_MEMBERS - {'classifier.json'}))}"
+            )
         if name not in archive.namelist():
             raise WeightsError(f"the archive has no {name}")
         return archive.read(name)
+
+
+def check_archive(path: Path) -> None:
+    """Raise WeightsError where a zip archive expands to far more than it is."""
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > _LARGEST_EXPANSION * member.compress_size + _FREE_BYTES:
+                raise WeightsError(f"{member.filename[:80]!r} expands to {member.file_size} bytes")
 
 
 def _check_hdf5(stream: IO[bytes], n_bytes: int) -> int:

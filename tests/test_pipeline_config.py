@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 
 import pytest
@@ -282,9 +283,29 @@ def test_keys_that_are_no_text_are_one_line(refused):
 
 
 def test_a_date_is_no_folder(refused):
+    others = {key: value for key, value in GOOD.items() if key != "out"}
     assert "out: input should be a valid string" in refused(
-        yaml.safe_dump(GOOD) + "out: 2024-01-01"
+        yaml.safe_dump(others) + "out: 2024-01-01"
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: &a [x]\nb: *a", r"aliases \(\*name\) are not read"),
+        ("a: &a {x: 1}\nb: {<<: [*a, *a]}", "aliases"),
+        ("a: &a [*a]", "aliases"),
+        ("cv: 3\ncv: 5", "the key 'cv' is there twice"),
+        ("heads: [{C: 1, C: 2}]", "the key 'C' is there twice"),
+        ("a: !!python/object/apply:os.system [touch it-ran]", "could not determine a constructor"),
+        ("[" * 5000, "nested too deep"),
+        ("x" * 200_000, "more than 100000 characters"),
+        ("? {a: b}\n: c", "unhashable"),
+        ("a: " + "9" * 5000, "integer"),
+    ],
+)
+def test_yaml_that_says_more_than_it_shows_is_refused(text, reason, refused):
+    assert re.search(reason, refused(text))
 
 
 def test_an_experiment_that_cannot_be_opened_is_one_line(tmp_path, capsys):

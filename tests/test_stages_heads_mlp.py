@@ -347,6 +347,6 @@ def test_a_keras_file_with_foreign_layers_is_refused(tmp_path, monkeypatch):
     intruder = keras.Sequential([keras.Input((64,)), keras.layers.Lambda(leave_a_mark)])
     intruder.save(tmp_path / "head.keras")
     Path("executed").unlink(missing_ok=True)
-    with pytest.raises(InputError, match="other layers"):
+    with pytest.raises(InputError, match=r"other layers|fewer weights"):
         load_head(tmp_path)
     assert not Path("executed").exists()

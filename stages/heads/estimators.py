@@ -21,6 +21,7 @@ from stages.heads.knn import METRIC, ask_neighbors
 from stages.heads.linear import list_parts
 from stages.reduction import ScaledRows
 from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
+from stages.weightsfile import check_archive
 
 FILE_NAME = "head.skops"
 LINKS = {CLASSIFICATION: "softmax", MULTILABEL: "sigmoid", REGRESSION: "identity"}
@@ -225,8 +226,11 @@ def load_estimator(folder: Path, settings: Any, record: HeadRecord) -> Estimator
     import skops.io
 
     with refuse_damage(folder):
+        check_archive(folder / FILE_NAME)
         pipeline = skops.io.load(folder / FILE_NAME)
         _check_types(pipeline, settings.scale, record.kind)
+        if pipeline[-1].n_features_in_ != record.n_features:
+            raise ValueError(f"{FILE_NAME} and head.json differ in the number of features")
         head = EstimatorHead(
             kind=record.kind,
             settings=settings,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -273,6 +274,10 @@ def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead
     """
     start_tensorflow()
     with refuse_damage(folder):
+        n_values = check_weights(folder / FILE_NAME)
+        sizes = (record.n_features, *settings.hidden, max(1, len(record.classes)))
+        if sum(math.prod(pair) for pair in itertools.pairwise(sizes)) > n_values:
+            raise ValueError(f"{FILE_NAME} has fewer weights than head.json says")
         network = build_network(
             settings,
             n_features=record.n_features,
@@ -282,7 +287,6 @@ def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead
         expected = [_describe(type(layer).__name__, layer.get_config()) for layer in network.layers]
         if _read_layers(folder / FILE_NAME) != expected:
             raise TypeError(f"{FILE_NAME} has other layers than head.json says")
-        check_weights(folder / FILE_NAME)
         network.load_weights(folder / FILE_NAME)
     return MlpHead(settings=settings, task=record.task, classes=record.classes, network=network)
 

@@ -1,0 +1,3 @@
+from tests.fuzz import files, texts
+
+TARGETS = {**texts.TARGETS, **files.TARGETS}
