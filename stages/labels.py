@@ -121,7 +121,7 @@ def _relabel(manifest: Manifest, rule: str, *, wrapped: bool) -> Manifest:
 def _search_names(paths: Sequence[str], regex: str) -> list[str]:
     try:
         pattern = re.compile(regex)
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise InputError(f"bad regular expression {regex!r} for labels: {error}") from error
     group = min(pattern.groups, 1)
     found = (pattern.search(posixpath.basename(path)) for path in paths)

@@ -169,15 +169,18 @@ def _read_recipe(content: bytes, folder: Path) -> None:
         (place / "recipe.json").write_text(canonical_json(RECIPE))
 
 
-def _read_records(content: bytes, folder: Path) -> None:
+def _read_records(content: bytes, folder: Path) -> object:
+    n_read = 0
     for kind in (Parity, Drift):
         for name in ("parity.json", "drift.json"):
             (folder / name).write_bytes(content)
         found = read_record(folder, kind)
         if found is not None:
+            n_read += 1
             write_record(folder, found)
             if read_record(folder, kind) not in (found, None):
                 raise AssertionError(f"{found} came back as {read_record(folder, kind)}")
+    return n_read or REFUSED
 
 
 def _read_origin(content: bytes, folder: Path) -> object:
@@ -210,7 +213,8 @@ def _open_location(text: str, folder: Path) -> object:
 
 
 def _find_file(text: str, folder: Path) -> object:
-    return find_file(_check_location(text))
+    (folder / "there.jpg").touch()
+    return find_file(_check_location(text.replace("HERE", str(folder)))) or REFUSED
 
 
 def _split(text: str, folder: Path) -> object:
@@ -225,7 +229,8 @@ def _split(text: str, folder: Path) -> object:
 
 
 def _label(text: str, folder: Path) -> object:
-    (folder / "a.jpg").touch()
+    (folder / "a").mkdir(exist_ok=True)
+    (folder / "a" / "a.jpg").touch()
     return build_manifest(str(folder), labels=text)
 
 
@@ -296,13 +301,26 @@ TARGETS: Mapping[str, Target] = {
         inputs=ANYTHING | st.sampled_from(["/dev/zero", "x" * 5000, "\0", "a\0.zip"]),
         read=_open_location,
     ),
-    "file keys": Target(inputs=ANYTHING | ANYTHING.map("/a!{}".format), read=_find_file),
+    "file keys": Target(
+        inputs=ANYTHING | ANYTHING.map("/a!{}".format) | st.just("HERE/there.jpg"), read=_find_file
+    ),
     "--split": Target(
         inputs=ANYTHING | st.from_regex(r"(test|val)=[\d.e-]{1,8}(,(test|val)=[\d.e-]{1,8})?"),
         read=_split,
     ),
     "--labels": Target(
-        inputs=ANYTHING | ANYTHING.map("filename:{}".format) | ANYTHING.map("csv:{}".format),
+        inputs=ANYTHING
+        | ANYTHING.map("filename:{}".format)
+        | ANYTHING.map("csv:{}".format)
+        | st.sampled_from(
+            [
+                "folder",
+                "filename:(a)|(",
+                "filename:a",
+                "filename:" + "(" * 5000,
+                "filename:a{9999999999}",
+            ]
+        ),
         read=_label,
     ),
 }
