@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 import sqlite3
 import time
@@ -15,8 +17,12 @@ import numpy as np
 import pytest
 
 from cache.features import Features
+from cache.files import temporary_path
+from cache.key import recipe_key
+from cache.leases import Leases
 from stages.manifest import read_manifest
 from tests.conftest import Command
+from tests.shards import expect_set, read_set, write_set
 
 
 @pytest.fixture
@@ -302,6 +308,57 @@ def test_reading_a_view_is_use(cache: Path, command: Command, tmp_path: Path) ->
         features.read("last:avg", np.array([0]))
     figures = command("gc", "--cache", cache, "--keep-days", 30, "--json").figures
     assert [one["rows"] for one in figures["dropped"]] == [12]
+
+
+def write_lease(cache: Path) -> None:
+    keys = [recipe_key(json.loads(path.read_text())) for path in cache.glob("*/*/recipe.json")]
+    Leases(cache / "leases", keys).hold([], waiting=False)
+
+
+def write_half_a_shard(cache: Path) -> None:
+    for path in cache.glob("*/*/recipe.json"):
+        temporary_path(path.with_name("shard.h5")).touch()
+
+
+@pytest.mark.parametrize("begin", [write_lease, write_half_a_shard])
+def test_gc_keeps_its_hands_off_what_is_being_filled(
+    cache: Path, command: Command, begin: Callable[[Path], None]
+) -> None:
+    (cache / "leases").mkdir(exist_ok=True)
+    begin(cache)
+    before = list_content(cache)
+    answer = command("gc", "--cache", cache, "--keep-days", 0)
+    assert answer.out.splitlines() == [
+        *(
+            f"{cache / name} is being filled by another run; left as it is"
+            for name in name_sets(cache)
+        ),
+        "nothing to drop",
+    ]
+    assert list_content(cache).items() >= before.items()
+
+
+def test_without_locks_gc_leaves_rows_that_are_there_twice(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another gc, of which it cannot know, might drop the others."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    _, folder = write_set(tmp_path / "cache", [[0, 1], [1, 2]])
+    with monkeypatch.context() as lockless:
+        lockless.setattr("fcntl.flock", refuse)
+        assert command("gc", "--cache", tmp_path / "cache", "--json").figures["rows"] == 0
+    assert command("gc", "--cache", tmp_path / "cache", "--json").figures["rows"] == 1
+    assert read_set(folder) == expect_set([0, 1, 2])
+
+
+def test_a_damaged_format_is_named(cache: Path, command: Command) -> None:
+    (cache / "format.json").write_text("{")
+    answer = command("verify", "--cache", cache)
+    assert (answer.status, answer.err.count("\n")) == (3, 1)
+    assert f"{str(cache / 'format.json')!r} is damaged" in answer.err
 
 
 def test_without_anything_to_do_gc_says_its_rules(cache: Path, command: Command) -> None:
