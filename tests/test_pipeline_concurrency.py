@@ -13,6 +13,8 @@ from pipeline.classifier import load_classifier
 from tests.conftest import Command
 from tests.resilience import together
 from tests.resilience.child import Child
+from tests.resilience.jobs import list_jobs
+from tests.resilience.jobs import set_scene as set_jobs_scene
 from tests.resilience.together import Crowd, Scene, Trial, set_scene
 
 
@@ -51,6 +53,13 @@ SLOW = [
 @pytest.mark.parametrize("trial", SLOW)
 def test_all_end_and_are_right(crowd: Crowd, trial: Trial) -> None:
     assert trial(crowd, random.Random(0)) == []
+
+
+@pytest.mark.slow
+def test_commands_that_write_the_same_files_at_once_are_both_right(tmp_path: Path) -> None:
+    found = list_jobs(set_jobs_scene(tmp_path / "scene"))
+    for name in together.TWICE:
+        assert together.run_twice(found[name], tmp_path / name) == [], name
 
 
 def test_a_run_with_nothing_to_do_leaves_the_leases_alone(crowd: Crowd) -> None:

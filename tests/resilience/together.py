@@ -20,7 +20,8 @@ import numpy as np
 from cache.features import Features
 from tests.conftest import write_model, write_photos
 from tests.resilience.child import Child, Ending
-from tests.resilience.jobs import make_small_shards
+from tests.resilience.jobs import Job, list_jobs, make_small_shards
+from tests.resilience.jobs import set_scene as set_jobs_scene
 from tests.resilience.report import Result
 
 LAYERS = ("first", "last:avg")
@@ -335,6 +336,17 @@ def try_without_leases(crowd: Crowd, chance: random.Random) -> list[str]:
     return crowd.check(most_work=2.0)
 
 
+def run_twice(job: Job, folder: Path) -> list[str]:
+    """Run a command twice at once on the same files, and say what is wrong with what is left."""
+    alone = job.fresh(folder / "alone")
+    ending = job.finish(alone)
+    assert ending.status == 0, ending.err
+    expected = job.look(alone)
+    both = job.fresh(folder / "both")
+    endings = [child.end() for child in [job.begin(both), job.begin(both)]]
+    return [line for ending in endings for line in job.find_wrong(both, ending, expected)]
+
+
 Trial = Callable[[Crowd, random.Random], list[str]]
 TRIALS: tuple[Trial, ...] = (
     try_same,
@@ -351,6 +363,10 @@ TRIALS: tuple[Trial, ...] = (
 )
 
 
+# Commands of which two write the same files.
+TWICE = ("sweep", "fit", "predict", "export", "index")
+
+
 def run_trials(seed: int, scratch: Path, trials: Sequence[Trial] = TRIALS) -> Result:
     """Try each of them in a fresh cache."""
     scene = set_scene(scratch / "scene")
@@ -362,6 +378,12 @@ def run_trials(seed: int, scratch: Path, trials: Sequence[Trial] = TRIALS) -> Re
         failures += [f"{trial.__name__}: {line}" for line in wrong]
         n_started += len(crowd.children)
         n_wrong += min(len(crowd.children), len(wrong))
+    jobs = list_jobs(set_jobs_scene(scratch / "jobs"))
+    for name in TWICE:
+        wrong = run_twice(jobs[name], scratch / name)
+        failures += [f"{name}, twice at once: {line}" for line in wrong]
+        n_started += 2
+        n_wrong += min(2, len(wrong))
     return Result(
         what="processes on one cache at once, two to eight, some killed, stopped, without locks",
         injected=n_started,
