@@ -150,8 +150,14 @@ def _list_derived(folder: Path, keep_days: float | None) -> list[Path]:
 
 def count_files(files: Sequence[Path], reason: str) -> Loss:
     """Return the loss of files that hold no rows."""
-    n_bytes = sum(file.stat().st_size for file in files)
-    return Loss(reason=reason, n_bytes=n_bytes, n_files=len(files))
+    return Loss(reason=reason, n_bytes=sum(map(_count_bytes, files)), n_files=len(files))
+
+
+def _count_bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0  # Every run removes what killed ones left.
 
 
 def apply_plan(plan: SetPlan) -> None:
