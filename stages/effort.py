@@ -14,9 +14,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from stages.errors import ImageError
 
 # Pillow reads headers in Python, some bytes at a time, at 0.5 to 2 µs a read with the interpreter
-# locked, and 120 MB hold ten million empty chunks of a PNG. Photos take some tens of reads, and a
-# PNG of 100 MB in chunks of 8 KB takes 60,000.
+# locked, and 120 MB hold ten million empty chunks of a PNG. Photos take some tens of reads, large
+# PNGs four for each 8 KB.
 _MOST_READS = 300_000
+_BYTES_FOR_ONE_MORE = 1024
 
 # Pillow joins the EXIF segments of a JPEG one by one, copying what it has: 1,000 of 64 KB are
 # 30 GB. More than a few are not known to occur.
@@ -51,7 +52,7 @@ class MeteredFile(io.BytesIO):
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
-        self._n_left = _MOST_READS
+        self._n_left = _MOST_READS + len(data) // _BYTES_FOR_ONE_MORE
         self._n_exif_left = _MOST_EXIF_SEGMENTS
 
     def read(self, size: int | None = -1, /) -> bytes:
