@@ -68,7 +68,7 @@ class Claims:
         self._writer = writer
         self._batch_size = batch_size
         self._find_failures = find_failures
-        row_bytes = max(layer.row.row_bytes for layer in plan.active)
+        row_bytes = max((layer.row.row_bytes for layer in plan.active), default=1)
         self._most_batches = max(1, writing.SHARD_BYTES // (row_bytes * batch_size))
         self._n_batches = _FIRST_BATCHES
         self._ahead: Rows = np.arange(len(plan.digests))
