@@ -37,6 +37,7 @@ _DISK_ERRORS = {
     errno.EEXIST: "it is a file, not a folder",
     errno.ENAMETOOLONG: "the file name is too long",
 }
+_LONGEST_LINE = 2000
 _BROKEN_PIPE_STATUS = 141
 
 
@@ -104,6 +105,9 @@ def _run(
 
 def _complain(message: str, status: int) -> int:
     line = " ".join(message.split())
+    if len(line) > _LONGEST_LINE:
+        # It repeats what a file says, which may be anything; the remedy is at the end.
+        line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
     print(f"permafrost: {line}", file=sys.stderr)
     return status
 

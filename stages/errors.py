@@ -17,9 +17,6 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
-# Of what a file says, which may be anything, one line repeats as much.
-_LONGEST_NAME = 200
-
 
 class StageError(Exception):
     """Base of all errors that a user can cause and mend."""
@@ -85,8 +82,7 @@ class UnknownNameError(StageError):
         else:
             hint = f"there are: {', '.join(names[:20])}" + (", …" if len(names) > 20 else "")
             hint += remedy and "; "
-        said = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-        super().__init__(f"unknown {kind} {said!r}{place}; {hint}{remedy}")
+        super().__init__(f"unknown {kind} {name!r}{place}; {hint}{remedy}")
 
     def __reduce__(self) -> tuple[object, ...]:
         # Only the text travels between processes: what it was made of does not fit `__init__`.

@@ -20,8 +20,6 @@ from tests.fuzz.texts import REFUSED, Target
 
 OWN_ERRORS = (StageError, CacheError, PipelineError)
 TIME_LIMIT_S = 30
-# A line may repeat what the user wrote, which is never longer here.
-MOST_CHARACTERS = 12_000
 
 
 def run_target(target: Target, *, n_inputs: int, number: int | None = None) -> Counter[str]:
@@ -68,9 +66,7 @@ def _try(target: Target, content: Any, folder: Path) -> str:
     try:
         with _limit_time():
             return "refused" if target.read(content, folder) == REFUSED else "read"
-    except OWN_ERRORS as error:
-        if len(str(error)) > MOST_CHARACTERS:
-            raise AssertionError(f"an error of {len(str(error))} characters") from error
+    except OWN_ERRORS:
         return "refused"
 
 

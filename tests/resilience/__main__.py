@@ -28,6 +28,8 @@ SUBJECTS = (
     "garbage",
     "archives",
     "server",
+    "hostile",
+    "fuzz",
 )
 
 
