@@ -77,7 +77,7 @@ class RecordedJob:
     name : str
     job : Job
     moments : sequence of Moment
-    whole : mapping of str to list of File
+    whole : mapping of str to set of bytes
         What each may be under its final name.
     expected : Look
     """
@@ -85,7 +85,7 @@ class RecordedJob:
     name: str
     job: Job
     moments: Sequence[Moment]
-    whole: Mapping[str, list[File]]
+    whole: Mapping[str, set[bytes]]
     expected: Look
 
     def find_wrong(self, cut: str, left: Left) -> str:
@@ -98,7 +98,7 @@ class RecordedJob:
     def _is_whole(self, name: str, file: File, left: Left) -> bool:
         path = PurePosixPath(name)
         if path.name == JOURNAL_NAME:
-            return _find_records(file) <= set().union(*map(_find_records, self.whole[name]))
+            return _find_records(file.content) <= set().union(*map(_find_records, self.whole[name]))
         if path.name == MODEL_NAME:
             # It vouches for all that lies beside it.
             ends = (self.moments[0].files, self.moments[-1].files)
@@ -106,7 +106,7 @@ class RecordedJob:
                 _find_contents(path.parent, left) == _find_contents(path.parent, end)
                 for end in ends
             )
-        return path.parent.name == _HEAD_FOLDER or file in self.whole[name]
+        return path.parent.name == _HEAD_FOLDER or file.content in self.whole[name]
 
     def list_lost(self) -> list[str]:
         """List the files that are not safe although the command said that it is done."""
@@ -139,9 +139,9 @@ def record_job(name: str, job: Job, scratch: Path) -> RecordedJob:
     )
 
 
-def _list_whole(moments: Sequence[Moment]) -> dict[str, list[File]]:
+def _list_whole(moments: Sequence[Moment]) -> dict[str, set[bytes]]:
     """List what files were once they had their names, and at both ends."""
-    whole: dict[str, list[File]] = {}
+    whole: dict[str, set[bytes]] = {}
     unfinished: set[int] = set()
     published: set[tuple[str, int]] = set()
     for moment in moments:
@@ -149,7 +149,7 @@ def _list_whole(moments: Sequence[Moment]) -> dict[str, list[File]]:
             if file.inode in unfinished and not is_unfinished(name):
                 published.add((name, file.inode))
             if (name, file.inode) in published or moment in (moments[0], moments[-1]):
-                whole.setdefault(name, []).append(file)
+                whole.setdefault(name, set()).add(file.content)
         unfinished = {file.inode for name, file in moment.files.items() if is_unfinished(name)}
     return whole
 
@@ -197,9 +197,9 @@ def _find_contents(folder: PurePosixPath, left: Left) -> dict[str, bytes]:
     }
 
 
-def _find_records(file: File) -> set[bytes]:
+def _find_records(content: bytes) -> set[bytes]:
     """Return the lines of a journal that can be read."""
-    return {line for line in file.content.splitlines() if _can_read(line)}
+    return {line for line in content.splitlines() if _can_read(line)}
 
 
 def _can_read(line: bytes) -> bool:

@@ -172,7 +172,10 @@ class Disk:
             number = numbers[file.inode] = next(self._numbers)
             self._contents[number] = [File(file.inode, file.mtime_ns, b"")]
         contents = self._contents[numbers[file.inode]]
-        if contents[-1] != file:
+        if contents[-1].content == file.content:
+            # Used, or nothing new: a time can be lost without harm.
+            contents[-1] = file
+        else:
             contents.append(file)
         return numbers[file.inode]
 
