@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import multiprocessing
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -22,7 +23,8 @@ from cache.errors import CacheError
 from cache.examine import examine_shard
 from cache.features import Features
 from cache.gather import StoredRows, gather_rows
-from cache.index import Index
+from cache.index import Index, IndexedFile
+from cache.layout import CacheLayout
 from cache.shard import RowFormat
 from cache.store import FeatureSet, RowLocations, split_digests
 from cache.view import ViewImages, ViewLayer, write_view
@@ -71,6 +73,12 @@ def flip_all(sound: bytes, *, step: int = 1, n_bits: int = 1) -> list[Change]:
         for position in range(0, len(sound), step)
         for bit in range(n_bits)
     ]
+
+
+def flip_some(sound: bytes, *, n: int, seed: int) -> list[Change]:
+    """Flip bits here and there."""
+    chance = random.Random(seed)
+    return [flip(sound, chance.randrange(len(sound)), chance.randrange(8)) for _ in range(n)]
 
 
 def cut_all(sound: bytes, *, step: int = 512) -> list[Change]:
@@ -174,9 +182,14 @@ def _run(
             answers.send(f"{type(error).__name__}: {error}")
 
 
+@functools.lru_cache(maxsize=1)
+def _expect(n_rows: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    return make_digests(range(n_rows)), make_rows(range(n_rows))
+
+
 def check_shard(n_rows: int, path: Path) -> bool:
     """Read a shard of the rows 0 to n, and compare what an examination says of it."""
-    digests, expected = make_digests(range(n_rows)), make_rows(range(n_rows))
+    digests, expected = _expect(n_rows)
     exam = examine_shard(path, KEY)
     if exam.digests is not None and exam.intact.any():
         assert np.array_equal(exam.digests, digests), "verify takes other rows for intact"
@@ -205,6 +218,46 @@ def write_shard(root: Path, *, n_rows: int, compression: str = "none") -> tuple[
     _, folder = write_set(root, [range(n_rows)], compression=compression)
     (path,) = folder.glob("shard-*.h5")
     return path, functools.partial(check_shard, n_rows)
+
+
+def write_index(root: Path, *, n_rows: int) -> tuple[Path, Check]:
+    """Write a cache with its index, and return what checks that."""
+    layout, _ = write_set(root, [range(n_rows // 2), range(n_rows // 2, n_rows)])
+    with Index(layout.index_file) as index:
+        assert len(FeatureSet(layout, RECIPE, index)) == n_rows
+        files = [IndexedFile(f"/{n}.jpg", "1:2", digest) for n, digest in _number(n_rows)]
+        index.add_files(files)
+        index.add_memo("card", "{}")
+    return layout.index_file, functools.partial(check_index, n_rows)
+
+
+def _number(n_rows: int) -> list[tuple[int, bytes]]:
+    return list(enumerate(split_digests(make_digests(range(n_rows)))))
+
+
+def check_index(n_rows: int, path: Path) -> bool:
+    """Find and read rows by what an index says: those that it no longer knows are missing."""
+    digests, expected = _expect(n_rows)
+    layout = CacheLayout(path.parent)
+    with Index(path) as index:
+        for _, digest in _number(n_rows)[:2]:
+            index.files_of([digest])
+        index.digests_of({f"/{number}.jpg": "1:2" for number in range(n_rows)})
+        index.memo("card")
+        features = FeatureSet(layout, RECIPE, index)
+        locations = features.locate(split_digests(digests))
+    there = np.flatnonzero(~locations.missing)
+    values = np.full((len(there), *SHAPE), np.nan, np.float32)
+    stored = StoredRows(
+        folder=features.folder, key=KEY, locations=locations.select(there), digests=digests[there]
+    )
+    try:
+        gather_rows(stored, values)
+    except CacheError as error:
+        assert "shard-" in str(error), f"of no file: {error}"
+        return True
+    assert np.array_equal(values, expected[there]), "wrong values"
+    return len(there) < n_rows
 
 
 def write_features(root: Path, *, materialize: bool) -> tuple[Path, Check]:

@@ -26,6 +26,7 @@ SUBJECTS = (
     "together",
     "upkeep",
     "garbage",
+    "damage",
     "archives",
     "server",
     "hostile",
