@@ -54,18 +54,18 @@ class RemoteSource:
     ----------
     root : str
     files : dict of str to RemoteFile, optional
-        The listing; it does not travel to workers.
+        The listing. It does not travel to workers; without it each file is asked for by itself.
     """
 
     root: str
-    files: Mapping[str, RemoteFile] = field(default_factory=dict, compare=False, repr=False)
+    files: Mapping[str, RemoteFile] | None = field(default=None, compare=False, repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
         return RemoteSource, (self.root,)
 
     def list_images(self) -> list[str]:
         """List the images, sorted by their bytes."""
-        names = (name for name in self.files if name.lower().endswith(IMAGE_SUFFIXES))
+        names = (name for name in self.files or () if name.lower().endswith(IMAGE_SUFFIXES))
         return sorted(
             (name for name in names if not any(map(is_hidden, name.split("/")))), key=os.fsencode
         )
@@ -73,7 +73,7 @@ class RemoteSource:
     def read(self, path: str) -> bytes:
         """Return a file's bytes; `OSError` when that failed, several times if need be."""
         (key,) = self.file_keys([path])
-        file = self.files.get(path)
+        file = self.files.get(path) if self.files else None
         if file is not None and file.size_bytes is not None:
             check_size(file.size_bytes, key)
         return retry_reading(lambda: _download(self.root, path), key)
@@ -89,29 +89,42 @@ class RemoteSource:
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return the checksum that the listing gives, or the time and size."""
-        missing = [path for path in paths if path in self.files and not self.files[path].version]
+        told = {path: self._look_up(path) for path in paths}
+        untold = [path for path, fingerprint in told.items() if fingerprint is None]
         with ThreadPoolExecutor(REMOTE_READERS) as pool:
-            asked = dict(zip(missing, pool.map(self._ask_version, missing), strict=True))
-        return [
-            asked.get(path) or self.files[path].version or ""
-            if path in self.files
-            else FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-            for path in paths
-        ]
+            told |= zip(untold, pool.map(self._ask, untold), strict=True)
+        return [told[path] or _make_unknown() for path in paths]
 
     def make_absolute(self) -> RemoteSource:
         """Return itself: a URL means the same everywhere."""
         return self
 
-    def _ask_version(self, path: str) -> str:
+    def _look_up(self, path: str) -> str | OSError | None:
+        """Return what the listing says; None where it says nothing."""
+        if self.files is None:
+            return None
+        file = self.files.get(path)
+        return _make_missing(path) if file is None else file.version
+
+    def _ask(self, path: str) -> str | OSError | None:
         filesystem, name = _locate(self.root, path)
         try:
-            version = _find_version(filesystem.info(name))
+            return _find_version(filesystem.info(name))
+        except FileNotFoundError:
+            # Of a web server that is any failure, and what is listed is there.
+            return None if self.files else _make_missing(path)
         # Why a file cannot be had is for reading it to say.
         except Exception:  # noqa: BLE001
-            version = None
-        # Of what cannot be told from its next version, no digest may be remembered.
-        return version or f"unknown:{secrets.token_hex(8)}"
+            return None
+
+
+def _make_missing(path: str) -> OSError:
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+def _make_unknown() -> str:
+    """Return a fingerprint of what cannot be told from its next version: no digest is kept."""
+    return f"unknown:{secrets.token_hex(8)}"
 
 
 def is_url(location: str) -> bool:

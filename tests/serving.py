@@ -122,7 +122,8 @@ class _Forwarding(BaseHTTPRequestHandler):
         connection.request(self.command, self.path, headers=dict(self.headers))
         response = connection.getresponse()
         body = response.read()
-        kept = {name: value for name, value in response.getheaders() if name in _KEPT}
+        names = _KEPT if self.command == "GET" else (*_KEPT, "Content-Length")
+        kept = {name: value for name, value in response.getheaders() if name in names}
         self.answer(response.status, kept, body, fault=fault)
         connection.close()
 
@@ -134,7 +135,8 @@ class _Forwarding(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if "Content-Length" not in headers:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if fault == "cut":
             self.wfile.write(body[: len(body) // 2])

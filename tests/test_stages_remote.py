@@ -92,6 +92,10 @@ def test_keys_are_urls_and_find_their_file_again(url: str) -> None:
     found = find_file(key)
     assert found is not None
     assert found[0].read(found[1]) == FILES["a/2.png"]
+    assert found[0].fingerprints([found[1]]) == source.fingerprints(["a/2.png"])
+    gone = find_file(url + "/a/none.png")
+    assert gone is not None
+    assert isinstance(*gone[0].fingerprints([gone[1]]), FileNotFoundError)
 
 
 def test_an_empty_object_is_empty(s3: str, proxy: Proxy) -> None:
@@ -259,6 +263,9 @@ def test_a_web_server_is_asked_for_each_files_version(tmp_path: Path) -> None:
         assert odd is not None
         assert odd[0].read(odd[1]) == b"odd"
         prints = source.fingerprints(["a/0.png", "b/1.png"])
+        far = find_file(*source.file_keys(["a/0.png"]))
+        assert far is not None
+        assert far[0].fingerprints([far[1]]) == prints[:1]
         assert source.fingerprints(["a/0.png", "b/1.png"]) == prints
         os.utime(tmp_path / "b/1.png", (1, 1))
         assert open_source(address).fingerprints(["a/0.png"]) == prints[:1]
