@@ -145,6 +145,8 @@ def test_runs_at_once_compute_each_row_once(
 ) -> None:
     """Whatever of the images each of them wants, and in whatever order."""
     monkeypatch.setattr("pipeline.claims.POLL_S", 0.01)
+    # However slow the machine: without the lock, some may be computed twice.
+    monkeypatch.setattr("cache.leases.LOCK_TIMEOUT_S", 60.0)
     chance = random.Random(seed)
     samples = [chance.sample(DIGESTS, chance.randint(100, 300)) for _ in range(4)]
     runs = [Run(tmp_path / "cache", sample) for sample in samples]

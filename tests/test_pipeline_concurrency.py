@@ -13,9 +13,10 @@ from pipeline.classifier import load_classifier
 from tests.conftest import Command
 from tests.resilience import together
 from tests.resilience.child import Child
+from tests.resilience.crowd import Crowd, Scene, save_slowly, set_scene
 from tests.resilience.jobs import list_jobs
 from tests.resilience.jobs import set_scene as set_jobs_scene
-from tests.resilience.together import Crowd, Scene, Trial, set_scene
+from tests.resilience.together import Trial
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_of_two_fits_at_once_into_one_folder_one_is_left_whole(
     fit = ("fit", "--features", scene.folder / "alone/0.h5", "--layer", "last:avg")
     ridge = (*fit, "--head", "ridge", "--task", "regression", "--out")
     out, alone = tmp_path / "model", tmp_path / "alone"
-    slow = Child([*ridge, out, "--set", "alpha=7"], output=tmp_path, prepare=together.save_slowly)
+    slow = Child([*ridge, out, "--set", "alpha=7"], output=tmp_path, prepare=save_slowly)
     while slow.is_running and not (out / "head/head.json").exists():
         time.sleep(0.002)
     for folder in (out, alone):
