@@ -42,4 +42,4 @@ def read_yaml(stream: TextIO) -> object:
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     except yaml.YAMLError as error:
-        raise ValueError(str(error)) from error
+        raise ValueError(" ".join(str(error).split())) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 from cache.errors import CacheError
@@ -54,19 +56,30 @@ def _try(case: Callable[[Path], object]) -> str | None:
 
 def _list_cases() -> Iterator[tuple[str, Callable[[Path], object]]]:
     for name, write in hostile.MODEL_FILES.items():
-        yield f"model, {name}", partial(_load, write)
+        yield f"model, {name}", functools.partial(_load, write)
     for kind, changes in (("logreg", hostile_heads.ESTIMATORS), ("mlp", hostile_heads.NETWORKS)):
         for name, change in changes.items():
-            yield f"{kind}, {name}", partial(_load_head, kind, change)
+            yield f"{kind}, {name}", functools.partial(_load_head, kind, change)
     for what, views in (
         ("view", hostile_hdf5.VIEWS),
         ("values", hostile_hdf5.MATERIALIZED),
         ("shard", hostile_hdf5.SHARDS),
     ):
         for name, change in views.items():
-            yield f"{what}, {name}", partial(_read, what, change)
+            yield f"{what}, {name}", functools.partial(_read, what, change)
     for name, text in _TEXTS.items():
-        yield f"experiment, {name}", partial(_read_text, text)
+        yield f"experiment, {name}", functools.partial(_read_text, text)
+
+
+@functools.cache
+def _make_sample(kind: str) -> Path:
+    """Write what nothing is wrong with, once."""
+    folder = Path(tempfile.mkdtemp(prefix="hostile-"))
+    atexit.register(shutil.rmtree, folder)
+    if kind in ("logreg", "mlp"):
+        return hostile_heads.write_head(folder, kind)
+    hostile_hdf5.write_cache(folder, materialize=kind == "values")
+    return folder
 
 
 def _load(write: hostile.Writer, folder: Path) -> None:
@@ -74,13 +87,14 @@ def _load(write: hostile.Writer, folder: Path) -> None:
 
 
 def _load_head(kind: str, change: hostile_heads.Change, folder: Path) -> None:
-    hostile_heads.write_head(folder / "head", kind)
+    shutil.copytree(_make_sample(kind), folder / "head")
     change(folder / "head")
     load_head(folder / "head")
 
 
 def _read(what: str, change: hostile_hdf5.Change, folder: Path) -> None:
-    view, shard = hostile_hdf5.write_cache(folder, materialize=what == "values")
+    shutil.copytree(_make_sample(what), folder, dirs_exist_ok=True)
+    view, shard = folder / "features.h5", next(folder.rglob("shard-*.h5"))
     hostile_hdf5.change_file(shard if what == "shard" else view, change, folder)
     with Features(view) as features:
         _ = features.paths, features.labels, features.splits, features.root, features.origin
