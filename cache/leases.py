@@ -132,6 +132,9 @@ class Leases:
         try:
             yield
         except OSError as error:
+            # None is better than one which says what was true before.
+            with contextlib.suppress(OSError):
+                self._file.unlink(missing_ok=True)
             if self._is_usable:
                 self._is_usable = False
                 _log.warning(
@@ -171,7 +174,8 @@ class Leases:
         for file in self._folder.glob(f"{_PREFIX}*"):
             if file == self._file:
                 continue
-            with contextlib.suppress(FileNotFoundError):
+            # It may be gone by now, or another user's.
+            with contextlib.suppress(OSError):
                 if _has_expired(file, now_s):
                     file.unlink()
                 else:

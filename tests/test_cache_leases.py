@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -185,6 +186,27 @@ def test_where_leases_cannot_be_kept_one_line_says_so(
             leases.hold([A], waiting=False)
     assert len(caplog.messages) == 1
     assert "no leases can be kept" in caplog.messages[0]
+
+
+def test_on_a_full_disk_no_lease_says_what_is_no_longer_true(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Leases(tmp_path, ["k"]) as one, Leases(tmp_path, ["k"]) as other:
+        one.hold([A], waiting=False)
+        # As the limits of a file's size and of a disk's are told: when a file is written.
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40, hard))
+        try:
+            one.hold([B] * 100, waiting=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, handler)
+        assert see(other) == set()
+        one.hold([C], waiting=False)
+        assert see(other) == {C}
+    assert len(caplog.messages) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
