@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from xxhash import xxh3_64_hexdigest
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +35,9 @@ _SCHEMA = (
     "CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
+_SUM_CHARACTERS = 16
+# What a garbled file makes sqlite3 raise.
+FAILURES = (sqlite3.DatabaseError, UnicodeDecodeError)
 # Another run may be committing; a commit takes milliseconds.
 _LOCK_TIMEOUT_S = 10.0
 _RETRY_S = 0.02
@@ -93,7 +97,8 @@ class Index:
             plain = [key if key.isascii() else _to_blob_text(key) for key in keys]
             for key, fingerprint, digest in self._query(query, plain):
                 name = _to_name(key)
-                if fingerprints[name] == fingerprint:
+                # A garbled index may answer with what was not asked for.
+                if fingerprints.get(name) == fingerprint and _is_digest(digest):
                     known[name] = digest
         return known
 
@@ -122,6 +127,7 @@ class Index:
         return {
             name: IndexedShard(name, stamp, np.frombuffer(digests, np.uint8).reshape(-1, 32))
             for name, stamp, digests in self._query(query, [feature_set])
+            if isinstance(name, str) and isinstance(digests, bytes) and len(digests) % 32 == 0
         }
 
     def feature_sets(self) -> list[str]:
@@ -157,18 +163,20 @@ class Index:
     def memo(self, key: str) -> str | None:
         """Return a remembered text."""
         for (value,) in self._query("SELECT value FROM memos WHERE key = ?", [key]):
-            return str(value)
+            text = str(value)[_SUM_CHARACTERS:]
+            # SQLite has no checksums, and what is remembered here is believed.
+            return text if _seal(key, text) == value else None
         return None
 
     def add_memo(self, key: str, value: str) -> None:
         """Remember a text."""
-        self._write("INSERT OR REPLACE INTO memos VALUES (?, ?)", [(key, value)])
+        self._write("INSERT OR REPLACE INTO memos VALUES (?, ?)", [(key, _seal(key, value))])
 
     def _query(self, query: str, values: list[Any]) -> list[Any]:
         with self._lock:
             try:
                 return self._connection.execute(query, values).fetchall()
-            except sqlite3.DatabaseError as error:
+            except FAILURES as error:
                 self._fall_back(error)
                 return []
 
@@ -178,7 +186,7 @@ class Index:
         with self._lock:
             try:
                 self._execute(statement, rows)
-            except sqlite3.DatabaseError as error:
+            except FAILURES as error:
                 self._fall_back(error)
                 self._execute(statement, rows)
 
@@ -186,7 +194,7 @@ class Index:
         with self._connection:
             self._connection.executemany(statement, rows)
 
-    def _fall_back(self, error: sqlite3.DatabaseError) -> None:
+    def _fall_back(self, error: Exception) -> None:
         _warn("the index", error)
         self._connection.close()
         if self._path is not None and _is_garbage(error):
@@ -197,14 +205,14 @@ class Index:
 def _open_file(path: Path) -> sqlite3.Connection | None:
     try:
         return _connect(str(path))
-    except sqlite3.DatabaseError as error:
+    except FAILURES as error:
         if not _is_garbage(error):
             _warn(path, error)
             return None
     _remove(path)
     try:
         return _connect(str(path))
-    except sqlite3.DatabaseError as error:
+    except FAILURES as error:
         _warn(path, error)
         return None
 
@@ -226,7 +234,7 @@ def _connect(path: str) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
         try:
             _prepare(connection)
-        except sqlite3.DatabaseError as error:
+        except FAILURES as error:
             connection.close()
             # Of runs that start at once, SQLite lets none wait for another's change to WAL.
             if not _is_busy(error) or time.monotonic() >= deadline_s:
@@ -262,12 +270,20 @@ def _drop_tables(connection: sqlite3.Connection) -> None:
         connection.execute(f'DROP TABLE "{name}"')
 
 
-def _is_busy(error: sqlite3.DatabaseError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+def _is_busy(error: Exception) -> bool:
+    return _find_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
-def _is_garbage(error: sqlite3.DatabaseError) -> bool:
-    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+def _is_garbage(error: Exception) -> bool:
+    if isinstance(error, sqlite3.ProgrammingError):
+        return False
+    # Text that is no UTF-8, found by Python and not by SQLite, has no code.
+    code = _find_code(error) or sqlite3.SQLITE_CORRUPT
+    return code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+
+def _find_code(error: Exception) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _batched(keys: list[str], size: int = 500) -> Iterator[list[str]]:
@@ -284,5 +300,14 @@ def _to_blob_text(name: str) -> str | bytes:
     return name
 
 
-def _to_name(text: str | bytes) -> str:
-    return text if isinstance(text, str) else text.decode(errors="surrogateescape")
+def _to_name(text: object) -> str:
+    return text.decode(errors="surrogateescape") if isinstance(text, bytes) else str(text)
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, bytes) and len(value) == 32
+
+
+def _seal(key: str, text: str) -> str:
+    """Put a checksum before a text."""
+    return f"{xxh3_64_hexdigest(f'{key} {text}'.encode(errors='surrogatepass'))}{text}"

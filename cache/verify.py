@@ -23,6 +23,7 @@ from cache.examine import (
     list_set_folders,
 )
 from cache.files import list_orphans
+from cache.index import FAILURES
 from cache.layout import CacheLayout
 from cache.records import RECORD_FILES, read_record
 from cache.shard import shard_name
@@ -155,7 +156,7 @@ def _examine_index(file: Path, keys: Mapping[Path, str], found: CacheExam) -> No
                     reason = f"it says that {name} holds other rows; delete it, it is made anew"
                     found.damaged.append(Damage(file=file, reason=reason))
                 n_stale += there.get((key, name)) != stamp
-    except sqlite3.DatabaseError as error:
+    except (*FAILURES, TypeError) as error:  # the last of rows that are no bytes
         found.remarks.append(f"{file} is no index ({error}); the next run makes a new one")
     if n_stale:
         found.remarks.append(f"{file} is behind the shards (entries: {n_stale}); harmless")

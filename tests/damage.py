@@ -227,7 +227,7 @@ def write_index(root: Path, *, n_rows: int) -> tuple[Path, Check]:
         assert len(FeatureSet(layout, RECIPE, index)) == n_rows
         files = [IndexedFile(f"/{n}.jpg", "1:2", digest) for n, digest in _number(n_rows)]
         index.add_files(files)
-        index.add_memo("card", "{}")
+        index.add_memo("card", "what was remembered")
     return layout.index_file, functools.partial(check_index, n_rows)
 
 
@@ -243,7 +243,7 @@ def check_index(n_rows: int, path: Path) -> bool:
         for _, digest in _number(n_rows)[:2]:
             index.files_of([digest])
         index.digests_of({f"/{number}.jpg": "1:2" for number in range(n_rows)})
-        index.memo("card")
+        assert index.memo("card") in (None, "what was remembered"), "a wrong memo"
         features = FeatureSet(layout, RECIPE, index)
         locations = features.locate(split_digests(digests))
     there = np.flatnonzero(~locations.missing)
