@@ -19,16 +19,15 @@ from cache.follow import follow_rows
 from cache.gather import Block, StoredRows, split_columns
 from cache.inside import check_kind, has_node, open_node, walk_nodes
 from cache.key import Recipe
-from cache.shard import DTYPES, SHARD_NAME, RowFormat, choose_chunk
+from cache.pointers import check_length, read_dtype, read_pointers, read_shape, read_texts
+from cache.shard import DTYPES, RowFormat, choose_chunk
 from cache.store import RowLocations
-from cache.strings import read_strings, unescape_name
+from cache.strings import unescape_name
 from cache.usage import mark_used
 from cache.values import StoredValues
 from cache.view import split_rows
 
 _OWN_COLUMNS = ("path", "label", "split")
-# The most values along one axis of a row.
-_LARGEST_AXIS = 2**31
 
 
 class Features:
@@ -176,10 +175,7 @@ class Features:
         if isinstance(node, h5py.Dataset):
             return tuple(node.shape[1:])
         with self._naming_damage():
-            shape = tuple(int(n) for n in np.atleast_1d(node.attrs["shape"]))
-            if not all(0 < n <= _LARGEST_AXIS for n in shape):
-                raise ValueError(f"its rows are of shape {shape}")
-            return shape
+            return read_shape(node)
 
     def dtype(self, layer: str) -> np.dtype[Any]:
         """Return the dtype of the stored values."""
@@ -187,10 +183,7 @@ class Features:
         if isinstance(node, h5py.Dataset):
             return np.dtype(str(node.dtype))
         with self._naming_damage():
-            name = read_text(node, "dtype")
-            if name not in DTYPES:
-                raise ValueError(f"its values are {name[:40]!r}")
-            return np.dtype(name)
+            return np.dtype(read_dtype(node))
 
     def row_bytes(self, layer: str) -> int:
         """Return the bytes of one row."""
@@ -289,30 +282,17 @@ class Features:
         if isinstance(node, h5py.Dataset):
             return None
         if layer not in self._stored:
-            mark_used(self._shard_folder(node))
             with self._naming_damage():
-                locations = self._read_pointers(f"rows/{layer}")
+                locations = read_pointers(self._file, f"rows/{layer}", n_rows=len(self))
                 self._stored[layer] = StoredRows(
                     folder=self._shard_folder(node),
                     key=read_text(node, "key"),
                     locations=locations,
                     digests=self.digests,
                 )
+            if self.folder(layer) is not None:
+                mark_used(self._shard_folder(node))
         return self._stored[layer]
-
-    def _read_pointers(self, name: str) -> RowLocations:
-        shards = self._strings(f"{name}/shards")
-        strange = [shard for shard in shards if not SHARD_NAME.fullmatch(shard)]
-        if strange:
-            raise ValueError(f"it names {strange[0][:80]!r}, which is no shard")
-        shard, row = (self._open(f"{name}/{part}") for part in ("shard", "row"))
-        for node in (shard, row):
-            check_kind(node, ("int32", "int64"), row_shape=())
-            _check_length(node, len(self))
-        found = RowLocations(shards=shards, shard=read_array(shard), row=read_array(row))
-        if (found.shard >= len(shards)).any() or (found.row[~found.missing] < 0).any():
-            raise ValueError("it points at rows that cannot be")
-        return found
 
     def _open_values(self, layer: str) -> StoredValues:
         if layer not in self._values:
@@ -346,7 +326,7 @@ class Features:
                 node = self._open(f"{'rows' if self._has_pointers else 'features'}/{layer}")
                 if not self._has_pointers:
                     check_kind(node, DTYPES)
-                    _check_length(node, len(self))
+                    check_length(node, len(self))
                 self._nodes[layer] = node
         return self._nodes[layer]
 
@@ -355,14 +335,7 @@ class Features:
 
     def _column(self, name: str) -> list[str]:
         with self._naming_damage():
-            _check_length(self._open(name), len(self))
-            return self._strings(name)
-
-    def _strings(self, name: str) -> list[str]:
-        node = self._open(name)
-        if not isinstance(node, h5py.Dataset) or h5py.check_string_dtype(node.dtype) is None:
-            raise ValueError(f"its {node.name[1:]!r} holds no texts")
-        return read_strings(node)
+            return read_texts(self._file, name, n_rows=len(self))
 
     @contextmanager
     def _naming_damage(self) -> Iterator[None]:
@@ -372,8 +345,3 @@ class Features:
             raise
         except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
             raise DamagedError(f"{str(self.path)!r} is damaged: {error}") from error
-
-
-def _check_length(node: h5py.Dataset, n_rows: int) -> None:
-    if len(node) != n_rows:
-        raise ValueError(f"its {node.name[1:]!r} has {len(node)} rows of {n_rows}")
