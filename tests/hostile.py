@@ -6,7 +6,9 @@ into `SECRET`; whoever opens it checks for both.
 
 from __future__ import annotations
 
+import functools
 import json
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,6 @@ import numpy as np
 EVIDENCE = "it-ran"
 SECRET = "secret.bin"
 SIDE = 8
-_KERNEL = "layers/conv2d/vars/0"
 _KERNEL_SHAPE = (3, 3, 3, 2)
 
 Config = dict[str, Any]
@@ -48,8 +49,16 @@ def rewrite_archive(file: Path, members: dict[str, bytes]) -> Path:
 
 def _save(folder: Path, suffix: str = ".keras") -> Path:
     file = folder / f"model{suffix}"
-    build_plain().save(file)
+    file.write_bytes(_save_plain(suffix))
     return file
+
+
+@functools.cache
+def _save_plain(suffix: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / f"plain{suffix}"
+        build_plain().save(file)
+        return file.read_bytes()
 
 
 def _with_layer(layer: Config, *, suffix: str = ".keras") -> Writer:

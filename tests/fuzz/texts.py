@@ -289,7 +289,7 @@ TARGETS: Mapping[str, Target] = {
         read=lambda text, _: parse_size(text),
     ),
     "memory": Target(
-        inputs=ANYTHING | st.from_regex(r"[\d.]{1,400}[KMGT]?i?B?"),
+        inputs=ANYTHING | st.from_regex(r"[\d.]{1,400}[KMGT]?i?B?") | st.just("4GB"),
         read=lambda text, _: parse_bytes(text),
     ),
     "--set": Target(
