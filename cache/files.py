@@ -11,10 +11,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.owners import is_alive, name_host
+from cache.owners import Owner, name_host
 
 _TEMPORARY_PREFIX = ".tmp-"
-_TEMPORARY_NAME = re.compile(r"\.tmp-(?P<host>.*)-(?P<pid>\d+)-\d+(\..*)?", re.DOTALL)
+_TEMPORARY_NAME = re.compile(r"\.tmp-(?P<owner>.*)-\d+(\..*)?", re.DOTALL)
 # Another host's process cannot be asked whether it lives; its files are given a day.
 _FOREIGN_TEMPORARY_AGE_S = 24 * 3600
 _counter = itertools.count()
@@ -22,7 +22,7 @@ _counter = itertools.count()
 
 def temporary_path(final: Path) -> Path:
     """Return a path beside `final`, on the same file system, that no other process uses."""
-    owner = f"{name_host()}-{os.getpid()}-{next(_counter)}"
+    owner = f"{Owner.current()}-{next(_counter)}"
     return final.with_name(f"{_TEMPORARY_PREFIX}{owner}{final.suffix}")
 
 
@@ -105,7 +105,7 @@ def list_orphans(folder: Path) -> list[Path]:
 def list_unpublished(folder: Path) -> list[Path]:
     """List unpublished files and folders in `folder` whose writer may well live."""
     found = [path for path in folder.glob(f"{_TEMPORARY_PREFIX}*") if not _is_orphan(path)]
-    return [path for path in found if _TEMPORARY_NAME.fullmatch(path.name)]
+    return [path for path in found if _find_owner(path)]
 
 
 def remove_orphans(folder: Path) -> None:
@@ -118,13 +118,17 @@ def remove_orphans(folder: Path) -> None:
                 path.unlink()
 
 
-def _is_orphan(path: Path) -> bool:
+def _find_owner(path: Path) -> Owner | None:
     match = _TEMPORARY_NAME.fullmatch(path.name)
-    if match is None:
+    return match and Owner.parse(match["owner"])
+
+
+def _is_orphan(path: Path) -> bool:
+    owner = _find_owner(path)
+    if owner is None:
         return False  # Not ours: the folder of a features.h5 is the user's.
-    if match["host"] == name_host():
-        pid = int(match["pid"])
-        return pid != os.getpid() and not is_alive(pid)
+    if owner.host == name_host():
+        return owner.is_dead
     with contextlib.suppress(FileNotFoundError):
         return time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_AGE_S
     return False

@@ -210,7 +210,7 @@ def test_on_a_full_disk_no_lease_says_what_is_no_longer_true(
 
 
 def test_what_killed_runs_left_is_removed(tmp_path: Path) -> None:
-    unfinished = tmp_path / f".tmp-{name_host()}-{2**22 + 1}-0"
+    unfinished = tmp_path / f".tmp-{name_host()}-{2**22 + 1}-1-0"
     unfinished.write_bytes(A)
     with Leases(tmp_path, ["k"]) as leases:
         see(leases)

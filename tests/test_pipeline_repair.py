@@ -225,7 +225,7 @@ def test_what_lies_beside_shards_is_removed_or_written_anew(filled: Scene) -> No
     (folder / "recipe.json").write_bytes(recipe[:50])
     (folder / "drift.json").write_text("{")
     (folder / "derived-00ff.h5").write_text("no HDF5")
-    (folder / f".tmp-{os.uname().nodename}-999999999-0.h5").write_text("left by a dead run")
+    (folder / f".tmp-{os.uname().nodename}-999999999-1-0.h5").write_text("left by a dead run")
     found = filled.repair().figures
     assert {Path(one["file"]).name for one in found["damaged"]} == {
         "recipe.json", "drift.json", "derived-00ff.h5",

@@ -114,7 +114,7 @@ def test_what_is_not_tidy_is_said_and_no_damage(cache: Path, command: Command) -
         index.execute("UPDATE shards SET stamp = '1:1' WHERE name = ?", [shards[0].name])
     index.close()
     host = os.uname().nodename
-    (shards[0].parent / f".tmp-{host}-999999999-0.h5").write_bytes(b"half")
+    (shards[0].parent / f".tmp-{host}-999999999-1-0.h5").write_bytes(b"half")
     answer = command("verify", "--cache", cache)
     assert answer.status == 0, answer.out
     assert answer.out.splitlines()[1:] == [
@@ -228,7 +228,7 @@ def test_a_dry_run_says_what_a_real_one_does_and_changes_no_byte(
     manifest = tmp_path / "few.csv"
     assert command("index", photos / "china", "--out", manifest).status == 0
     host = os.uname().nodename
-    (cache / f".tmp-{host}-999999999-0.h5").write_bytes(b"half")
+    (cache / f".tmp-{host}-999999999-1-0.h5").write_bytes(b"half")
     arguments = ("gc", "--cache", cache, "--unused-by", manifest)
     before = list_content(cache)
     dry = command(*arguments, "--dry-run")
