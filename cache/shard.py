@@ -274,7 +274,10 @@ def naming_shard(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise MissingShardError(f"the shard {str(path)!r} is gone") from error
     except (OSError, KeyError, RuntimeError, ValueError, MemoryError) as error:
-        raise DamagedError(f"the shard {str(path)!r} is damaged: {error}") from error
+        raise DamagedError(
+            f"the shard {str(path)!r} is damaged: {error};"
+            " mend it with: python run.py repair --cache DIR"
+        ) from error
 
 
 def load_filters(dataset: h5py.Dataset) -> None:
