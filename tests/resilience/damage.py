@@ -54,10 +54,10 @@ def _plan(root: Path, seed: int) -> Iterator[_Job]:
     for materialize in (False, True):
         path, check = write_features(root / f"view-{materialize}", materialize=materialize)
         sound = path.read_bytes()
-        yield path, check, [*flip_all(sound, step=2), *_list_others(path, sound)]
+        yield path, check, [*flip_all(sound, step=3), *_list_others(path, sound)]
     path, check = write_index(root / "index", n_rows=N_ROWS)
     sound = path.read_bytes()
-    yield path, check, [*flip_some(sound, n=1500, seed=seed), *cut_all(sound)]
+    yield path, check, [*flip_some(sound, n=1000, seed=seed), *cut_all(sound)]
     # More than 1,024 chunks, which HDF5 lists on pages of their own.
     with patch("cache.shard.CHUNK_BYTES", 100):
         path, check = write_shard(root / "many", n_rows=2100)
