@@ -109,6 +109,10 @@ class Index:
             [(_to_blob_text(file.key), file.fingerprint, file.digest) for file in files],
         )
 
+    def forget_files(self, keys: Iterable[str]) -> None:
+        """Forget files whose bytes are not those that their fingerprints stand for."""
+        self._write("DELETE FROM files WHERE key = ?", [(_to_blob_text(key),) for key in keys])
+
     def files_of(self, digests: Collection[bytes]) -> dict[bytes, list[IndexedFile]]:
         """Return the files that held these bytes when they were last hashed."""
         # One pass over the table, which has no index by digest: it would cost every run more than

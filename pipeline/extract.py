@@ -159,6 +159,7 @@ def compute_missing(
             loader = BatchLoader(client, load, tasks, ahead=ahead)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
             for batch, activations in batches:
+                _forget_changed(prepared, batch, index)
                 _note_batch(options, prepared, batch, tally)
                 writer.write(batch, activations)
                 shares.disk = writer.waited_s
@@ -200,6 +201,16 @@ def _note_batch(
         tally.failed[prepared.plan.digests[batch.rows[row]]] = reason
     if failed:
         _stop_on_failure(options, prepared, tally)
+
+
+def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> None:
+    """Have files hashed again that are not what the index says, however they came to be so."""
+    from pipeline.loading import CHANGED
+
+    changed = [batch.rows[row] for row, reason in batch.unreadable.items() if reason == CHANGED]
+    if changed:
+        paths = [prepared.plan.paths[row] for row in changed]
+        index.forget_files(prepared.dataset.source.file_keys(paths))
 
 
 def _note_end(tally: Tally, writer: ActivationWriter, claims: Claims) -> None:

@@ -27,6 +27,8 @@ from stages.source import Reader, start_reading
 if TYPE_CHECKING:
     from distributed import Client
 
+# Why an image was not read whose bytes are not those that were hashed.
+CHANGED = "changed while the run was going; run again"
 # Of the memory budget, the share of decoded images that wait for the backbone.
 _AHEAD_SHARE = 0.25
 _CONNECT_TIMEOUT_S = 10
@@ -95,7 +97,7 @@ def load_batch(
             data = read()
             if hashlib.sha256(data).digest() != digest:
                 # Decoding it would file one image's features under another's digest.
-                batch.unreadable[row] = "changed while the run was going; run again"
+                batch.unreadable[row] = CHANGED
                 continue
             decoded = (
                 decode_isolated(data, spec, isolation) if isolation else decode_image(data, spec)

@@ -54,6 +54,9 @@ class Reader(Protocol):
     def read(self, path: str) -> bytes:
         """Return a file's bytes; `OSError` for whatever cannot be read."""
 
+    def file_keys(self, paths: Sequence[str]) -> list[str]:
+        """Return each file's absolute identity."""
+
 
 class Source(Reader, Protocol):
     """What every place that holds images can do, safely from many threads at once."""
@@ -70,9 +73,6 @@ class Source(Reader, Protocol):
 
     def make_absolute(self) -> Source:
         """Return the same source for workers in another folder."""
-
-    def file_keys(self, paths: Sequence[str]) -> list[str]:
-        """Return each file's absolute identity."""
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return texts that change when the bytes may have; an `OSError` for what is missing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from pipeline.dataset import open_dataset
 from pipeline.options import DatasetOptions
 from stages.folder import FolderSource
 from stages.manifest import read_manifest, write_manifest
+from tests.conftest import Command
 
 N_FILES = 20
 
@@ -105,3 +107,20 @@ def test_the_bytes_decide_and_not_the_digests_of_a_manifest(
     digests = open_dataset(DatasetOptions(manifest=file), None, workers=1).manifest.digests
     assert digests[5] == hashlib.sha256(b"edited").digest() != read_manifest(file).digests[5]
     assert caplog.messages == ["1 images changed since the manifest was written"]
+
+
+def test_a_wrong_digest_in_the_index_costs_one_run_and_is_forgotten(
+    extract: Command, photos: Path, tmp_path: Path
+) -> None:
+    """As after a flipped bit, or an edit that kept size and time."""
+    photo = photos / "china/0003.jpg"
+    extract("--on-error", "fail", layers="first")
+    times = photo.stat().st_atime_ns, photo.stat().st_mtime_ns
+    other = bytearray(photo.read_bytes())
+    other[-3] ^= 1
+    photo.write_bytes(other)
+    os.utime(photo, ns=times)
+    refused = extract(layers="second").figures
+    assert (refused["failed"], refused["computed"]) == (1, 11)
+    mended = extract(layers="second").figures
+    assert (mended["failed"], mended["computed"]) == (0, 1)
