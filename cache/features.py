@@ -1,37 +1,34 @@
-"""Read features.h5, following its pointers into the shards and checking all that is read."""
+"""Read the layers of features.h5, whose pointers lead into shards, checking all that is read."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import h5py
 import numpy as np
 
-from cache.checked import read_array, read_text
-from cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
+from cache.checked import read_text
+from cache.errors import MissingShardError, NotAViewError
 from cache.follow import follow_rows
 from cache.gather import Block, StoredRows, split_columns
-from cache.inside import check_kind, has_node, open_node, walk_nodes
+from cache.images import ImageTable
+from cache.inside import check_kind, has_node, walk_nodes
 from cache.key import Recipe
-from cache.pointers import check_length, read_dtype, read_pointers, read_shape, read_texts
+from cache.pointers import check_length, read_dtype, read_pointers, read_shape
 from cache.shard import DTYPES, RowFormat, choose_chunk
 from cache.store import RowLocations
-from cache.strings import unescape_name
 from cache.usage import mark_used
 from cache.values import StoredValues
 from cache.view import split_rows
 
-_OWN_COLUMNS = ("path", "label", "split")
 
-
-class Features:
-    """An open ``features.h5``.
+class Features(ImageTable):
+    """An open ``features.h5``: its images, and the layers' values of each.
 
     Parameters
     ----------
@@ -44,104 +41,10 @@ class Features:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self._stored: dict[str, StoredRows] = {}
         self._values: dict[str, StoredValues] = {}
         self._nodes: dict[str, h5py.Dataset | h5py.Group] = {}
-        try:
-            self._file = h5py.File(path, "r", locking=False)
-        except FileNotFoundError as error:
-            raise NotAViewError(f"there is no {str(path)!r}; make it with: extract") from error
-        except OSError as error:
-            raise NotAViewError(f"{str(path)!r} is not a readable HDF5 file ({error})") from error
-        with self._naming_damage():
-            if has_node(self._file, "images/digest"):
-                check_kind(self._open("images/digest"), ("uint8",), row_shape=(32,))
-                return
-        self._file.close()
-        raise NotAViewError(f"{str(path)!r} is no features file: it has no /images/digest")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def __len__(self) -> int:
-        """How many images."""
-        with self._naming_damage():
-            return len(self._open("images/digest"))
-
-    @property
-    def root(self) -> str:
-        """Where the images' paths start from."""
-        with self._naming_damage():
-            return read_text(self._open("images"), "root")
-
-    @property
-    def origin(self) -> str:
-        """How the features were asked for, as `write_view` was told."""
-        with self._naming_damage():
-            return read_text(self._file, "origin") if "origin" in self._file.attrs else ""
-
-    @cached_property
-    def paths(self) -> list[str]:
-        """POSIX paths, relative to `root`."""
-        return self._column("images/path")
-
-    @cached_property
-    def labels(self) -> list[str]:
-        """Labels; ``""`` where there is none."""
-        return self._column("images/label")
-
-    @cached_property
-    def splits(self) -> list[str]:
-        """``"train"``, ``"val"``, ``"test"`` or ``""``."""
-        return self._column("images/split")
-
-    @property
-    def columns(self) -> list[str]:
-        """The names of the further columns of the dataset's table, sorted."""
-        return sorted(self._column_nodes)
-
-    def column(self, name: str) -> list[str]:
-        """Return a column of the dataset's table.
-
-        Parameters
-        ----------
-        name : str
-            One of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
-
-        Returns
-        -------
-        list of str, length n
-            ``""`` where the table has nothing.
-
-        Raises
-        ------
-        NotAViewError
-            There is no such column.
-        """
-        if name in _OWN_COLUMNS:
-            return self._column(f"images/{name}")
-        if name not in self._column_nodes:
-            there = ", ".join(map(repr, (*_OWN_COLUMNS, *self.columns)))
-            raise NotAViewError(f"{str(self.path)!r} has no column {name!r}; it has: {there}")
-        return self._column(f"images/columns/{self._column_nodes[name]}")
-
-    @cached_property
-    def _column_nodes(self) -> dict[str, str]:
-        """The name of each further column's dataset."""
-        with self._naming_damage():
-            if not has_node(self._file, "images/columns"):
-                return {}
-            return {unescape_name(node): node for node in self._open("images/columns")}
-
-    @cached_property
-    def digests(self) -> np.ndarray:
-        """SHA-256 of each image file: ndarray of uint8, shape (n, 32)."""
-        with self._naming_damage():
-            return read_array(self._open("images/digest"))
 
     @cached_property
     def layers(self) -> list[str]:
@@ -329,19 +232,3 @@ class Features:
                     check_length(node, len(self))
                 self._nodes[layer] = node
         return self._nodes[layer]
-
-    def _open(self, name: str) -> h5py.Dataset | h5py.Group:
-        return open_node(self._file, name)
-
-    def _column(self, name: str) -> list[str]:
-        with self._naming_damage():
-            return read_texts(self._file, name, n_rows=len(self))
-
-    @contextmanager
-    def _naming_damage(self) -> Iterator[None]:
-        try:
-            yield
-        except CacheError:
-            raise
-        except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-            raise DamagedError(f"{str(self.path)!r} is damaged: {error}") from error
