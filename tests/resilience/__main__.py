@@ -71,7 +71,12 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--only", type=_read_subjects, default=SUBJECTS, metavar="SUBJECT,…")
     parser.add_argument("--seed", type=int, default=0, help="of what is random (default: 0)")
-    parser.add_argument("--kills", type=int, default=200, help="SIGKILLs (default: 200)")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=220,
+        help="SIGKILLs, some of which come too late (default: 220)",
+    )
     return parser.parse_args()
 
 

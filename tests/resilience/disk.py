@@ -29,13 +29,15 @@ from tests.resilience.trials import try_all
 
 # How many times each command's writes fail, half by a limit on the size of files.
 COUNTS = {
-    "extract": 30,
-    "sweep": 12,
-    "fit": 10,
-    "predict": 10,
-    "export": 6,
+    "extract": 24,
+    "sweep": 10,
+    "compact": 8,
     "repair": 8,
-    "index": 6,
+    "gc": 6,
+    "predict": 8,
+    "fit": 8,
+    "export": 4,
+    "index": 4,
 }
 ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 # What is said must fit.

@@ -14,13 +14,15 @@ from tests.resilience.trials import Trial, plan_trials, try_all
 
 # Of all kills, those that each command gets.
 SHARES = {
-    "extract": 0.5,
-    "sweep": 0.2,
-    "fit": 0.06,
-    "predict": 0.08,
-    "export": 0.04,
+    "extract": 0.42,
+    "sweep": 0.14,
+    "compact": 0.1,
     "repair": 0.1,
-    "sweep --jobs 2": 0.02,
+    "gc": 0.08,
+    "predict": 0.07,
+    "fit": 0.05,
+    "export": 0.03,
+    "sweep --jobs 2": 0.01,
 }
 
 

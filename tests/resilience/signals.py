@@ -23,14 +23,16 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_LINE = "permafrost: interrupted; what was finished is kept"
 # How many signals each command gets, and that many starts of real processes.
 COUNTS = {
-    "extract": 40,
-    "sweep": 16,
-    "fit": 8,
-    "predict": 10,
-    "export": 6,
-    "repair": 8,
-    "index": 6,
-    "sweep --jobs 2": 4,
+    "extract": 30,
+    "sweep": 12,
+    "compact": 9,
+    "repair": 9,
+    "gc": 6,
+    "predict": 9,
+    "fit": 6,
+    "export": 3,
+    "index": 3,
+    "sweep --jobs 2": 2,
 }
 _N_STARTS = 12
 _START_S = 0.6
