@@ -12,15 +12,19 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing import connection
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
 TIME_LIMIT_S = 120.0
+# A status comes through a pipe, once; starting a process looks at those of all others too.
+_one_reads = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,14 @@ class Child:
         self._process = _fork_server().Process(
             target=_run, args=(texts, self._out, self._err, prepare)
         )
-        self._process.start()
+        with _one_reads:
+            self._process.start()
 
     @property
     def is_running(self) -> bool:
         """Whether it has not ended yet."""
-        return self._process.is_alive()
+        with _one_reads:
+            return self._process.is_alive()
 
     def signal(self, number: int) -> None:
         """Send a signal to the process; harmless once it has ended."""
@@ -104,14 +110,14 @@ class Child:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until it ends, or for some time; tell whether it ended."""
-        self._process.join(timeout_s)
+        connection.wait([self._process.sentinel], timeout_s)
         return not self.is_running
 
     def end(self) -> Ending:
         """Wait until it ends; what hangs is killed, and ends with -9."""
         if not self.wait(TIME_LIMIT_S):
             self.signal_group(signal.SIGKILL)
-            self._process.join()
+            self.wait(TIME_LIMIT_S)
         out, err = (
             file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
             for file in (self._out, self._err)

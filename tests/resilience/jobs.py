@@ -85,7 +85,7 @@ class Scene:
         return self.folder / "damaged"
 
 
-def set_scene(folder: Path, *, n_images: int = 160) -> Scene:
+def set_scene(folder: Path, *, n_images: int = 120) -> Scene:
     """Write images and a network, extract once and fit once."""
     scene = Scene(folder)
     write_photos(scene.photos, n_each=n_images // 2, side=50)

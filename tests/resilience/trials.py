@@ -17,8 +17,8 @@ from pathlib import Path
 from tests.resilience.child import Child, Ending
 from tests.resilience.jobs import Job, Look
 
-# As many as a small machine has cores.
-_N_AT_ONCE = 2
+# One more than a small machine has cores: each waits for the disk now and then.
+_N_AT_ONCE = 3
 # Of the time that a command takes when it is not disturbed; later, many would have ended.
 _LATEST = 0.9
 # What Python tells of files that come, go and change their names.
