@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +27,6 @@ from pipeline.options import FeatureOptions
 from pipeline.tables import write_rows
 from stages.heads import Head, load_head
 from stages.targets import MULTILABEL, REGRESSION, SEPARATOR
-
-_log = logging.getLogger(__name__)
 
 MODEL_NAME = "model.json"
 
@@ -112,16 +109,7 @@ def load_classifier(folder: Path) -> Classifier:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
-    for taken in sorted({path for part in parts for path in _list_files(part.features)}):
-        # Whoever sent the folder chose which file of this machine that is.
-        _log.warning("%s takes its backbone from %s", folder, taken)
     return Classifier(head=head, parts=parts, target=target)
-
-
-def _list_files(features: FeatureOptions) -> list[str]:
-    """Return the files that features are computed with."""
-    files = [features.weights] if features.weights not in ("imagenet", "random") else []
-    return [features.backbone, *files] if "/" in features.backbone else files
 
 
 def _read_part(part: Mapping[str, Any]) -> ClassifierPart:
