@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import shutil
-import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -14,20 +11,25 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from cache.features import Features
-from stages.heads import load_head
 from tests.conftest import LAYERS, write_model, write_photos
 from tests.resilience.child import Child, Ending, do_nothing, run
+from tests.resilience.looks import (
+    Look,
+    look_at_export,
+    look_at_features,
+    look_at_files,
+    look_at_merged,
+    look_at_model,
+    look_at_rows,
+    look_at_shards,
+    look_at_sweep,
+)
 
 # Small shards, so that there is something to lose: about eight images each.
 SHARD_BYTES = 60_000
 N_LAYERS = len(LAYERS.split(","))
 # Names of what is there only while something is written.
 _UNFINISHED = (".tmp-", ".partial-", ".predict-")
-# What two right runs may differ in.
-_TIMES = ("seconds", "images_per_second")
-
-Look = Mapping[str, object]
 
 
 def make_small_shards(n_bytes: int = SHARD_BYTES) -> None:
@@ -224,88 +226,6 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         "gc": job(scene.extracted, gc, look_at_shards),
         "index": job(scene.nothing, index, partial(look_at_files, "manifest.csv")),
     }
-
-
-def look_at_rows(folder: Path) -> Look:
-    """Read all of ``features.h5`` with our reader."""
-    with Features(folder / "features.h5") as features:
-        return {
-            "paths": features.paths,
-            "labels": features.labels,
-            "splits": features.splits,
-            **{layer: features.read(layer) for layer in LAYERS.split(",")},
-        }
-
-
-def look_at_features(folder: Path) -> Look:
-    """Read all of ``features.h5``, with our reader and with plain h5py, and what failed."""
-    found = dict(look_at_rows(folder))
-    with h5py.File(folder / "features.h5") as file:
-        found |= {f"h5py {layer}": file["features"][layer][()] for layer in LAYERS.split(",")}
-    return found | look_at_files("features.h5.failures.csv", folder)
-
-
-def look_at_merged(folder: Path) -> Look:
-    """Read ``features.h5`` and the shards, and count these."""
-    n_shards = len(list((folder / "cache").glob("*/*/shard-*.h5")))
-    return {**look_at_rows(folder), **look_at_shards(folder), "shards": n_shards}
-
-
-def look_at_shards(folder: Path) -> Look:
-    """Read all rows of all shards with plain h5py, in the order of their digests."""
-    found: dict[str, object] = {}
-    for feature_set in sorted((folder / "cache").glob("*/*-*")):
-        digests, rows = [], []
-        for shard in feature_set.glob("shard-*.h5"):
-            with h5py.File(shard, locking=False) as file:
-                digests += [row.tobytes() for row in file["digest"][()]]
-                rows += list(file["features"][()])
-        order = sorted(range(len(digests)), key=digests.__getitem__)
-        found[f"digests of {feature_set.name}"] = [digests[one] for one in order]
-        found[f"rows of {feature_set.name}"] = np.array([rows[one] for one in order])
-    return found
-
-
-def look_at_sweep(folder: Path) -> Look:
-    """Read the tables of a sweep and its best model, but not what took how long."""
-    tables = ("results.csv", "leaderboard.csv", "folds.csv")
-    return {
-        **{name: _read_rows(folder / "sweep" / name) for name in tables},
-        **look_at_model(folder, "sweep/best"),
-    }
-
-
-def look_at_model(folder: Path, name: str = "model") -> Look:
-    """Read what a fit left, but not what took how long."""
-    model = folder / name
-    metrics = json.loads((model / "metrics.json").read_text())
-    return {
-        "metrics": {name: value for name, value in metrics.items() if name not in _TIMES},
-        "weights": load_head(model / "head").linear_form().weights,
-        **look_at_files("*.csv", model),
-        **look_at_files("head/*.json", model),
-    }
-
-
-def look_at_export(folder: Path) -> Look:
-    """Read what is in the ``.keras`` file, but not when it was written."""
-    with zipfile.ZipFile(folder / "classifier.keras") as archive:
-        texts = {name: archive.read(name) for name in archive.namelist()}
-    metadata = json.loads(texts.pop("metadata.json"))
-    return texts | {"version": metadata["keras_version"]}
-
-
-def look_at_files(names: str, folder: Path) -> Look:
-    """Read files."""
-    return {file.name: file.read_bytes() for file in sorted(folder.glob(names))}
-
-
-def _read_rows(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as stream:
-        return [
-            {name: text for name, text in row.items() if name not in _TIMES}
-            for row in csv.DictReader(stream)
-        ]
 
 
 def list_unfinished(folder: Path) -> list[str]:

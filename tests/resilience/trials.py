@@ -15,7 +15,8 @@ from itertools import count
 from pathlib import Path
 
 from tests.resilience.child import Child, Ending
-from tests.resilience.jobs import Job, Look
+from tests.resilience.jobs import Job
+from tests.resilience.looks import Look
 
 # One more than a small machine has cores: each waits for the disk now and then.
 _N_AT_ONCE = 3
