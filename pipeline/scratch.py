@@ -29,13 +29,10 @@ def open_scratch(out: Path, *, n_jobs: int) -> Iterator[Path]:
     StoppedError
         A process was killed, memory ran out, or there is no room in the folder.
     """
-    with (
-        temporary_folder(out) as scratch,
-        _ending_processes(n_jobs),
-        warnings.catch_warnings(),
-    ):
-        # Joblib's of tasks that are dropped; whoever interrupts a sweep knows.
-        warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
+    # Joblib's of tasks that are dropped; whoever interrupts a sweep knows. For good: they may be
+    # dropped as late as when the process ends.
+    warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
+    with temporary_folder(out) as scratch, _ending_processes(n_jobs):
         try:
             yield scratch
         except (BrokenExecutor, MemoryError) as error:
