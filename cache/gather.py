@@ -50,6 +50,13 @@ class StoredRows:
     locations: RowLocations
     digests: np.ndarray
 
+    @classmethod
+    def in_shard(cls, path: Path, key: str, rows: np.ndarray, digests: np.ndarray) -> StoredRows:
+        """Return rows of one shard: which, and the digests of these."""
+        shard = np.zeros(len(rows), np.int32)
+        locations = RowLocations(shards=[path.name], shard=shard, row=rows)
+        return cls(folder=path.parent, key=key, locations=locations, digests=digests)
+
     def select(self, rows: np.ndarray) -> StoredRows:
         """Return some of the rows."""
         index = as_index(rows)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from cache.gather import StoredRows, gather_rows
 from cache.shard import RowFormat, ShardWriter, find_compression, open_shard
-from cache.store import RowLocations
 from cache.view import split_rows
 
 
@@ -101,12 +100,7 @@ def _collect(
     intact = rows[is_intact]
     if len(intact):
         values = np.empty((len(intact), *row.shape), row.dtype)
-        locations = RowLocations(
-            shards=[old.path.name], shard=np.zeros(len(intact), np.int32), row=intact
-        )
-        stored = StoredRows(
-            folder=old.path.parent, key=old.key, locations=locations, digests=old.digests[intact]
-        )
+        stored = StoredRows.in_shard(old.path, old.key, intact, old.digests[intact])
         gather_rows(stored, values)
         block[is_intact] = values
     return block

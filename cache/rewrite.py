@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from cache.gather import StoredRows, gather_rows
 from cache.shard import ShardWriter
-from cache.store import RowLocations
 from cache.survey import SetSurvey, StoredShard
 from cache.view import split_rows
 
@@ -71,15 +70,8 @@ def read_part(
     """Yield the digests and the values of rows, some megabytes at a time, with every check."""
     row = part.shard.row
     for start, stop in split_rows(len(part.rows), row.row_bytes):
-        source = StoredRows(
-            folder=survey.folder,
-            key=survey.key,
-            locations=RowLocations(
-                shards=[part.shard.path.name],
-                shard=np.zeros(stop - start, np.int32),
-                row=part.rows[start:stop],
-            ),
-            digests=part.digests[start:stop],
+        source = StoredRows.in_shard(
+            part.shard.path, survey.key, part.rows[start:stop], part.digests[start:stop]
         )
         values = np.empty((stop - start, *row.shape), row.dtype)
         gather_rows(source, values)

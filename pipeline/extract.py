@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -133,13 +132,10 @@ def compute_missing(
     from pipeline.claims import Claims
     from pipeline.drift import noting_drift
     from pipeline.forward import ForwardPass
-    from pipeline.loading import BatchLoader, choose_ahead, load_batch, open_client
+    from pipeline.loading import load_ahead, open_client
 
-    features, plan, spec = options.features, prepared.plan, prepared.decode
+    features, plan = options.features, prepared.plan
     check_precision(features.engine, features.precision)
-    load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
-    batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
-    ahead = choose_ahead(batch_bytes, options.run)
     shares = tally.shares
     with ExitStack() as stack:
         keys = [layer.features.key for layer in plan.active]
@@ -156,7 +152,7 @@ def compute_missing(
         )
         advance = stack.enter_context(_report(len(plan.digests), claims, shares, quiet=quiet))
         for tasks in claims.rounds(advance):
-            loader = BatchLoader(client, load, tasks, ahead=ahead)
+            loader = load_ahead(client, prepared, tasks, options.run)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
             for batch, activations in batches:
                 _forget_changed(prepared, batch, index)

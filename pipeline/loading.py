@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,8 @@ from stages.source import Reader, start_reading
 
 if TYPE_CHECKING:
     from distributed import Client
+
+    from pipeline.prepare import Preparation
 
 # Why an image was not read whose bytes are not those that were hashed.
 CHANGED = "changed while the run was going; run again"
@@ -223,6 +226,16 @@ class BatchLoader:
             for task in itertools.islice(self._tasks, 1):
                 self._futures.append(self._submit(task))
             yield batch
+
+
+def load_ahead(
+    client: Client, prepared: Preparation, tasks: Iterator[BatchTask], run: RunOptions
+) -> BatchLoader:
+    """Start to load batches of a plan, as many ahead as the memory budget allows."""
+    spec = prepared.decode
+    load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
+    batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
+    return BatchLoader(client, load, tasks, ahead=choose_ahead(batch_bytes, run))
 
 
 def choose_ahead(batch_bytes: int, options: RunOptions) -> int:

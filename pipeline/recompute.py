@@ -7,7 +7,6 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -185,23 +184,14 @@ class Recomputer:
     def _forward(self, features: FeatureOptions, prepared: Preparation) -> Iterator[RecomputedRow]:
         """Load → forward, overlapped, as `extract` does."""
         from pipeline.forward import ForwardPass
-        from pipeline.loading import (
-            BatchLoader,
-            choose_ahead,
-            load_batch,
-            open_client,
-            split_batches,
-        )
+        from pipeline.loading import load_ahead, open_client, split_batches
 
-        plan, spec = prepared.plan, prepared.decode
+        plan = prepared.plan
         rows = np.arange(len(plan.digests))
         tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
-        load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
-        batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
         with ExitStack() as stack:
             client = stack.enter_context(open_client(self._run))
-            ahead = choose_ahead(batch_bytes, self._run)
-            loader = BatchLoader(client, load, tasks, ahead=ahead)
+            loader = load_ahead(client, prepared, tasks, self._run)
             backbone = stack.enter_context(
                 ForwardPass(lambda: build_program(features, prepared), Shares())
             )

@@ -269,7 +269,7 @@ MODEL_FILES: dict[str, Writer] = {
     "real bytecode (.h5)": _write_lambda(".h5"),
     # CVE-2025-12060: archives unpacked over other files.
     "a member above": _with_members({"../it-ran": b"!"}),
-    "an absolute member": _with_members({"/tmp/it-ran": b"!"}),
+    "an absolute member": _with_members({"/absolute/it-ran": b"!"}),
     "assets": _with_members({"assets/layers/vocabulary.txt": b"!"}),
     "pickled weights": _with_members({"model.weights.npz": b"\x80\x04."}),
     "a zip bomb": _write_zip_bomb,
