@@ -11,14 +11,13 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.cache.checked import read_array, seal
+from permafrost.cache.files import published
+from permafrost.cache.hdf5 import WriteStream, create_file
+from permafrost.cache.inside import open_node
+from permafrost.cache.shard import RowFormat, choose_chunk
+from permafrost.cache.usage import mark_used
 from xxhash import xxh3_64
-
-from cache.checked import read_array, seal
-from cache.files import published
-from cache.hdf5 import WriteStream, create_file
-from cache.inside import open_node
-from cache.shard import RowFormat, choose_chunk
-from cache.usage import mark_used
 
 _log = logging.getLogger(__name__)
 

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.files import sync
-from cache.records import RECORD_FILES
-from cache.rewrite import Part, read_part, write_parts
-from cache.store import list_shards
-from cache.survey import SetSurvey
-from cache.usage import count_idle_days
+from permafrost.cache.files import sync
+from permafrost.cache.records import RECORD_FILES
+from permafrost.cache.rewrite import Part, read_part, write_parts
+from permafrost.cache.store import list_shards
+from permafrost.cache.survey import SetSurvey
+from permafrost.cache.usage import count_idle_days
 
 _DERIVED_NAME = re.compile(r"derived-[0-9a-f]+\.h5")
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.files import remove_orphans
-from cache.rewrite import Part, write_parts
-from cache.survey import SetSurvey, StoredShard
+from permafrost.cache.files import remove_orphans
+from permafrost.cache.rewrite import Part, write_parts
+from permafrost.cache.survey import SetSurvey, StoredShard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

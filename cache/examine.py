@@ -18,18 +18,17 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.cache.checked import decode, read_array
+from permafrost.cache.chunks import CAN_LIST, SUMS, find_chunks
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.gather import open_raw
+from permafrost.cache.inside import open_node
+from permafrost.cache.key import Recipe, canonical_json, recipe_key
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.raw import RawFile, read_chunks
+from permafrost.cache.shard import load_filters, shard_name
+from permafrost.cache.store import list_shards
 from xxhash import xxh3_64_intdigest
-
-from cache.checked import decode, read_array
-from cache.chunks import CAN_LIST, SUMS, find_chunks
-from cache.errors import DamagedError
-from cache.gather import open_raw
-from cache.inside import open_node
-from cache.key import Recipe, canonical_json, recipe_key
-from cache.layout import CacheLayout
-from cache.raw import RawFile, read_chunks
-from cache.shard import load_filters, shard_name
-from cache.store import list_shards
 
 _FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
 _MEMBERS = {"digest", "features", SUMS}

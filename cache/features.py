@@ -11,20 +11,19 @@ from typing import Any
 
 import h5py
 import numpy as np
-
-from cache.checked import read_text
-from cache.errors import MissingShardError, NotAViewError
-from cache.follow import follow_rows
-from cache.gather import Block, StoredRows, split_columns
-from cache.images import ImageTable
-from cache.inside import check_kind, has_node, walk_nodes
-from cache.key import Recipe
-from cache.pointers import check_length, read_dtype, read_pointers, read_shape
-from cache.shard import DTYPES, RowFormat, choose_chunk
-from cache.store import RowLocations
-from cache.usage import mark_used
-from cache.values import StoredValues
-from cache.view import split_rows
+from permafrost.cache.checked import read_text
+from permafrost.cache.errors import MissingShardError, NotAViewError
+from permafrost.cache.follow import follow_rows
+from permafrost.cache.gather import Block, StoredRows, split_columns
+from permafrost.cache.images import ImageTable
+from permafrost.cache.inside import check_kind, has_node, walk_nodes
+from permafrost.cache.key import Recipe
+from permafrost.cache.pointers import check_length, read_dtype, read_pointers, read_shape
+from permafrost.cache.shard import DTYPES, RowFormat, choose_chunk
+from permafrost.cache.store import RowLocations
+from permafrost.cache.usage import mark_used
+from permafrost.cache.values import StoredValues
+from permafrost.cache.view import split_rows
 
 
 class Features(ImageTable):

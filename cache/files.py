@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cache.owners import Owner, name_host
+from permafrost.cache.owners import Owner, name_host
 
 _TEMPORARY_PREFIX = ".tmp-"
 _TEMPORARY_NAME = re.compile(r"\.tmp-(?P<owner>.*)-\d+(\..*)?", re.DOTALL)

@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.errors import MissingShardError
-from cache.gather import Block, StoredRows, gather_rows
-from cache.store import (
+from permafrost.cache.errors import MissingShardError
+from permafrost.cache.gather import Block, StoredRows, gather_rows
+from permafrost.cache.store import (
     MOST_LOOKS,
     NO_DIGESTS,
     RowLocations,

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-
-from cache.chunks import StoredChunks, find_chunks
-from cache.errors import DamagedError, MissingShardError
-from cache.raw import RawFile, as_index, read_chunks
-from cache.shard import naming_shard, open_shard
-from cache.store import RowLocations
+from permafrost.cache.chunks import StoredChunks, find_chunks
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.raw import RawFile, as_index, read_chunks
+from permafrost.cache.shard import naming_shard, open_shard
+from permafrost.cache.store import RowLocations
 
 # What part of each row is read: a slice of each of its axes, () for all of it. It is always one run
 # of the row's values in their flat (C) order.

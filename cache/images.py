@@ -10,12 +10,11 @@ from typing import Self
 
 import h5py
 import numpy as np
-
-from cache.checked import read_array, read_text
-from cache.errors import CacheError, DamagedError, NotAViewError
-from cache.inside import check_kind, has_node, open_node
-from cache.pointers import read_texts
-from cache.strings import unescape_name
+from permafrost.cache.checked import read_array, read_text
+from permafrost.cache.errors import CacheError, DamagedError, NotAViewError
+from permafrost.cache.inside import check_kind, has_node, open_node
+from permafrost.cache.pointers import read_texts
+from permafrost.cache.strings import unescape_name
 
 _OWN_COLUMNS = ("path", "label", "split")
 

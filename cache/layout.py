@@ -12,9 +12,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from cache.errors import DamagedError, NotACacheError
-from cache.files import is_temporary, make_folder, published
-from cache.key import Recipe, canonical_json, recipe_key
+from permafrost.cache.errors import DamagedError, NotACacheError
+from permafrost.cache.files import is_temporary, make_folder, published
+from permafrost.cache.key import Recipe, canonical_json, recipe_key
 
 _log = logging.getLogger(__name__)
 

@@ -23,11 +23,10 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-
-from cache.files import remove_orphans, temporary_path
-from cache.locks import wait_for_lock
-from cache.owners import Owner
-from cache.store import join_digests, split_digests
+from permafrost.cache.files import remove_orphans, temporary_path
+from permafrost.cache.locks import wait_for_lock
+from permafrost.cache.owners import Owner
+from permafrost.cache.store import join_digests, split_digests
 
 _log = logging.getLogger(__name__)
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
-
-from cache.checked import read_array, read_text
-from cache.inside import Node, check_kind, open_node
-from cache.shard import DTYPES, SHARD_NAME
-from cache.store import RowLocations
-from cache.strings import read_strings
+from permafrost.cache.checked import read_array, read_text
+from permafrost.cache.inside import Node, check_kind, open_node
+from permafrost.cache.shard import DTYPES, SHARD_NAME
+from permafrost.cache.store import RowLocations
+from permafrost.cache.strings import read_strings
 
 _LARGEST_AXIS = 2**31
 

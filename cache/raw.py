@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.cache.chunks import Run, StoredChunks
 from xxhash import xxh3_64_intdigest
-
-from cache.chunks import Run, StoredChunks
 
 # One thread for each so many bytes. Reading and summing release the interpreter's lock, and each
 # thread has a stretch of the output for itself: two read 1.4 to 1.8 times as fast as one.

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cache.files import published
+from permafrost.cache.files import published
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

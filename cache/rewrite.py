@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.gather import StoredRows, gather_rows
-from cache.shard import ShardWriter
-from cache.survey import SetSurvey, StoredShard
-from cache.view import split_rows
+from permafrost.cache.gather import StoredRows, gather_rows
+from permafrost.cache.shard import ShardWriter
+from permafrost.cache.survey import SetSurvey, StoredShard
+from permafrost.cache.view import split_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,13 +21,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-
-from cache.checked import read_array, write_array
-from cache.chunks import SUMS, lay_grid
-from cache.errors import DamagedError, MissingShardError, UnstorableError
-from cache.files import publish, temporary_path
-from cache.hdf5 import WriteStream, create_file
-from cache.inside import PLUGIN_FILTERS, check_kind, has_node, open_node
+from permafrost.cache.checked import read_array, write_array
+from permafrost.cache.chunks import SUMS, lay_grid
+from permafrost.cache.errors import DamagedError, MissingShardError, UnstorableError
+from permafrost.cache.files import publish, temporary_path
+from permafrost.cache.hdf5 import WriteStream, create_file
+from permafrost.cache.inside import PLUGIN_FILTERS, check_kind, has_node, open_node
 
 # From a quarter of a megabyte to four, rows in order or scattered are read equally fast; at 64 KB,
 # what is done for each chunk takes a third of the time. A single row costs all of its chunk.

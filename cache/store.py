@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from cache.errors import DamagedError, MissingShardError
-from cache.index import Index, IndexedShard
-from cache.key import Recipe, recipe_key
-from cache.layout import CacheLayout
-from cache.shard import read_digests
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.index import Index, IndexedShard
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.shard import read_digests
 
 _log = logging.getLogger(__name__)
 

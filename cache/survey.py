@@ -9,14 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.errors import DamagedError, MissingShardError
-from cache.examine import read_recipe
-from cache.key import Recipe, recipe_key
-from cache.layout import CacheLayout
-from cache.rebuild import read_format
-from cache.shard import RowFormat, read_digests
-from cache.store import list_shards
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.examine import read_recipe
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.rebuild import read_format
+from permafrost.cache.shard import RowFormat, read_digests
+from permafrost.cache.store import list_shards
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

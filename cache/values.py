@@ -10,12 +10,11 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.checked import read_array
-from cache.chunks import StoredChunks, match_chunks
-from cache.gather import Block, flatten_block, read_rows
-from cache.inside import has_node, open_node
-from cache.raw import RawFile, read_chunks
+from permafrost.cache.checked import read_array
+from permafrost.cache.chunks import StoredChunks, match_chunks
+from permafrost.cache.gather import Block, flatten_block, read_rows
+from permafrost.cache.inside import has_node, open_node
+from permafrost.cache.raw import RawFile, read_chunks
 
 
 class StoredValues:

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from xxhash import xxh3_64
-
-from cache.checked import check_seal
-from cache.examine import (
+from permafrost.cache.checked import check_seal
+from permafrost.cache.examine import (
     READ_FAILURES,
     SetExam,
     ShardExam,
@@ -22,12 +20,13 @@ from cache.examine import (
     examine_set,
     list_set_folders,
 )
-from cache.files import list_orphans
-from cache.index import FAILURES
-from cache.layout import CacheLayout
-from cache.records import RECORD_FILES, read_record
-from cache.shard import shard_name
-from cache.store import list_shards
+from permafrost.cache.files import list_orphans
+from permafrost.cache.index import FAILURES
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.records import RECORD_FILES, read_record
+from permafrost.cache.shard import shard_name
+from permafrost.cache.store import list_shards
+from xxhash import xxh3_64
 
 _INDEXED_SHARDS = "SELECT feature_set, name, stamp, digests FROM shards"
 

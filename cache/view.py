@@ -16,17 +16,16 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-
-from cache.checked import as_bytes, write_array, write_text
-from cache.chunks import lay_grid
-from cache.files import published
-from cache.follow import follow_rows
-from cache.gather import READ_BYTES, StoredRows
-from cache.hdf5 import WriteStream, create_file, create_group, create_virtual
-from cache.key import Recipe, canonical_json, recipe_key
-from cache.shard import SUMS_PER_CHUNK, RowFormat, choose_chunk, compression_options
-from cache.store import RowLocations
-from cache.strings import escape_name, write_strings
+from permafrost.cache.checked import as_bytes, write_array, write_text
+from permafrost.cache.chunks import lay_grid
+from permafrost.cache.files import published
+from permafrost.cache.follow import follow_rows
+from permafrost.cache.gather import READ_BYTES, StoredRows
+from permafrost.cache.hdf5 import WriteStream, create_file, create_group, create_virtual
+from permafrost.cache.key import Recipe, canonical_json, recipe_key
+from permafrost.cache.shard import SUMS_PER_CHUNK, RowFormat, choose_chunk, compression_options
+from permafrost.cache.store import RowLocations
+from permafrost.cache.strings import escape_name, write_strings
 
 _log = logging.getLogger(__name__)
 

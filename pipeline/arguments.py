@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from cache.shard import COMPRESSIONS
-from pipeline.errors import PipelineError
-from pipeline.options import (
+from permafrost.cache.shard import COMPRESSIONS
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import (
     DECODINGS,
     DEFAULT_CACHE,
     DTYPES,
@@ -17,11 +17,11 @@ from pipeline.options import (
     parse_bytes,
     parse_size,
 )
-from stages.applications import PREPROCESS_MODES
-from stages.decode import ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
-from stages.heads import HEADS
-from stages.targets import CLASSIFICATION, TASKS
-from stages.tracing import VIEWS
+from permafrost.stages.applications import PREPROCESS_MODES
+from permafrost.stages.decode import ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
+from permafrost.stages.heads import HEADS
+from permafrost.stages.targets import CLASSIFICATION, TASKS
+from permafrost.stages.tracing import VIEWS
 
 _SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
 

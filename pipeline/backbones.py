@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.index import Index, IndexedFile
-from pipeline.options import FeatureOptions
-from stages.applications import APPLICATIONS, family_preprocess, parse_backbone
-from stages.errors import InputError, UnknownNameError, WeightsError
-from stages.layers import BackboneCard, LayerSpec, parse_layer_specs
-from stages.start import find_keras_backend
+from permafrost.cache.index import Index, IndexedFile
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.stages.applications import APPLICATIONS, family_preprocess, parse_backbone
+from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
+from permafrost.stages.layers import BackboneCard, LayerSpec, parse_layer_specs
+from permafrost.stages.start import find_keras_backend
 
 if TYPE_CHECKING:
-    from stages.backbone import BackboneRequest
-    from stages.network import Network
+    from permafrost.stages.backbone import BackboneRequest
+    from permafrost.stages.network import Network
 
 
 class Backbone:
@@ -122,7 +122,7 @@ class Backbone:
         return card
 
     def _load(self, *, with_top: bool) -> Network:
-        from stages.backbone import load_backbone
+        from permafrost.stages.backbone import load_backbone
 
         if with_top not in self._networks:
             self._networks.clear()
@@ -131,7 +131,7 @@ class Backbone:
 
     @property
     def _request(self) -> BackboneRequest:
-        from stages.backbone import BackboneRequest
+        from permafrost.stages.backbone import BackboneRequest
 
         return BackboneRequest(
             backbone=self.name, weights=self._options.weights, size=self._options.size

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.features import Features
-from cache.gather import READ_BYTES
-from cache.shard import RowFormat, choose_chunk
-from stages.errors import InputError
-from stages.matrix import Rows
+from permafrost.cache.features import Features
+from permafrost.cache.gather import READ_BYTES
+from permafrost.cache.shard import RowFormat, choose_chunk
+from permafrost.stages.errors import InputError
+from permafrost.stages.matrix import Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

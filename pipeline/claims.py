@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Set
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.leases import Leases, OtherRuns
-from pipeline import writing
-from pipeline.loading import BatchTask, split_batches
-from pipeline.plan import ExtractionPlan
+from permafrost.cache.leases import Leases, OtherRuns
+from permafrost.pipeline import writing
+from permafrost.pipeline.loading import BatchTask, split_batches
+from permafrost.pipeline.plan import ExtractionPlan
 
 Rows = NDArray[np.int64]
 

@@ -18,15 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from cache.files import make_durable, make_folder, published
-from cache.key import Recipe, recipe_key
-from cache.locks import locked_folder
-from pipeline.errors import PipelineError
-from pipeline.options import FeatureOptions
-from pipeline.tables import write_rows
-from stages.heads import Head, load_head
-from stages.targets import MULTILABEL, REGRESSION, SEPARATOR
+from permafrost.cache.files import make_durable, make_folder, published
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.locks import locked_folder
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.tables import write_rows
+from permafrost.stages.heads import Head, load_head
+from permafrost.stages.targets import MULTILABEL, REGRESSION, SEPARATOR
 
 MODEL_NAME = "model.json"
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
-from cache.errors import CacheError
-from pipeline import commands
-from pipeline.arguments import build_parser
-from pipeline.errors import Interrupted, PipelineError
-from pipeline.signals import INTERRUPTED, list_signals
-from stages.errors import StageError
+from permafrost.cache.errors import CacheError
+from permafrost.pipeline import commands
+from permafrost.pipeline.arguments import build_parser
+from permafrost.pipeline.errors import Interrupted, PipelineError
+from permafrost.pipeline.signals import INTERRUPTED, list_signals
+from permafrost.stages.errors import StageError
 
 # A disk or a path that cannot be written is the user's to mend; other OSErrors are bugs.
 _DISK_ERRORS = {

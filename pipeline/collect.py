@@ -11,18 +11,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.collect import Loss, Rules, apply_plan, count_files, plan_set
-from cache.errors import DamagedError, MissingShardError
-from cache.examine import list_set_folders
-from cache.features import Features
-from cache.files import list_orphans, list_unpublished, remove_orphans
-from cache.layout import CacheLayout, find_cache
-from cache.leases import is_being_filled
-from cache.store import join_digests
-from cache.survey import is_empty, survey_set
-from pipeline.errors import PipelineError
-from pipeline.upkeep import (
+from permafrost.cache.collect import Loss, Rules, apply_plan, count_files, plan_set
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.examine import list_set_folders
+from permafrost.cache.features import Features
+from permafrost.cache.files import list_orphans, list_unpublished, remove_orphans
+from permafrost.cache.layout import CacheLayout, find_cache
+from permafrost.cache.leases import is_being_filled
+from permafrost.cache.store import join_digests
+from permafrost.cache.survey import is_empty, survey_set
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.upkeep import (
     RENEW_VIEWS,
     count,
     describe_bytes,
@@ -31,7 +30,7 @@ from pipeline.upkeep import (
     show_sets,
     wait_for_turn,
 )
-from stages.manifest import read_manifest
+from permafrost.stages.manifest import read_manifest
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from pipeline.options import DatasetOptions, FeatureOptions
-from pipeline.parsed import (
+from permafrost.pipeline.options import DatasetOptions, FeatureOptions
+from permafrost.pipeline.parsed import (
     read_extract_options,
     read_run_options,
     read_settings,
@@ -17,7 +17,7 @@ from pipeline.parsed import (
     read_workers,
     split_names,
 )
-from stages.cores import count_cores
+from permafrost.stages.cores import count_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,9 @@ class Outcome:
 
 def run_index(parsed: argparse.Namespace) -> Outcome:
     """``index``."""
-    from cache.files import make_folder, published
-    from pipeline.dataset import open_dataset
-    from stages.manifest import write_manifest
+    from permafrost.cache.files import make_folder, published
+    from permafrost.pipeline.dataset import open_dataset
+    from permafrost.stages.manifest import write_manifest
 
     options = DatasetOptions(
         images=parsed.images, labels=parsed.labels, split=parsed.split, seed=parsed.seed
@@ -70,8 +70,8 @@ def _list_counts(counts: Counter[str], limit: int = 12) -> str:
 
 def run_layers(parsed: argparse.Namespace) -> Outcome:
     """``layers``."""
-    from pipeline.backbones import Backbone
-    from stages.applications import parse_backbone
+    from permafrost.pipeline.backbones import Backbone
+    from permafrost.stages.applications import parse_backbone
 
     # Layers and shapes are the same with any weights; there is no need to download half a gigabyte.
     weights = "random" if parsed.weights == "imagenet" else parsed.weights
@@ -98,7 +98,7 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
 
 def run_extract(parsed: argparse.Namespace) -> Outcome:
     """``extract``."""
-    from pipeline.extract import extract
+    from permafrost.pipeline.extract import extract
 
     summary = extract(read_extract_options(parsed), parsed.out)
     return Outcome(summary.describe(), summary.to_dict())
@@ -106,7 +106,7 @@ def run_extract(parsed: argparse.Namespace) -> Outcome:
 
 def run_plan(parsed: argparse.Namespace) -> Outcome:
     """``plan``."""
-    from pipeline.preview import preview
+    from permafrost.pipeline.preview import preview
 
     found = preview(read_extract_options(parsed))
     return Outcome(found.describe(), found.to_dict())
@@ -114,7 +114,7 @@ def run_plan(parsed: argparse.Namespace) -> Outcome:
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
     """``fit``."""
-    from pipeline.fit import FitOptions, fit
+    from permafrost.pipeline.fit import FitOptions, fit
 
     options = FitOptions(
         data=read_task_options(parsed),
@@ -129,8 +129,8 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
     """``sweep``."""
-    from pipeline.configurations import HeadGrid
-    from pipeline.sweep import SweepOptions, sweep
+    from permafrost.pipeline.configurations import HeadGrid
+    from permafrost.pipeline.sweep import SweepOptions, sweep
 
     options = SweepOptions(
         data=read_task_options(parsed),
@@ -149,7 +149,7 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
     """``predict``."""
-    from pipeline.predict import predict
+    from permafrost.pipeline.predict import predict
 
     figures = predict(
         parsed.model,
@@ -163,7 +163,7 @@ def run_predict(parsed: argparse.Namespace) -> Outcome:
 
 def run_export(parsed: argparse.Namespace) -> Outcome:
     """``export``."""
-    from pipeline.export import export
+    from permafrost.pipeline.export import export
 
     figures = export(parsed.model, parsed.out)
     return Outcome(f"{parsed.model} → {parsed.out}", figures)
@@ -171,8 +171,8 @@ def run_export(parsed: argparse.Namespace) -> Outcome:
 
 def run_experiment(parsed: argparse.Namespace) -> Outcome:
     """``run``."""
-    from pipeline.config import read_experiment
-    from pipeline.experiment import run_experiment as run
+    from permafrost.pipeline.config import read_experiment
+    from permafrost.pipeline.experiment import run_experiment as run
 
     result = run(read_experiment(parsed.experiment), read_run_options(parsed))
     return Outcome(result.describe(), result.to_dict())
@@ -180,7 +180,7 @@ def run_experiment(parsed: argparse.Namespace) -> Outcome:
 
 def run_demo(parsed: argparse.Namespace) -> Outcome:
     """``demo``."""
-    from pipeline.demo import demo
+    from permafrost.pipeline.demo import demo
 
     result = demo(parsed.out)
     return Outcome(result.describe(), result.to_dict())
@@ -188,8 +188,8 @@ def run_demo(parsed: argparse.Namespace) -> Outcome:
 
 def run_verify(parsed: argparse.Namespace) -> Outcome:
     """``verify``."""
-    from pipeline.sampling import SampleOptions
-    from pipeline.upkeep import verify
+    from permafrost.pipeline.sampling import SampleOptions
+    from permafrost.pipeline.upkeep import verify
 
     sample = None
     if parsed.sample is not None:
@@ -201,7 +201,7 @@ def run_verify(parsed: argparse.Namespace) -> Outcome:
 
 def run_repair(parsed: argparse.Namespace) -> Outcome:
     """``repair``."""
-    from pipeline.repair import repair
+    from permafrost.pipeline.repair import repair
 
     found = repair(parsed.cache, read_run_options(parsed))
     return Outcome(found.describe(), found.to_dict(), found.status)
@@ -209,7 +209,7 @@ def run_repair(parsed: argparse.Namespace) -> Outcome:
 
 def run_gc(parsed: argparse.Namespace) -> Outcome:
     """``gc``."""
-    from pipeline.collect import GcOptions, collect
+    from permafrost.pipeline.collect import GcOptions, collect
 
     options = GcOptions(
         root=parsed.cache,
@@ -223,7 +223,7 @@ def run_gc(parsed: argparse.Namespace) -> Outcome:
 
 def run_compact(parsed: argparse.Namespace) -> Outcome:
     """``compact``."""
-    from pipeline.compact import compact
+    from permafrost.pipeline.compact import compact
 
     result = compact(parsed.cache)
     return Outcome(result.describe(), result.to_dict())

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cache.compact import Compaction, compact_set
-from cache.errors import DamagedError, MissingShardError
-from cache.examine import list_set_folders
-from cache.files import remove_orphans
-from cache.layout import CacheLayout, find_cache
-from cache.survey import is_empty, survey_set
-from pipeline.upkeep import (
+from permafrost.cache.compact import Compaction, compact_set
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.examine import list_set_folders
+from permafrost.cache.files import remove_orphans
+from permafrost.cache.layout import CacheLayout, find_cache
+from permafrost.cache.survey import is_empty, survey_set
+from permafrost.pipeline.upkeep import (
     RENEW_VIEWS,
     Advance,
     count,
@@ -77,7 +77,7 @@ def compact(root: Path) -> CompactResult:
 
 
 def _compact(layout: CacheLayout, folder: Path, result: CompactResult, advance: Advance) -> None:
-    from pipeline.writing import SHARD_BYTES
+    from permafrost.pipeline.writing import SHARD_BYTES
 
     try:
         survey = survey_set(layout, folder)

@@ -8,11 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-
-from pipeline.document import read_yaml
-from pipeline.errors import PipelineError
-from pipeline.options import (
+from permafrost.pipeline.document import read_yaml
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import (
     DEFAULT_CACHE,
     DatasetOptions,
     ExtractOptions,
@@ -20,10 +18,11 @@ from pipeline.options import (
     RunOptions,
     parse_size,
 )
-from stages.applications import parse_backbone
-from stages.heads import check_task, parse_settings
-from stages.layers import parse_layer_specs
-from stages.targets import CLASSIFICATION, TASKS
+from permafrost.stages.applications import parse_backbone
+from permafrost.stages.heads import check_task, parse_settings
+from permafrost.stages.layers import parse_layer_specs
+from permafrost.stages.targets import CLASSIFICATION, TASKS
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 
 class _Section(BaseModel):

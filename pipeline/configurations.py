@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from pipeline.errors import PipelineError
-from pipeline.samples import JOINED_BY, FeatureFiles
-from pipeline.task import digest_fit, make_candidate
-from stages.crossfit import Candidate
-from stages.errors import UnknownNameError
-from stages.heads import HEADS, check_task
-from stages.layers import POOLINGS, LayerSpec, parse_layer_spec
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.samples import JOINED_BY, FeatureFiles
+from permafrost.pipeline.task import digest_fit, make_candidate
+from permafrost.stages.crossfit import Candidate
+from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.heads import HEADS, check_task
+from permafrost.stages.layers import POOLINGS, LayerSpec, parse_layer_spec
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 
-from cache.index import Index, IndexedFile
-from pipeline.options import DatasetOptions
-from stages.errors import InputError
-from stages.labels import list_dataset
-from stages.manifest import Manifest, read_manifest
-from stages.source import Reader, Source, hash_images, open_source
-from stages.splits import (
+from permafrost.cache.index import Index, IndexedFile
+from permafrost.pipeline.options import DatasetOptions
+from permafrost.stages.errors import InputError
+from permafrost.stages.labels import list_dataset
+from permafrost.stages.manifest import Manifest, read_manifest
+from permafrost.stages.source import Reader, Source, hash_images, open_source
+from permafrost.stages.splits import (
     assign_splits,
     find_crossing_duplicates,
     find_crossing_groups,

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-
-from pipeline.prepare import Preparation
-from stages.decode import DecodeSpec, decode_image
-from stages.errors import ImageError
+from permafrost.pipeline.prepare import Preparation
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.errors import ImageError
 
 _N_IMAGES = 8
 _ENOUGH_S = 1.0

@@ -13,20 +13,20 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cache.files import make_folder, published
-from pipeline.configurations import HeadGrid
-from pipeline.errors import PipelineError
-from pipeline.export import export
-from pipeline.extract import extract
-from pipeline.fit import FitOptions, fit
-from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
-from pipeline.results import ExtractSummary
-from pipeline.sweep import SweepOptions, sweep
-from pipeline.task import TaskOptions
-from stages.cnn import FEATURE_LAYER, measure_cnn, train_cnn
-from stages.digits import Digits, load_digits, write_digits
-from stages.start import start_tensorflow
-from stages.table import write_table
+from permafrost.cache.files import make_folder, published
+from permafrost.pipeline.configurations import HeadGrid
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.export import export
+from permafrost.pipeline.extract import extract
+from permafrost.pipeline.fit import FitOptions, fit
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
+from permafrost.pipeline.results import ExtractSummary
+from permafrost.pipeline.sweep import SweepOptions, sweep
+from permafrost.pipeline.task import TaskOptions
+from permafrost.stages.cnn import FEATURE_LAYER, measure_cnn, train_cnn
+from permafrost.stages.digits import Digits, load_digits, write_digits
+from permafrost.stages.start import start_tensorflow
+from permafrost.stages.table import write_table
 
 SEED = 0
 FEW_PER_DIGIT = 10

@@ -6,11 +6,10 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-
-from cache.records import Drift, read_record, write_record
-from pipeline.loading import LoadedBatch
-from pipeline.plan import LayerPlan
-from stages.parity import Run
+from permafrost.cache.records import Drift, read_record, write_record
+from permafrost.pipeline.loading import LoadedBatch
+from permafrost.pipeline.plan import LayerPlan
+from permafrost.stages.parity import Run
 
 _log = logging.getLogger(__name__)
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.options import FeatureOptions
-from pipeline.parity import Reference, is_reference, note_parity
-from pipeline.prepare import Preparation
-from stages.start import find_keras_backend
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.parity import Reference, is_reference, note_parity
+from permafrost.pipeline.prepare import Preparation
+from permafrost.stages.start import find_keras_backend
 
 if TYPE_CHECKING:
-    from stages.engine import HalvingProgram
-    from stages.network import Network
-    from stages.tracing import ProgramSpec
+    from permafrost.stages.engine import HalvingProgram
+    from permafrost.stages.network import Network
+    from permafrost.stages.tracing import ProgramSpec
 
 
 # The last program of this process: who transforms one image after the other builds it once.
@@ -36,7 +36,7 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     HalvingProgram
         A uint8 batch in, the activations of each active layer out.
     """
-    from stages.tracing import ProgramSpec
+    from permafrost.stages.tracing import ProgramSpec
 
     active = prepared.plan.active
     spec = ProgramSpec(
@@ -65,18 +65,18 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
 def _open_reference(network: Network, spec: ProgramSpec) -> Reference:
     """Build what other programs are compared with; `pipeline.parity.name_reference` names it."""
     if find_keras_backend() == "tensorflow":
-        from stages.engine import Program
-        from stages.shortcuts import NO_SHORTCUTS
+        from permafrost.stages.engine import Program
+        from permafrost.stages.shortcuts import NO_SHORTCUTS
 
         return Program(network, spec, shortcuts=NO_SHORTCUTS)
-    from stages.keras_engine import KerasProgram
+    from permafrost.stages.keras_engine import KerasProgram
 
     return KerasProgram(network, spec, compiled=False)
 
 
 def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
-    from stages.engine import HalvingProgram, Program, SharedPrograms
-    from stages.start import list_gpus
+    from permafrost.stages.engine import HalvingProgram, Program, SharedPrograms
+    from permafrost.stages.start import list_gpus
 
     devices: list[str | None] = [*list_gpus()] or [None]
     first, *others = devices
@@ -88,15 +88,15 @@ def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> 
 
 
 def _build_openvino(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
-    from stages.engine import HalvingProgram
-    from stages.openvino_engine import OpenVinoProgram
+    from permafrost.stages.engine import HalvingProgram
+    from permafrost.stages.openvino_engine import OpenVinoProgram
 
     return HalvingProgram(OpenVinoProgram(network, spec), n_at_once=2)
 
 
 def _build_keras(network: Network, spec: ProgramSpec, batch_size: int) -> HalvingProgram:
-    from stages.engine import HalvingProgram
-    from stages.keras_engine import KerasProgram
+    from permafrost.stages.engine import HalvingProgram
+    from permafrost.stages.keras_engine import KerasProgram
 
     return HalvingProgram(KerasProgram(network, spec, batch_size=batch_size))
 

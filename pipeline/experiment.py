@@ -10,18 +10,18 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from cache.files import make_folder
-from pipeline.classifier import write_json
-from pipeline.config import BackboneSection, Experiment
-from pipeline.extract import extract
-from pipeline.fit import FitOptions, FitResult, find_fit, fit
-from pipeline.measure import name_metric
-from pipeline.options import RunOptions
-from pipeline.results import ExtractSummary
-from pipeline.task import TaskOptions
-from stages.applications import parse_backbone
-from stages.layers import parse_layer_specs
-from stages.metrics import PRIMARY
+from permafrost.cache.files import make_folder
+from permafrost.pipeline.classifier import write_json
+from permafrost.pipeline.config import BackboneSection, Experiment
+from permafrost.pipeline.extract import extract
+from permafrost.pipeline.fit import FitOptions, FitResult, find_fit, fit
+from permafrost.pipeline.measure import name_metric
+from permafrost.pipeline.options import RunOptions
+from permafrost.pipeline.results import ExtractSummary
+from permafrost.pipeline.task import TaskOptions
+from permafrost.stages.applications import parse_backbone
+from permafrost.stages.layers import parse_layer_specs
+from permafrost.stages.metrics import PRIMARY
 
 SUMMARY_NAME = "summary.json"
 # What a terminal shows without scrolling.

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.files import make_folder, published
-from pipeline.backbones import Backbone
-from pipeline.classifier import Classifier, ClassifierPart, load_classifier
-from pipeline.errors import PipelineError
-from pipeline.options import FeatureOptions
-from pipeline.predict import check_recipe, find_features, list_features
-from stages.export import SUFFIX, ExportPart, build_classifier, save_classifier
-from stages.layers import parse_layer_spec
+from permafrost.cache.files import make_folder, published
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.classifier import Classifier, ClassifierPart, load_classifier
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.predict import check_recipe, find_features, list_features
+from permafrost.stages.export import SUFFIX, ExportPart, build_classifier, save_classifier
+from permafrost.stages.layers import parse_layer_spec
 
 if TYPE_CHECKING:
-    from stages.network import Network
+    from permafrost.stages.network import Network
 
 # How an image file becomes the pixels that the model takes.
 _PIXELS = ("size", "color", "resize", "resize_mode", "orient", "decode")

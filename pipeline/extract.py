@@ -8,29 +8,35 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cache.files import make_folder, remove_orphans
-from cache.index import Index
-from cache.layout import CacheLayout, open_cache
-from cache.leases import Leases
-from cache.usage import mark_used
-from pipeline.engines import build_program
-from pipeline.errors import PipelineError, StoppedError
-from pipeline.options import ExtractOptions
-from pipeline.prepare import (
+from permafrost.cache.files import make_folder, remove_orphans
+from permafrost.cache.index import Index
+from permafrost.cache.layout import CacheLayout, open_cache
+from permafrost.cache.leases import Leases
+from permafrost.cache.usage import mark_used
+from permafrost.pipeline.engines import build_program
+from permafrost.pipeline.errors import PipelineError, StoppedError
+from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.prepare import (
     Preparation,
     prepare,
     recall_failures,
     remember_rate,
     remember_sets,
 )
-from pipeline.progress import Shares, show_progress
-from pipeline.results import ExtractSummary, Tally, list_failures, summarize, write_results
-from stages.precision import check_precision
+from permafrost.pipeline.progress import Shares, show_progress
+from permafrost.pipeline.results import (
+    ExtractSummary,
+    Tally,
+    list_failures,
+    summarize,
+    write_results,
+)
+from permafrost.stages.precision import check_precision
 
 if TYPE_CHECKING:
-    from pipeline.claims import Claims
-    from pipeline.loading import LoadedBatch
-    from pipeline.writing import ActivationWriter
+    from permafrost.pipeline.claims import Claims
+    from permafrost.pipeline.loading import LoadedBatch
+    from permafrost.pipeline.writing import ActivationWriter
 
 
 class UnreadableError(StoppedError):
@@ -129,10 +135,10 @@ def compute_missing(
     options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
 ) -> None:
     """Load → forward → write, overlapped: the loop of the whole project."""
-    from pipeline.claims import Claims
-    from pipeline.drift import noting_drift
-    from pipeline.forward import ForwardPass
-    from pipeline.loading import load_ahead, open_client
+    from permafrost.pipeline.claims import Claims
+    from permafrost.pipeline.drift import noting_drift
+    from permafrost.pipeline.forward import ForwardPass
+    from permafrost.pipeline.loading import load_ahead, open_client
 
     features, plan = options.features, prepared.plan
     check_precision(features.engine, features.precision)
@@ -167,7 +173,7 @@ def compute_missing(
 
 
 def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -> ActivationWriter:
-    from pipeline.writing import ActivationWriter
+    from permafrost.pipeline.writing import ActivationWriter
 
     return ActivationWriter(
         *(prepared.layout, prepared.plan),
@@ -201,7 +207,7 @@ def _note_batch(
 
 def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> None:
     """Have files hashed again that are not what the index says, however they came to be so."""
-    from pipeline.loading import CHANGED
+    from permafrost.pipeline.loading import CHANGED
 
     changed = [batch.rows[row] for row, reason in batch.unreadable.items() if reason == CHANGED]
     if changed:

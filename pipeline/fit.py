@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from cache.artefacts import Artefacts
-from cache.files import make_folder, remove_durably
-from cache.locks import locked_folder
-from pipeline.classifier import (
+from permafrost.cache.artefacts import Artefacts
+from permafrost.cache.files import make_folder, remove_durably
+from permafrost.cache.locks import locked_folder
+from permafrost.pipeline.classifier import (
     MODEL_NAME,
     read_json,
     save_classifier,
     write_json,
     write_predictions,
 )
-from pipeline.layers import StoredLayer
-from pipeline.measure import (
+from permafrost.pipeline.layers import StoredLayer
+from permafrost.pipeline.measure import (
     Bench,
     Unseen,
     cross_validate,
@@ -32,11 +31,17 @@ from pipeline.measure import (
     warn_of_near_duplicates,
     warn_of_new_classes,
 )
-from pipeline.samples import FeatureFiles, read_labels
-from pipeline.task import TaskOptions, check_classes, digest_fit, digest_rows, make_candidate
-from stages.crossfit import Candidate, predict_rows
-from stages.heads import Head, fit_head
-from stages.metrics import PRIMARY
+from permafrost.pipeline.samples import FeatureFiles, read_labels
+from permafrost.pipeline.task import (
+    TaskOptions,
+    check_classes,
+    digest_fit,
+    digest_rows,
+    make_candidate,
+)
+from permafrost.stages.crossfit import Candidate, predict_rows
+from permafrost.stages.heads import Head, fit_head
+from permafrost.stages.metrics import PRIMARY
 
 _log = logging.getLogger(__name__)
 

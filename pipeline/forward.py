@@ -10,12 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-
-from pipeline.loading import LoadedBatch
-from pipeline.progress import Shares
+from permafrost.pipeline.loading import LoadedBatch
+from permafrost.pipeline.progress import Shares
 
 if TYPE_CHECKING:
-    from stages.engine import HalvingProgram
+    from permafrost.stages.engine import HalvingProgram
 
 
 class ForwardPass:

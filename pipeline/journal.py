@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from cache.files import sync
+from permafrost.cache.files import sync
 
 _log = logging.getLogger(__name__)
 

@@ -11,11 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-
-from cache.features import Features
-from cache.key import Recipe, recipe_key
-from stages.layers import LayerSpec
-from stages.matrix import ArrayMatrix, Rows, iterate_rows
+from permafrost.cache.features import Features
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.stages.layers import LayerSpec
+from permafrost.stages.matrix import ArrayMatrix, Rows, iterate_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

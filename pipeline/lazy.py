@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.errors import DamagedError
-from cache.features import Features
-from cache.gather import READ_BYTES
-from cache.key import recipe_key
-from cache.shard import RowFormat, choose_chunk
-from cache.store import RowLocations
-from stages.matrix import Rows
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.features import Features
+from permafrost.cache.gather import READ_BYTES
+from permafrost.cache.key import recipe_key
+from permafrost.cache.shard import RowFormat, choose_chunk
+from permafrost.cache.store import RowLocations
+from permafrost.stages.matrix import Rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-
-from pipeline.classifier import write_json
-from pipeline.configurations import Configuration
-from pipeline.errors import PipelineError
-from pipeline.journal import FoldRecord, Journal
-from pipeline.measure import Scores, name_metric, summarize_scores
-from pipeline.tables import write_rows
-from stages.folds import Fold
-from stages.intervals import compare_paired
-from stages.metrics import PRIMARY
+from permafrost.pipeline.classifier import write_json
+from permafrost.pipeline.configurations import Configuration
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.journal import FoldRecord, Journal
+from permafrost.pipeline.measure import Scores, name_metric, summarize_scores
+from permafrost.pipeline.tables import write_rows
+from permafrost.stages.folds import Fold
+from permafrost.stages.intervals import compare_paired
+from permafrost.stages.metrics import PRIMARY
 
 # Above this p value a difference from the first is called noise.
 SIGNIFICANCE = 0.05

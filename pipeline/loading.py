@@ -16,19 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.dataset import explain_os_error
-from pipeline.errors import PipelineError, StoppedError
-from pipeline.options import RunOptions
-from stages.decode import DecodeSpec, decode_image
-from stages.errors import DecoderError, ImageError
-from stages.isolation import Isolation, decode_isolated
-from stages.source import Reader, start_reading
+from permafrost.pipeline.dataset import explain_os_error
+from permafrost.pipeline.errors import PipelineError, StoppedError
+from permafrost.pipeline.options import RunOptions
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.errors import DecoderError, ImageError
+from permafrost.stages.isolation import Isolation, decode_isolated
+from permafrost.stages.source import Reader, start_reading
 
 if TYPE_CHECKING:
     from distributed import Client
-
-    from pipeline.prepare import Preparation
+    from permafrost.pipeline.prepare import Preparation
 
 # Why an image was not read whose bytes are not those that were hashed.
 CHANGED = "changed while the run was going; run again"

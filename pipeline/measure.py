@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
-from pipeline.samples import FeatureFiles, LabelledRows
-from stages.crossfit import Candidate, Trial, collect_outputs, cross_fit, predict_rows
-from stages.errors import InputError
-from stages.folds import Fold, make_folds
-from stages.heads import Head
-from stages.intervals import bootstrap_interval
-from stages.matrix import Matrix, Rows
-from stages.metrics import (
-    count_confusions,
-    describe_classes,
-    score,
-)
-from stages.neighbours import describe_near_duplicates, find_near_duplicates
-from stages.reduction import Store
-from stages.targets import CLASSIFICATION
+from permafrost.pipeline.samples import FeatureFiles, LabelledRows
+from permafrost.stages.crossfit import Candidate, Trial, collect_outputs, cross_fit, predict_rows
+from permafrost.stages.errors import InputError
+from permafrost.stages.folds import Fold, make_folds
+from permafrost.stages.heads import Head
+from permafrost.stages.intervals import bootstrap_interval
+from permafrost.stages.matrix import Matrix, Rows
+from permafrost.stages.metrics import count_confusions, describe_classes, score
+from permafrost.stages.neighbours import describe_near_duplicates, find_near_duplicates
+from permafrost.stages.reduction import Store
+from permafrost.stages.targets import CLASSIFICATION
 
 Scores = dict[str, float | None]
 

@@ -9,22 +9,27 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.errors import CacheError, UnstorableError
-from cache.examine import SetExam, ShardExam, examine_set, examine_shard, list_set_folders
-from cache.files import remove_orphans, sync
-from cache.index import Index, IndexedShard
-from cache.key import Recipe, recipe_key
-from cache.layout import CacheLayout, open_feature_set_folder
-from cache.rebuild import Remains, read_format, rebuild_shard
-from cache.shard import RowFormat, as_storable, shard_name
-from cache.store import FeatureSet, split_digests
-from cache.verify import list_damage_beside
-from pipeline.options import RunOptions
-from pipeline.prepare import recall_recipe
-from pipeline.recompute import Recomputer
-from pipeline.repair import DroppedRow, Repairs
-from pipeline.upkeep import count
+from permafrost.cache.errors import CacheError, UnstorableError
+from permafrost.cache.examine import (
+    SetExam,
+    ShardExam,
+    examine_set,
+    examine_shard,
+    list_set_folders,
+)
+from permafrost.cache.files import remove_orphans, sync
+from permafrost.cache.index import Index, IndexedShard
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.layout import CacheLayout, open_feature_set_folder
+from permafrost.cache.rebuild import Remains, read_format, rebuild_shard
+from permafrost.cache.shard import RowFormat, as_storable, shard_name
+from permafrost.cache.store import FeatureSet, split_digests
+from permafrost.cache.verify import list_damage_beside
+from permafrost.pipeline.options import RunOptions
+from permafrost.pipeline.prepare import recall_recipe
+from permafrost.pipeline.recompute import Recomputer
+from permafrost.pipeline.repair import DroppedRow, Repairs
+from permafrost.pipeline.upkeep import count
 
 _READ_BYTES = 1 << 20
 

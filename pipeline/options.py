@@ -7,15 +7,15 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cache.shard import COMPRESSIONS
-from pipeline.errors import PipelineError
-from stages.applications import PREPROCESS_MODES, parse_backbone
-from stages.cores import count_cores
-from stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
-from stages.errors import UnknownNameError
-from stages.isolation import Isolation
-from stages.start import find_keras_backend
-from stages.tracing import VIEWS
+from permafrost.cache.shard import COMPRESSIONS
+from permafrost.pipeline.errors import PipelineError
+from permafrost.stages.applications import PREPROCESS_MODES, parse_backbone
+from permafrost.stages.cores import count_cores
+from permafrost.stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
+from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.isolation import Isolation
+from permafrost.stages.start import find_keras_backend
+from permafrost.stages.tracing import VIEWS
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")

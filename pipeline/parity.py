@@ -8,14 +8,13 @@ from contextlib import closing
 from typing import Protocol
 
 import numpy as np
-
-from cache.records import Parity, read_record, write_record
-from pipeline.errors import PipelineError
-from pipeline.options import FeatureOptions
-from pipeline.plan import LayerPlan
-from pipeline.prepare import Preparation
-from stages.parity import Run, measure_errors
-from stages.start import find_keras_backend
+from permafrost.cache.records import Parity, read_record, write_record
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.plan import LayerPlan
+from permafrost.pipeline.prepare import Preparation
+from permafrost.stages.parity import Run, measure_errors
+from permafrost.stages.start import find_keras_backend
 
 # Few: the reference is the slow program. Measured with two MobileNets in bfloat16, the mean errors
 # of 8 photos are those of 64 to within a fifth, the largest to within a third.
@@ -76,7 +75,7 @@ def note_parity(
     sample = _load_sample(prepared)
     if not len(sample):
         return
-    from stages.engine import HalvingProgram
+    from permafrost.stages.engine import HalvingProgram
 
     with closing(open_reference()) as reference:
         errors = measure_errors(program, HalvingProgram(reference), [sample])
@@ -97,7 +96,7 @@ def note_parity(
 
 def _load_sample(prepared: Preparation) -> np.ndarray:
     """Decode images from all over the plan: a folder's first ones may all be of one class."""
-    from pipeline.loading import BatchTask, load_batch
+    from permafrost.pipeline.loading import BatchTask, load_batch
 
     plan = prepared.plan
     n_images = min(SAMPLE_IMAGES, len(plan.digests))

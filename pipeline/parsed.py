@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import PipelineError
-from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
-from stages.cores import count_cores
-from stages.isolation import Isolation
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
+from permafrost.stages.cores import count_cores
+from permafrost.stages.isolation import Isolation
 
 if TYPE_CHECKING:
-    from pipeline.task import TaskOptions
+    from permafrost.pipeline.task import TaskOptions
 
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
@@ -87,7 +87,7 @@ def read_workers(parsed: argparse.Namespace) -> int:
 
 def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
     """Read what `fit` and `sweep` share."""
-    from pipeline.task import TaskOptions
+    from permafrost.pipeline.task import TaskOptions
 
     return TaskOptions(
         features=tuple(parsed.features),

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-
-from cache.key import Recipe
-from cache.shard import RowFormat
-from cache.store import FeatureSet
-from stages.layers import LayerSpec
+from permafrost.cache.key import Recipe
+from permafrost.cache.shard import RowFormat
+from permafrost.cache.store import FeatureSet
+from permafrost.stages.layers import LayerSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,32 +8,31 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-
-from cache.errors import NotAViewError
-from cache.files import make_folder, temporary_folder
-from cache.index import Index
-from cache.key import recipe_key
-from cache.layout import open_cache
-from pipeline.backbones import Backbone
-from pipeline.classifier import (
+from permafrost.cache.errors import NotAViewError
+from permafrost.cache.files import make_folder, temporary_folder
+from permafrost.cache.index import Index
+from permafrost.cache.key import recipe_key
+from permafrost.cache.layout import open_cache
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.classifier import (
     Classifier,
     ClassifierPart,
     load_classifier,
     write_predictions,
 )
-from pipeline.errors import PipelineError
-from pipeline.extract import extract
-from pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
-from pipeline.recipe import build_recipe
-from pipeline.results import ExtractSummary, failures_path, write_failures
-from pipeline.samples import FeatureFiles
-from stages.crossfit import predict_rows
-from stages.errors import StageError, UnknownNameError
-from stages.heads import Head
-from stages.layers import parse_layer_spec
-from stages.metrics import score
-from stages.table import read_table
-from stages.targets import parse_targets
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.extract import extract
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
+from permafrost.pipeline.recipe import build_recipe
+from permafrost.pipeline.results import ExtractSummary, failures_path, write_failures
+from permafrost.pipeline.samples import FeatureFiles
+from permafrost.stages.crossfit import predict_rows
+from permafrost.stages.errors import StageError, UnknownNameError
+from permafrost.stages.heads import Head
+from permafrost.stages.layers import parse_layer_spec
+from permafrost.stages.metrics import score
+from permafrost.stages.table import read_table
+from permafrost.stages.targets import parse_targets
 
 _log = logging.getLogger(__name__)
 

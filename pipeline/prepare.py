@@ -8,21 +8,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-
-from cache.index import Index
-from cache.key import Recipe, canonical_json
-from cache.layout import CacheLayout, open_feature_set_folder
-from cache.shard import RowFormat
-from cache.store import FeatureSet
-from pipeline.backbones import Backbone
-from pipeline.dataset import Dataset, open_dataset
-from pipeline.options import ExtractOptions, FeatureOptions, RunOptions
-from pipeline.plan import ExtractionPlan, LayerPlan, choose_batch_size, plan_extraction
-from pipeline.recipe import build_decode_spec, build_recipe
-from stages.decode import DecodeSpec
-from stages.isolation import Isolation
-from stages.layers import LayerSpec
-from stages.start import NVIDIA_DEVICES
+from permafrost.cache.index import Index
+from permafrost.cache.key import Recipe, canonical_json
+from permafrost.cache.layout import CacheLayout, open_feature_set_folder
+from permafrost.cache.shard import RowFormat
+from permafrost.cache.store import FeatureSet
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.dataset import Dataset, open_dataset
+from permafrost.pipeline.options import ExtractOptions, FeatureOptions, RunOptions
+from permafrost.pipeline.plan import ExtractionPlan, LayerPlan, choose_batch_size, plan_extraction
+from permafrost.pipeline.recipe import build_decode_spec, build_recipe
+from permafrost.stages.decode import DecodeSpec
+from permafrost.stages.isolation import Isolation
+from permafrost.stages.layers import LayerSpec
+from permafrost.stages.start import NVIDIA_DEVICES
 
 # Measured on two cores: beyond 32 images, or 300 MB of activations, batches are no faster (VGG16
 # with 8, 16 and 32 images alike), they only cost memory (2.0 and 2.5 GB with 8 and 16). A GPU wants

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from cache.index import Index
-from cache.layout import CacheLayout, open_cache
-from cache.records import Drift, Parity
-from pipeline.decoding import FastDecoding, measure_fast_decoding
-from pipeline.drift import describe_largest, read_drifts
-from pipeline.options import ExtractOptions
-from pipeline.parity import describe_parity, read_parities
-from pipeline.prepare import prepare, recall_rate
+from permafrost.cache.index import Index
+from permafrost.cache.layout import CacheLayout, open_cache
+from permafrost.cache.records import Drift, Parity
+from permafrost.pipeline.decoding import FastDecoding, measure_fast_decoding
+from permafrost.pipeline.drift import describe_largest, read_drifts
+from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.parity import describe_parity, read_parities
+from permafrost.pipeline.prepare import prepare, recall_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

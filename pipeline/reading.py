@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.features import Features
-from pipeline.batches import choose_batches, iterate_batches, shuffle_rows
-from pipeline.errors import PipelineError
-from pipeline.lazy import describe_rows
-from stages.errors import InputError, UnknownNameError
-from stages.matrix import Rows
+from permafrost.cache.features import Features
+from permafrost.pipeline.batches import choose_batches, iterate_batches, shuffle_rows
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.lazy import describe_rows
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.matrix import Rows
 
 if TYPE_CHECKING:
     import dask.array
@@ -221,7 +220,7 @@ class FeatureReader:
         shuffle = None if shuffle is False else shuffle
         if shuffle is not None and shuffle < 0:
             raise InputError(f"shuffle={shuffle} is no seed; give 0 or more")
-        from stages.start import start_tensorflow
+        from permafrost.stages.start import start_tensorflow
 
         start_tensorflow(with_keras=False)
         import tensorflow as tf

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from cache.key import Recipe
-from pipeline.backbones import Backbone
-from pipeline.options import FeatureOptions
-from stages.decode import DecodeSpec
-from stages.layers import LayerSpec
+from permafrost.cache.key import Recipe
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.stages.decode import DecodeSpec
+from permafrost.stages.layers import LayerSpec
 
 # Raised when our own code changes the numbers it computes from the same inputs.
 NUMERICS = 2

@@ -11,27 +11,26 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.index import Index, IndexedFile
-from cache.key import Recipe, recipe_key
-from cache.layout import CacheLayout
-from cache.store import FeatureSet
-from pipeline.backbones import Backbone
-from pipeline.dataset import Dataset
-from pipeline.engines import build_program
-from pipeline.errors import PipelineError
-from pipeline.options import FeatureOptions, RunOptions
-from pipeline.plan import ExtractionPlan, LayerPlan
-from pipeline.prepare import Preparation, describe_layers, fit_batch, recall_origin
-from pipeline.progress import Shares
-from pipeline.recipe import build_decode_spec
-from stages.errors import StageError
-from stages.manifest import Manifest
-from stages.precision import check_precision
-from stages.source import find_file, hash_images
+from permafrost.cache.index import Index, IndexedFile
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.store import FeatureSet
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.dataset import Dataset
+from permafrost.pipeline.engines import build_program
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions, RunOptions
+from permafrost.pipeline.plan import ExtractionPlan, LayerPlan
+from permafrost.pipeline.prepare import Preparation, describe_layers, fit_batch, recall_origin
+from permafrost.pipeline.progress import Shares
+from permafrost.pipeline.recipe import build_decode_spec
+from permafrost.stages.errors import StageError
+from permafrost.stages.manifest import Manifest
+from permafrost.stages.precision import check_precision
+from permafrost.stages.source import find_file, hash_images
 
 if TYPE_CHECKING:
-    from pipeline.loading import LoadedBatch
+    from permafrost.pipeline.loading import LoadedBatch
 
 # Of a feature set's key: the digests of the rows that are wanted.
 Wanted = Mapping[str, Sequence[bytes]]
@@ -183,8 +182,8 @@ class Recomputer:
 
     def _forward(self, features: FeatureOptions, prepared: Preparation) -> Iterator[RecomputedRow]:
         """Load → forward, overlapped, as `extract` does."""
-        from pipeline.forward import ForwardPass
-        from pipeline.loading import load_ahead, open_client, split_batches
+        from permafrost.pipeline.forward import ForwardPass
+        from permafrost.pipeline.loading import load_ahead, open_client, split_batches
 
         plan = prepared.plan
         rows = np.arange(len(plan.digests))

@@ -6,12 +6,12 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cache.errors import DamagedError
-from cache.index import Index
-from cache.layout import find_cache
-from cache.verify import Damage
-from pipeline.options import RunOptions
-from pipeline.upkeep import count, show_sets, wait_for_turn
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.index import Index
+from permafrost.cache.layout import find_cache
+from permafrost.cache.verify import Damage
+from permafrost.pipeline.options import RunOptions
+from permafrost.pipeline.upkeep import count, show_sets, wait_for_turn
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ def repair(root: Path, run: RunOptions) -> Repairs:
     CacheError
         There is no cache.
     """
-    from pipeline.mending import Mending
+    from permafrost.pipeline.mending import Mending
 
     layout = find_cache(root)
     found = Repairs(root=root)

@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from cache.errors import DamagedError
-from cache.records import Drift, Parity
-from cache.store import join_digests
-from cache.usage import mark_used
-from cache.view import ViewImages, ViewLayer, write_view
-from pipeline.decoding import FastDecoding, measure_fast_decoding
-from pipeline.drift import describe_largest, read_drifts
-from pipeline.options import ExtractOptions
-from pipeline.parity import describe_parity, read_parities
-from pipeline.plan import LayerPlan
-from pipeline.prepare import Preparation
-from pipeline.progress import Shares
-from pipeline.tables import write_rows
-from stages.errors import InputError
-from stages.manifest import Manifest
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.records import Drift, Parity
+from permafrost.cache.store import join_digests
+from permafrost.cache.usage import mark_used
+from permafrost.cache.view import ViewImages, ViewLayer, write_view
+from permafrost.pipeline.decoding import FastDecoding, measure_fast_decoding
+from permafrost.pipeline.drift import describe_largest, read_drifts
+from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.parity import describe_parity, read_parities
+from permafrost.pipeline.plan import LayerPlan
+from permafrost.pipeline.prepare import Preparation
+from permafrost.pipeline.progress import Shares
+from permafrost.pipeline.tables import write_rows
+from permafrost.stages.errors import InputError
+from permafrost.stages.manifest import Manifest
 
 # The share of a run's time that another way of decoding must save to be worth a word.
 _NOTICEABLE = 0.1

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-
-from cache.errors import NotAViewError
-from cache.features import Features
-from pipeline.errors import PipelineError
-from pipeline.layers import LayerMatrix, StoredLayer, find_layer
-from stages.groups import find_group_column, join_groups
-from stages.layers import LayerSpec, parse_layer_spec
-from stages.matrix import JoinedMatrix, Matrix, Rows
-from stages.targets import CLASSIFICATION, Targets, parse_targets
+from permafrost.cache.errors import NotAViewError
+from permafrost.cache.features import Features
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.layers import LayerMatrix, StoredLayer, find_layer
+from permafrost.stages.groups import find_group_column, join_groups
+from permafrost.stages.layers import LayerSpec, parse_layer_spec
+from permafrost.stages.matrix import JoinedMatrix, Matrix, Rows
+from permafrost.stages.targets import CLASSIFICATION, Targets, parse_targets
 
 _log = logging.getLogger(__name__)
 

@@ -9,22 +9,21 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cache.errors import CacheError
-from cache.examine import list_set_folders, read_recipe
-from cache.follow import follow_rows
-from cache.gather import StoredRows
-from cache.index import Index
-from cache.key import Recipe, recipe_key
-from cache.layout import CacheLayout
-from cache.records import Drift, read_record
-from cache.shard import read_digests
-from cache.store import RowTable, list_shards, split_digests
-from cache.verify import Damage
-from pipeline.errors import PipelineError
-from pipeline.options import RunOptions
-from pipeline.progress import show_progress
-from pipeline.recompute import RecomputedRow, Recomputer
+from permafrost.cache.errors import CacheError
+from permafrost.cache.examine import list_set_folders, read_recipe
+from permafrost.cache.follow import follow_rows
+from permafrost.cache.gather import StoredRows
+from permafrost.cache.index import Index
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.records import Drift, read_record
+from permafrost.cache.shard import read_digests
+from permafrost.cache.store import RowTable, list_shards, split_digests
+from permafrost.cache.verify import Damage
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import RunOptions
+from permafrost.pipeline.progress import show_progress
+from permafrost.pipeline.recompute import RecomputedRow, Recomputer
 
 # How far a row may be off, relative to the largest value: what is promised of float32; half
 # precision rounds to 8 or 11 bits after every layer, and another processor, or a batch of another

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from pickle import PicklingError
 
-from cache.files import temporary_folder
-from pipeline.errors import StoppedError
+from permafrost.cache.files import temporary_folder
+from permafrost.pipeline.errors import StoppedError
 
 
 @contextmanager

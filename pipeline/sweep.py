@@ -10,23 +10,35 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from cache.files import make_folder
-from cache.locks import locked_folder
-from pipeline.configurations import Configuration, HeadGrid, choose_layers, list_configurations
-from pipeline.errors import PipelineError
-from pipeline.fit import FitOptions, FitResult, describe_score, find_fit, fit, open_bench
-from pipeline.journal import FoldRecord, Journal
-from pipeline.leaderboard import Leaderboard, rank, write_folds, write_tables
-from pipeline.measure import plan_trial
-from pipeline.progress import show_progress
-from pipeline.samples import FeatureFiles, read_labels
-from pipeline.scratch import open_scratch
-from pipeline.task import TaskOptions, check_classes, digest_rows
-from stages.crossfit import Candidate, FoldOutputs, Trial, cross_fit
-from stages.errors import StageError
-from stages.heads import check_training
-from stages.intervals import row_losses
-from stages.metrics import PRIMARY, score
+from permafrost.cache.files import make_folder
+from permafrost.cache.locks import locked_folder
+from permafrost.pipeline.configurations import (
+    Configuration,
+    HeadGrid,
+    choose_layers,
+    list_configurations,
+)
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.fit import (
+    FitOptions,
+    FitResult,
+    describe_score,
+    find_fit,
+    fit,
+    open_bench,
+)
+from permafrost.pipeline.journal import FoldRecord, Journal
+from permafrost.pipeline.leaderboard import Leaderboard, rank, write_folds, write_tables
+from permafrost.pipeline.measure import plan_trial
+from permafrost.pipeline.progress import show_progress
+from permafrost.pipeline.samples import FeatureFiles, read_labels
+from permafrost.pipeline.scratch import open_scratch
+from permafrost.pipeline.task import TaskOptions, check_classes, digest_rows
+from permafrost.stages.crossfit import Candidate, FoldOutputs, Trial, cross_fit
+from permafrost.stages.errors import StageError
+from permafrost.stages.heads import check_training
+from permafrost.stages.intervals import row_losses
+from permafrost.stages.metrics import PRIMARY, score
 
 DEFAULT_FOLDS = 5
 BEST_NAME = "best"

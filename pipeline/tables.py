@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cache.files import published
-from stages.table import write_csv
+from permafrost.cache.files import published
+from permafrost.stages.table import write_csv
 
 
 def write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from cache.key import canonical_json
-from pipeline.errors import PipelineError
-from pipeline.layers import StoredLayer
-from pipeline.options import DEFAULT_MEMORY_BYTES
-from pipeline.samples import FeatureFiles, LabelledRows
-from stages.crossfit import Candidate
-from stages.errors import UnknownNameError
-from stages.heads import check_task, parse_settings
-from stages.targets import CLASSIFICATION, SEPARATOR, TASKS
+from permafrost.cache.key import canonical_json
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.layers import StoredLayer
+from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
+from permafrost.pipeline.samples import FeatureFiles, LabelledRows
+from permafrost.stages.crossfit import Candidate
+from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.heads import check_task, parse_settings
+from permafrost.stages.targets import CLASSIFICATION, SEPARATOR, TASKS
 
 _log = logging.getLogger(__name__)
 

@@ -15,20 +15,17 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
-
-from cache.errors import DamagedError
-from cache.follow import follow_rows
-from cache.gather import StoredRows
-from cache.index import Index
-from cache.key import Recipe, recipe_key
-from cache.layout import open_cache
-from cache.store import join_digests
-from pipeline.backbones import Backbone
-from pipeline.errors import PipelineError
-from pipeline.extract import UnreadableError, fill_cache
-from pipeline.options import (
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.follow import follow_rows
+from permafrost.cache.gather import StoredRows
+from permafrost.cache.index import Index
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.layout import open_cache
+from permafrost.cache.store import join_digests
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.extract import UnreadableError, fill_cache
+from permafrost.pipeline.options import (
     DEFAULT_CACHE,
     DatasetOptions,
     ExtractOptions,
@@ -37,12 +34,14 @@ from pipeline.options import (
     parse_bytes,
     parse_size,
 )
-from pipeline.plan import LayerPlan
-from pipeline.reading import name_features
-from pipeline.recipe import build_recipe
-from pipeline.results import Tally, list_failures
-from stages.errors import InputError, UnknownNameError
-from stages.manifest import Manifest, write_manifest
+from permafrost.pipeline.plan import LayerPlan
+from permafrost.pipeline.reading import name_features
+from permafrost.pipeline.recipe import build_recipe
+from permafrost.pipeline.results import Tally, list_failures
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.manifest import Manifest, write_manifest
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
 _ON_ERROR = ("fail", "nan")
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from cache.errors import DamagedError
-from cache.examine import list_set_folders
-from cache.index import Index
-from cache.layout import CacheLayout, find_cache
-from cache.locks import lock
-from cache.store import list_shards
-from cache.survey import SetSurvey
-from cache.verify import CacheExam, Damage, verify_cache
-from pipeline.progress import show_progress
-from pipeline.sampling import Sample, SampleOptions, sample_rows
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.examine import list_set_folders
+from permafrost.cache.index import Index
+from permafrost.cache.layout import CacheLayout, find_cache
+from permafrost.cache.locks import lock
+from permafrost.cache.store import list_shards
+from permafrost.cache.survey import SetSurvey
+from permafrost.cache.verify import CacheExam, Damage, verify_cache
+from permafrost.pipeline.progress import show_progress
+from permafrost.pipeline.sampling import Sample, SampleOptions, sample_rows
 
 # Our reader finds rows wherever they lie; a virtual dataset does not.
 RENEW_VIEWS = "repeat extract to renew views for other HDF5 readers"

@@ -10,16 +10,15 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-
-from cache.errors import UnstorableError
-from cache.files import remove_orphans
-from cache.index import Index
-from cache.layout import CacheLayout, open_feature_set_folder
-from cache.shard import ShardWriter
-from cache.store import join_digests
-from pipeline.errors import Interrupted, StoppedError
-from pipeline.loading import LoadedBatch
-from pipeline.plan import ExtractionPlan, LayerPlan
+from permafrost.cache.errors import UnstorableError
+from permafrost.cache.files import remove_orphans
+from permafrost.cache.index import Index
+from permafrost.cache.layout import CacheLayout, open_feature_set_folder
+from permafrost.cache.shard import ShardWriter
+from permafrost.cache.store import join_digests
+from permafrost.pipeline.errors import Interrupted, StoppedError
+from permafrost.pipeline.loading import LoadedBatch
+from permafrost.pipeline.plan import ExtractionPlan, LayerPlan
 
 # What a kill may cost: about a minute of work, or this much of the largest layer.
 SHARD_BYTES = 256 * 1024 * 1024

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.errors import InputError, UnknownNameError
+from permafrost.stages.errors import InputError, UnknownNameError
 
 PREPROCESS_MODES = ("caffe", "tf", "torch", "none")
 _MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")

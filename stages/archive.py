@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from stages.arrays import list_arrays
-from stages.errors import InputError
-from stages.folder import IMAGE_SUFFIXES, check_size, is_hidden, stat_regular
-from stages.members import Member, MemberError, index_members
-from stages.tar import TAR_MAGIC, list_tar
-from stages.zip import list_zip
+from permafrost.stages.arrays import list_arrays
+from permafrost.stages.errors import InputError
+from permafrost.stages.folder import IMAGE_SUFFIXES, check_size, is_hidden, stat_regular
+from permafrost.stages.members import Member, MemberError, index_members
+from permafrost.stages.tar import TAR_MAGIC, list_tar
+from permafrost.stages.zip import list_zip
 
 # What is compressed as a whole has no members to go to: how it begins → what unpacks it in place.
 _UNPACKERS: Mapping[bytes, str] = {

@@ -23,11 +23,10 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
-
-from stages.errors import InputError
-from stages.folder import MAX_FILE_BYTES
-from stages.members import Member, MemberError, refuse_archive
-from stages.zip import ZipMember, list_zip
+from permafrost.stages.errors import InputError
+from permafrost.stages.folder import MAX_FILE_BYTES
+from permafrost.stages.members import Member, MemberError, refuse_archive
+from permafrost.stages.zip import ZipMember, list_zip
 
 # The folder that a set's images go to → how its arrays of images and labels may be called.
 _SETS = {

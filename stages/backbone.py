@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from stages.applications import APPLICATIONS, BackboneName
-from stages.errors import InputError, StageError, WeightsError
-from stages.modelfile import check_model
-from stages.network import KerasNetwork, Network
-from stages.start import start_keras
-from stages.weightsfile import check_weights
+from permafrost.stages.applications import APPLICATIONS, BackboneName
+from permafrost.stages.errors import InputError, StageError, WeightsError
+from permafrost.stages.modelfile import check_model
+from permafrost.stages.network import KerasNetwork, Network
+from permafrost.stages.start import start_keras
+from permafrost.stages.weightsfile import check_weights
 
 # Random weights are for speed and shapes; the same ones every time, so that they can be cached.
 RANDOM_WEIGHTS_SEED = 0
@@ -71,7 +71,7 @@ def _load_model_file(request: BackboneRequest) -> Network:
 
     path = Path(request.backbone.name)
     if path.is_dir():
-        from stages.savedmodel import load_saved_model
+        from permafrost.stages.savedmodel import load_saved_model
 
         return load_saved_model(path)
     try:

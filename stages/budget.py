@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stages.errors import InputError
+from permafrost.stages.errors import InputError
 
 # From this many features for each row on, a reduction costs no more than it saves in one fit of a
 # logistic regression (measured with 200 and 1,000 rows of 512 to 50,000 features).

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-
-from stages.digits import Digits
-from stages.start import start_tensorflow
+from permafrost.stages.digits import Digits
+from permafrost.stages.start import start_tensorflow
 
 # As many however few the images are, so that scarce data are not also trained on for less long.
 TRAINING_STEPS = 800

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.budget import Budget
-from stages.errors import InputError
-from stages.foldfit import (
+from permafrost.stages.budget import Budget
+from permafrost.stages.errors import InputError
+from permafrost.stages.foldfit import (
     Candidate,
     Fit,
     FoldOutputs,
@@ -26,11 +25,11 @@ from stages.foldfit import (
     predict_rows,
     run_task,
 )
-from stages.folds import Fold
-from stages.heads import HEADS
-from stages.matrix import ArrayMatrix, Matrix, Rows
-from stages.reduction import Store, scale_rows
-from stages.targets import Targets, spread_columns
+from permafrost.stages.folds import Fold
+from permafrost.stages.heads import HEADS
+from permafrost.stages.matrix import ArrayMatrix, Matrix, Rows
+from permafrost.stages.reduction import Store, scale_rows
+from permafrost.stages.targets import Targets, spread_columns
 
 __all__ = [
     "Candidate",

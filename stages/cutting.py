@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stages.errors import UnknownNameError
+from permafrost.stages.errors import UnknownNameError
 
 
 def cut_model(

@@ -13,10 +13,9 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.errors import DecoderError, InputError, UnknownNameError
+from permafrost.stages.imagefile import Picture, read_picture
 from PIL import Image, ImageFile
-
-from stages.errors import DecoderError, InputError, UnknownNameError
-from stages.imagefile import Picture, read_picture
 
 RESIZE_METHODS: Mapping[str, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,

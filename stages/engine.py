@@ -15,18 +15,17 @@ from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
-
-from stages.network import Network
-from stages.parity import Run, measure_errors
-from stages.precision import configure_session, find_delicate_products, find_needed
-from stages.shortcuts import (
+from permafrost.stages.network import Network
+from permafrost.stages.parity import Run, measure_errors
+from permafrost.stages.precision import configure_session, find_delicate_products, find_needed
+from permafrost.stages.shortcuts import (
     NO_SHORTCUTS,
     TOLERANCE,
     Shortcuts,
     choose_shortcuts,
     draw_probe,
 )
-from stages.tracing import ProgramSpec, trace_program
+from permafrost.stages.tracing import ProgramSpec, trace_program
 
 _log = logging.getLogger(__name__)
 

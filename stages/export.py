@@ -14,16 +14,15 @@ from typing import Any
 from zipfile import ZipFile
 
 import numpy as np
-
-from stages.applications import PREPROCESS_MODES
-from stages.cutting import cut_model
-from stages.errors import InputError, UnknownNameError
-from stages.heads import HEADS, LinearForm
-from stages.layers import LayerSpec
-from stages.network import KerasNetwork, Network
-from stages.start import start_tensorflow
-from stages.targets import REGRESSION
-from stages.tracing import CAFFE_MEAN_BGR, TORCH_DEVIATION_RGB, TORCH_MEAN_RGB, VIEWS
+from permafrost.stages.applications import PREPROCESS_MODES
+from permafrost.stages.cutting import cut_model
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.heads import HEADS, LinearForm
+from permafrost.stages.layers import LayerSpec
+from permafrost.stages.network import KerasNetwork, Network
+from permafrost.stages.start import start_tensorflow
+from permafrost.stages.targets import REGRESSION
+from permafrost.stages.tracing import CAFFE_MEAN_BGR, TORCH_DEVIATION_RGB, TORCH_MEAN_RGB, VIEWS
 
 SUFFIX = ".keras"
 # What the archive holds besides what Keras puts there, and Keras does not look at.

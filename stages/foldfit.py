@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import StageError
-from stages.folds import Fold
-from stages.heads import HEADS, Head, fit_estimator
-from stages.matrix import Matrix, Rows, iterate_rows
-from stages.reduction import scale_rows
-from stages.targets import Targets
+from permafrost.stages.errors import StageError
+from permafrost.stages.folds import Fold
+from permafrost.stages.heads import HEADS, Head, fit_estimator
+from permafrost.stages.matrix import Matrix, Rows, iterate_rows
+from permafrost.stages.reduction import scale_rows
+from permafrost.stages.targets import Targets
 
 # The number of a candidate, and that of a fold.
 Fit = tuple[int, int]

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-
-from stages.shortcuts import Hold
+from permafrost.stages.shortcuts import Hold
 
 
 @contextmanager

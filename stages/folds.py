@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import InputError
-from stages.matrix import Rows
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from permafrost.stages.errors import InputError
+from permafrost.stages.matrix import Rows
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 
 N_QUANTILES = 10
 # How far folds may be from their fair part of a stratum, on the mean, before groups are weighed.

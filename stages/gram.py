@@ -20,9 +20,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.matrix import Matrix, Rows
-from stages.scaling import ColumnStatistics, check_finite, standardise_block
+from permafrost.stages.matrix import Matrix, Rows
+from permafrost.stages.scaling import ColumnStatistics, check_finite, standardise_block
 
 # One float64 slice of columns: small enough for the processor's cache, and wide enough for BLAS.
 SLICE_BYTES = 4 * 2**20

@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.effort import MeteredFile, check_scans, check_tiles
+from permafrost.stages.errors import ImageError
 from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -32,9 +34,6 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-
-from stages.effort import MeteredFile, check_scans, check_tiles
-from stages.errors import ImageError
 
 # Pillow warns and logs about files that it reads all the same (odd EXIF, more pixels than it likes,
 # transparent palettes), and its libtiff writes lines of its own: a million photos would bury the

@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.metrics import Judged, judge, measure_tag_losses
-from stages.targets import CLASSIFICATION, MULTILABEL, Targets
+from permafrost.stages.metrics import Judged, judge, measure_tag_losses
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, Targets
 
 # Weights of draws that are worked on at a time: what fits a processor's cache is fastest.
 WEIGHTS_BYTES = 8 * 2**20

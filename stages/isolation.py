@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 import numpy as np
+from permafrost.stages.decode import Decoded, DecodeSpec, decode_image
+from permafrost.stages.errors import DecoderError, ImageError, InputError
 
-from stages.decode import Decoded, DecodeSpec, decode_image
-from stages.errors import DecoderError, ImageError, InputError
+import permafrost
 
 # Lengths of the specification and of the file.
 _REQUEST = struct.Struct("<IQ")
@@ -157,8 +158,8 @@ class IsolatedDecoder:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    # Where `stages` is found, in a checkout and where it is installed.
-                    cwd=Path(__file__).parent.parent,
+                    # Where `permafrost` is found, in a checkout and where it is installed.
+                    cwd=Path(permafrost.__file__).parent.parent,
                     env=os.environ | _NO_THREADS,
                     # A signal to the owner's group is the owner's to answer.
                     start_new_session=True,

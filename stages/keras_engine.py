@@ -12,14 +12,19 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-
-from stages.applications import PREPROCESS_MODES
-from stages.cutting import cut_model
-from stages.engine import OutOfMemoryError, fill_up
-from stages.errors import InputError, UnknownNameError
-from stages.layers import LayerSpec
-from stages.network import KerasNetwork, Network, walk_layers
-from stages.tracing import CAFFE_MEAN_BGR, TORCH_DEVIATION_RGB, TORCH_MEAN_RGB, VIEWS, ProgramSpec
+from permafrost.stages.applications import PREPROCESS_MODES
+from permafrost.stages.cutting import cut_model
+from permafrost.stages.engine import OutOfMemoryError, fill_up
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.layers import LayerSpec
+from permafrost.stages.network import KerasNetwork, Network, walk_layers
+from permafrost.stages.tracing import (
+    CAFFE_MEAN_BGR,
+    TORCH_DEVIATION_RGB,
+    TORCH_MEAN_RGB,
+    VIEWS,
+    ProgramSpec,
+)
 
 _PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"

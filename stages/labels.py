@@ -9,13 +9,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from stages.errors import InputError
-from stages.folder import IMAGE_SUFFIXES
-from stages.lookup import join_archive_tables, join_table
-from stages.manifest import SPLIT_NAMES, Manifest, read_manifest
-from stages.remote import drop_file_scheme
-from stages.source import ArchiveSource, FolderSource, Source, open_source
-from stages.table import read_table
+from permafrost.stages.errors import InputError
+from permafrost.stages.folder import IMAGE_SUFFIXES
+from permafrost.stages.lookup import join_archive_tables, join_table
+from permafrost.stages.manifest import SPLIT_NAMES, Manifest, read_manifest
+from permafrost.stages.remote import drop_file_scheme
+from permafrost.stages.source import ArchiveSource, FolderSource, Source, open_source
+from permafrost.stages.table import read_table
 
 _GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from stages.errors import InputError, UnknownNameError
+from permafrost.stages.errors import InputError, UnknownNameError
 
 POOLINGS = ("avg", "max", "flatten", "none")
 _SHAPE_RANK_WITH_SPACE = 2

@@ -8,11 +8,11 @@ import posixpath
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from stages.archive import ArchiveSource
-from stages.errors import InputError
-from stages.folder import IMAGE_SUFFIXES
-from stages.manifest import SPLIT_NAMES, Manifest, normalise_splits
-from stages.table import Table, parse_table
+from permafrost.stages.archive import ArchiveSource
+from permafrost.stages.errors import InputError
+from permafrost.stages.folder import IMAGE_SUFFIXES
+from permafrost.stages.manifest import SPLIT_NAMES, Manifest, normalise_splits
+from permafrost.stages.table import Table, parse_table
 
 
 def join_table(manifest: Manifest, table: Table) -> Manifest:

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stages.errors import InputError
-from stages.remote import is_url
-from stages.table import COLUMN_NAMES, Table, read_table, write_table
+from permafrost.stages.errors import InputError
+from permafrost.stages.remote import is_url
+from permafrost.stages.table import COLUMN_NAMES, Table, read_table, write_table
 
 DIGEST_BYTES = 32
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from stages.folder import BLOCK_BYTES
+from permafrost.stages.folder import BLOCK_BYTES
 
 _log = logging.getLogger(__name__)
 

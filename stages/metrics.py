@@ -12,9 +12,14 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import InputError
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets, spread_columns
+from permafrost.stages.errors import InputError
+from permafrost.stages.targets import (
+    CLASSIFICATION,
+    MULTILABEL,
+    REGRESSION,
+    Targets,
+    spread_columns,
+)
 
 Scores = dict[str, float | None]
 

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.errors import WeightsError
-from stages.weightsfile import MODEL_SUFFIX, check_weights, read_member
+from permafrost.stages.errors import WeightsError
+from permafrost.stages.weightsfile import MODEL_SUFFIX, check_weights, read_member
 
 _REMEDY = (
     "a backbone consists of Keras' own layers; for others, export the model with"

@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
+from permafrost.stages.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
 
 N_PAIRS = 10
 N_SAMPLED = 256

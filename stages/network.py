@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
-
-from stages.folding import folding_normalizations
-from stages.layers import BackboneCard, LayerCard
-from stages.shortcuts import Hold, Shortcuts
-from stages.start import list_gpus
-from stages.winograd import replacing_convolutions
+from permafrost.stages.folding import folding_normalizations
+from permafrost.stages.layers import BackboneCard, LayerCard
+from permafrost.stages.shortcuts import Hold, Shortcuts
+from permafrost.stages.start import list_gpus
+from permafrost.stages.winograd import replacing_convolutions
 
 # Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
 # what is unset, so that an option a later Keras adds does not change every digest. Shapes are told

@@ -12,13 +12,12 @@ from threading import Lock, Semaphore
 from typing import Any
 
 import numpy as np
-
-from stages.cores import count_cores
-from stages.engine import fill_up
-from stages.errors import UnknownNameError
-from stages.network import Network
-from stages.shortcuts import NO_SHORTCUTS
-from stages.tracing import ProgramSpec, TracedProgram, trace_program
+from permafrost.stages.cores import count_cores
+from permafrost.stages.engine import fill_up
+from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.network import Network
+from permafrost.stages.shortcuts import NO_SHORTCUTS
+from permafrost.stages.tracing import ProgramSpec, TracedProgram, trace_program
 
 # Measured with MobileNet x0.25 and ResNet50 on two cores: 4 images at a time are as fast as or
 # faster than 1, 8 are slower. The shape is fixed, as OpenVINO is faster for it.

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
-from stages.errors import InputError, UnreachableError
+from permafrost.stages.errors import InputError, UnreachableError
 
 _Result = TypeVar("_Result")
 

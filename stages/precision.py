@@ -13,9 +13,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from stages.cores import count_cores
-from stages.errors import InputError, UnknownNameError
-from stages.start import check_keras_backend, check_tensorflow, find_keras_backend, start_keras
+from permafrost.stages.cores import count_cores
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.start import (
+    check_keras_backend,
+    check_tensorflow,
+    find_keras_backend,
+    start_keras,
+)
 
 _PROCESSOR = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})

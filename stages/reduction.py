@@ -15,12 +15,11 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.budget import Budget
-from stages.errors import UnknownNameError
-from stages.gram import Gram, ReducedRows, build_grams, factor_gram
-from stages.matrix import Matrix, Rows, iterate_rows
-from stages.scaling import (
+from permafrost.stages.budget import Budget
+from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.gram import Gram, ReducedRows, build_grams, factor_gram
+from permafrost.stages.matrix import Matrix, Rows, iterate_rows
+from permafrost.stages.scaling import (
     SCALES,
     ColumnStatistics,
     check_finite,

@@ -14,9 +14,15 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from stages.errors import InputError
-from stages.folder import IMAGE_SUFFIXES, MAX_FILE_BYTES, check_size, is_hidden
-from stages.patience import READ_TIMEOUT_S, explain, find_status, retry_listing, retry_reading
+from permafrost.stages.errors import InputError
+from permafrost.stages.folder import IMAGE_SUFFIXES, MAX_FILE_BYTES, check_size, is_hidden
+from permafrost.stages.patience import (
+    READ_TIMEOUT_S,
+    explain,
+    find_status,
+    retry_listing,
+    retry_reading,
+)
 
 # A request waits for its answer most of the time, tens of milliseconds.
 REMOTE_READERS = 32

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stages.errors import InputError, WeightsError
-from stages.layers import BackboneCard, LayerCard
-from stages.network import Weights
-from stages.shortcuts import Hold, Shortcuts
-from stages.start import check_tensorflow
+from permafrost.stages.errors import InputError, WeightsError
+from permafrost.stages.layers import BackboneCard, LayerCard
+from permafrost.stages.network import Weights
+from permafrost.stages.shortcuts import Hold, Shortcuts
+from permafrost.stages.start import check_tensorflow
 
 _SIGNATURES = ("serving_default", "serve")
 _REMEDY = "save the model as a .keras file with model.save('model.keras')"

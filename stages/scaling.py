@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import InputError
-from stages.matrix import Rows
+from permafrost.stages.errors import InputError
+from permafrost.stages.matrix import Rows
 
 SCALES = ("standard", "l2", "none")
 

@@ -18,10 +18,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from stages.archive import ArchiveSource, load_members
-from stages.errors import InputError
-from stages.folder import FolderSource
-from stages.remote import (
+from permafrost.stages.archive import ArchiveSource, load_members
+from permafrost.stages.errors import InputError
+from permafrost.stages.folder import FolderSource
+from permafrost.stages.remote import (
     REMOTE_READERS,
     RemoteSource,
     drop_file_scheme,

@@ -10,10 +10,10 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 
-from stages.errors import InputError
-from stages.groups import find_group_column, join_groups
-from stages.manifest import Manifest
-from stages.targets import SEPARATOR
+from permafrost.stages.errors import InputError
+from permafrost.stages.groups import find_group_column, join_groups
+from permafrost.stages.manifest import Manifest
+from permafrost.stages.targets import SEPARATOR
 
 # Beyond this share of labels that occur once, numbers and tags are no classes.
 _MOST_LONE = 0.1

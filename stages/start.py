@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from stages.errors import InputError, UnknownNameError
+from permafrost.stages.errors import InputError, UnknownNameError
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1

@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
 
-from stages.errors import InputError
-from stages.formulas import neutralise, restore_paths, restore_texts
+from permafrost.stages.errors import InputError
+from permafrost.stages.formulas import neutralise, restore_paths, restore_texts
 
 # What a column is for: the header names it may have, any case; the first in this order wins.
 COLUMN_NAMES = {

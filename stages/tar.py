@@ -6,7 +6,7 @@ import io
 import tarfile
 from collections.abc import Iterator
 
-from stages.members import Span, refuse_archive
+from permafrost.stages.members import Span, refuse_archive
 
 # At byte 257 of every member's header since POSIX.1-1988.
 TAR_MAGIC = b"ustar"

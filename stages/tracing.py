@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from stages.applications import PREPROCESS_MODES
-from stages.errors import InputError, UnknownNameError
-from stages.layers import LayerSpec
-from stages.network import Network
-from stages.shortcuts import Hold, Shortcuts
+from permafrost.stages.applications import PREPROCESS_MODES
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.layers import LayerSpec
+from permafrost.stages.network import Network
+from permafrost.stages.shortcuts import Hold, Shortcuts
 
 VIEWS = ("identity", "hflip")
 # Facts of keras.applications.imagenet_utils: the means and deviations of ImageNet's channels.

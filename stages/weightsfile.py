@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from stages.errors import WeightsError
+from permafrost.stages.errors import WeightsError
 
 MODEL_SUFFIX = ".keras"
 HDF5_SUFFIXES = (".h5", ".hdf5")

@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-
-from stages.shortcuts import Hold
+from permafrost.stages.shortcuts import Hold
 
 # The matrices of F(4, 3) on the points 0, 1, -1, 1/2, -2 and infinity. The usual 0, 1, -1, 2, -2
 # round three times as badly, as Barabasz et al. found: "Error Analysis and Improving the Accuracy

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from stages.folder import BLOCK_BYTES
-from stages.members import MemberError, refuse_archive
+from permafrost.stages.folder import BLOCK_BYTES
+from permafrost.stages.members import MemberError, refuse_archive
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, struct.error)
 _HEADER = struct.Struct("<4s22xHH")

@@ -18,16 +18,16 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.cache.errors import CacheError
+from permafrost.cache.examine import examine_shard
+from permafrost.cache.features import Features
+from permafrost.cache.gather import StoredRows, gather_rows
+from permafrost.cache.index import Index, IndexedFile
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.shard import RowFormat
+from permafrost.cache.store import FeatureSet, RowLocations, split_digests
+from permafrost.cache.view import ViewImages, ViewLayer, write_view
 
-from cache.errors import CacheError
-from cache.examine import examine_shard
-from cache.features import Features
-from cache.gather import StoredRows, gather_rows
-from cache.index import Index, IndexedFile
-from cache.layout import CacheLayout
-from cache.shard import RowFormat
-from cache.store import FeatureSet, RowLocations, split_digests
-from cache.view import ViewImages, ViewLayer, write_view
 from tests.shards import KEY, RECIPE, SHAPE, make_digests, make_rows, write_set
 
 # A read takes milliseconds; on a busy machine, a second.

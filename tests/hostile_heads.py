@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from permafrost.stages.heads import fit_head, parse_settings
+from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.targets import parse_targets
 
-from stages.heads import fit_head, parse_settings
-from stages.matrix import ArrayMatrix
-from stages.targets import parse_targets
 from tests.hostile import EVIDENCE, STRANGE_WEIGHTS, rewrite_archive, spoil_weights
 
 Change = Callable[[Path], object]

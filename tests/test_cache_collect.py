@@ -9,14 +9,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from permafrost.cache.artefacts import Artefacts
+from permafrost.cache.collect import Rules, SetPlan, apply_plan, plan_set
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.examine import examine_set
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.survey import survey_set
+from permafrost.cache.usage import count_idle_days, mark_used
 
-from cache.artefacts import Artefacts
-from cache.collect import Rules, SetPlan, apply_plan, plan_set
-from cache.errors import DamagedError
-from cache.examine import examine_set
-from cache.layout import CacheLayout
-from cache.survey import survey_set
-from cache.usage import count_idle_days, mark_used
 from tests.shards import expect_set, make_digests, read_set, write_set
 
 

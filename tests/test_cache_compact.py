@@ -9,12 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from permafrost.cache.compact import Compaction, compact_set
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.examine import examine_set
+from permafrost.cache.layout import CacheLayout
+from permafrost.cache.survey import survey_set
 
-from cache.compact import Compaction, compact_set
-from cache.errors import DamagedError
-from cache.examine import examine_set
-from cache.layout import CacheLayout
-from cache.survey import survey_set
 from tests.shards import KEY, ROW_BYTES, expect_set, make_digests, read_set, write_set
 
 

@@ -7,11 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
+from permafrost.cache.errors import DamagedError, MissingShardError, NotACacheError
+from permafrost.cache.examine import examine_shard
+from permafrost.cache.layout import open_cache
+from permafrost.cache.shard import RowFormat, ShardWriter
 
-from cache.errors import DamagedError, MissingShardError, NotACacheError
-from cache.examine import examine_shard
-from cache.layout import open_cache
-from cache.shard import RowFormat, ShardWriter
 from tests.damage import (
     Change,
     Sweep,
@@ -51,7 +51,7 @@ def test_no_damage_to_a_shard_of_many_chunks_gives_a_wrong_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two rows in each: HDF5 lists more than 1,024 chunks on pages of their own.
-    monkeypatch.setattr("cache.shard.CHUNK_BYTES", 100)
+    monkeypatch.setattr("permafrost.cache.shard.CHUNK_BYTES", 100)
     path, read = write_shard(tmp_path, n_rows=2100)
     changes = flip_some(path.read_bytes(), n=16, seed=0)
     check(sweep(path, read, changes), at_least=12)

@@ -8,22 +8,21 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-
-from cache.errors import (
+from permafrost.cache.errors import (
     CacheError,
     DamagedError,
     MissingShardError,
     NotAViewError,
     UnstorableError,
 )
-from cache.features import Features
-from cache.gather import split_columns
-from cache.index import Index
-from cache.key import Recipe, recipe_key
-from cache.layout import CacheLayout, open_cache, open_feature_set_folder
-from cache.shard import RowFormat, ShardWriter, choose_chunk
-from cache.store import FeatureSet, join_digests, split_digests
-from cache.view import ViewImages, ViewLayer, write_view
+from permafrost.cache.features import Features
+from permafrost.cache.gather import split_columns
+from permafrost.cache.index import Index
+from permafrost.cache.key import Recipe, recipe_key
+from permafrost.cache.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.shard import RowFormat, ShardWriter, choose_chunk
+from permafrost.cache.store import FeatureSet, join_digests, split_digests
+from permafrost.cache.view import ViewImages, ViewLayer, write_view
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv/1", "pooling": "none", "dtype": "float32"}
 ROW = RowFormat(shape=(5, 7), dtype="float32")

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from cache import gather
-from cache.gather import StoredRows, gather_rows
-from cache.index import Index
-from cache.key import recipe_key
-from cache.layout import open_cache, open_feature_set_folder
-from cache.shard import RowFormat, ShardWriter
-from cache.store import FeatureSet, split_digests
+from permafrost.cache import gather
+from permafrost.cache.gather import StoredRows, gather_rows
+from permafrost.cache.index import Index
+from permafrost.cache.key import recipe_key
+from permafrost.cache.layout import open_cache, open_feature_set_folder
+from permafrost.cache.shard import RowFormat, ShardWriter
+from permafrost.cache.store import FeatureSet, split_digests
 
 RECIPE = {"backbone": "b", "layer": "l", "pooling": "none"}
 DIGESTS = np.random.default_rng(0).integers(1, 255, (40, 32), dtype=np.uint8)

@@ -7,14 +7,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from permafrost.cache.artefacts import Artefacts
+from permafrost.cache.errors import CacheError, DamagedError
+from permafrost.cache.examine import examine_shard
+from permafrost.cache.features import Features
+from permafrost.cache.inside import has_node, open_node
+from permafrost.cache.key import recipe_key
+from permafrost.cache.shard import read_digests
 
-from cache.artefacts import Artefacts
-from cache.errors import CacheError, DamagedError
-from cache.examine import examine_shard
-from cache.features import Features
-from cache.inside import has_node, open_node
-from cache.key import recipe_key
-from cache.shard import read_digests
 from tests.hostile_hdf5 import (
     LAYER,
     MATERIALIZED,

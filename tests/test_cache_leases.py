@@ -13,17 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
-
-from cache import leases as module
-from cache.leases import Leases
-from cache.owners import Owner, name_host
+from permafrost.cache import leases as module
+from permafrost.cache.leases import Leases
+from permafrost.cache.owners import Owner, name_host
 
 ROOT = Path(__file__).parent.parent
 A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from cache.leases import Leases
+from permafrost.cache.leases import Leases
 with Leases(Path(sys.argv[1]), ["k"]) as leases:
     with leases.choosing():
         leases.hold([bytes([1]) * 32], waiting=False)

@@ -13,17 +13,16 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-
-from cache.index import Index
-from cache.layout import open_cache
-from cache.leases import Leases
-from cache.shard import RowFormat, read_digests
-from cache.store import FeatureSet, split_digests
-from pipeline.claims import Claims
-from pipeline.loading import BatchTask, LoadedBatch
-from pipeline.plan import plan_extraction
-from pipeline.writing import ActivationWriter
-from stages.layers import LayerSpec
+from permafrost.cache.index import Index
+from permafrost.cache.layout import open_cache
+from permafrost.cache.leases import Leases
+from permafrost.cache.shard import RowFormat, read_digests
+from permafrost.cache.store import FeatureSet, split_digests
+from permafrost.pipeline.claims import Claims
+from permafrost.pipeline.loading import BatchTask, LoadedBatch
+from permafrost.pipeline.plan import plan_extraction
+from permafrost.pipeline.writing import ActivationWriter
+from permafrost.stages.layers import LayerSpec
 
 DIGESTS = [random.Random(number).randbytes(32) for number in range(300)]
 BATCH_SIZE = 4
@@ -144,9 +143,9 @@ def test_runs_at_once_compute_each_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Whatever of the images each of them wants, and in whatever order."""
-    monkeypatch.setattr("pipeline.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
     # However slow the machine: without the lock, some may be computed twice.
-    monkeypatch.setattr("cache.leases.LOCK_TIMEOUT_S", 60.0)
+    monkeypatch.setattr("permafrost.cache.leases.LOCK_TIMEOUT_S", 60.0)
     chance = random.Random(seed)
     samples = [chance.sample(DIGESTS, chance.randint(100, 300)) for _ in range(4)]
     runs = [Run(tmp_path / "cache", sample) for sample in samples]
@@ -179,7 +178,7 @@ def test_of_layers_that_others_computed_meanwhile_no_row_is_stored_twice(tmp_pat
 def test_what_a_dead_run_held_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
     stopped, run = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
     polls: list[int] = []
     with stopped.claims() as (claims, _):
@@ -188,7 +187,7 @@ def test_what_a_dead_run_held_is_taken_over(
         def give_up(n: int) -> None:
             polls.append(n)
             if later.describe():
-                monkeypatch.setattr("cache.leases.EXPIRES_S", -1.0)
+                monkeypatch.setattr("permafrost.cache.leases.EXPIRES_S", -1.0)
 
         with run.claims() as (later, writer):
             for tasks in later.rounds(give_up):
@@ -203,8 +202,8 @@ def test_what_a_dead_run_held_is_taken_over(
 def test_a_run_that_does_not_move_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.claims.POLL_S", 0.01)
-    monkeypatch.setattr("pipeline.claims.PATIENCE_S", 0.1)
+    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.claims.PATIENCE_S", 0.1)
     stuck, run = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
     with stuck.claims() as (claims, _):
         next(next(claims.rounds(ignore)))
@@ -215,7 +214,7 @@ def test_a_run_that_does_not_move_is_given_up(
 def test_an_image_that_another_run_could_not_decode_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
     first, second = Run(tmp_path / "cache", DIGESTS[:8]), Run(tmp_path / "cache", DIGESTS[:8])
     with first.claims() as (claims, writer), second.claims() as (later, _):
         for tasks in claims.rounds(ignore):

@@ -10,15 +10,15 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import parse_bytes, parse_size
 
-from pipeline.errors import PipelineError
-from pipeline.options import parse_bytes, parse_size
 from tests.conftest import Answer, Command
 
 ROOT = Path(__file__).parent.parent
 _LIGHTLY = """
 import sys
-from pipeline.cli import main
+from permafrost.pipeline.cli import main
 try:
     status = main(sys.argv[1:])
 except SystemExit as stop:
@@ -252,7 +252,9 @@ def test_a_folder_called_like_a_backbone_is_not_read(
 ) -> None:
     (tmp_path / "random").mkdir()
     (tmp_path / "mobilenet").mkdir()
-    monkeypatch.setattr("pipeline.backbones.hash_path", None)  # Calling it would be a bug.
+    monkeypatch.setattr(
+        "permafrost.pipeline.backbones.hash_path", None
+    )  # Calling it would be a bug.
     monkeypatch.chdir(tmp_path)
     options = ["--weights", "random", "--size", "32", "--json"]
     assert command("layers", "MobileNet", *options).figures["size"] == [32, 32]

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+from permafrost.pipeline.classifier import load_classifier
 
-from pipeline.classifier import load_classifier
 from tests.conftest import Command
 from tests.resilience import together
 from tests.resilience.child import Child

@@ -5,10 +5,9 @@ import signal
 
 import pytest
 import yaml
-
-from pipeline.cli import main
-from pipeline.config import read_experiment
-from pipeline.options import RunOptions
+from permafrost.pipeline.cli import main
+from permafrost.pipeline.config import read_experiment
+from permafrost.pipeline.options import RunOptions
 
 GOOD = {
     "images": "photos/",
@@ -266,7 +265,7 @@ def test_what_is_not_yaml_is_one_line(refused, text):
     "tag",
     [
         "!!python/object/apply:os.system ['touch CANARY']",
-        "!!python/object:pipeline.options.RunOptions {}",
+        "!!python/object:permafrost.pipeline.options.RunOptions {}",
         "!!python/name:os.system ''",
         "!custom 5",
     ],

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from permafrost.cache.index import Index
+from permafrost.pipeline import dataset
+from permafrost.pipeline.dataset import open_dataset
+from permafrost.pipeline.options import DatasetOptions
+from permafrost.stages.folder import FolderSource
+from permafrost.stages.manifest import read_manifest, write_manifest
 
-from cache.index import Index
-from pipeline import dataset
-from pipeline.dataset import open_dataset
-from pipeline.options import DatasetOptions
-from stages.folder import FolderSource
-from stages.manifest import read_manifest, write_manifest
 from tests.conftest import Command
 
 N_FILES = 20

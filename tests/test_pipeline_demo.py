@@ -12,11 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-
-from pipeline.arguments import build_parser
-from pipeline.config import read_experiment
-from pipeline.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
-from pipeline.results import ExtractSummary
+from permafrost.pipeline.arguments import build_parser
+from permafrost.pipeline.config import read_experiment
+from permafrost.pipeline.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
+from permafrost.pipeline.results import ExtractSummary
 
 ROOT = Path(__file__).parent.parent
 LOGREG = "logistic regression on frozen features"
@@ -68,7 +67,7 @@ def test_the_second_dataset_computes_nothing(demo: DemoRun) -> None:
 
 
 def test_plain_h5py_reads_what_plain_keras_would_compute(demo: DemoRun) -> None:
-    from stages.start import start_tensorflow
+    from permafrost.stages.start import start_tensorflow
 
     start_tensorflow()
     import keras

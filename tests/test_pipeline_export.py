@@ -19,9 +19,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from permafrost.pipeline.cli import main
 from PIL import Image
 
-from pipeline.cli import main
 from tests.conftest import Answer, Command, write_model, write_photos
 
 TOLERANCE = 1e-4
@@ -203,7 +203,7 @@ def test_an_exported_model_says_what_its_outputs_stand_for(home: Path) -> None:
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
     """Which backbones are loaded for which layers."""
-    from pipeline import extract as module
+    from permafrost.pipeline import extract as module
 
     loaded: list[tuple[str, tuple[str, ...]]] = []
     compute = module.compute_missing

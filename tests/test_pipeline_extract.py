@@ -14,13 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from permafrost.cache.errors import MissingShardError
+from permafrost.cache.features import Features
+from permafrost.pipeline.loading import choose_ahead
+from permafrost.pipeline.options import RunOptions
+from permafrost.pipeline.plan import choose_batch_size
 from PIL import Image
 
-from cache.errors import MissingShardError
-from cache.features import Features
-from pipeline.loading import choose_ahead
-from pipeline.options import RunOptions
-from pipeline.plan import choose_batch_size
 from tests.conftest import SIZE, Command, write_model, write_photos
 
 
@@ -135,7 +135,9 @@ def test_nothing_is_computed_twice(
     (tmp_path / "moved").mkdir()
     renamed = photos.rename(tmp_path / "moved/elsewhere")
     shutil.copy(renamed / "china/0000.jpg", renamed / "flower/copy.jpg")
-    monkeypatch.setattr("pipeline.extract.compute_missing", None)  # Calling it would be a bug.
+    monkeypatch.setattr(
+        "permafrost.pipeline.extract.compute_missing", None
+    )  # Calling it would be a bug.
     again = extract(images=renamed).figures
     assert (again["images"], again["computed"], again["reused"], again["failed"]) == (14, 0, 13, 1)
     assert again["bytes_written"] == 0
@@ -337,7 +339,9 @@ def test_a_scrambled_index_is_replaced(
     index.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))
     extract()
     extract()
-    monkeypatch.setattr("pipeline.backbones.Backbone._load", None)  # Calling it would be a bug.
+    monkeypatch.setattr(
+        "permafrost.pipeline.backbones.Backbone._load", None
+    )  # Calling it would be a bug.
     assert extract().figures["computed"] == 0
 
 

@@ -7,6 +7,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
+from permafrost.pipeline.cli import main
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error, r2_score
@@ -15,7 +16,6 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pipeline.cli import main
 from tests.views import LAYER, write_features
 
 N = 300
@@ -182,7 +182,7 @@ def test_nothing_is_fitted_on_test_or_val_rows(view, fit, tmp_path, split):
 
 
 def _predict(folder, values):
-    from stages.heads import load_head
+    from permafrost.stages.heads import load_head
 
     return load_head(folder / "head").predict(values).tolist()
 
@@ -263,7 +263,7 @@ def test_strange_class_names_survive(fit, tmp_path, names):
     assert header[3:] == sorted(names)
     assert [row[1] for row in rows] == labels[SPLITS == "test"].tolist()
     assert {row[2] for row in rows} <= set(names)
-    from stages.heads import load_head
+    from permafrost.stages.heads import load_head
 
     assert load_head(tmp_path / "out" / "head").classes.tolist() == sorted(names)
 
@@ -398,7 +398,7 @@ def test_a_fit_that_stops_half_way_vouches_for_nothing(view, fit, command, tmp_p
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("pipeline.fit.write_predictions", stop)
+    monkeypatch.setattr("permafrost.pipeline.fit.write_predictions", stop)
     status, _, errors = command(
         *("fit", "--features", view, "--layer", LAYER, "--head", "logreg", "--set", "C=9"),
         *("--out", tmp_path / "out"),

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-
-from pipeline.forward import ForwardPass
-from pipeline.loading import LoadedBatch
-from pipeline.progress import Shares
-from stages.engine import HalvingProgram, OutOfMemoryError
+from permafrost.pipeline.forward import ForwardPass
+from permafrost.pipeline.loading import LoadedBatch
+from permafrost.pipeline.progress import Shares
+from permafrost.stages.engine import HalvingProgram, OutOfMemoryError
 
 PATIENCE_S = 60.0
 

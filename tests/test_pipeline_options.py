@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-
-from pipeline.errors import PipelineError
-from pipeline.options import FeatureOptions, parse_bytes, parse_size
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions, parse_bytes, parse_size
 
 
 @pytest.mark.parametrize(
@@ -63,10 +62,10 @@ def test_features_of_keras_are_read_on_the_backend_that_computed_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = FeatureOptions(backbone="vgg16", layers=("fc1",), engine="keras")
-    monkeypatch.setattr("pipeline.options.find_keras_backend", lambda: "jax")
+    monkeypatch.setattr("permafrost.pipeline.options.find_keras_backend", lambda: "jax")
     written = options.to_json()
     assert json.loads(written)["engine"] == "keras-jax"
     assert FeatureOptions.from_json(written) == options
-    monkeypatch.setattr("pipeline.options.find_keras_backend", lambda: "torch")
+    monkeypatch.setattr("permafrost.pipeline.options.find_keras_backend", lambda: "torch")
     with pytest.raises(PipelineError, match=r"on jax, .* set to torch; set KERAS_BACKEND=jax"):
         FeatureOptions.from_json(written)

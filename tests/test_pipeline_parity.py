@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from permafrost.cache.layout import CacheLayout
 
-from cache.layout import CacheLayout
 from tests.conftest import LAYERS, Command, write_photos
 
 OPTIONS = ("--precision", "bfloat16")
@@ -20,9 +20,13 @@ OPTIONS = ("--precision", "bfloat16")
 
 @pytest.fixture(autouse=True)
 def _any_processor_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.parity.SAMPLE_IMAGES", 12)  # All, to compare with the features.
+    monkeypatch.setattr(
+        "permafrost.pipeline.parity.SAMPLE_IMAGES", 12
+    )  # All, to compare with the features.
     # Slow where it is emulated, but these networks are small.
-    monkeypatch.setattr("pipeline.extract.check_precision", lambda _engine, _precision: None)
+    monkeypatch.setattr(
+        "permafrost.pipeline.extract.check_precision", lambda _engine, _precision: None
+    )
 
 
 def read(file: Path) -> dict[str, np.ndarray]:
@@ -111,7 +115,9 @@ def test_images_that_cannot_be_read_are_no_part_of_the_sample(
 def test_values_beyond_a_precisions_range_stop_the_run(
     extract: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.parity.measure_errors", lambda *_: [(np.inf, np.inf)] * 2)
+    monkeypatch.setattr(
+        "permafrost.pipeline.parity.measure_errors", lambda *_: [(np.inf, np.inf)] * 2
+    )
     answer = extract(*OPTIONS)
     assert answer.status == 2
     assert "layer first has values beyond its range; use bfloat16 or float32" in answer.err
@@ -121,7 +127,7 @@ def test_values_beyond_a_precisions_range_stop_the_run(
 def test_what_the_machine_lacks_is_one_line_before_any_work(
     extract: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("pipeline.extract.check_precision", _refuse)
+    monkeypatch.setattr("permafrost.pipeline.extract.check_precision", _refuse)
     answer = extract("--engine", "openvino")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert "nothing here" in answer.err
@@ -129,7 +135,7 @@ def test_what_the_machine_lacks_is_one_line_before_any_work(
 
 
 def _refuse(engine: str, precision: str) -> None:
-    from stages.errors import InputError
+    from permafrost.stages.errors import InputError
 
     raise InputError(f"{engine} {precision}: nothing here")
 
@@ -173,7 +179,7 @@ def test_keras_on_another_backend_never_loads_tensorflow(
     pytest.importorskip(backend)
     code = """
 import sys
-from pipeline.cli import main
+from permafrost.pipeline.cli import main
 sys.modules["tensorflow"] = None  # As if it were not installed.
 sys.exit(main())
 """

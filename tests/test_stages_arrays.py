@@ -11,15 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from permafrost.stages import arrays
+from permafrost.stages.archive import ArchiveSource, load_members
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.errors import InputError
+from permafrost.stages.labels import build_manifest
+from permafrost.stages.source import hash_images, open_source
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
-
-from stages import arrays
-from stages.archive import ArchiveSource, load_members
-from stages.decode import DecodeSpec, decode_image
-from stages.errors import InputError
-from stages.labels import build_manifest
-from stages.source import hash_images, open_source
 
 DIGITS = (load_digits().images[:30] * 15).astype(np.uint8)
 CLASSES = load_digits().target[:30]

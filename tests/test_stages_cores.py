@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-from stages.cores import count_cores
+from permafrost.stages.cores import count_cores
 
 ALLOWED = len(os.sched_getaffinity(0))
 

@@ -13,12 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from permafrost.stages.decode import (
+    RESIZE_METHODS,
+    RESIZE_MODES,
+    Decoded,
+    DecodeSpec,
+    decode_image,
+)
+from permafrost.stages.errors import ImageError, InputError, UnknownNameError
+from permafrost.stages.imagefile import FORMATS
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
-from stages.decode import RESIZE_METHODS, RESIZE_MODES, Decoded, DecodeSpec, decode_image
-from stages.errors import ImageError, InputError, UnknownNameError
-from stages.imagefile import FORMATS
 from tests.pictures import (
     MAGIC,
     encode,
@@ -318,8 +324,8 @@ def test_eight_threads_give_what_one_gives() -> None:
 def test_nothing_is_written_to_stderr_and_no_other_format_is_imported() -> None:
     script = """
 import sys
-from stages.decode import *
-from stages.errors import ImageError
+from permafrost.stages.decode import *
+from permafrost.stages.errors import ImageError
 for data in eval(sys.stdin.read()):
     try:
         decode_image(data, DecodeSpec(height=8, width=8))

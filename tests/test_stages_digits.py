@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from permafrost.stages.digits import Digits, load_digits, write_digits
 from PIL import Image
 from sklearn import datasets
-
-from stages.digits import Digits, load_digits, write_digits
 
 
 @pytest.fixture(scope="module")

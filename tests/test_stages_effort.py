@@ -7,11 +7,11 @@ import struct
 
 import numpy as np
 import pytest
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.effort import check_scans
+from permafrost.stages.errors import ImageError
 from PIL import Image
 
-from stages.decode import DecodeSpec, decode_image
-from stages.effort import check_scans
-from stages.errors import ImageError
 from tests.garbage import collect, flood
 from tests.pictures import encode, photo, write_jpeg, write_tiff
 

@@ -13,19 +13,18 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
+from permafrost.stages.applications import APPLICATIONS, parse_backbone
+from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.engine import HalvingProgram, OutOfMemoryError, Program, SharedPrograms
+from permafrost.stages.errors import StageError, UnknownNameError
+from permafrost.stages.layers import LayerSpec, parse_layer_spec, parse_layer_specs
+from permafrost.stages.network import KerasNetwork
+from permafrost.stages.precision import configure_session
+from permafrost.stages.shortcuts import NO_SHORTCUTS
+from permafrost.stages.tracing import ProgramSpec, trace_program
 from PIL import Image
 from sklearn.datasets import load_sample_image
-
-from stages.applications import APPLICATIONS, parse_backbone
-from stages.backbone import BackboneRequest, load_backbone
-from stages.decode import DecodeSpec, decode_image
-from stages.engine import HalvingProgram, OutOfMemoryError, Program, SharedPrograms
-from stages.errors import StageError, UnknownNameError
-from stages.layers import LayerSpec, parse_layer_spec, parse_layer_specs
-from stages.network import KerasNetwork
-from stages.precision import configure_session
-from stages.shortcuts import NO_SHORTCUTS
-from stages.tracing import ProgramSpec, trace_program
 
 TOLERANCE = 1e-4
 SIDE = 32
@@ -398,7 +397,7 @@ def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPa
         config.device_count["CPU"] = 2  # They stand for two GPUs.
         return config
 
-    monkeypatch.setattr("stages.engine.configure_session", configure)
+    monkeypatch.setattr("permafrost.stages.engine.configure_session", configure)
     network = KerasNetwork(keras.Sequential([kl.Input((SIDE, SIDE, 3)), kl.Conv2D(4, 3, name="c")]))
     network.size = (SIDE, SIDE)
     spec = ProgramSpec(layers=(LayerSpec("c"),), preprocess="none")

@@ -14,23 +14,23 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+from permafrost.stages.applications import PREPROCESS_MODES, parse_backbone
+from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.stages.engine import Program
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.export import RECORD_NAME, ExportPart, build_classifier, save_classifier
+from permafrost.stages.heads import HEADS, LinearForm, fit_head, parse_settings
+from permafrost.stages.layers import parse_layer_spec
+from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.network import KerasNetwork
+from permafrost.stages.targets import Targets
+from permafrost.stages.tracing import ProgramSpec
 from scipy.special import softmax
 from sklearn.datasets import load_sample_image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from stages.applications import PREPROCESS_MODES, parse_backbone
-from stages.backbone import BackboneRequest, load_backbone
-from stages.engine import Program
-from stages.errors import InputError, UnknownNameError
-from stages.export import RECORD_NAME, ExportPart, build_classifier, save_classifier
-from stages.heads import HEADS, LinearForm, fit_head, parse_settings
-from stages.layers import parse_layer_spec
-from stages.matrix import ArrayMatrix
-from stages.network import KerasNetwork
-from stages.targets import Targets
-from stages.tracing import ProgramSpec
 from tests.conftest import write_model
 
 TOLERANCE = 1e-4

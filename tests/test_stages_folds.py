@@ -4,13 +4,12 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from permafrost.stages.errors import InputError
+from permafrost.stages.folds import make_folds
+from permafrost.stages.groups import join_groups
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import StratifiedGroupKFold
-
-from stages.errors import InputError
-from stages.folds import make_folds
-from stages.groups import join_groups
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 
 DIGITS = load_digits()
 LABELS = np.array([f"digit {n}" for n in DIGITS.target])

@@ -9,6 +9,12 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import skops.io
+from permafrost.stages.errors import InputError, StageError, UnknownNameError
+from permafrost.stages.heads import HEADS, check_task, fit_head, load_head, parse_settings
+from permafrost.stages.heads.linear import LogregSettings
+from permafrost.stages.heads.mlp import MlpSettings
+from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.targets import Targets
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -16,13 +22,6 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
-
-from stages.errors import InputError, StageError, UnknownNameError
-from stages.heads import HEADS, check_task, fit_head, load_head, parse_settings
-from stages.heads.linear import LogregSettings
-from stages.heads.mlp import MlpSettings
-from stages.matrix import ArrayMatrix
-from stages.targets import Targets
 
 DIGITS = load_digits()
 X = DIGITS.data.astype(np.float32)
@@ -237,7 +236,7 @@ def test_half_precision_features_are_the_same_numbers(kind):
 def test_rows_predicted_in_many_batches_are_the_rows_in_one(kind, task, monkeypatch):
     head = fit(kind, task)
     at_once = head.predict(X)
-    monkeypatch.setattr("stages.heads.head.BATCH_BYTES", 100 * X.shape[1] * 4)
+    monkeypatch.setattr("permafrost.stages.heads.head.BATCH_BYTES", 100 * X.shape[1] * 4)
     assert head.predict(X[:0]).shape == at_once[:0].shape
     np.testing.assert_allclose(head.predict(X), at_once, rtol=1e-6, atol=1e-6)
 
@@ -258,7 +257,7 @@ def test_a_head_loaded_by_another_process_says_the_same(tmp_path):
     head.save(tmp_path)
     np.save(tmp_path / "x.npy", X[TEST])
     script = (
-        "import sys, numpy as np; from pathlib import Path; from stages.heads import load_head\n"
+        "import sys, numpy as np; from pathlib import Path; from permafrost.stages.heads import load_head\n"
         "folder = Path(sys.argv[1])\n"
         "head = load_head(folder)\n"
         "np.save(folder / 'p.npy', head.predict(np.load(folder / 'x.npy')))\n"

@@ -2,6 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from permafrost.stages.heads import HEADS, fit_estimator, fit_head, parse_settings
+from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.reduction import ScaledRows
+from permafrost.stages.targets import Targets
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
@@ -11,11 +15,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, PolynomialFeatures, StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
-
-from stages.heads import HEADS, fit_estimator, fit_head, parse_settings
-from stages.matrix import ArrayMatrix
-from stages.reduction import ScaledRows
-from stages.targets import Targets
 
 DIGITS, DIABETES = load_digits(), load_diabetes()
 SMALL = DIGITS.data.astype(np.float32) / 16

@@ -5,11 +5,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from permafrost.stages.errors import InputError
+from permafrost.stages.heads.stream import learn_columns, leave_for_rows, open_stream
+from permafrost.stages.matrix import ArrayMatrix
 from sklearn.preprocessing import StandardScaler
-
-from stages.errors import InputError
-from stages.heads.stream import learn_columns, leave_for_rows, open_stream
-from stages.matrix import ArrayMatrix
 
 N_ROWS, N_FEATURES = 3000, 500
 ROW_BYTES = N_FEATURES * 4

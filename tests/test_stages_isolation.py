@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.errors import DecoderError, ImageError, InputError
+from permafrost.stages.isolation import IsolatedDecoder, Isolation, decode_isolated
 
-from stages.decode import DecodeSpec, decode_image
-from stages.errors import DecoderError, ImageError, InputError
-from stages.isolation import IsolatedDecoder, Isolation, decode_isolated
 from tests.garbage import collect, read_as_keras
 from tests.pictures import encode, exif, photo, png
 from tests.test_house import HEAVY
@@ -43,7 +43,7 @@ def spoil_codecs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "sitecustomize.py").write_text(
         """
 import sys
-if "stages.isolation" in sys.orig_argv:
+if "permafrost.stages.isolation" in sys.orig_argv:
     import ctypes, os, time
     from PIL.GifImagePlugin import GifImageFile
     load = GifImageFile.load
@@ -220,8 +220,8 @@ def test_a_child_that_cannot_start_is_told_once_and_plainly(
 
 _OWNER = """
 import sys, threading
-from stages.decode import DecodeSpec
-from stages.isolation import IsolatedDecoder, Isolation
+from permafrost.stages.decode import DecodeSpec
+from permafrost.stages.isolation import IsolatedDecoder, Isolation
 decoder = IsolatedDecoder(Isolation(timeout_s=2))
 decoder.decode(bytes.fromhex(sys.argv[1]), DecodeSpec(height=8, width=8))
 print(decoder.pid, flush=True)
@@ -279,8 +279,8 @@ def test_daemonic_processes_may_decode_in_children() -> None:
     """Dask's workers are such, which is what process pools refuse to run in."""
     script = """
 import multiprocessing, sys
-from stages.decode import DecodeSpec
-from stages.isolation import Isolation, decode_isolated
+from permafrost.stages.decode import DecodeSpec
+from permafrost.stages.isolation import Isolation, decode_isolated
 def decode():
     data = bytes.fromhex(sys.argv[1])
     assert decode_isolated(data, DecodeSpec(height=8, width=8), Isolation()).pixels.any()
@@ -294,7 +294,7 @@ sys.exit(process.exitcode)
 
 
 def test_children_load_nothing_heavy() -> None:
-    code = "import stages.isolation, sys; print(*sys.modules)"
+    code = "import permafrost.stages.isolation, sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -7,25 +7,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from stages.start import start_keras
+from permafrost.stages.start import start_keras
 
 start_keras()
 
 import keras  # noqa: E402
 from keras import layers as kl  # noqa: E402
 from keras import ops  # noqa: E402
+from permafrost.stages import keras_engine  # noqa: E402
+from permafrost.stages.applications import APPLICATIONS, parse_backbone  # noqa: E402
+from permafrost.stages.backbone import BackboneRequest, load_backbone  # noqa: E402
+from permafrost.stages.engine import HalvingProgram, OutOfMemoryError  # noqa: E402
+from permafrost.stages.errors import InputError, UnknownNameError  # noqa: E402
+from permafrost.stages.keras_engine import KerasProgram  # noqa: E402
+from permafrost.stages.layers import parse_layer_specs  # noqa: E402
+from permafrost.stages.network import KerasNetwork  # noqa: E402
+from permafrost.stages.tracing import ProgramSpec  # noqa: E402
 from sklearn.datasets import load_sample_image  # noqa: E402
-
-from stages import keras_engine  # noqa: E402
-from stages.applications import APPLICATIONS, parse_backbone  # noqa: E402
-from stages.backbone import BackboneRequest, load_backbone  # noqa: E402
-from stages.engine import HalvingProgram, OutOfMemoryError  # noqa: E402
-from stages.errors import InputError, UnknownNameError  # noqa: E402
-from stages.keras_engine import KerasProgram  # noqa: E402
-from stages.layers import parse_layer_specs  # noqa: E402
-from stages.network import KerasNetwork  # noqa: E402
-from stages.tracing import ProgramSpec  # noqa: E402
 
 SIDE = 32
 SPECS = "conv,conv:avg,conv:max,conv:flatten,relu,depthwise:avg,gap,gap:flatten,dense"
@@ -135,7 +133,7 @@ def test_every_layer_and_pooling_equals_plain_keras_in_batches_of_any_size(
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch", "none"])
 def test_preprocessing_and_pooling_are_those_of_tensorflow(mode: str, pixels: np.ndarray) -> None:
     tf = pytest.importorskip("tensorflow")
-    from stages import tracing
+    from permafrost.stages import tracing
 
     images = keras.Input((SIDE, SIDE, 3), dtype="uint8")
     specs = parse_layer_specs("x,x:avg,x:max,x:flatten")

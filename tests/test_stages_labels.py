@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from permafrost.stages.errors import InputError
+from permafrost.stages.labels import build_manifest
+from permafrost.stages.manifest import Manifest, read_manifest, write_manifest
+from permafrost.stages.source import open_source
 
-from stages.errors import InputError
-from stages.labels import build_manifest
-from stages.manifest import Manifest, read_manifest, write_manifest
-from stages.source import open_source
 from tests import packing
 
 

@@ -5,16 +5,15 @@ from functools import cache
 
 import numpy as np
 import pytest
+from permafrost.stages.errors import InputError
+from permafrost.stages.intervals import bootstrap_interval, compare_paired, row_losses
+from permafrost.stages.metrics import PRIMARY, count_confusions, describe_classes, score
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
 from scipy.stats import binomtest, wilcoxon
 from sklearn import metrics as reference
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.multiclass import OneVsRestClassifier
-
-from stages.errors import InputError
-from stages.intervals import bootstrap_interval, compare_paired, row_losses
-from stages.metrics import PRIMARY, count_confusions, describe_classes, score
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
 
 DIGITS = load_digits()
 TRAIN, TEST = np.arange(0, 1797, 6), np.setdiff1d(np.arange(1797), np.arange(0, 1797, 6))

@@ -7,12 +7,12 @@ import zipfile
 import keras
 import pytest
 from keras import layers as kl
+from permafrost.stages.applications import parse_backbone
+from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.stages.errors import WeightsError
+from permafrost.stages.modelfile import check_model
+from permafrost.stages.weightsfile import check_weights
 
-from stages.applications import parse_backbone
-from stages.backbone import BackboneRequest, load_backbone
-from stages.errors import WeightsError
-from stages.modelfile import check_model
-from stages.weightsfile import check_weights
 from tests import hostile
 from tests.hostile import EVIDENCE, MODEL_FILES, SIDE
 

@@ -4,12 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from permafrost.stages import neighbours
+from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.neighbours import describe_near_duplicates, find_near_duplicates
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics.pairwise import cosine_similarity
-
-from stages import neighbours
-from stages.matrix import ArrayMatrix
-from stages.neighbours import describe_near_duplicates, find_near_duplicates
 
 GENEROUS = 2**30
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from stages.parity import measure_errors
+from permafrost.stages.parity import measure_errors
 
 
 def test_errors_are_relative_to_the_reference_over_all_batches() -> None:

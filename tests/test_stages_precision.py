@@ -7,11 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from stages import precision, start
-from stages.errors import InputError, UnknownNameError
-from stages.precision import check_precision
-from stages.start import start_tensorflow
+from permafrost.stages import precision, start
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.precision import check_precision
+from permafrost.stages.start import start_tensorflow
 
 Machine = Callable[..., None]
 

@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.reduction import ScaledRows, scale_rows
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
-
-from stages.errors import InputError, UnknownNameError
-from stages.matrix import ArrayMatrix
-from stages.reduction import ScaledRows, scale_rows
 
 SCALERS = {"standard": StandardScaler, "l2": Normalizer, "none": lambda: "passthrough"}
 N_ROWS = 150
@@ -52,7 +51,7 @@ FOLDS = [np.flatnonzero(fold != ROWS % 3) for fold in range(3)]
 @pytest.fixture(autouse=True)
 def _nothing_is_too_small_to_reduce(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rows be reduced that scikit-learn can fit directly in no time, to be compared."""
-    monkeypatch.setattr("stages.budget.SMALL", 0)
+    monkeypatch.setattr("permafrost.stages.budget.SMALL", 0)
 
 
 @dataclass

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
-
-from stages.applications import family_preprocess, parse_backbone
-from stages.backbone import BackboneRequest, load_backbone
-from stages.engine import Program
-from stages.errors import InputError, WeightsError
-from stages.layers import parse_layer_specs
-from stages.tracing import ProgramSpec
+from permafrost.stages.applications import family_preprocess, parse_backbone
+from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.stages.engine import Program
+from permafrost.stages.errors import InputError, WeightsError
+from permafrost.stages.layers import parse_layer_specs
+from permafrost.stages.tracing import ProgramSpec
 
 TOLERANCE = 1e-4
 SIDE = 32

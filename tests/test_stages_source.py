@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from stages.errors import InputError
-from stages.source import (
+from permafrost.stages.errors import InputError
+from permafrost.stages.source import (
     ArchiveSource,
     FolderSource,
     RemoteSource,
@@ -22,6 +21,7 @@ from stages.source import (
     hash_images,
     open_source,
 )
+
 from tests import packing
 from tests.packing import encode_digits
 from tests.serving import serve_bucket, serve_folder

@@ -7,16 +7,15 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_diabetes, load_digits
-
-from stages.errors import InputError
-from stages.manifest import Manifest
-from stages.splits import (
+from permafrost.stages.errors import InputError
+from permafrost.stages.manifest import Manifest
+from permafrost.stages.splits import (
     assign_splits,
     find_crossing_duplicates,
     find_crossing_groups,
     label_conflicts,
 )
+from sklearn.datasets import load_diabetes, load_digits
 
 
 def make_manifest(contents: list[bytes], labels: list[str]) -> Manifest:

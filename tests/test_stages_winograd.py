@@ -6,15 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from stages.start import start_tensorflow
+from permafrost.stages.start import start_tensorflow
 
 start_tensorflow()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
-
-from stages.winograd import (  # noqa: E402
+from permafrost.stages.winograd import (
     convolve,
     convolve_rows,
     replacing_convolutions,

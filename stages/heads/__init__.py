@@ -1,8 +1,8 @@
 """Heads: what is fitted on features."""
 
-from stages.heads.estimators import EstimatorHead, FittedEstimator, LinearForm
-from stages.heads.head import Head
-from stages.heads.registry import (
+from permafrost.stages.heads.estimators import EstimatorHead, FittedEstimator, LinearForm
+from permafrost.stages.heads.head import Head
+from permafrost.stages.heads.registry import (
     HEADS,
     HeadKind,
     check_task,

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
-from stages.heads.knn import METRIC, ask_neighbors
-from stages.heads.linear import list_parts
-from stages.reduction import ScaledRows
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
-from stages.weightsfile import check_archive
+from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
+from permafrost.stages.heads.knn import METRIC, ask_neighbors
+from permafrost.stages.heads.linear import list_parts
+from permafrost.stages.reduction import ScaledRows
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
+from permafrost.stages.weightsfile import check_archive
 
 FILE_NAME = "head.skops"
 LINKS = {CLASSIFICATION: "softmax", MULTILABEL: "sigmoid", REGRESSION: "identity"}

@@ -20,10 +20,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import InputError, WeightsError
-from stages.scaling import BATCH_BYTES, check_finite
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
+from permafrost.stages.errors import InputError, WeightsError
+from permafrost.stages.scaling import BATCH_BYTES, check_finite
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 
 RECORD_NAME = "head.json"
 MIN_CLASSES = {CLASSIFICATION: 2, MULTILABEL: 1, REGRESSION: 0}

@@ -14,9 +14,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import InputError
-from stages.heads.settings import (
+from permafrost.stages.errors import InputError
+from permafrost.stages.heads.settings import (
     ClassWeights,
     class_weight_setting,
     find_class_weights,
@@ -25,7 +24,7 @@ from stages.heads.settings import (
     setting,
     whole,
 )
-from stages.targets import MULTILABEL, REGRESSION, Targets
+from permafrost.stages.targets import MULTILABEL, REGRESSION, Targets
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,8 @@ from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
-from stages.heads.settings import (
+from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
+from permafrost.stages.heads.settings import (
     class_weight_setting,
     layer_sizes,
     number,
@@ -28,13 +27,13 @@ from stages.heads.settings import (
     setting,
     whole,
 )
-from stages.heads.stream import learn_columns, leave_for_rows, open_stream
-from stages.heads.training import Lesson, train_network
-from stages.heads.truth import Truth, encode_targets, standardise
-from stages.matrix import Matrix, Rows
-from stages.start import start_tensorflow
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
-from stages.weightsfile import check_weights
+from permafrost.stages.heads.stream import learn_columns, leave_for_rows, open_stream
+from permafrost.stages.heads.training import Lesson, train_network
+from permafrost.stages.heads.truth import Truth, encode_targets, standardise
+from permafrost.stages.matrix import Matrix, Rows
+from permafrost.stages.start import start_tensorflow
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from permafrost.stages.weightsfile import check_weights
 
 FILE_NAME = "head.keras"
 HELD_OUT_EVERY = 10

@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import InputError, UnknownNameError
-from stages.heads.estimators import FittedEstimator, load_estimator
-from stages.heads.head import Head, read_record
-from stages.heads.knn import KnnSettings, fit_knn
-from stages.heads.linear import (
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.heads.estimators import FittedEstimator, load_estimator
+from permafrost.stages.heads.head import Head, read_record
+from permafrost.stages.heads.knn import KnnSettings, fit_knn
+from permafrost.stages.heads.linear import (
     LinearSvmSettings,
     LogregSettings,
     RidgeSettings,
@@ -22,13 +21,13 @@ from stages.heads.linear import (
     fit_logreg,
     fit_ridge,
 )
-from stages.heads.mlp import MlpSettings, fit_mlp, load_mlp
-from stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
-from stages.heads.settings import parse_fields
-from stages.heads.sgd import SgdSettings, fit_sgd
-from stages.matrix import Matrix, Rows
-from stages.reduction import Store, scale_rows
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
+from permafrost.stages.heads.mlp import MlpSettings, fit_mlp, load_mlp
+from permafrost.stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
+from permafrost.stages.heads.settings import parse_fields
+from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
+from permafrost.stages.matrix import Matrix, Rows
+from permafrost.stages.reduction import Store, scale_rows
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

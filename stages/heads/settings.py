@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Real
 from typing import Any, TypeVar
 
-from stages.errors import InputError, UnknownNameError
-from stages.scaling import SCALES
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.scaling import SCALES
 
 T = TypeVar("T")
 

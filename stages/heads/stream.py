@@ -16,11 +16,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.budget import format_bytes
-from stages.errors import InputError
-from stages.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
-from stages.scaling import check_finite
+from permafrost.stages.budget import format_bytes
+from permafrost.stages.errors import InputError
+from permafrost.stages.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
+from permafrost.stages.scaling import check_finite
 
 T = TypeVar("T")
 Features = NDArray[np.float32]

@@ -13,15 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from stages.errors import InputError
-from stages.heads.stream import RowStream
-from stages.heads.truth import Truth
-from stages.matrix import Rows
-from stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
+from permafrost.stages.errors import InputError
+from permafrost.stages.heads.stream import RowStream
+from permafrost.stages.heads.truth import Truth
+from permafrost.stages.matrix import Rows
+from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 
 if TYPE_CHECKING:
-    from stages.heads.mlp import MlpSettings
+    from permafrost.stages.heads.mlp import MlpSettings
 
 # The loss on rows held out is taken over so many at a time.
 WATCHED_ROWS = 1024

@@ -23,9 +23,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.errors import PipelineError
-from stages.applications import parse_backbone
-from stages.errors import StageError
+from permafrost.pipeline.errors import PipelineError
+from permafrost.stages.applications import parse_backbone
+from permafrost.stages.errors import StageError
+
 from tests.benchmarks.contestants import (
     Bench,
     Contestant,

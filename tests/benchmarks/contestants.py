@@ -15,7 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from pipeline.options import FeatureOptions
+from permafrost.pipeline.options import FeatureOptions
+
 from tests.benchmarks.peers import NoPeerError, PeerJob, command_idiom, command_torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 from numpy.typing import NDArray
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.isolation import Isolation, decode_isolated
 from PIL import Image
 
-from stages.decode import DecodeSpec, decode_image
-from stages.isolation import Isolation, decode_isolated
 from tests.benchmarks.photos import choose_evenly, list_images
 
 

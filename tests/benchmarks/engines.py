@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.engine import Program
+from permafrost.stages.errors import InputError
+from permafrost.stages.openvino_engine import OpenVinoProgram
+from permafrost.stages.parity import Run, measure_errors
+from permafrost.stages.precision import check_precision
+from permafrost.stages.tracing import ProgramSpec
 
-from pipeline.backbones import Backbone
-from pipeline.options import FeatureOptions
-from stages.decode import DecodeSpec, decode_image
-from stages.engine import Program
-from stages.errors import InputError
-from stages.openvino_engine import OpenVinoProgram
-from stages.parity import Run, measure_errors
-from stages.precision import check_precision
-from stages.tracing import ProgramSpec
 from tests.benchmarks.photos import choose_evenly, list_images
 
 ENGINES: dict[str, Callable[..., Run]] = {"tensorflow": Program, "openvino": OpenVinoProgram}

@@ -15,17 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-
-from cache.index import Index
-from cache.layout import open_cache, open_feature_set_folder
-from cache.shard import ShardWriter
-from pipeline.arguments import build_parser
-from pipeline.engines import build_program
-from pipeline.options import ExtractOptions
-from pipeline.parsed import read_extract_options
-from pipeline.prepare import Preparation, prepare
-from stages.decode import decode_image
-from stages.start import start_tensorflow
+from permafrost.cache.index import Index
+from permafrost.cache.layout import open_cache, open_feature_set_folder
+from permafrost.cache.shard import ShardWriter
+from permafrost.pipeline.arguments import build_parser
+from permafrost.pipeline.engines import build_program
+from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.parsed import read_extract_options
+from permafrost.pipeline.prepare import Preparation, prepare
+from permafrost.stages.decode import decode_image
+from permafrost.stages.start import start_tensorflow
 
 _LARGEST_BATCHES_BYTES = 512 * 1024 * 1024
 _SHARD_BYTES = 256 * 1024 * 1024

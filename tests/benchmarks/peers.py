@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.options import FeatureOptions
-from stages.applications import APPLICATIONS, parse_backbone
-from stages.layers import LayerSpec, parse_layer_specs
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.stages.applications import APPLICATIONS, parse_backbone
+from permafrost.stages.layers import LayerSpec, parse_layer_specs
 
 HERE = Path(__file__).parent
 

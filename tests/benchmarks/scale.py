@@ -26,15 +26,15 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from permafrost.cache.index import Index
+from permafrost.cache.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.shard import RowFormat, ShardWriter
+from permafrost.cache.store import FeatureSet, join_digests
+from permafrost.pipeline.backbones import Backbone
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.recipe import build_recipe
+from permafrost.stages.manifest import Manifest, write_manifest
 
-from cache.index import Index
-from cache.layout import CacheLayout, open_cache, open_feature_set_folder
-from cache.shard import RowFormat, ShardWriter
-from cache.store import FeatureSet, join_digests
-from pipeline.backbones import Backbone
-from pipeline.options import FeatureOptions
-from pipeline.recipe import build_recipe
-from stages.manifest import Manifest, write_manifest
 from tests.conftest import write_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
+from permafrost.cache.errors import CacheError
+from permafrost.cache.features import Features
+from permafrost.cache.key import recipe_key
+from permafrost.cache.shard import read_digests
 
-from cache.errors import CacheError
-from cache.features import Features
-from cache.key import recipe_key
-from cache.shard import read_digests
 from tests.fuzz.mutation import mutate
 from tests.fuzz.texts import REFUSED, Target
 from tests.hostile_hdf5 import LAYER, RECIPE, write_cache

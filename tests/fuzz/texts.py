@@ -11,26 +11,26 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from permafrost.cache.examine import read_recipe
+from permafrost.cache.key import Recipe, canonical_json, recipe_key
+from permafrost.cache.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.records import Drift, Parity, read_record, write_record
+from permafrost.pipeline.classifier import load_classifier
+from permafrost.pipeline.config import read_experiment
+from permafrost.pipeline.configurations import split_values
+from permafrost.pipeline.options import FeatureOptions, RunOptions, parse_bytes, parse_size
+from permafrost.pipeline.parsed import read_settings, split_names
+from permafrost.stages.applications import parse_backbone
+from permafrost.stages.errors import StageError
+from permafrost.stages.heads import HEADS, fit_head, parse_settings
+from permafrost.stages.labels import build_manifest
+from permafrost.stages.layers import parse_layer_spec, parse_layer_specs
+from permafrost.stages.manifest import Manifest, read_manifest, write_manifest
+from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.source import find_file, open_source
+from permafrost.stages.splits import assign_splits
+from permafrost.stages.targets import parse_targets
 
-from cache.examine import read_recipe
-from cache.key import Recipe, canonical_json, recipe_key
-from cache.layout import CacheLayout, open_cache, open_feature_set_folder
-from cache.records import Drift, Parity, read_record, write_record
-from pipeline.classifier import load_classifier
-from pipeline.config import read_experiment
-from pipeline.configurations import split_values
-from pipeline.options import FeatureOptions, RunOptions, parse_bytes, parse_size
-from pipeline.parsed import read_settings, split_names
-from stages.applications import parse_backbone
-from stages.errors import StageError
-from stages.heads import HEADS, fit_head, parse_settings
-from stages.labels import build_manifest
-from stages.layers import parse_layer_spec, parse_layer_specs
-from stages.manifest import Manifest, read_manifest, write_manifest
-from stages.matrix import ArrayMatrix
-from stages.source import find_file, open_source
-from stages.splits import assign_splits
-from stages.targets import parse_targets
 from tests.fuzz.mutation import mutate
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv/1", "pooling": "none", "size": [32, 32]}

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+from permafrost.stages.errors import InputError
+from permafrost.stages.source import hash_images, open_source
 
-from stages.errors import InputError
-from stages.source import hash_images, open_source
 from tests import crafting
 from tests.packing import encode_digits, pack_tar, pack_zip
 from tests.resilience.report import Result, sum_up
@@ -23,7 +23,7 @@ _ENOUGH_S = 30
 
 def run(seed: int) -> Result:
     # A warning for each archive would bury the table.
-    logging.getLogger("stages.members").setLevel(logging.ERROR)
+    logging.getLogger("permafrost.stages.members").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [*_try_crafted(Path(folder)), *_try_damaged(Path(folder), seed)]
     return sum_up(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from permafrost.cache.features import Features
 
-from cache.features import Features
 from tests.conftest import write_model, write_photos
 from tests.resilience.child import Child, Ending
 from tests.resilience.jobs import make_small_shards
@@ -28,7 +28,7 @@ _N_IMAGES = 240
 
 def go_slowly() -> None:
     """Have this process cut small shards and take its time, so that others find it at work."""
-    from pipeline.writing import ActivationWriter
+    from permafrost.pipeline.writing import ActivationWriter
 
     make_small_shards()
     write = ActivationWriter.write
@@ -42,10 +42,10 @@ def go_slowly() -> None:
 
 def expire_soon() -> None:
     """As `go_slowly`, with leases that expire after a second."""
-    import cache.leases
+    import permafrost.cache.leases
 
     go_slowly()
-    cache.leases.HEARTBEAT_S, cache.leases.EXPIRES_S = 0.1, 1.0
+    permafrost.cache.leases.HEARTBEAT_S, permafrost.cache.leases.EXPIRES_S = 0.1, 1.0
 
 
 def lose_locks() -> None:
@@ -72,15 +72,15 @@ def lose_index() -> None:
 
 def save_slowly() -> None:
     """Have this process take a while between a head and the record that vouches for it."""
-    import pipeline.classifier
+    import permafrost.pipeline.classifier
 
-    write_json = pipeline.classifier.write_json
+    write_json = permafrost.pipeline.classifier.write_json
 
     def write_later(file: Path, value: object) -> None:
         time.sleep(3)
         write_json(file, value)
 
-    pipeline.classifier.write_json = write_later
+    permafrost.pipeline.classifier.write_json = write_later
 
 
 def _open_index_with(query: str) -> None:

@@ -10,14 +10,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from cache.errors import CacheError
-from cache.features import Features
-from pipeline.config import read_experiment
-from pipeline.errors import PipelineError
-from stages.applications import parse_backbone
-from stages.backbone import BackboneRequest, load_backbone
-from stages.errors import StageError
-from stages.heads import load_head
+from permafrost.cache.errors import CacheError
+from permafrost.cache.features import Features
+from permafrost.pipeline.config import read_experiment
+from permafrost.pipeline.errors import PipelineError
+from permafrost.stages.applications import parse_backbone
+from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.stages.errors import StageError
+from permafrost.stages.heads import load_head
+
 from tests import hostile, hostile_hdf5, hostile_heads
 from tests.resilience.report import Result
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from permafrost.cache.features import Features
+from permafrost.stages.heads import load_head
 
-from cache.features import Features
-from stages.heads import load_head
 from tests.conftest import LAYERS
 
 Look = Mapping[str, object]

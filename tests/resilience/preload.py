@@ -19,17 +19,16 @@ import distributed  # noqa: E402, F401
 import hdf5plugin  # noqa: E402, F401
 import joblib  # noqa: E402, F401
 import keras  # noqa: E402, F401
+import permafrost.pipeline.cli  # noqa: E402
+import permafrost.pipeline.export  # noqa: E402
+import permafrost.pipeline.forward  # noqa: E402
+import permafrost.pipeline.loading  # noqa: E402
+import permafrost.pipeline.sweep  # noqa: E402
+import permafrost.pipeline.writing  # noqa: E402, F401
 import sklearn.linear_model  # noqa: E402
 import sklearn.neighbors  # noqa: E402, F401
 import skops.io  # noqa: E402, F401
 import tensorflow  # noqa: E402, F401
-
-import pipeline.cli  # noqa: E402
-import pipeline.export  # noqa: E402
-import pipeline.forward  # noqa: E402
-import pipeline.loading  # noqa: E402
-import pipeline.sweep  # noqa: E402
-import pipeline.writing  # noqa: E402, F401
 
 os.dup2(_stderr, 2)
 os.close(_stderr)

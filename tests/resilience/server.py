@@ -7,8 +7,9 @@ import os
 import random
 from unittest.mock import patch
 
-from stages import patience
-from stages.source import hash_images, open_source, start_reading
+from permafrost.stages import patience
+from permafrost.stages.source import hash_images, open_source, start_reading
+
 from tests.resilience.report import NotHereError, Result, sum_up
 
 _N_IMAGES = 120

@@ -21,20 +21,28 @@ Features that are there already, as NumPy, Dask, TensorFlow or pandas::
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.reading import open_features
-
 if TYPE_CHECKING:
-    from pipeline.transformer import BackboneFeatures
+    from permafrost.pipeline.reading import open_features
+    from permafrost.pipeline.transformer import BackboneFeatures
 
 __all__ = ["BackboneFeatures", "open_features"]
 
+# A wheel holds pipeline, stages and cache in this folder; in a checkout they lie beside it.
+if not (Path(__file__).parent / "pipeline").is_dir():
+    __path__.append(str(Path(__file__).parent.parent))
+
 
 def __getattr__(name: str) -> Any:
-    # Importing scikit-learn takes longer than opening a file of features.
+    # The command line starts faster without either, and reading without scikit-learn.
+    if name == "open_features":
+        from permafrost.pipeline.reading import open_features
+
+        return open_features
     if name == "BackboneFeatures":
-        from pipeline.transformer import BackboneFeatures
+        from permafrost.pipeline.transformer import BackboneFeatures
 
         return BackboneFeatures
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
