@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.cache.gather import StoredRows, gather_rows
-from permafrost.cache.shard import RowFormat, ShardWriter, find_compression, open_shard
-from permafrost.cache.view import split_rows
+from permafrost.cache.shards.gather import StoredRows, gather_rows
+from permafrost.cache.shards.writer import RowFormat, ShardWriter, find_compression, open_shard
+from permafrost.cache.views.writer import split_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

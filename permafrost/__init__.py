@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from permafrost.pipeline.reading import open_features
-    from permafrost.pipeline.transformer import BackboneFeatures
+    from permafrost.pipeline.api.reader import open_features
+    from permafrost.pipeline.api.transformer import BackboneFeatures
 
 __all__ = ["BackboneFeatures", "open_features"]
 
@@ -38,11 +38,11 @@ if not (Path(__file__).parent / "pipeline").is_dir():
 def __getattr__(name: str) -> Any:
     # The command line starts faster without either, and reading without scikit-learn.
     if name == "open_features":
-        from permafrost.pipeline.reading import open_features
+        from permafrost.pipeline.api.reader import open_features
 
         return open_features
     if name == "BackboneFeatures":
-        from permafrost.pipeline.transformer import BackboneFeatures
+        from permafrost.pipeline.api.transformer import BackboneFeatures
 
         return BackboneFeatures
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

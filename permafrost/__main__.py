@@ -2,14 +2,14 @@
 
 import sys
 
-from permafrost.pipeline.signals import leave_when_asked
+from permafrost.pipeline.cli.signals import leave_when_asked
 
 
 def main() -> int:
     """Run the command of this process; return its exit status."""
     # Before the imports, which take long enough for a Ctrl-C.
     leave_when_asked()
-    from permafrost.pipeline.cli import main as run
+    from permafrost.pipeline.cli.main import main as run
 
     return run()
 

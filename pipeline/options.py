@@ -7,15 +7,20 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from permafrost.cache.shard import COMPRESSIONS
+from permafrost.cache.shards.writer import COMPRESSIONS
 from permafrost.pipeline.errors import PipelineError
-from permafrost.stages.applications import PREPROCESS_MODES, parse_backbone
+from permafrost.stages.backbones.applications import PREPROCESS_MODES, parse_backbone
 from permafrost.stages.cores import count_cores
-from permafrost.stages.decode import DECODE_MODES, ORIENT_MODES, RESIZE_METHODS, RESIZE_MODES
+from permafrost.stages.decoding.decode import (
+    DECODE_MODES,
+    ORIENT_MODES,
+    RESIZE_METHODS,
+    RESIZE_MODES,
+)
+from permafrost.stages.decoding.isolation import Isolation
+from permafrost.stages.engines.tracing import VIEWS
 from permafrost.stages.errors import UnknownNameError
-from permafrost.stages.isolation import Isolation
-from permafrost.stages.start import find_keras_backend
-from permafrost.stages.tracing import VIEWS
+from permafrost.stages.frameworks.start import find_keras_backend
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")

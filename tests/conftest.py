@@ -51,7 +51,7 @@ def write_photos(root: Path, *, n_each: int, side: int = 60) -> Path:
 
 def write_model(file: Path, *, seed: int = 0, scale: float = 1.0, size: int | None = SIZE) -> Path:
     """Save a small convolutional network, whose model name says its family's preprocessing."""
-    from permafrost.stages.start import start_keras
+    from permafrost.stages.frameworks.start import start_keras
 
     start_keras()
     import keras
@@ -87,7 +87,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Call the command line in this process."""
-    from permafrost.pipeline.cli import main
+    from permafrost.pipeline.cli.main import main
 
     def call(*arguments: object) -> Answer:
         capsys.readouterr()

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import permafrost.stages.imagefile  # noqa: F401 - which has Pillow and libtiff be quiet
+import permafrost.stages.decoding.formats  # noqa: F401 - which has Pillow and libtiff be quiet
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.heads import fit_head, parse_settings
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.targets import parse_targets
+from permafrost.stages.matrices.matrix import ArrayMatrix
 
 from tests.hostile import EVIDENCE, STRANGE_WEIGHTS, rewrite_archive, spoil_weights
 

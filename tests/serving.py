@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from permafrost.stages.remote import _make_filesystem
+from permafrost.stages.sources.remote import _make_filesystem
 
 CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",

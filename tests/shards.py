@@ -9,12 +9,12 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from permafrost.cache.index import Index
-from permafrost.cache.key import Recipe, recipe_key
-from permafrost.cache.layout import CacheLayout, open_cache, open_feature_set_folder
-from permafrost.cache.shard import RowFormat, ShardWriter
-from permafrost.cache.store import FeatureSet, split_digests
-from permafrost.cache.view import ViewImages, ViewLayer, write_view
+from permafrost.cache.shards.writer import RowFormat, ShardWriter
+from permafrost.cache.store.featureset import FeatureSet, split_digests
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv", "pooling": "none"}
 KEY = recipe_key(RECIPE)

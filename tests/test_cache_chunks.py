@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import xxhash
 from numpy.typing import NDArray
-from permafrost.cache.chunks import find_chunks
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.gather import StoredRows, gather_rows
-from permafrost.cache.shard import RowFormat, ShardWriter
-from permafrost.cache.store import RowLocations
+from permafrost.cache.hdf5.chunks import find_chunks
+from permafrost.cache.shards.gather import StoredRows, gather_rows
+from permafrost.cache.shards.writer import RowFormat, ShardWriter
+from permafrost.cache.store.featureset import RowLocations
 
 KEY = "ab12"
 N_ROWS = 23
@@ -27,9 +27,9 @@ SHAPES = [(), (3,), (2, 3), (16,), (40,), (3, 7, 2), (2, 2, 3, 5), (3, 1, 40)]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a shard of a few kilobytes have many chunks, which several threads read."""
-    monkeypatch.setattr("permafrost.cache.shard.CHUNK_BYTES", 64)
-    monkeypatch.setattr("permafrost.cache.shard.LARGEST_CHUNK_BYTES", 64)
-    monkeypatch.setattr("permafrost.cache.raw._THREAD_BYTES", 100)
+    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 64)
+    monkeypatch.setattr("permafrost.cache.shards.writer.LARGEST_CHUNK_BYTES", 64)
+    monkeypatch.setattr("permafrost.cache.hdf5.direct._THREAD_BYTES", 100)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
 
 

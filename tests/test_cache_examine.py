@@ -12,10 +12,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.cache.examine import ShardExam, examine_set, examine_shard, list_set_folders
-from permafrost.cache.key import Recipe, canonical_json, recipe_key
-from permafrost.cache.layout import CacheLayout, open_cache, open_feature_set_folder
-from permafrost.cache.shard import RowFormat, ShardWriter
+from permafrost.cache.shards.writer import RowFormat, ShardWriter
+from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
+from permafrost.cache.upkeep.examine import (
+    ShardExam,
+    examine_set,
+    examine_shard,
+    list_set_folders,
+)
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv", "pooling": "none"}
 KEY = recipe_key(RECIPE)
@@ -26,8 +31,8 @@ SHAPE = (4, 3)
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a shard of a kilobyte have several chunks, of two rows each."""
-    monkeypatch.setattr("permafrost.cache.shard.CHUNK_BYTES", 100)
-    monkeypatch.setattr("permafrost.cache.examine._PIECE_BYTES", 400)
+    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 100)
+    monkeypatch.setattr("permafrost.cache.upkeep.examine._PIECE_BYTES", 400)
 
 
 def make_rows(n: int = N_ROWS, seed: int = 0) -> np.ndarray:
@@ -285,7 +290,7 @@ def test_shards_that_are_replaced_meanwhile_are_followed(
             old.unlink()
         return exam
 
-    monkeypatch.setattr("permafrost.cache.examine.examine_shard", examine_then_replace)
+    monkeypatch.setattr("permafrost.cache.upkeep.examine.examine_shard", examine_then_replace)
     exam = examine_set(layout, folder)
     assert [shard.path.name for shard in exam.shards] == names[1:2] == names[2:]
     assert all(shard.damage is None for shard in exam.shards)

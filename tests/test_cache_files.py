@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from permafrost.cache.files import (
+from permafrost.cache.disk.owners import Owner
+from permafrost.cache.disk.publish import (
     published,
     remove_durably,
     remove_orphans,
     temporary_folder,
     temporary_path,
 )
-from permafrost.cache.owners import Owner
 
 DEAD_PID = 2**22 + 1  # beyond what Linux gives
 

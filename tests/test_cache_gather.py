@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permafrost.cache import gather
-from permafrost.cache.gather import StoredRows, gather_rows
-from permafrost.cache.index import Index
-from permafrost.cache.key import recipe_key
-from permafrost.cache.layout import open_cache, open_feature_set_folder
-from permafrost.cache.shard import RowFormat, ShardWriter
-from permafrost.cache.store import FeatureSet, split_digests
+from permafrost.cache.shards import gather
+from permafrost.cache.shards.gather import StoredRows, gather_rows
+from permafrost.cache.shards.writer import RowFormat, ShardWriter
+from permafrost.cache.store.featureset import FeatureSet, split_digests
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import open_cache, open_feature_set_folder
+from permafrost.cache.store.recipe import recipe_key
 
 RECIPE = {"backbone": "b", "layer": "l", "pooling": "none"}
 DIGESTS = np.random.default_rng(0).integers(1, 255, (40, 32), dtype=np.uint8)

@@ -10,13 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
-from permafrost.cache.index import Index, IndexedFile
+from permafrost.cache.store.index import Index, IndexedFile
 
 ROOT = Path(__file__).parent.parent
 _WRITER = """
 import sys, time
 from pathlib import Path
-from permafrost.cache.index import Index, IndexedFile
+from permafrost.cache.store.index import Index, IndexedFile
 time.sleep(float(sys.argv[3]) - time.time())
 with Index(Path(sys.argv[1])) as index:
     index.add_files([IndexedFile(sys.argv[2], "print", bytes(32))])
@@ -48,7 +48,7 @@ def test_runs_that_start_at_once_make_one_index(tmp_path: Path) -> None:
 def test_an_index_that_stays_locked_is_done_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("permafrost.cache.index._LOCK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr("permafrost.cache.store.index._LOCK_TIMEOUT_S", 0.05)
     path = tmp_path / "index.sqlite"
     with Index(path) as index:
         blocker = sqlite3.connect(path, isolation_level=None)

@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 
 import pytest
-from permafrost.cache import leases as module
-from permafrost.cache.leases import Leases
-from permafrost.cache.owners import Owner, name_host
+from permafrost.cache.disk.owners import Owner, name_host
+from permafrost.cache.store import leases as module
+from permafrost.cache.store.leases import Leases
 
 ROOT = Path(__file__).parent.parent
 A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from permafrost.cache.leases import Leases
+from permafrost.cache.store.leases import Leases
 with Leases(Path(sys.argv[1]), ["k"]) as leases:
     with leases.choosing():
         leases.hold([bytes([1]) * 32], waiting=False)

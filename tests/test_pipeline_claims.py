@@ -13,16 +13,16 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from permafrost.cache.index import Index
-from permafrost.cache.layout import open_cache
-from permafrost.cache.leases import Leases
-from permafrost.cache.shard import RowFormat, read_digests
-from permafrost.cache.store import FeatureSet, split_digests
-from permafrost.pipeline.claims import Claims
-from permafrost.pipeline.loading import BatchTask, LoadedBatch
-from permafrost.pipeline.plan import plan_extraction
-from permafrost.pipeline.writing import ActivationWriter
-from permafrost.stages.layers import LayerSpec
+from permafrost.cache.shards.writer import RowFormat, read_digests
+from permafrost.cache.store.featureset import FeatureSet, split_digests
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.leases import Leases
+from permafrost.pipeline.extraction.claims import Claims
+from permafrost.pipeline.extraction.writer import ActivationWriter
+from permafrost.pipeline.forward.loader import BatchTask, LoadedBatch
+from permafrost.pipeline.planning.missing import plan_extraction
+from permafrost.stages.backbones.layers import LayerSpec
 
 DIGESTS = [random.Random(number).randbytes(32) for number in range(300)]
 BATCH_SIZE = 4
@@ -143,9 +143,9 @@ def test_runs_at_once_compute_each_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Whatever of the images each of them wants, and in whatever order."""
-    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
     # However slow the machine: without the lock, some may be computed twice.
-    monkeypatch.setattr("permafrost.cache.leases.LOCK_TIMEOUT_S", 60.0)
+    monkeypatch.setattr("permafrost.cache.store.leases.LOCK_TIMEOUT_S", 60.0)
     chance = random.Random(seed)
     samples = [chance.sample(DIGESTS, chance.randint(100, 300)) for _ in range(4)]
     runs = [Run(tmp_path / "cache", sample) for sample in samples]
@@ -178,7 +178,7 @@ def test_of_layers_that_others_computed_meanwhile_no_row_is_stored_twice(tmp_pat
 def test_what_a_dead_run_held_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
     stopped, run = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
     polls: list[int] = []
     with stopped.claims() as (claims, _):
@@ -187,7 +187,7 @@ def test_what_a_dead_run_held_is_taken_over(
         def give_up(n: int) -> None:
             polls.append(n)
             if later.describe():
-                monkeypatch.setattr("permafrost.cache.leases.EXPIRES_S", -1.0)
+                monkeypatch.setattr("permafrost.cache.store.leases.EXPIRES_S", -1.0)
 
         with run.claims() as (later, writer):
             for tasks in later.rounds(give_up):
@@ -202,8 +202,8 @@ def test_what_a_dead_run_held_is_taken_over(
 def test_a_run_that_does_not_move_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
-    monkeypatch.setattr("permafrost.pipeline.claims.PATIENCE_S", 0.1)
+    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.extraction.claims.PATIENCE_S", 0.1)
     stuck, run = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
     with stuck.claims() as (claims, _):
         next(next(claims.rounds(ignore)))
@@ -214,7 +214,7 @@ def test_a_run_that_does_not_move_is_given_up(
 def test_an_image_that_another_run_could_not_decode_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
     first, second = Run(tmp_path / "cache", DIGESTS[:8]), Run(tmp_path / "cache", DIGESTS[:8])
     with first.claims() as (claims, writer), second.claims() as (later, _):
         for tasks in claims.rounds(ignore):

@@ -18,7 +18,7 @@ from tests.conftest import Answer, Command
 ROOT = Path(__file__).parent.parent
 _LIGHTLY = """
 import sys
-from permafrost.pipeline.cli import main
+from permafrost.pipeline.cli.main import main
 try:
     status = main(sys.argv[1:])
 except SystemExit as stop:
@@ -253,7 +253,7 @@ def test_a_folder_called_like_a_backbone_is_not_read(
     (tmp_path / "random").mkdir()
     (tmp_path / "mobilenet").mkdir()
     monkeypatch.setattr(
-        "permafrost.pipeline.backbones.hash_path", None
+        "permafrost.pipeline.planning.backbone.hash_path", None
     )  # Calling it would be a bug.
     monkeypatch.chdir(tmp_path)
     options = ["--weights", "random", "--size", "32", "--json"]

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 import yaml
-from permafrost.pipeline.cli import main
-from permafrost.pipeline.config import read_experiment
+from permafrost.pipeline.cli.main import main
+from permafrost.pipeline.experiments.schema import read_experiment
 from permafrost.pipeline.options import RunOptions
 
 GOOD = {

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.pipeline.decoding import FastDecoding
+from permafrost.pipeline.forward.fast_decoding import FastDecoding
 from PIL import Image
 
 from tests.conftest import LAYERS, SIZE, Command, write_photos
@@ -23,7 +23,7 @@ def large_photos(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def worthwhile_at_any_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what is recommended depend on the images alone, not on the machine's mood."""
-    monkeypatch.setattr("permafrost.pipeline.decoding._WORTHWHILE", 0)
+    monkeypatch.setattr("permafrost.pipeline.forward.fast_decoding._WORTHWHILE", 0)
 
 
 def read(file: Path) -> np.ndarray:
@@ -96,7 +96,7 @@ def test_the_summary_recommends_fast_where_it_saves_a_share_of_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.results._NOTICEABLE", noticeable)
+    monkeypatch.setattr("permafrost.pipeline.extraction.results._NOTICEABLE", noticeable)
     monkeypatch.setattr(FastDecoding, "count_saved_s", lambda _self, n_images: float(n_images))
     out = ("--out", tmp_path / "features.h5")
     assert ("--decode fast: " in command("extract", *asked, *out).out) == (noticeable == 0)
@@ -111,5 +111,5 @@ def test_what_fast_saves_is_counted_in_seconds_of_one_core() -> None:
 def test_nothing_is_recommended_that_is_hardly_faster(
     command: Command, asked: tuple[object, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.decoding._WORTHWHILE", 1e9)
+    monkeypatch.setattr("permafrost.pipeline.forward.fast_decoding._WORTHWHILE", 1e9)
     assert command("plan", *asked, "--json").figures["fast_decoding"] is None

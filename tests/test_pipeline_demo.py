@@ -12,10 +12,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from permafrost.pipeline.arguments import build_parser
-from permafrost.pipeline.config import read_experiment
-from permafrost.pipeline.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
-from permafrost.pipeline.results import ExtractSummary
+from permafrost.pipeline.cli.parser import build_parser
+from permafrost.pipeline.experiments.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
+from permafrost.pipeline.experiments.schema import read_experiment
+from permafrost.pipeline.extraction.results import ExtractSummary
 
 ROOT = Path(__file__).parent.parent
 LOGREG = "logistic regression on frozen features"
@@ -67,7 +67,7 @@ def test_the_second_dataset_computes_nothing(demo: DemoRun) -> None:
 
 
 def test_plain_h5py_reads_what_plain_keras_would_compute(demo: DemoRun) -> None:
-    from permafrost.stages.start import start_tensorflow
+    from permafrost.stages.frameworks.start import start_tensorflow
 
     start_tensorflow()
     import keras

@@ -13,9 +13,9 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
-from permafrost.pipeline.cli import main
-from permafrost.pipeline.config import read_experiment
-from permafrost.pipeline.experiment import list_fits
+from permafrost.pipeline.cli.main import main
+from permafrost.pipeline.experiments.run import list_fits
+from permafrost.pipeline.experiments.schema import read_experiment
 from permafrost.pipeline.options import RunOptions
 from PIL import Image
 from sklearn.datasets import load_sample_image
@@ -46,7 +46,7 @@ def write_crops(root, *, n_each):
 
 
 def write_backbone(file, *, seed):
-    from permafrost.stages.start import start_tensorflow
+    from permafrost.stages.frameworks.start import start_tensorflow
 
     start_tensorflow()
     import keras
@@ -228,7 +228,7 @@ def test_a_second_run_fits_and_computes_nothing(place, run):
 def run_without_tensorflow():
     """Run the experiment in a process of its own, which fails if it imports TensorFlow."""
     code = (
-        "import sys\nfrom permafrost.pipeline.cli import main\n"
+        "import sys\nfrom permafrost.pipeline.cli.main import main\n"
         "status = main(['run', 'experiment.yaml'])\n"
         "sys.exit(status or 'tensorflow' in sys.modules or 'keras' in sys.modules)"
     )
@@ -332,7 +332,7 @@ def test_a_damaged_result_is_made_again(place, run, name, content):
 
 
 def test_an_interrupted_run_keeps_the_heads_that_were_finished(fresh, run, monkeypatch, capsys):
-    from permafrost.pipeline.experiment import fit
+    from permafrost.pipeline.experiments.run import fit
 
     n_fitted = 0
 
@@ -344,7 +344,7 @@ def test_an_interrupted_run_keeps_the_heads_that_were_finished(fresh, run, monke
         return fit(options)
 
     with monkeypatch.context() as patch:
-        patch.setattr("permafrost.pipeline.experiment.fit", fit_two)
+        patch.setattr("permafrost.pipeline.experiments.run.fit", fit_two)
         assert call_main("run", "experiment.yaml") == 143
     assert "interrupted" in capsys.readouterr().err
     assert not (fresh / "runs" / "summary.json").exists()

@@ -19,7 +19,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from permafrost.pipeline.cli import main
+from permafrost.pipeline.cli.main import main
 from PIL import Image
 
 from tests.conftest import Answer, Command, write_model, write_photos
@@ -203,7 +203,7 @@ def test_an_exported_model_says_what_its_outputs_stand_for(home: Path) -> None:
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
     """Which backbones are loaded for which layers."""
-    from permafrost.pipeline import extract as module
+    from permafrost.pipeline.extraction import extract as module
 
     loaded: list[tuple[str, tuple[str, ...]]] = []
     compute = module.compute_missing

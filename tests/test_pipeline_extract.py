@@ -15,10 +15,10 @@ import h5py
 import numpy as np
 import pytest
 from permafrost.cache.errors import MissingShardError
-from permafrost.cache.features import Features
-from permafrost.pipeline.loading import choose_ahead
+from permafrost.cache.views.features import Features
+from permafrost.pipeline.forward.loader import choose_ahead
 from permafrost.pipeline.options import RunOptions
-from permafrost.pipeline.plan import choose_batch_size
+from permafrost.pipeline.planning.missing import choose_batch_size
 from PIL import Image
 
 from tests.conftest import SIZE, Command, write_model, write_photos
@@ -136,7 +136,7 @@ def test_nothing_is_computed_twice(
     renamed = photos.rename(tmp_path / "moved/elsewhere")
     shutil.copy(renamed / "china/0000.jpg", renamed / "flower/copy.jpg")
     monkeypatch.setattr(
-        "permafrost.pipeline.extract.compute_missing", None
+        "permafrost.pipeline.extraction.extract.compute_missing", None
     )  # Calling it would be a bug.
     again = extract(images=renamed).figures
     assert (again["images"], again["computed"], again["reused"], again["failed"]) == (14, 0, 13, 1)
@@ -340,7 +340,7 @@ def test_a_scrambled_index_is_replaced(
     extract()
     extract()
     monkeypatch.setattr(
-        "permafrost.pipeline.backbones.Backbone._load", None
+        "permafrost.pipeline.planning.backbone.Backbone._load", None
     )  # Calling it would be a bug.
     assert extract().figures["computed"] == 0
 

@@ -7,7 +7,7 @@ import signal
 import h5py
 import numpy as np
 import pytest
-from permafrost.pipeline.cli import main
+from permafrost.pipeline.cli.main import main
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error, r2_score
@@ -398,7 +398,7 @@ def test_a_fit_that_stops_half_way_vouches_for_nothing(view, fit, command, tmp_p
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("permafrost.pipeline.fit.write_predictions", stop)
+    monkeypatch.setattr("permafrost.pipeline.models.fit.write_predictions", stop)
     status, _, errors = command(
         *("fit", "--features", view, "--layer", LAYER, "--head", "logreg", "--set", "C=9"),
         *("--out", tmp_path / "out"),

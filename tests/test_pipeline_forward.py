@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from permafrost.pipeline.forward import ForwardPass
-from permafrost.pipeline.loading import LoadedBatch
+from permafrost.pipeline.forward.forward_pass import ForwardPass
+from permafrost.pipeline.forward.loader import LoadedBatch
 from permafrost.pipeline.progress import Shares
-from permafrost.stages.engine import HalvingProgram, OutOfMemoryError
+from permafrost.stages.engines.tensorflow_engine import HalvingProgram, OutOfMemoryError
 
 PATIENCE_S = 60.0
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from permafrost.cache.features import Features
-from permafrost.stages.folder import FolderSource
+from permafrost.cache.views.features import Features
+from permafrost.stages.sources.folder import FolderSource
 
 from tests.conftest import Answer, Command, write_photos
 from tests.garbage import collect, is_good
@@ -22,7 +22,7 @@ from tests.litter import strew
 from tests.pictures import encode, photo
 from tests.test_stages_isolation import spoil_codecs, write_trap
 
-# pytest puts its own warning filters in place of those that stages.decode sets once.
+# pytest puts its own warning filters in place of those that stages.decoding.decode sets once.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
 LAYER = "first"
@@ -147,7 +147,7 @@ def test_what_became_a_fifo_since_it_was_looked_at_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     os.mkfifo(tmp_path / "fifo.jpg")
-    monkeypatch.setattr("permafrost.stages.folder.stat_regular", os.stat)
+    monkeypatch.setattr("permafrost.stages.sources.folder.stat_regular", os.stat)
     assert FolderSource(str(tmp_path)).read("fifo.jpg") == b""
 
 
@@ -155,9 +155,9 @@ def test_files_that_change_while_the_run_goes_cost_only_themselves(
     extract: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between hashing and decoding, where the program is built while the first images wait."""
-    import permafrost.pipeline.extract
+    import permafrost.pipeline.extraction.extract
 
-    build = permafrost.pipeline.extract.build_program
+    build = permafrost.pipeline.extraction.extract.build_program
     changes = {name: change for name, change in CHANGES.items() if name != "close" or os.geteuid()}
     # One worker loads three batches ahead; what comes later than these has not been read.
     victims = dict(zip(changes, sorted(photos.rglob("*.jpg"))[4:], strict=False))
@@ -167,7 +167,7 @@ def test_files_that_change_while_the_run_goes_cost_only_themselves(
             changes[name][0](file)
         return build(*arguments)
 
-    monkeypatch.setattr("permafrost.pipeline.extract.build_program", change_and_build)
+    monkeypatch.setattr("permafrost.pipeline.extraction.extract.build_program", change_and_build)
     figures = extract("--batch-size", "1", "--workers", "1").figures
     assert (figures["computed"], figures["failed"]) == (12 - len(victims), len(victims))
     check_failures(
@@ -188,7 +188,9 @@ def test_dask_workers_lose_one_image_too(
     with LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=":0") as cluster:
         figures = extract(*ISOLATED, "--scheduler", cluster.scheduler_address).figures
         running = psutil.Process().children(recursive=True)
-        children = [child for child in running if "permafrost.stages.isolation" in child.cmdline()]
+        children = [
+            child for child in running if "permafrost.stages.decoding.isolation" in child.cmdline()
+        ]
     assert (figures["computed"], figures["failed"]) == (12, 1)
     check_failures(read_failures(tmp_path / "features.h5"), {"crash.gif": "SIGSEGV"})
     assert children

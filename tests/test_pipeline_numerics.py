@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permafrost.cache.features import Features
+from permafrost.cache.views.features import Features
 from PIL import Image
 
 from tests.conftest import Answer, Command, write_model
@@ -18,7 +18,7 @@ N_DARK = 20
 @pytest.fixture(scope="module")
 def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a network whose second layer overflows float32 where an image is bright."""
-    from permafrost.stages.start import start_keras
+    from permafrost.stages.frameworks.start import start_keras
 
     start_keras()
     import keras
@@ -129,7 +129,7 @@ def test_how_far_values_depend_on_the_batch_is_measured_once_and_reported(
 def test_a_network_whose_values_depend_on_the_batch_is_warned_of(
     extract: Command, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from permafrost.stages.start import start_keras
+    from permafrost.stages.frameworks.start import start_keras
 
     start_keras()
     import keras

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.cache.layout import CacheLayout
+from permafrost.cache.store.layout import CacheLayout
 
 from tests.conftest import LAYERS, Command, write_photos
 
@@ -21,11 +21,11 @@ OPTIONS = ("--precision", "bfloat16")
 @pytest.fixture(autouse=True)
 def _any_processor_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "permafrost.pipeline.parity.SAMPLE_IMAGES", 12
+        "permafrost.pipeline.forward.parity.SAMPLE_IMAGES", 12
     )  # All, to compare with the features.
     # Slow where it is emulated, but these networks are small.
     monkeypatch.setattr(
-        "permafrost.pipeline.extract.check_precision", lambda _engine, _precision: None
+        "permafrost.pipeline.extraction.extract.check_precision", lambda _engine, _precision: None
     )
 
 
@@ -116,7 +116,7 @@ def test_values_beyond_a_precisions_range_stop_the_run(
     extract: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(
-        "permafrost.pipeline.parity.measure_errors", lambda *_: [(np.inf, np.inf)] * 2
+        "permafrost.pipeline.forward.parity.measure_errors", lambda *_: [(np.inf, np.inf)] * 2
     )
     answer = extract(*OPTIONS)
     assert answer.status == 2
@@ -127,7 +127,7 @@ def test_values_beyond_a_precisions_range_stop_the_run(
 def test_what_the_machine_lacks_is_one_line_before_any_work(
     extract: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.extract.check_precision", _refuse)
+    monkeypatch.setattr("permafrost.pipeline.extraction.extract.check_precision", _refuse)
     answer = extract("--engine", "openvino")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert "nothing here" in answer.err
@@ -179,7 +179,7 @@ def test_keras_on_another_backend_never_loads_tensorflow(
     pytest.importorskip(backend)
     code = """
 import sys
-from permafrost.pipeline.cli import main
+from permafrost.pipeline.cli.main import main
 sys.modules["tensorflow"] = None  # As if it were not installed.
 sys.exit(main())
 """

@@ -10,7 +10,7 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from permafrost.pipeline.cli import main
+from permafrost.pipeline.cli.main import main
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from sklearn.linear_model import LogisticRegression
@@ -35,7 +35,7 @@ def write_crops(root, *, start, n_each, flat=False):
 
 
 def write_backbone(file, *, seed=0, last="last"):
-    from permafrost.stages.start import start_tensorflow
+    from permafrost.stages.frameworks.start import start_tensorflow
 
     start_tensorflow()
     import keras
@@ -211,7 +211,7 @@ def test_predict_from_the_cache_never_imports_tensorflow(home, place, predicted)
         *("--out", place / "again.csv", "--cache", place / "cache"),
     ]
     code = (
-        "import sys\nfrom permafrost.pipeline.cli import main\n"
+        "import sys\nfrom permafrost.pipeline.cli.main import main\n"
         f"status = main({list(map(str, arguments))!r})\n"
         "sys.exit(status or ('tensorflow' in sys.modules) or ('keras' in sys.modules))"
     )
@@ -245,7 +245,7 @@ def test_nothing_but_the_predictions_is_left_beside_them(place, predicted, predi
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("permafrost.pipeline.predict.write_predictions", stop)
+    monkeypatch.setattr("permafrost.pipeline.models.predict.write_predictions", stop)
     status, _, errors = predict(out=place / "stopped" / "new.csv")
     assert (status, errors.count("\n")) == (143, 1)
     assert list((place / "stopped").iterdir()) == []

@@ -12,10 +12,10 @@ import h5py
 import numpy as np
 import pytest
 from permafrost.cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
+from permafrost.pipeline.api.reader import FeatureReader
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.extract import extract as run_extract
+from permafrost.pipeline.extraction.extract import extract as run_extract
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
-from permafrost.pipeline.reading import FeatureReader
 from permafrost.stages.errors import InputError, UnknownNameError
 
 from permafrost import open_features
@@ -41,7 +41,7 @@ def shards_of_small_chunks(backbone: Path, tmp_path_factory: pytest.TempPathFact
         cache=home / "cache",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("permafrost.cache.shard.CHUNK_BYTES", 1024)
+        patch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 1024)
         for n_each in (70, 190, 300):
             write_photos(home / "photos", n_each=n_each, side=36)
             run_extract(options, home / "features.h5")
@@ -51,8 +51,8 @@ def shards_of_small_chunks(backbone: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def large(shards_of_small_chunks: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have that view read 16 kB at a time."""
-    monkeypatch.setattr("permafrost.cache.shard.CHUNK_BYTES", 1024)
-    for module in ("permafrost.pipeline.lazy", "permafrost.pipeline.batches"):
+    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 1024)
+    for module in ("permafrost.pipeline.api.lazy_rows", "permafrost.pipeline.api.batches"):
         monkeypatch.setattr(f"{module}.READ_BYTES", 16 * 1024)
     return shards_of_small_chunks
 
@@ -304,7 +304,7 @@ def test_a_layer_too_wide_for_a_table_is_refused(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("pandas")
-    monkeypatch.setattr("permafrost.pipeline.reading.MAX_TABLE_COLUMNS", 1799)
+    monkeypatch.setattr("permafrost.pipeline.api.reader.MAX_TABLE_COLUMNS", 1799)
     with open_features(file) as features, pytest.raises(InputError, match="1,800 values an image"):
         features.to_dataframe("first")
 

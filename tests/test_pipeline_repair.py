@@ -24,7 +24,7 @@ ROW_BYTES = 7200
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("permafrost.cache.shard.CHUNK_BYTES", ROWS_PER_CHUNK * ROW_BYTES)
+    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", ROWS_PER_CHUNK * ROW_BYTES)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def test_a_damaged_shard_comes_back_under_its_name_with_its_values(
 
 
 def test_without_damage_no_program_is_built(filled: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("permafrost.pipeline.recompute.build_program", None)
+    monkeypatch.setattr("permafrost.pipeline.upkeep.recompute.build_program", None)
     assert filled.repair().figures == {
         "damaged": [], "repaired": [], "recomputed": 0, "dropped": [], "left": [],
     }  # fmt: skip

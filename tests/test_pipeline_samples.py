@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from permafrost.cache.errors import NotAViewError
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.samples import FeatureFiles, read_labels
+from permafrost.pipeline.models.rows import FeatureFiles, read_labels
 from permafrost.stages.errors import InputError
 from sklearn.datasets import load_digits
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.cache.shard import RowFormat, ShardWriter
+from permafrost.cache.shards.writer import RowFormat, ShardWriter
 
 from tests.conftest import Answer, Command, write_photos
 
@@ -80,7 +80,7 @@ def test_a_share_of_every_set_is_computed_of_the_same_images(
     more = write_photos(tmp_path / "more", n_each=14)
     assert extract(images=more, layers="first").status == 0
     loaded: list[int] = []
-    from permafrost.pipeline import loading
+    from permafrost.pipeline.forward import loader as loading
 
     load = loading.load_batch
     monkeypatch.setattr(

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from permafrost.pipeline.configurations import Configuration, HeadGrid, split_values
-from permafrost.pipeline.journal import FoldRecord, Journal
-from permafrost.pipeline.leaderboard import rank, write_folds
-from permafrost.stages.folds import Fold
+from permafrost.pipeline.sweeps.grid import Configuration, HeadGrid, split_values
+from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
+from permafrost.pipeline.sweeps.leaderboard import rank, write_folds
+from permafrost.stages.evaluation.folds import Fold
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import PredefinedSplit, cross_val_score
@@ -484,7 +484,7 @@ def test_nothing_to_do_loads_nothing_heavy(view, sweep, tmp_path):
     options = ["--layers", "late:avg", "--heads", "logreg,mlp", "--set", "epochs=1", "--cv", "2"]
     sweep(view, *options)
     code = (
-        "import sys; from permafrost.pipeline.cli import main; status = main(sys.argv[1:]);"
+        "import sys; from permafrost.pipeline.cli.main import main; status = main(sys.argv[1:]);"
         "print(*{'tensorflow', 'keras', 'distributed', 'skops'} & set(sys.modules));"
         "sys.exit(status)"
     )

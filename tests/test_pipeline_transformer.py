@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.extract import UnreadableError
+from permafrost.pipeline.extraction.extract import UnreadableError
 from permafrost.stages.errors import InputError, UnknownNameError
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -52,7 +52,9 @@ def classes(paths: list[Path]) -> list[str]:
 
 @pytest.fixture
 def forbid_computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    return lambda: monkeypatch.setattr("permafrost.pipeline.extract.compute_missing", None)
+    return lambda: monkeypatch.setattr(
+        "permafrost.pipeline.extraction.extract.compute_missing", None
+    )
 
 
 def compute_with_keras(backbone: Path, paths: list[Path], layer: str) -> np.ndarray:
@@ -120,7 +122,7 @@ def test_what_was_computed_once_is_read_in_any_order_and_from_any_folder(
 def test_images_that_come_one_by_one_build_the_program_once(
     make: Make, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from permafrost.stages.engine import Program
+    from permafrost.stages.engines.tensorflow_engine import Program
 
     built, build = [], Program.__init__
     monkeypatch.setattr(

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permafrost.cache.features import Features
-from permafrost.cache.layout import CacheLayout
-from permafrost.cache.verify import verify_cache
-from permafrost.stages.manifest import Manifest, write_manifest
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.upkeep.verify import verify_cache
+from permafrost.cache.views.features import Features
+from permafrost.stages.datasets.manifest import Manifest, write_manifest
 
 from tests.resilience import upkeep
 from tests.shards import (
@@ -34,13 +34,13 @@ N_ROWS = 200
 # Merges shards of ever more rows, and drops what is there twice, for a second.
 _UPKEEP = """
 import sys, time
-import permafrost.pipeline.writing
-from permafrost.pipeline.cli import main
+import permafrost.pipeline.extraction.writer
+from permafrost.pipeline.cli.main import main
 cache, row_bytes, manifest = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 end_s = time.monotonic() + 1
 while time.monotonic() < end_s:
     for n_rows in (7, 30, 1000):
-        permafrost.pipeline.writing.SHARD_BYTES = n_rows * row_bytes
+        permafrost.pipeline.extraction.writer.SHARD_BYTES = n_rows * row_bytes
         assert main(["compact", "--cache", cache]) == 0
     unused = ["--unused-by", *manifest] if manifest else []
     assert main(["gc", "--cache", cache, *unused]) == 0
@@ -50,7 +50,7 @@ _READER = """
 import sys
 from pathlib import Path
 import numpy as np
-from permafrost.cache.features import Features
+from permafrost.cache.views.features import Features
 view, expected, stop = sys.argv[1], np.load(sys.argv[2]), Path(sys.argv[3])
 random, n_reads = np.random.default_rng(int(sys.argv[4])), 0
 with Features(Path(view)) as kept_open:
@@ -68,7 +68,7 @@ print(n_reads)
 _VERIFIER = """
 import sys
 from pathlib import Path
-from permafrost.pipeline.cli import main
+from permafrost.pipeline.cli.main import main
 n_runs = 0
 while not Path(sys.argv[2]).exists():
     assert main(["verify", "--cache", sys.argv[1]]) == 0
@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, command: st
 def test_what_the_commands_load_is_light(tmp_path: Path) -> None:
     write_set(tmp_path / "cache", [[0], [1]])
     code = (
-        "import sys, json; from permafrost.pipeline.cli import main\n"
+        "import sys, json; from permafrost.pipeline.cli.main import main\n"
         "for command in ('verify', 'gc', 'compact'):\n"
         "    assert main([command, '--cache', sys.argv[1]]) == 0\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"

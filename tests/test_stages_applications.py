@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.applications import imagenet_utils
-from permafrost.stages.applications import (
+from permafrost.stages.backbones.applications import (
     APPLICATIONS,
     BackboneName,
     family_preprocess,
     parse_backbone,
 )
+from permafrost.stages.engines.tracing import preprocess
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.tracing import preprocess
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)
 EVERY = pytest.mark.parametrize("name", APPLICATIONS)

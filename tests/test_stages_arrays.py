@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permafrost.stages import arrays
-from permafrost.stages.archive import ArchiveSource, load_members
-from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.datasets.labels import build_manifest
+from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.errors import InputError
-from permafrost.stages.labels import build_manifest
-from permafrost.stages.source import hash_images, open_source
+from permafrost.stages.sources import npz as arrays
+from permafrost.stages.sources.archive import ArchiveSource, load_members
+from permafrost.stages.sources.source import hash_images, open_source
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 

@@ -13,12 +13,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from permafrost.stages.applications import parse_backbone
-from permafrost.stages.backbone import BackboneRequest, load_backbone
-from permafrost.stages.engine import Program
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.layers import BackboneCard, LayerSpec
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tracing import ProgramSpec
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
-from permafrost.stages.layers import BackboneCard, LayerSpec
-from permafrost.stages.tracing import ProgramSpec
 
 SIDE = 32
 MOBILENET = "mobilenet(alpha=0.25,classes=7)"
@@ -91,8 +91,8 @@ def run_fresh(code, **options):
 
 def test_names_and_digests_are_the_same_in_every_process_whatever_it_built_before():
     lines = run_fresh(f"""
-from permafrost.stages.applications import parse_backbone
-from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 for name, size in [({MOBILENET!r}, 32), ("mobilenet_v3_small", 32)]:
     backbone = parse_backbone(name)
     request = BackboneRequest(backbone=backbone, weights="random", size=(size, size))
@@ -232,8 +232,8 @@ def test_imagenet_weights_that_cannot_be_had_are_named_with_their_folder(tmp_pat
 import socket
 def refuse(*_, **__): raise OSError("no network")
 socket.getaddrinfo = socket.create_connection = refuse
-from permafrost.stages.applications import parse_backbone
-from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import WeightsError
 try:
     load_backbone(BackboneRequest(backbone=parse_backbone("mobilenet(alpha=0.25)")))

@@ -8,12 +8,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from permafrost.stages.budget import Budget
-from permafrost.stages.crossfit import Candidate, FoldOutputs, Trial, collect_outputs, cross_fit
-from permafrost.stages.folds import Fold
+from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
+from permafrost.stages.evaluation.crossfit import (
+    Candidate,
+    FoldOutputs,
+    Trial,
+    collect_outputs,
+    cross_fit,
+)
+from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import parse_settings
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.targets import CLASSIFICATION, Targets
+from permafrost.stages.matrices.budget import Budget
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
@@ -78,7 +84,7 @@ def predict_plainly(features: np.ndarray, strength: float) -> np.ndarray:
 def test_outputs_are_those_of_scikit_learn_on_each_fold(
     is_wide: bool, n_jobs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.stages.budget.SMALL", 0)
+    monkeypatch.setattr("permafrost.stages.matrices.budget.SMALL", 0)
     features = widen(FEATURES) if is_wide else FEATURES
     trial = plan(features, n_jobs=n_jobs, scratch=tmp_path)
     strengths = (0.001, 0.1)

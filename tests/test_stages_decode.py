@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from permafrost.stages.decode import (
+from permafrost.stages.decoding.decode import (
     RESIZE_METHODS,
     RESIZE_MODES,
     Decoded,
     DecodeSpec,
     decode_image,
 )
+from permafrost.stages.decoding.formats import FORMATS
 from permafrost.stages.errors import ImageError, InputError, UnknownNameError
-from permafrost.stages.imagefile import FORMATS
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
@@ -35,7 +35,7 @@ from tests.pictures import (
     png,
 )
 
-# pytest puts its own warning filters in place of those that stages.decode sets once.
+# pytest puts its own warning filters in place of those that stages.decoding.decode sets once.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
 SPEC = DecodeSpec(height=32, width=48)
@@ -324,7 +324,7 @@ def test_eight_threads_give_what_one_gives() -> None:
 def test_nothing_is_written_to_stderr_and_no_other_format_is_imported() -> None:
     script = """
 import sys
-from permafrost.stages.decode import *
+from permafrost.stages.decoding.decode import *
 from permafrost.stages.errors import ImageError
 for data in eval(sys.stdin.read()):
     try:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permafrost.stages.digits import Digits, load_digits, write_digits
+from permafrost.pipeline.experiments.digits import Digits, load_digits, write_digits
 from PIL import Image
 from sklearn import datasets
 

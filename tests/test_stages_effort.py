@@ -7,15 +7,15 @@ import struct
 
 import numpy as np
 import pytest
-from permafrost.stages.decode import DecodeSpec, decode_image
-from permafrost.stages.effort import check_scans
+from permafrost.stages.decoding.decode import DecodeSpec, decode_image
+from permafrost.stages.decoding.limits import check_scans
 from permafrost.stages.errors import ImageError
 from PIL import Image
 
 from tests.garbage import collect, flood
 from tests.pictures import encode, photo, write_jpeg, write_tiff
 
-# pytest puts its own warning filters in place of those that stages.decode sets once.
+# pytest puts its own warning filters in place of those that stages.decoding.decode sets once.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
 SPEC = DecodeSpec(height=32, width=32)

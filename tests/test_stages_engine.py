@@ -13,16 +13,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
-from permafrost.stages.applications import APPLICATIONS, parse_backbone
-from permafrost.stages.backbone import BackboneRequest, load_backbone
-from permafrost.stages.decode import DecodeSpec, decode_image
-from permafrost.stages.engine import HalvingProgram, OutOfMemoryError, Program, SharedPrograms
+from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone
+from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec, parse_layer_specs
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.backbones.network import KerasNetwork
+from permafrost.stages.decoding.decode import DecodeSpec, decode_image
+from permafrost.stages.engines.support import configure_session
+from permafrost.stages.engines.tensorflow_engine import (
+    HalvingProgram,
+    OutOfMemoryError,
+    Program,
+    SharedPrograms,
+)
+from permafrost.stages.engines.tracing import ProgramSpec, trace_program
 from permafrost.stages.errors import StageError, UnknownNameError
-from permafrost.stages.layers import LayerSpec, parse_layer_spec, parse_layer_specs
-from permafrost.stages.network import KerasNetwork
-from permafrost.stages.precision import configure_session
-from permafrost.stages.shortcuts import NO_SHORTCUTS
-from permafrost.stages.tracing import ProgramSpec, trace_program
+from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 from PIL import Image
 from sklearn.datasets import load_sample_image
 
@@ -397,7 +402,7 @@ def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPa
         config.device_count["CPU"] = 2  # They stand for two GPUs.
         return config
 
-    monkeypatch.setattr("permafrost.stages.engine.configure_session", configure)
+    monkeypatch.setattr("permafrost.stages.engines.tensorflow_engine.configure_session", configure)
     network = KerasNetwork(keras.Sequential([kl.Input((SIDE, SIDE, 3)), kl.Conv2D(4, 3, name="c")]))
     network.size = (SIDE, SIDE)
     spec = ProgramSpec(layers=(LayerSpec("c"),), preprocess="none")

@@ -14,17 +14,22 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from permafrost.stages.applications import PREPROCESS_MODES, parse_backbone
-from permafrost.stages.backbone import BackboneRequest, load_backbone
-from permafrost.stages.engine import Program
+from permafrost.stages.backbones.applications import PREPROCESS_MODES, parse_backbone
+from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.backbones.network import KerasNetwork
+from permafrost.stages.datasets.targets import Targets
+from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tracing import ProgramSpec
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.export import RECORD_NAME, ExportPart, build_classifier, save_classifier
+from permafrost.stages.export.classifier import (
+    RECORD_NAME,
+    ExportPart,
+    build_classifier,
+    save_classifier,
+)
 from permafrost.stages.heads import HEADS, LinearForm, fit_head, parse_settings
-from permafrost.stages.layers import parse_layer_spec
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.network import KerasNetwork
-from permafrost.stages.targets import Targets
-from permafrost.stages.tracing import ProgramSpec
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from scipy.special import softmax
 from sklearn.datasets import load_sample_image
 from sklearn.linear_model import LogisticRegression

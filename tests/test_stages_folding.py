@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from permafrost.stages.start import start_tensorflow
+from permafrost.stages.frameworks.start import start_tensorflow
 
 start_tensorflow()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from keras import layers  # noqa: E402
-from permafrost.stages.engine import Program  # noqa: E402
-from permafrost.stages.folding import folding_normalizations  # noqa: E402
-from permafrost.stages.layers import LayerSpec  # noqa: E402
-from permafrost.stages.network import KerasNetwork  # noqa: E402
-from permafrost.stages.shortcuts import NO_SHORTCUTS, TOLERANCE, Shortcuts, draw_probe  # noqa: E402
-from permafrost.stages.tracing import ProgramSpec  # noqa: E402
+from permafrost.stages.backbones.layers import LayerSpec  # noqa: E402
+from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
+from permafrost.stages.engines.tensorflow_engine import Program  # noqa: E402
+from permafrost.stages.engines.tracing import ProgramSpec  # noqa: E402
+from permafrost.stages.shortcuts.batchnorm import folding_normalizations  # noqa: E402
+from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, TOLERANCE, Shortcuts, draw_probe  # noqa: E402
 
 SIZE = 12
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 3), np.uint8)

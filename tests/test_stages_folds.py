@@ -4,10 +4,10 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from permafrost.stages.datasets.groups import join_groups
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from permafrost.stages.errors import InputError
-from permafrost.stages.folds import make_folds
-from permafrost.stages.groups import join_groups
-from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from permafrost.stages.evaluation.folds import make_folds
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.model_selection import StratifiedGroupKFold
 

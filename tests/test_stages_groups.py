@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import pytest
-from permafrost.stages.groups import find_group_column, join_groups
+from permafrost.stages.datasets.groups import find_group_column, join_groups
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 

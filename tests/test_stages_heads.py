@@ -9,12 +9,12 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import skops.io
+from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError, UnknownNameError
 from permafrost.stages.heads import HEADS, check_task, fit_head, load_head, parse_settings
 from permafrost.stages.heads.linear import LogregSettings
-from permafrost.stages.heads.mlp import MlpSettings
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.targets import Targets
+from permafrost.stages.heads.mlp.head import MlpSettings
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.heads import HEADS, fit_estimator, fit_head, parse_settings
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.reduction import ScaledRows
-from permafrost.stages.targets import Targets
+from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.matrices.reduction import ScaledRows
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier

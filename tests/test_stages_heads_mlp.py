@@ -8,11 +8,11 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError, UnknownNameError
 from permafrost.stages.heads import fit_head, load_head, parse_settings
-from permafrost.stages.heads.mlp import choose_held_out
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.targets import Targets
+from permafrost.stages.heads.mlp.head import choose_held_out
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, log_loss, r2_score

@@ -6,8 +6,8 @@ import tracemalloc
 import numpy as np
 import pytest
 from permafrost.stages.errors import InputError
-from permafrost.stages.heads.stream import learn_columns, leave_for_rows, open_stream
-from permafrost.stages.matrix import ArrayMatrix
+from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.matrices.stream import learn_columns, leave_for_rows, open_stream
 from sklearn.preprocessing import StandardScaler
 
 N_ROWS, N_FEATURES = 3000, 500

@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from permafrost.stages.decode import DecodeSpec, decode_image
+from permafrost.stages.decoding.decode import DecodeSpec, decode_image
+from permafrost.stages.decoding.isolation import IsolatedDecoder, Isolation, decode_isolated
 from permafrost.stages.errors import DecoderError, ImageError, InputError
-from permafrost.stages.isolation import IsolatedDecoder, Isolation, decode_isolated
 
 from tests.garbage import collect, read_as_keras
 from tests.pictures import encode, exif, photo, png
 from tests.test_house import HEAVY
 
 ROOT = Path(__file__).parent.parent
-# pytest puts its own warning filters in place of those that stages.decode sets once.
+# pytest puts its own warning filters in place of those that stages.decoding.decode sets once.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
 SPEC = DecodeSpec(height=32, width=32, resize="nearest")
@@ -43,7 +43,7 @@ def spoil_codecs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "sitecustomize.py").write_text(
         """
 import sys
-if "permafrost.stages.isolation" in sys.orig_argv:
+if "permafrost.stages.decoding.isolation" in sys.orig_argv:
     import ctypes, os, time
     from PIL.GifImagePlugin import GifImageFile
     load = GifImageFile.load
@@ -220,8 +220,8 @@ def test_a_child_that_cannot_start_is_told_once_and_plainly(
 
 _OWNER = """
 import sys, threading
-from permafrost.stages.decode import DecodeSpec
-from permafrost.stages.isolation import IsolatedDecoder, Isolation
+from permafrost.stages.decoding.decode import DecodeSpec
+from permafrost.stages.decoding.isolation import IsolatedDecoder, Isolation
 decoder = IsolatedDecoder(Isolation(timeout_s=2))
 decoder.decode(bytes.fromhex(sys.argv[1]), DecodeSpec(height=8, width=8))
 print(decoder.pid, flush=True)
@@ -279,8 +279,8 @@ def test_daemonic_processes_may_decode_in_children() -> None:
     """Dask's workers are such, which is what process pools refuse to run in."""
     script = """
 import multiprocessing, sys
-from permafrost.stages.decode import DecodeSpec
-from permafrost.stages.isolation import Isolation, decode_isolated
+from permafrost.stages.decoding.decode import DecodeSpec
+from permafrost.stages.decoding.isolation import Isolation, decode_isolated
 def decode():
     data = bytes.fromhex(sys.argv[1])
     assert decode_isolated(data, DecodeSpec(height=8, width=8), Isolation()).pixels.any()
@@ -294,7 +294,7 @@ sys.exit(process.exitcode)
 
 
 def test_children_load_nothing_heavy() -> None:
-    code = "import permafrost.stages.isolation, sys; print(*sys.modules)"
+    code = "import permafrost.stages.decoding.isolation, sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

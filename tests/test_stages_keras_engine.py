@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from permafrost.stages.start import start_keras
+from permafrost.stages.frameworks.start import start_keras
 
 start_keras()
 
 import keras  # noqa: E402
 from keras import layers as kl  # noqa: E402
 from keras import ops  # noqa: E402
-from permafrost.stages import keras_engine  # noqa: E402
-from permafrost.stages.applications import APPLICATIONS, parse_backbone  # noqa: E402
-from permafrost.stages.backbone import BackboneRequest, load_backbone  # noqa: E402
-from permafrost.stages.engine import HalvingProgram, OutOfMemoryError  # noqa: E402
+from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone  # noqa: E402
+from permafrost.stages.backbones.layers import parse_layer_specs  # noqa: E402
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone  # noqa: E402
+from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
+from permafrost.stages.engines import keras_engine  # noqa: E402
+from permafrost.stages.engines.keras_engine import KerasProgram  # noqa: E402
+from permafrost.stages.engines.tensorflow_engine import HalvingProgram, OutOfMemoryError  # noqa: E402
+from permafrost.stages.engines.tracing import ProgramSpec  # noqa: E402
 from permafrost.stages.errors import InputError, UnknownNameError  # noqa: E402
-from permafrost.stages.keras_engine import KerasProgram  # noqa: E402
-from permafrost.stages.layers import parse_layer_specs  # noqa: E402
-from permafrost.stages.network import KerasNetwork  # noqa: E402
-from permafrost.stages.tracing import ProgramSpec  # noqa: E402
 from sklearn.datasets import load_sample_image  # noqa: E402
 
 SIDE = 32
@@ -133,7 +133,7 @@ def test_every_layer_and_pooling_equals_plain_keras_in_batches_of_any_size(
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch", "none"])
 def test_preprocessing_and_pooling_are_those_of_tensorflow(mode: str, pixels: np.ndarray) -> None:
     tf = pytest.importorskip("tensorflow")
-    from permafrost.stages import tracing
+    from permafrost.stages.engines import tracing
 
     images = keras.Input((SIDE, SIDE, 3), dtype="uint8")
     specs = parse_layer_specs("x,x:avg,x:max,x:flatten")

@@ -6,10 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from permafrost.stages.datasets.labels import build_manifest
+from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.errors import InputError
-from permafrost.stages.labels import build_manifest
-from permafrost.stages.manifest import Manifest, read_manifest, write_manifest
-from permafrost.stages.source import open_source
+from permafrost.stages.sources.source import open_source
 
 from tests import packing
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
+from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.errors import InputError
-from permafrost.stages.manifest import Manifest, read_manifest, write_manifest
 
 ODD_NAMES = [
     "plain.png",

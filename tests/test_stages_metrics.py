@@ -5,10 +5,21 @@ from functools import cache
 
 import numpy as np
 import pytest
+from permafrost.stages.datasets.targets import (
+    CLASSIFICATION,
+    MULTILABEL,
+    REGRESSION,
+    TASKS,
+    Targets,
+)
 from permafrost.stages.errors import InputError
-from permafrost.stages.intervals import bootstrap_interval, compare_paired, row_losses
-from permafrost.stages.metrics import PRIMARY, count_confusions, describe_classes, score
-from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
+from permafrost.stages.evaluation.intervals import bootstrap_interval, compare_paired, row_losses
+from permafrost.stages.evaluation.metrics import (
+    PRIMARY,
+    count_confusions,
+    describe_classes,
+    score,
+)
 from scipy.stats import binomtest, wilcoxon
 from sklearn import metrics as reference
 from sklearn.datasets import load_diabetes, load_digits

@@ -4,9 +4,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from permafrost.stages import neighbours
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.neighbours import describe_near_duplicates, find_near_duplicates
+from permafrost.stages.evaluation import near_duplicates as neighbours
+from permafrost.stages.evaluation.near_duplicates import (
+    describe_near_duplicates,
+    find_near_duplicates,
+)
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.metrics.pairwise import cosine_similarity
 

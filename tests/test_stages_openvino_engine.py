@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from permafrost.stages.start import start_tensorflow
+from permafrost.stages.frameworks.start import start_tensorflow
 
 pytest.importorskip("openvino")
 start_tensorflow()
 
 import keras  # noqa: E402
 from keras import layers as kl  # noqa: E402
+from permafrost.stages.backbones.layers import parse_layer_specs  # noqa: E402
+from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
+from permafrost.stages.engines.openvino_engine import OpenVinoProgram  # noqa: E402
+from permafrost.stages.engines.tracing import ProgramSpec  # noqa: E402
 from permafrost.stages.errors import UnknownNameError  # noqa: E402
-from permafrost.stages.layers import parse_layer_specs  # noqa: E402
-from permafrost.stages.network import KerasNetwork  # noqa: E402
-from permafrost.stages.openvino_engine import OpenVinoProgram  # noqa: E402
-from permafrost.stages.tracing import ProgramSpec  # noqa: E402
 from sklearn.datasets import load_sample_image  # noqa: E402
 
 SIDE = 32

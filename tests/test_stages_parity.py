@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from permafrost.stages.parity import measure_errors
+from permafrost.stages.shortcuts.differences import measure_errors
 
 
 def test_errors_are_relative_to_the_reference_over_all_batches() -> None:

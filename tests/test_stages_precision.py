@@ -7,10 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from permafrost.stages import precision, start
+from permafrost.stages.engines import support as precision
+from permafrost.stages.engines.support import check_precision
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.precision import check_precision
-from permafrost.stages.start import start_tensorflow
+from permafrost.stages.frameworks import start
+from permafrost.stages.frameworks.start import start_tensorflow
 
 Machine = Callable[..., None]
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.reduction import ScaledRows, scale_rows
+from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.matrices.reduction import ScaledRows, scale_rows
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
@@ -51,7 +51,7 @@ FOLDS = [np.flatnonzero(fold != ROWS % 3) for fold in range(3)]
 @pytest.fixture(autouse=True)
 def _nothing_is_too_small_to_reduce(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let rows be reduced that scikit-learn can fit directly in no time, to be compared."""
-    monkeypatch.setattr("permafrost.stages.budget.SMALL", 0)
+    monkeypatch.setattr("permafrost.stages.matrices.budget.SMALL", 0)
 
 
 @dataclass

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from permafrost.stages import patience, remote
 from permafrost.stages.errors import InputError, UnreachableError
-from permafrost.stages.remote import RemoteSource
-from permafrost.stages.source import find_file, hash_images, open_source, start_reading
+from permafrost.stages.sources import remote
+from permafrost.stages.sources import retries as patience
+from permafrost.stages.sources.remote import RemoteSource
+from permafrost.stages.sources.source import find_file, hash_images, open_source, start_reading
 
 from tests import packing
 from tests.conftest import Command
@@ -193,7 +194,7 @@ def test_objects_larger_than_an_image_can_be_are_not_fetched(
     url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = _open_calmly(url, proxy)
-    monkeypatch.setattr("permafrost.stages.folder.MAX_FILE_BYTES", 2000)
+    monkeypatch.setattr("permafrost.stages.sources.folder.MAX_FILE_BYTES", 2000)
     monkeypatch.setattr(remote, "MAX_FILE_BYTES", 2000)
     with pytest.raises(OSError, match="larger than"):
         source.read("b/3.png")
@@ -226,7 +227,7 @@ def test_a_forked_process_reads_by_itself(url: str) -> None:
 def test_a_missing_package_names_the_extra() -> None:
     code = (
         "import sys; sys.modules['s3fs'] = None; sys.modules['aiohttp'] = None\n"
-        "from permafrost.stages.source import open_source\n"
+        "from permafrost.stages.sources.source import open_source\n"
         "for url in ('s3://b/p', 'https://h/p'):\n"
         "    try: open_source(url)\n"
         "    except Exception as error: print(type(error).__name__, error)\n"

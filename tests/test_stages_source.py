@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from permafrost.stages.errors import InputError
-from permafrost.stages.source import (
+from permafrost.stages.sources.source import (
     ArchiveSource,
     FolderSource,
     RemoteSource,

@@ -7,14 +7,14 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from permafrost.stages.errors import InputError
-from permafrost.stages.manifest import Manifest
-from permafrost.stages.splits import (
+from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.datasets.splits import (
     assign_splits,
     find_crossing_duplicates,
     find_crossing_groups,
     label_conflicts,
 )
+from permafrost.stages.errors import InputError
 from sklearn.datasets import load_diabetes, load_digits
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CODE = """
 import sys
-from permafrost.stages.start import find_keras_backend
+from permafrost.stages.frameworks.start import find_keras_backend
 print(find_keras_backend(), "keras" in sys.modules)
 """
 
@@ -43,7 +43,7 @@ def test_the_backend_is_that_of_the_variable_or_else_of_the_settings(
 
 def test_keras_itself_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
-    from permafrost.stages.start import find_keras_backend
+    from permafrost.stages.frameworks.start import find_keras_backend
 
     monkeypatch.setenv("KERAS_BACKEND", "torch" if keras.config.backend() != "torch" else "jax")
     assert find_keras_backend() == keras.config.backend()

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from permafrost.stages.start import start_tensorflow
+from permafrost.stages.frameworks.start import start_tensorflow
 
 start_tensorflow()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from permafrost.stages.winograd import (
+from permafrost.stages.shortcuts.winograd import (
     convolve,
     convolve_rows,
     replacing_convolutions,

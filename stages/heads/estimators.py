@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
+from permafrost.stages.frameworks.weights_file import check_archive
 from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
 from permafrost.stages.heads.knn import METRIC, ask_neighbors
 from permafrost.stages.heads.linear import list_parts
-from permafrost.stages.reduction import ScaledRows
-from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
-from permafrost.stages.weightsfile import check_archive
+from permafrost.stages.matrices.reduction import ScaledRows
 
 FILE_NAME = "head.skops"
 LINKS = {CLASSIFICATION: "softmax", MULTILABEL: "sigmoid", REGRESSION: "identity"}

@@ -20,9 +20,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError, WeightsError
-from permafrost.stages.scaling import BATCH_BYTES, check_finite
-from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION
+from permafrost.stages.matrices.scaling import BATCH_BYTES, check_finite
 
 RECORD_NAME = "head.json"
 MIN_CLASSES = {CLASSIFICATION: 2, MULTILABEL: 1, REGRESSION: 0}
@@ -49,7 +49,7 @@ class Head(Protocol):
 
     @property
     def task(self) -> str:
-        """One of `stages.targets.TASKS`."""
+        """One of `stages.datasets.targets.TASKS`."""
         ...
 
     @property

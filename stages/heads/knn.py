@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.settings import choice, scale_setting, setting, whole
-from permafrost.stages.targets import CLASSIFICATION, Targets
 
 METRIC = "cosine"
 # scikit-learn holds this much of the distances from rows asked about to training rows.

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.heads.settings import scale_setting
-from permafrost.stages.targets import Targets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

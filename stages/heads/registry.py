@@ -9,6 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import (
+    CLASSIFICATION,
+    MULTILABEL,
+    REGRESSION,
+    TASKS,
+    Targets,
+)
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads.estimators import FittedEstimator, load_estimator
 from permafrost.stages.heads.head import Head, read_record
@@ -21,13 +28,12 @@ from permafrost.stages.heads.linear import (
     fit_logreg,
     fit_ridge,
 )
-from permafrost.stages.heads.mlp import MlpSettings, fit_mlp, load_mlp
+from permafrost.stages.heads.mlp.head import MlpSettings, fit_mlp, load_mlp
 from permafrost.stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
-from permafrost.stages.matrix import Matrix, Rows
-from permafrost.stages.reduction import Store, scale_rows
-from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, TASKS, Targets
+from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.reduction import Store, scale_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, TypeVar
 
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.scaling import SCALES
+from permafrost.stages.matrices.scaling import SCALES
 
 T = TypeVar("T")
 

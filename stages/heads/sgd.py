@@ -16,20 +16,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.estimators import EstimatorHead, apply_link
 from permafrost.stages.heads.linear import join_taggers, parse_positive
 from permafrost.stages.heads.settings import class_weight_setting, scale_setting, setting, whole
-from permafrost.stages.heads.stream import (
+from permafrost.stages.heads.truth import Truth, encode_targets, standardise
+from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.stream import (
     Features,
     RowStream,
     learn_columns,
     leave_for_rows,
     open_stream,
 )
-from permafrost.stages.heads.truth import Truth, encode_targets, standardise
-from permafrost.stages.matrix import Matrix, Rows
-from permafrost.stages.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 
 # The most that the second derivative of the loss by the score can be.
 CURVATURES = {"softmax": 0.5, "sigmoid": 0.25, "identity": 1.0}

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.stages.applications import parse_backbone
+from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.errors import StageError
 
 from tests.benchmarks.contestants import (

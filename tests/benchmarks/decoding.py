@@ -25,8 +25,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from permafrost.stages.decode import DecodeSpec, decode_image
-from permafrost.stages.isolation import Isolation, decode_isolated
+from permafrost.stages.decoding.decode import DecodeSpec, decode_image
+from permafrost.stages.decoding.isolation import Isolation, decode_isolated
 from PIL import Image
 
 from tests.benchmarks.photos import choose_evenly, list_images

@@ -15,16 +15,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from permafrost.cache.index import Index
-from permafrost.cache.layout import open_cache, open_feature_set_folder
-from permafrost.cache.shard import ShardWriter
-from permafrost.pipeline.arguments import build_parser
-from permafrost.pipeline.engines import build_program
+from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import open_cache, open_feature_set_folder
+from permafrost.pipeline.cli.groups import read_extract_options
+from permafrost.pipeline.cli.parser import build_parser
+from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
-from permafrost.pipeline.parsed import read_extract_options
-from permafrost.pipeline.prepare import Preparation, prepare
-from permafrost.stages.decode import decode_image
-from permafrost.stages.start import start_tensorflow
+from permafrost.pipeline.planning.prepare import Preparation, prepare
+from permafrost.stages.decoding.decode import decode_image
+from permafrost.stages.frameworks.start import start_tensorflow
 
 _LARGEST_BATCHES_BYTES = 512 * 1024 * 1024
 _SHARD_BYTES = 256 * 1024 * 1024

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.stages.applications import APPLICATIONS, parse_backbone
-from permafrost.stages.layers import LayerSpec, parse_layer_specs
+from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone
+from permafrost.stages.backbones.layers import LayerSpec, parse_layer_specs
 
 HERE = Path(__file__).parent
 

@@ -29,12 +29,12 @@ from typing import Any
 
 import h5py
 import numpy as np
-import permafrost.cache.shard
-from permafrost.cache.features import Features
-from permafrost.cache.key import Recipe, recipe_key
-from permafrost.cache.shard import RowFormat, ShardWriter
-from permafrost.cache.store import RowLocations, join_digests
-from permafrost.cache.view import ViewImages, ViewLayer, write_view
+import permafrost.cache.shards.writer
+from permafrost.cache.shards.writer import RowFormat, ShardWriter
+from permafrost.cache.store.featureset import RowLocations, join_digests
+from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.cache.views.features import Features
+from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
 
 SHAPES = {"small": (512,), "wide": (56, 56, 128)}
 SHARD_BYTES = 256 * 2**20
@@ -176,7 +176,7 @@ def measure(row: RowFormat, n_rows: int, n_rounds: int) -> dict[str, dict[str, f
     """Write one layer and read it in every way."""
     with tempfile.TemporaryDirectory() as folder:
         written = write_layer(Path(folder), row, n_rows)
-        chunk_bytes = 4 * math.prod(permafrost.cache.shard.choose_chunk(row, n_rows))
+        chunk_bytes = 4 * math.prod(permafrost.cache.shards.writer.choose_chunk(row, n_rows))
         with Features(written.view) as features:
             reads = list_reads(written, features)
             check_reads(reads)
@@ -197,9 +197,9 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for chunk_bytes in options.chunks or [None]:
         if chunk_bytes is not None:
-            permafrost.cache.shard.CHUNK_BYTES = permafrost.cache.shard.LARGEST_CHUNK_BYTES = (
-                chunk_bytes
-            )
+            permafrost.cache.shards.writer.CHUNK_BYTES = (
+                permafrost.cache.shards.writer.LARGEST_CHUNK_BYTES
+            ) = chunk_bytes
         for name in options.shapes.split(","):
             shape = SHAPES[name]
             n_rows = max(10, options.rows * math.prod(SHAPES["small"]) // math.prod(shape))

@@ -26,14 +26,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from permafrost.cache.index import Index
-from permafrost.cache.layout import CacheLayout, open_cache, open_feature_set_folder
-from permafrost.cache.shard import RowFormat, ShardWriter
-from permafrost.cache.store import FeatureSet, join_digests
-from permafrost.pipeline.backbones import Backbone
+from permafrost.cache.shards.writer import RowFormat, ShardWriter
+from permafrost.cache.store.featureset import FeatureSet, join_digests
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.recipe import build_recipe
-from permafrost.stages.manifest import Manifest, write_manifest
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.recipe import build_recipe
+from permafrost.stages.datasets.manifest import Manifest, write_manifest
 
 from tests.conftest import write_model
 

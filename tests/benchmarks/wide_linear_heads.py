@@ -26,8 +26,8 @@ from typing import Any
 import h5py
 import numpy as np
 from permafrost.stages.heads import HEADS
-from permafrost.stages.matrix import Rows
-from permafrost.stages.reduction import scale_rows
+from permafrost.stages.matrices.matrix import Rows
+from permafrost.stages.matrices.reduction import scale_rows
 
 STRENGTHS = tuple(10.0**power for power in range(-4, 4))
 N_FOLDS = 5

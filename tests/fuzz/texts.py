@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from permafrost.cache.examine import read_recipe
-from permafrost.cache.key import Recipe, canonical_json, recipe_key
-from permafrost.cache.layout import CacheLayout, open_cache, open_feature_set_folder
-from permafrost.cache.records import Drift, Parity, read_record, write_record
-from permafrost.pipeline.classifier import load_classifier
-from permafrost.pipeline.config import read_experiment
-from permafrost.pipeline.configurations import split_values
+from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
+from permafrost.cache.store.records import Drift, Parity, read_record, write_record
+from permafrost.cache.upkeep.examine import read_recipe
+from permafrost.pipeline.cli.groups import read_settings, split_names
+from permafrost.pipeline.experiments.schema import read_experiment
+from permafrost.pipeline.models.classifier import load_classifier
 from permafrost.pipeline.options import FeatureOptions, RunOptions, parse_bytes, parse_size
-from permafrost.pipeline.parsed import read_settings, split_names
-from permafrost.stages.applications import parse_backbone
+from permafrost.pipeline.sweeps.grid import split_values
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.layers import parse_layer_spec, parse_layer_specs
+from permafrost.stages.datasets.labels import build_manifest
+from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
+from permafrost.stages.datasets.splits import assign_splits
+from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.errors import StageError
 from permafrost.stages.heads import HEADS, fit_head, parse_settings
-from permafrost.stages.labels import build_manifest
-from permafrost.stages.layers import parse_layer_spec, parse_layer_specs
-from permafrost.stages.manifest import Manifest, read_manifest, write_manifest
-from permafrost.stages.matrix import ArrayMatrix
-from permafrost.stages.source import find_file, open_source
-from permafrost.stages.splits import assign_splits
-from permafrost.stages.targets import parse_targets
+from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.sources.source import find_file, open_source
 
 from tests.fuzz.mutation import mutate
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from permafrost.stages.errors import InputError
-from permafrost.stages.source import hash_images, open_source
+from permafrost.stages.sources.source import hash_images, open_source
 
 from tests import crafting
 from tests.packing import encode_digits, pack_tar, pack_zip
@@ -23,7 +23,7 @@ _ENOUGH_S = 30
 
 def run(seed: int) -> Result:
     # A warning for each archive would bury the table.
-    logging.getLogger("permafrost.stages.members").setLevel(logging.ERROR)
+    logging.getLogger("permafrost.stages.sources.members").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
         outcomes = [*_try_crafted(Path(folder)), *_try_damaged(Path(folder), seed)]
     return sum_up(

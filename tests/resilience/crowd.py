@@ -13,7 +13,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from permafrost.cache.features import Features
+from permafrost.cache.views.features import Features
 
 from tests.conftest import write_model, write_photos
 from tests.resilience.child import Child, Ending
@@ -28,7 +28,7 @@ _N_IMAGES = 240
 
 def go_slowly() -> None:
     """Have this process cut small shards and take its time, so that others find it at work."""
-    from permafrost.pipeline.writing import ActivationWriter
+    from permafrost.pipeline.extraction.writer import ActivationWriter
 
     make_small_shards()
     write = ActivationWriter.write
@@ -42,10 +42,10 @@ def go_slowly() -> None:
 
 def expire_soon() -> None:
     """As `go_slowly`, with leases that expire after a second."""
-    import permafrost.cache.leases
+    import permafrost.cache.store.leases
 
     go_slowly()
-    permafrost.cache.leases.HEARTBEAT_S, permafrost.cache.leases.EXPIRES_S = 0.1, 1.0
+    permafrost.cache.store.leases.HEARTBEAT_S, permafrost.cache.store.leases.EXPIRES_S = 0.1, 1.0
 
 
 def lose_locks() -> None:
@@ -72,15 +72,15 @@ def lose_index() -> None:
 
 def save_slowly() -> None:
     """Have this process take a while between a head and the record that vouches for it."""
-    import permafrost.pipeline.classifier
+    import permafrost.pipeline.models.classifier
 
-    write_json = permafrost.pipeline.classifier.write_json
+    write_json = permafrost.pipeline.models.classifier.write_json
 
     def write_later(file: Path, value: object) -> None:
         time.sleep(3)
         write_json(file, value)
 
-    permafrost.pipeline.classifier.write_json = write_later
+    permafrost.pipeline.models.classifier.write_json = write_later
 
 
 def _open_index_with(query: str) -> None:

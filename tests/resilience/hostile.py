@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from permafrost.cache.errors import CacheError
-from permafrost.cache.features import Features
-from permafrost.pipeline.config import read_experiment
+from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
-from permafrost.stages.applications import parse_backbone
-from permafrost.stages.backbone import BackboneRequest, load_backbone
+from permafrost.pipeline.experiments.schema import read_experiment
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import StageError
 from permafrost.stages.heads import load_head
 

@@ -34,9 +34,9 @@ _UNFINISHED = (".tmp-", ".partial-", ".predict-")
 
 def make_small_shards(n_bytes: int = SHARD_BYTES) -> None:
     """Have this process cut shards after a few bytes."""
-    import permafrost.pipeline.writing
+    import permafrost.pipeline.extraction.writer
 
-    permafrost.pipeline.writing.SHARD_BYTES = n_bytes
+    permafrost.pipeline.extraction.writer.SHARD_BYTES = n_bytes
 
 
 def _prepare(shard_bytes: int, prepare: Callable[[], None]) -> None:

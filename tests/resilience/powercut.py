@@ -15,8 +15,8 @@ from itertools import starmap
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
-from permafrost.pipeline.classifier import MODEL_NAME
-from permafrost.pipeline.journal import JOURNAL_NAME, FoldRecord
+from permafrost.pipeline.models.classifier import MODEL_NAME
+from permafrost.pipeline.sweeps.journal import JOURNAL_NAME, FoldRecord
 
 from tests.resilience.jobs import (
     Job,

@@ -7,8 +7,8 @@ import os
 import random
 from unittest.mock import patch
 
-from permafrost.stages import patience
-from permafrost.stages.source import hash_images, open_source, start_reading
+from permafrost.stages.sources import retries as patience
+from permafrost.stages.sources.source import hash_images, open_source, start_reading
 
 from tests.resilience.report import NotHereError, Result, sum_up
 

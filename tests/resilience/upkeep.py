@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.cache.errors import CacheError
-from permafrost.cache.features import Features
-from permafrost.cache.layout import CacheLayout
-from permafrost.cache.verify import verify_cache
-from permafrost.stages.manifest import Manifest, write_manifest
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.upkeep.verify import verify_cache
+from permafrost.cache.views.features import Features
+from permafrost.stages.datasets.manifest import Manifest, write_manifest
 
 from tests.resilience.child import Child
 from tests.resilience.child import run as run_command
@@ -43,14 +43,14 @@ _USED = (0, 2, 3, 7)
 
 def merge_few() -> None:
     """Have this process merge shards up to a few rows."""
-    import permafrost.pipeline.writing
+    import permafrost.pipeline.extraction.writer
 
-    permafrost.pipeline.writing.SHARD_BYTES = _MOST_ROWS * ROW_BYTES
+    permafrost.pipeline.extraction.writer.SHARD_BYTES = _MOST_ROWS * ROW_BYTES
 
 
 def die_at(step: int) -> None:
     """Have this process killed before it changes something on the disk for that time."""
-    from permafrost.cache.hdf5 import WriteStream
+    from permafrost.cache.hdf5.create import WriteStream
 
     merge_few()
     steps = itertools.count(1)

@@ -1,0 +1,263 @@
+"""Read rows out of shards, in any order, with every check there is."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.hdf5.chunks import StoredChunks, find_chunks
+from permafrost.cache.hdf5.direct import RawFile, as_index, read_chunks
+from permafrost.cache.shards.writer import naming_shard, open_shard
+from permafrost.cache.store.featureset import RowLocations
+
+# What part of each row is read: a slice of each of its axes, () for all of it. It is always one run
+# of the row's values in their flat (C) order.
+Block = tuple[slice, ...]
+
+# One read of a shard; larger ones are no faster and this bounds the memory of scattered reads.
+READ_BYTES = 32 * 1024 * 1024
+# Scattered rows are read here first, then put in their places: what fits a processor's cache.
+_SCATTERED_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRows:
+    """Rows of one feature set, n of them.
+
+    Attributes
+    ----------
+    folder : Path
+        Where the shards lie.
+    key : str
+        The feature set's key.
+    locations : RowLocations
+    digests : ndarray of uint8, shape (n, 32)
+        Which image each row must belong to.
+    """
+
+    folder: Path
+    key: str
+    locations: RowLocations
+    digests: np.ndarray
+
+    @classmethod
+    def in_shard(cls, path: Path, key: str, rows: np.ndarray, digests: np.ndarray) -> StoredRows:
+        """Return rows of one shard: which, and the digests of these."""
+        shard = np.zeros(len(rows), np.int32)
+        locations = RowLocations(shards=[path.name], shard=shard, row=rows)
+        return cls(folder=path.parent, key=key, locations=locations, digests=digests)
+
+    def select(self, rows: np.ndarray) -> StoredRows:
+        """Return some of the rows."""
+        index = as_index(rows)
+        return StoredRows(
+            folder=self.folder,
+            key=self.key,
+            locations=self.locations.select(index),
+            digests=self.digests[index],
+        )
+
+
+def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> None:
+    """Read rows into an array.
+
+    Parameters
+    ----------
+    source : StoredRows
+    out : ndarray, shape (n, *shape of the block)
+        In the shards' dtype.
+    block : tuple of slice, optional
+        The part of each row that is wanted.
+
+    Raises
+    ------
+    MissingShardError, DamagedError
+        Never is a wrong row returned.
+    """
+    _check_there(source)
+    for number, positions in _group_positions(source.locations.shard):
+        path = source.folder / source.locations.shards[number]
+        index = as_index(positions)
+        rows = source.locations.row[index]
+        with naming_shard(path), _open_surveyed(path, source.key) as (descriptor, shard):
+            _check_digests(path, shard.digests, rows, source.digests[index])
+            if shard.chunks is None or shard.chunks.dtype != out.dtype:
+                with open_shard(path, source.key) as file:
+                    read_rows(file["features"], rows, positions=positions, out=out, block=block)
+            else:
+                read_chunks(
+                    RawFile(descriptor=descriptor, chunks=shard.chunks),
+                    rows,
+                    positions=positions,
+                    columns=flatten_block(block, shard.shape),
+                    out=out.reshape(len(out), -1),
+                )
+
+
+def read_rows(
+    dataset: h5py.Dataset,
+    rows: np.ndarray,
+    *,
+    positions: np.ndarray,
+    out: np.ndarray,
+    block: Block = (),
+) -> None:
+    """Read rows of a dataset in any order, repeated ones too, into ``out[positions]``."""
+    if len(rows) == 0:
+        return
+    for piece in _split_reads(rows, dataset, row_bytes=math.prod(out.shape[1:]) * out.itemsize):
+        _read_piece(dataset, rows[piece], out, positions[piece], block)
+
+
+def split_columns(
+    shape: tuple[int, ...], n_columns: int, *, chunk: tuple[int, ...]
+) -> Iterator[Block]:
+    """Cut a row into blocks that follow each other in its flat (C) order.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one row.
+    n_columns : int
+        The most values of a row in one block, at least 1.
+    chunk : tuple of int
+        The part of a row that is read at once: no block crosses from one into the next unless it
+        ends at a border, so that none is read more often than its size demands.
+    """
+    if not shape:
+        yield ()
+        return
+    inner = math.prod(shape[1:])
+    if inner > n_columns:
+        rests = list(split_columns(shape[1:], n_columns, chunk=chunk[1:]))
+        yield from ((slice(i, i + 1), *rest) for i in range(shape[0]) for rest in rests)
+        return
+    whole = (slice(None),) * (len(shape) - 1)
+    for start, stop in _split_axis(shape[0], n_columns // max(1, inner), chunk[0]):
+        yield slice(start, stop), *whole
+
+
+def _split_axis(length: int, step: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """Cut an axis into whole chunks where they fit into a step, and chunks into steps if not."""
+    outer = max(chunk, step - step % chunk)
+    for begin in range(0, length, outer):
+        end = min(length, begin + outer)
+        n_pieces = math.ceil((end - begin) / step)
+        cuts = [begin + (end - begin) * piece // n_pieces for piece in range(n_pieces + 1)]
+        yield from itertools.pairwise(cuts)
+
+
+def _check_there(source: StoredRows) -> None:
+    n_gone = int(source.locations.missing.sum())
+    if n_gone:
+        raise MissingShardError(f"{n_gone} rows are gone from {str(source.folder)!r}")
+
+
+def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield each shard's number with the positions of its rows, rising."""
+    order = np.argsort(shards, kind="stable")
+    if len(order) == 0:
+        return
+    for positions in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
+        yield int(shards[positions[0]]), positions
+
+
+@contextmanager
+def open_raw(path: Path) -> Iterator[int]:
+    """Open a file and yield its descriptor, for `cache.hdf5.direct`."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, ...]:
+    """Return what tells one file of a name from the next."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Survey:
+    """What HDF5 says of a shard, so that it is asked once.
+
+    Should the file change all the same, its chunks no longer have their sums.
+    """
+
+    digests: np.ndarray
+    shape: tuple[int, ...]
+    chunks: StoredChunks | None
+
+
+@functools.lru_cache(maxsize=64)
+def _survey_shard(path: Path, key: str, _: tuple[int, ...]) -> _Survey:
+    with open_shard(path, key) as file:
+        shape = tuple(file["features"].shape[1:])
+        return _Survey(digests=file["digest"][()], shape=shape, chunks=find_chunks(file))
+
+
+@contextmanager
+def _open_surveyed(path: Path, key: str) -> Iterator[tuple[int, _Survey]]:
+    """Open a shard, and find out what HDF5 says of it.
+
+    HDF5 opens it by its name, which another file may get just then: from a run that computed the
+    same rows at the same time, or from a repair.
+    """
+    while True:
+        with open_raw(path) as descriptor:
+            stamp = _stamp(os.fstat(descriptor))
+            survey = _survey_shard(path, key, stamp)
+            if _stamp(path.stat()) == stamp:
+                yield descriptor, survey
+                return
+
+
+def flatten_block(block: Block, shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return the start and stop of a block among the flat values of a row."""
+    first = last = 0
+    every = (slice(None),) * (len(shape) - len(block))
+    for n, cut in zip(shape, (*block, *every), strict=True):
+        within = range(n)[cut]
+        first, last = first * n + within[0], last * n + within[-1]
+    return first, last + 1
+
+
+def _check_digests(path: Path, stored: np.ndarray, rows: np.ndarray, expected: np.ndarray) -> None:
+    if rows.max() >= len(stored) or not np.array_equal(stored[as_index(rows)], expected):
+        raise DamagedError(f"{str(path)!r} holds other rows than when the view was written")
+
+
+def _split_reads(
+    rows: np.ndarray, dataset: h5py.Dataset, *, row_bytes: int
+) -> Iterator[np.ndarray]:
+    """Order rows and cut them where a whole chunk would be read in vain or a read gets too big."""
+    order = np.argsort(rows, kind="stable")
+    ordered = rows[order]
+    in_order = (np.diff(order) == 1).all()
+    most = READ_BYTES if in_order else _SCATTERED_BYTES
+    chunk = dataset.chunks[0] if dataset.chunks else 1  # a stranger may have written it whole
+    # Whole chunks, or those at the cuts would be read twice.
+    span = max(1, most // max(1, row_bytes) // chunk) * chunk
+    gap = np.diff(ordered) > chunk
+    window = np.diff(ordered // span) > 0
+    yield from np.split(order, np.flatnonzero(gap | window) + 1)
+
+
+def _read_piece(
+    dataset: h5py.Dataset, rows: np.ndarray, out: np.ndarray, positions: np.ndarray, block: Block
+) -> None:
+    start, stop = int(rows[0]), int(rows[-1]) + 1
+    first, last = int(positions[0]), int(positions[-1]) + 1
+    if len(rows) == stop - start == last - first and (np.diff(positions) == 1).all():
+        dataset.read_direct(out, (slice(start, stop), *block), np.s_[first:last])
+    else:
+        out[positions] = dataset[(slice(start, stop), *block)][rows - start]

@@ -1,0 +1,113 @@
+"""Arrays derived from a feature set, kept beside its shards: what can be made again at a price."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.cache.disk.publish import published
+from permafrost.cache.hdf5.create import WriteStream, create_file
+from permafrost.cache.hdf5.opening import open_node
+from permafrost.cache.hdf5.sealed import read_array, seal
+from permafrost.cache.shards.writer import RowFormat, choose_chunk
+from permafrost.cache.store.folders import mark_used
+from xxhash import xxh3_64
+
+_log = logging.getLogger(__name__)
+
+_HEX = re.compile(r"[0-9a-f]+")
+
+
+class Artefacts:
+    """Arrays in files ``derived-<name>.h5`` of a folder.
+
+    Nothing depends on them: where one is missing, damaged or cannot be saved, the work is done
+    again.
+
+    Parameters
+    ----------
+    folder : Path or None
+        A feature set's, as `Features.folder` gives it; with None nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder = folder
+
+    def load(self, name: str) -> NDArray[Any] | None:
+        """Load an array; None where it is missing, or damaged, of which the log warns.
+
+        Parameters
+        ----------
+        name : str
+            Digest of all that the array depends on, in lower-case hex.
+        """
+        file = self._find(name)
+        if file is None or not file.exists():
+            return None
+        try:
+            values = _read(file, name)
+        except (OSError, KeyError, RuntimeError, ValueError) as error:
+            _log.warning("%s is damaged (%s) and is made again", file, error)
+            return None
+        mark_used(file)
+        return values
+
+    def save(self, name: str, values: NDArray[Any]) -> None:
+        """Keep an array; the log warns where that cannot be.
+
+        Parameters
+        ----------
+        name : str
+            As for `load`.
+        values : ndarray of numbers, shape (n, …)
+            At least one of them.
+        """
+        file = self._find(name)
+        if file is None:
+            return
+        try:
+            _write(file, name, values)
+        except OSError as error:
+            _warn_of_loss(file.parent, error.strerror or str(error))
+
+    def _find(self, name: str) -> Path | None:
+        if not _HEX.fullmatch(name):
+            raise ValueError(f"{name!r} is no digest in lower-case hex")
+        return self._folder and self._folder / f"derived-{name}.h5"
+
+
+def _read(file: Path, name: str) -> NDArray[Any]:
+    with h5py.File(file, "r", locking=False) as opened:
+        if opened.attrs["name"] != name.encode():
+            raise ValueError("it has the name of another")
+        node = open_node(opened, "values")
+        if not isinstance(node, h5py.Dataset):
+            raise ValueError("its values are none")  # noqa: TRY004
+        return read_array(node)
+
+
+def _write(file: Path, name: str, values: NDArray[Any]) -> None:
+    row = RowFormat(shape=values.shape[1:], dtype=values.dtype.name)
+    with published(file) as temporary, WriteStream(temporary) as stream:
+        with create_file(stream) as opened:
+            # Of fixed length: HDF5 does not checksum the heap where it puts other strings, and a
+            # flipped bit there can keep it reading for ever (seen with HDF5 1.14).
+            opened.attrs["name"] = np.bytes_(name)
+            chunks = choose_chunk(row, len(values))
+            dataset = opened.create_dataset("values", data=values, chunks=chunks, fletcher32=True)
+            seal(dataset, xxh3_64(np.ascontiguousarray(values).data))
+        stream.check()
+
+
+@functools.cache
+def _warn_of_loss(folder: Path, reason: str) -> None:
+    """Once for each folder and reason: a sweep saves many arrays."""
+    _log.warning(
+        "cannot keep derived arrays in %s (%s); they are made again each time", folder, reason
+    )

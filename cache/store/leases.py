@@ -1,0 +1,218 @@
+"""Which rows other runs are computing now, so that two runs at once do not compute them twice.
+
+A lease says: this run is going to compute these rows. It is one small file for each run, and ends
+with it: at once where its process is dead, and anywhere when it was not touched for a minute.
+
+Leases save work; nothing depends on them. Where they cannot be written, or the file system has no
+locks, two runs may compute a row both, and both are right.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from permafrost.cache.disk.locks import wait_for_lock
+from permafrost.cache.disk.owners import Owner
+from permafrost.cache.disk.publish import remove_orphans, temporary_path
+from permafrost.cache.store.featureset import join_digests, split_digests
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 10.0
+# A process that is stopped, or whose machine is gone, does not touch its lease.
+EXPIRES_S = 60.0
+# Whoever chooses rows does so in milliseconds, unless it was stopped just then.
+LOCK_TIMEOUT_S = 2.0
+_PREFIX = "lease-"
+_counter = itertools.count()
+
+
+@dataclass(slots=True, kw_only=True)
+class OtherRuns:
+    """What the leases of other runs say.
+
+    Attributes
+    ----------
+    n_runs : int
+        Those that compute one of the same feature sets.
+    held : set of bytes
+        Digests of the rows that they are going to compute.
+    are_waiting : bool
+        Whether one of them waits for rows of others.
+    """
+
+    n_runs: int = 0
+    held: set[bytes] = field(default_factory=set)
+    are_waiting: bool = False
+
+
+class Leases:
+    """The lease of this run, and a look at those of others.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the leases of a cache lie.
+    keys : sequence of str
+        Of the feature sets that this run adds to.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+        self._folder = folder
+        self._keys = frozenset(keys)
+        self._file = folder / f"{_PREFIX}{Owner.current()}-{next(_counter)}"
+        self._lock = folder / "lock"
+        self._heart: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._is_usable = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Let go of all rows."""
+        self._ended.set()
+        if self._heart:
+            self._heart.join()
+        with contextlib.suppress(OSError):
+            self._file.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def choosing(self) -> Iterator[OtherRuns]:
+        """Say what others hold, and keep them from choosing rows until this run has chosen."""
+        with contextlib.ExitStack() as stack:
+            others = OtherRuns()
+            with self._tolerating():
+                self._folder.mkdir(exist_ok=True)
+                now_s = stack.enter_context(self._locked())
+                others = self._survey(now_s)
+            yield others
+
+    def hold(self, digests: Sequence[bytes], *, waiting: bool) -> None:
+        """Say which rows this run is going to compute, instead of those it said before.
+
+        Parameters
+        ----------
+        digests : sequence of bytes
+        waiting : bool
+            Whether the run waits for rows of others.
+        """
+        header = {"keys": sorted(self._keys), "waiting": waiting}
+        with self._tolerating():
+            temporary = temporary_path(self._file)
+            try:
+                temporary.write_bytes(
+                    json.dumps(header).encode() + b"\n" + join_digests(digests).tobytes()
+                )
+                temporary.replace(self._file)
+            finally:
+                temporary.unlink(missing_ok=True)
+            self._start_heart()
+
+    @contextlib.contextmanager
+    def _tolerating(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            # None is better than one which says what was true before.
+            with contextlib.suppress(OSError):
+                self._file.unlink(missing_ok=True)
+            if self._is_usable:
+                self._is_usable = False
+                _log.warning(
+                    "no leases can be kept in %s (%s); should another run be going, some rows will"
+                    " be computed twice",
+                    self._folder,
+                    error.strerror or error,
+                )
+
+    def _start_heart(self) -> None:
+        if self._heart is None:
+            self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+            self._heart.start()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(HEARTBEAT_S):
+            with contextlib.suppress(OSError):
+                os.utime(self._file)
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[float]:
+        """Take the lock where locks work, and yield the file system's time.
+
+        Its clock stamps the leases; on a network file system it need not be ours.
+        """
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            wait_for_lock(descriptor, timeout_s=LOCK_TIMEOUT_S)
+            os.utime(self._lock)
+            yield os.fstat(descriptor).st_mtime
+        finally:
+            os.close(descriptor)
+
+    def _survey(self, now_s: float) -> OtherRuns:
+        others = OtherRuns()
+        remove_orphans(self._folder)
+        for file in self._folder.glob(f"{_PREFIX}*"):
+            if file == self._file:
+                continue
+            # It may be gone by now, or another user's.
+            with contextlib.suppress(OSError):
+                if _has_expired(file, now_s):
+                    file.unlink()
+                else:
+                    self._read(file, others)
+        return others
+
+    def _read(self, file: Path, others: OtherRuns) -> None:
+        try:
+            line, _, digests = file.read_bytes().partition(b"\n")
+            header = json.loads(line)
+            if self._keys.isdisjoint(header["keys"]):
+                return
+            others.held.update(split_digests(np.frombuffer(digests, np.uint8).reshape(-1, 32)))
+            others.n_runs += 1
+            others.are_waiting |= bool(header["waiting"])
+        except (ValueError, KeyError, TypeError):
+            return  # A power cut leaves such a one, or none.
+
+
+def is_being_filled(folder: Path, key: str) -> bool:
+    """Tell whether some run is going to add rows to a feature set; nothing is changed.
+
+    Parameters
+    ----------
+    folder : Path
+        Where the leases of a cache lie.
+    key : str
+        Of the feature set.
+    """
+    for file in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError), file.open("rb") as held:
+            if key in json.loads(held.readline())["keys"] and not _has_expired(file, time.time()):
+                return True
+    return False
+
+
+def _has_expired(file: Path, now_s: float) -> bool:
+    owner = Owner.parse(file.name.removeprefix(_PREFIX).rpartition("-")[0])
+    if owner is not None and owner.is_dead:
+        return True
+    return now_s - file.stat().st_mtime > EXPIRES_S

@@ -1,0 +1,80 @@
+"""What was measured of a feature set, in small JSON files beside its shards.
+
+Records are for people: nothing is computed from them, and one that is missing or damaged is the
+same as none.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from permafrost.cache.disk.publish import published
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Errors relative to the reference, on a sample of the rows.
+
+    Attributes
+    ----------
+    reference : str
+        The engine that computed the reference.
+    images : int
+        Rows of the sample.
+    max_error : float
+        Largest difference, relative to the largest value.
+    mean_error : float
+        Mean difference, relative to the mean value; both absolute.
+    """
+
+    reference: str
+    images: int
+    max_error: float
+    mean_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """How far the values of an image alone are from those of the same image in a batch.
+
+    Attributes
+    ----------
+    images : int
+        How many were run alone.
+    batch_size : int
+        Images in the batch.
+    max_error : float
+        Largest difference, relative to the largest value; both absolute.
+    """
+
+    images: int
+    batch_size: int
+    max_error: float
+
+
+Record = TypeVar("Record", Parity, Drift)
+
+RECORD_FILES: Mapping[type, str] = {Parity: "parity.json", Drift: "drift.json"}
+_READERS: Mapping[str, Callable[[Any], Any]] = {"str": str, "int": int, "float": float}
+
+
+def write_record(folder: Path, record: Parity | Drift) -> None:
+    """Put a record into a feature set's folder, which exists."""
+    with published(folder / RECORD_FILES[type(record)]) as temporary:
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
+
+
+def read_record(folder: Path, kind: type[Record]) -> Record | None:
+    """Read a record of a feature set's folder; None where there is none that can be read."""
+    try:
+        found = json.loads((folder / RECORD_FILES[kind]).read_text(encoding="utf-8"))
+        values: dict[str, Any] = {
+            field.name: _READERS[str(field.type)](found[field.name]) for field in fields(kind)
+        }
+        return kind(**values)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None

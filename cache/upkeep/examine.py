@@ -1,0 +1,285 @@
+"""Look at everything a feature set holds, without changing it, and say what is damaged and why.
+
+A reader stops at the first thing that is wrong; here all of it is found. Nothing that is looked at
+is believed: a row counts as intact when HDF5's checksums and ours both say so, when the reader that
+goes past HDF5 finds the very same bytes, and when its values are finite.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.hdf5.chunks import CAN_LIST, SUMS, find_chunks
+from permafrost.cache.hdf5.direct import RawFile, read_chunks
+from permafrost.cache.hdf5.opening import open_node
+from permafrost.cache.hdf5.sealed import decode, read_array
+from permafrost.cache.shards.gather import open_raw
+from permafrost.cache.shards.writer import load_filters, shard_name
+from permafrost.cache.store.featureset import list_shards
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
+from xxhash import xxh3_64_intdigest
+
+_FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
+_MEMBERS = {"digest", "features", SUMS}
+_DTYPES = ("float32", "float16")
+# What a garbled file makes h5py raise.
+READ_FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+# Read and compared at once, twice: what fits a processor's cache.
+_PIECE_BYTES = 2 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardExam:
+    """What one shard holds.
+
+    Attributes
+    ----------
+    path : Path
+    n_bytes : int
+        Of the file.
+    key : str or None
+        The feature set that the shard says it belongs to; None where it does not say.
+    digests : ndarray of uint8, shape (n, 32), or None
+        Its rows; None where they cannot be read.
+    intact : ndarray of bool, shape (n,)
+        The rows whose values are as they were written; of no length without `digests`.
+    damage : str or None
+        What is wrong, in one line without the path.
+    """
+
+    path: Path
+    n_bytes: int = 0
+    key: str | None = None
+    digests: NDArray[np.uint8] | None = None
+    intact: NDArray[np.bool_]
+    damage: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetExam:
+    """What the folder of a feature set holds.
+
+    Attributes
+    ----------
+    folder : Path
+    recipe : Recipe or None
+        None where recipe.json is missing or damaged.
+    key : str or None
+        Of that recipe.
+    damage : str or None
+        What is wrong with recipe.json, in one line without the path.
+    shards : list of ShardExam
+        By name.
+    """
+
+    folder: Path
+    recipe: Recipe | None
+    key: str | None
+    damage: str | None
+    shards: list[ShardExam]
+
+
+def list_set_folders(layout: CacheLayout) -> list[Path]:
+    """List the folders of feature sets, also of those that hold nothing yet, sorted."""
+    tops = [path for path in layout.root.iterdir() if _FOLDER_NAME.fullmatch(path.name)]
+    return sorted(folder for top in tops for folder in _list_folders(top))
+
+
+def _list_folders(top: Path) -> list[Path]:
+    try:
+        return [path for path in top.iterdir() if path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # gc may have dropped it just now.
+
+
+def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
+    """Read the recipe of a feature set's folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    DamagedError
+        It is not in its canonical form, or belongs to another folder; without the path.
+    """
+    content = (folder / "recipe.json").read_bytes()
+    try:
+        text = content.decode()
+        recipe: Recipe = json.loads(text)
+        own_folder = layout.feature_set_folder(recipe)
+        is_canonical = canonical_json(recipe) == text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"it is no recipe ({error})") from error
+    if not is_canonical:
+        raise DamagedError("it is not the canonical JSON of its recipe")
+    if own_folder != folder:
+        raise DamagedError(
+            f"it is the recipe of another folder, {own_folder.parent.name}/{own_folder.name}"
+        )
+    return recipe
+
+
+def examine_set(
+    layout: CacheLayout, folder: Path, *, advance: Callable[[ShardExam], None] = lambda _: None
+) -> SetExam:
+    """Examine a feature set: its recipe, and every chunk of every shard.
+
+    Shards that another run puts in the place of others meanwhile are examined too.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    folder : Path
+        One of `list_set_folders`.
+    advance : callable
+        Is told of each shard when it is done.
+    """
+    recipe, damage = None, None
+    try:
+        recipe = read_recipe(layout, folder)
+    except FileNotFoundError:
+        # A run that is killed before its first shard leaves an empty folder, and nothing is lost.
+        damage = "it is missing" if any(list_shards(folder)) else None
+    except (OSError, DamagedError) as error:
+        damage = str(error)
+    key = None if recipe is None else recipe_key(recipe)
+    shards: dict[Path, ShardExam] = {}
+    while unknown := sorted({path for path, _ in list_shards(folder)} - shards.keys()):
+        for path in unknown:
+            shards[path] = examine_shard(path, key)
+            advance(shards[path])
+    there = sorted(path for path, _ in list_shards(folder))
+    exams = [shards[path] for path in there if path in shards]
+    return SetExam(folder=folder, recipe=recipe, key=key, damage=damage, shards=exams)
+
+
+def examine_shard(path: Path, key: str | None) -> ShardExam:
+    """Read all of a shard, with every check there is; memory is bounded, and nothing is raised.
+
+    Parameters
+    ----------
+    path : Path
+    key : str or None
+        The feature set that it must belong to; None where that is not known.
+    """
+    exam = ShardExam(path=path, intact=np.zeros(0, np.bool_))
+    if not path.is_file():
+        return replace(exam, damage="it is no file" if path.exists() else "it is gone")
+    try:
+        exam = replace(exam, n_bytes=path.stat().st_size)
+        with open_raw(path) as descriptor, h5py.File(path, "r", locking=False) as file:
+            exam = replace(exam, key=_read_key(file))
+            digests = _read_digests(file)
+            exam = replace(exam, digests=digests, intact=np.zeros(len(digests), np.bool_))
+            intact, damage = _examine_rows(file, descriptor)
+    except READ_FAILURES as error:
+        return replace(exam, damage=describe_failure(error))
+    if path.name != shard_name(digests):
+        damage = "its name is not that of its rows"
+    if key not in (None, exam.key):
+        damage = f"it holds rows of another feature set ({exam.key})"
+    return replace(exam, intact=intact, damage=damage)
+
+
+def _read_key(file: h5py.File) -> str:
+    return decode(file.attrs["key"])
+
+
+def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
+    strange = set(file) - _MEMBERS
+    if strange:
+        raise ValueError(f"it holds {sorted(strange)[0]!r}, which no shard has")
+    for name in file:
+        check_storage(file, name)
+    dataset = file["digest"]
+    if dataset.dtype != np.uint8 or dataset.shape[1:] != (32,):
+        raise ValueError(f"its digests are {dataset.dtype} {dataset.shape}")
+    return read_array(dataset)
+
+
+def check_storage(file: h5py.File, name: str) -> None:
+    """Check that a dataset lies whole in this file, in chunks with HDF5's checksum."""
+    dataset = open_node(file, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.chunks is None or not dataset.fletcher32:
+        raise ValueError(f"its {name!r} has no checksums")
+
+
+def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], str | None]:
+    """Find out which rows of a shard are intact, and why others are not."""
+    dataset = file["features"]
+    n_rows = len(file["digest"])
+    if dataset.dtype.name not in _DTYPES or len(dataset) != n_rows:
+        raise ValueError(f"its features are {dataset.dtype} {dataset.shape} for {n_rows} rows")
+    load_filters(dataset)
+    chunks = find_chunks(file)
+    if chunks is None and SUMS in file and CAN_LIST:
+        raise ValueError("its checksums are not those of its chunks")
+    raw = None if chunks is None else RawFile(descriptor=descriptor, chunks=chunks)
+    row_bytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
+    # A line of chunks costs a call; several of them at once, as many fewer.
+    step = dataset.chunks[0]
+    stride = step * max(1, _PIECE_BYTES // max(1, step * row_bytes))
+    buffers = np.empty((2, min(stride, n_rows), *dataset.shape[1:]), dataset.dtype)
+    rows = _DoubleReading(dataset=dataset, raw=raw, buffers=buffers)
+    intact = np.ones(n_rows, np.bool_)
+    reason = None
+    pieces = _cut(0, n_rows, stride)
+    while pieces:
+        start, stop = pieces.pop()
+        try:
+            rows.check(start, stop)
+        except READ_FAILURES as error:
+            if stop - start > step:
+                pieces += _cut(start, stop, step)
+                continue
+            intact[start:stop] = False
+            reason = describe_failure(error)
+    if reason is None:
+        return intact, None
+    return intact, f"{int((~intact).sum())} of its {n_rows} rows are damaged: {reason}"
+
+
+def _cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:
+    """Cut rows into pieces, the first one last."""
+    return [(first, min(first + step, stop)) for first in reversed(range(start, stop, step))]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DoubleReading:
+    """The features of a shard, and where they are read to in each of two ways."""
+
+    dataset: h5py.Dataset
+    raw: RawFile | None
+    buffers: NDArray[Any]
+
+    def check(self, start: int, stop: int) -> None:
+        values = self.buffers[0, : stop - start]
+        self.dataset.read_direct(values, np.s_[start:stop])
+        if self.raw is not None:
+            found = self.buffers[1, : stop - start].reshape(stop - start, -1)
+            rows = np.arange(start, stop)
+            columns = (0, found.shape[1])
+            # Checks our own sums on the way.
+            read_chunks(self.raw, rows, positions=rows - start, columns=columns, out=found)
+            if xxh3_64_intdigest(found.data) != xxh3_64_intdigest(values.data):
+                raise ValueError("its values are others when read past HDF5")
+        if not np.isfinite(values).all():
+            raise ValueError("it holds values that are not finite")
+
+
+def describe_failure(error: Exception) -> str:
+    """Return what an error says as part of a line."""
+    # A KeyError puts its text in quotes.
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return " ".join(text.split()) or type(error).__name__

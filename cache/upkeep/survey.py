@@ -1,0 +1,106 @@
+"""What lies in a feature set's folder, as upkeep has to know it: a look that reads no features."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.rebuild import read_format
+from permafrost.cache.shards.writer import RowFormat, read_digests
+from permafrost.cache.store.featureset import list_shards
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.cache.upkeep.examine import read_recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredShard:
+    """One shard, by what its file says of itself.
+
+    Attributes
+    ----------
+    path : Path
+    digests : ndarray of uint8, shape (n, 32)
+    row : RowFormat
+    n_bytes : int
+        Of the file.
+    time_ns : int
+        When its newest row was computed.
+    """
+
+    path: Path
+    digests: NDArray[np.uint8]
+    row: RowFormat
+    n_bytes: int
+    time_ns: int
+
+    @property
+    def names(self) -> NDArray[np.bytes_]:
+        """The digests as texts, shape (n,), which NumPy sorts and compares at once."""
+        return np.ascontiguousarray(self.digests).view("S32").reshape(-1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetSurvey:
+    """One feature set.
+
+    Attributes
+    ----------
+    folder : Path
+    recipe : Recipe
+    key : str
+    shards : list of StoredShard
+        By name: where several have a row, the first serves it.
+    """
+
+    folder: Path
+    recipe: Recipe
+    key: str
+    shards: list[StoredShard]
+
+
+def is_empty(folder: Path) -> bool:
+    """Tell whether a feature set's folder is one that a run has only just made, or left so."""
+    return not (folder / "recipe.json").exists() and not any(list_shards(folder))
+
+
+def survey_set(layout: CacheLayout, folder: Path) -> SetSurvey:
+    """Look at a feature set.
+
+    Raises
+    ------
+    DamagedError
+        The recipe, or what a shard says of itself, is damaged.
+    """
+    file = folder / "recipe.json"
+    try:
+        recipe = read_recipe(layout, folder)
+    except FileNotFoundError as error:
+        raise DamagedError(f"{str(file)!r} is missing") from error
+    except DamagedError as error:
+        raise DamagedError(f"{str(file)!r} is damaged: {error}") from error
+    key = recipe_key(recipe)
+    shards = list(_read_shards(folder, key))
+    if len({(shard.row.shape, shard.row.dtype) for shard in shards}) > 1:
+        raise DamagedError(f"the rows of {str(folder)!r} are of different shapes")
+    return SetSurvey(folder=folder, recipe=recipe, key=key, shards=shards)
+
+
+def _read_shards(folder: Path, key: str) -> Iterator[StoredShard]:
+    for path in sorted(path for path, _ in list_shards(folder)):
+        with contextlib.suppress(MissingShardError):  # another upkeep run may have replaced it
+            digests, row = read_digests(path, key), read_format(path, key)
+            with contextlib.suppress(FileNotFoundError):
+                status = path.stat()
+                yield StoredShard(
+                    path=path,
+                    digests=digests,
+                    row=row,
+                    n_bytes=status.st_size,
+                    time_ns=status.st_mtime_ns,
+                )

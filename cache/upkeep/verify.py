@@ -1,0 +1,169 @@
+"""Examine a whole cache, without changing it: feature sets, what lies beside them, the index."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+from permafrost.cache.disk.publish import list_orphans
+from permafrost.cache.hdf5.sealed import check_seal
+from permafrost.cache.shards.writer import shard_name
+from permafrost.cache.store.featureset import list_shards
+from permafrost.cache.store.index import FAILURES
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.records import RECORD_FILES, read_record
+from permafrost.cache.upkeep.examine import (
+    READ_FAILURES,
+    SetExam,
+    ShardExam,
+    check_storage,
+    describe_failure,
+    examine_set,
+    list_set_folders,
+)
+from xxhash import xxh3_64
+
+_INDEXED_SHARDS = "SELECT feature_set, name, stamp, digests FROM shards"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A file that is not as it was written, and why."""
+
+    file: Path
+    reason: str
+
+
+@dataclass(slots=True, kw_only=True)
+class CacheExam:
+    """What a cache holds.
+
+    Attributes
+    ----------
+    feature_sets, shards : int
+    rows : int
+        Different ones, of each feature set.
+    n_bytes : int
+        Of the shards.
+    duplicates : int
+        Rows that a feature set has more than once, each time but the first.
+    temporary : list of Path
+        What dead writers left.
+    damaged : list of Damage
+    remarks : list of str
+        What is not as it should be, and harmless.
+    """
+
+    feature_sets: int = 0
+    shards: int = 0
+    rows: int = 0
+    n_bytes: int = 0
+    duplicates: int = 0
+    temporary: list[Path] = field(default_factory=list)
+    damaged: list[Damage] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+def verify_cache(
+    layout: CacheLayout, *, advance: Callable[[ShardExam], None] = lambda _: None
+) -> CacheExam:
+    """Examine everything in a cache; memory is bounded by the rows of one feature set.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    advance : callable
+        Is told of each shard when it is done.
+    """
+    found = CacheExam(temporary=[*list_orphans(layout.root), *list_orphans(layout.leases_folder)])
+    keys: dict[Path, str] = {}
+    for folder in list_set_folders(layout):
+        exam = examine_set(layout, folder, advance=advance)
+        _count(exam, found)
+        found.damaged += _list_damage(exam)
+        found.temporary += list_orphans(folder)
+        keys[folder] = exam.key or next((shard.key for shard in exam.shards if shard.key), "")
+    _examine_index(layout.index_file, keys, found)
+    return found
+
+
+def _count(exam: SetExam, found: CacheExam) -> None:
+    rows = [shard.digests for shard in exam.shards if shard.digests is not None]
+    n_rows = sum(map(len, rows))
+    n_distinct = len(np.unique(np.concatenate(rows).view("S32"))) if n_rows else 0
+    found.feature_sets += bool(exam.recipe or exam.damage or exam.shards)
+    found.shards += len(exam.shards)
+    found.rows += n_distinct
+    found.n_bytes += sum(shard.n_bytes for shard in exam.shards)
+    found.duplicates += n_rows - n_distinct
+
+
+def _list_damage(exam: SetExam) -> Iterator[Damage]:
+    if exam.damage is not None:
+        yield Damage(file=exam.folder / "recipe.json", reason=exam.damage)
+    for shard in exam.shards:
+        if shard.damage is not None:
+            yield Damage(file=shard.path, reason=shard.damage)
+    yield from list_damage_beside(exam.folder)
+
+
+def list_damage_beside(folder: Path) -> Iterator[Damage]:
+    """List what is damaged beside the shards of a feature set: what can simply go."""
+    for kind, name in RECORD_FILES.items():
+        if (folder / name).exists() and read_record(folder, kind) is None:
+            yield Damage(file=folder / name, reason="it is no record of that kind")
+    for path in sorted(folder.glob("derived-*.h5")):
+        with contextlib.suppress(FileNotFoundError):  # gc may run
+            try:
+                _check_artefact(path)
+            except READ_FAILURES as error:
+                yield Damage(file=path, reason=describe_failure(error))
+
+
+def _check_artefact(path: Path) -> None:
+    """Read a derived array with all its checks, some chunks at a time."""
+    with h5py.File(path, "r", locking=False) as file:
+        if file.attrs["name"] != path.stem.removeprefix("derived-").encode():
+            raise ValueError("it has the name of another")
+        check_storage(file, "values")
+        dataset, total = file["values"], xxh3_64()
+        for start in range(0, len(dataset), dataset.chunks[0]):
+            block = dataset[start : start + dataset.chunks[0]]
+            total.update(np.ascontiguousarray(block).data)
+        check_seal(dataset, total)
+
+
+def _examine_index(file: Path, keys: Mapping[Path, str], found: CacheExam) -> None:
+    """Compare the index with the shards; whatever it is, it is made anew from them."""
+    if not file.exists():
+        return
+    there = {
+        (key, path.name): stamp
+        for folder, key in keys.items()
+        for path, stamp in list_shards(folder)
+    }
+    n_stale = 0
+    try:
+        with contextlib.closing(_open_unchanged(file)) as index:
+            for key, name, stamp, rows in index.execute(_INDEXED_SHARDS):
+                if shard_name(np.frombuffer(rows, np.uint8)) != name:
+                    reason = f"it says that {name} holds other rows; delete it, it is made anew"
+                    found.damaged.append(Damage(file=file, reason=reason))
+                n_stale += there.get((key, name)) != stamp
+    except (*FAILURES, TypeError) as error:  # the last of rows that are no bytes
+        found.remarks.append(f"{file} is no index ({error}); the next run makes a new one")
+    if n_stale:
+        found.remarks.append(f"{file} is behind the shards (entries: {n_stale}); harmless")
+
+
+def _open_unchanged(file: Path) -> sqlite3.Connection:
+    # Without a writer there is no log beside it, and one would be made for us, were it not for
+    # "immutable"; with a writer that word would have us read a page that is half written.
+    has_writer = file.with_name(f"{file.name}-wal").exists()
+    mode = "mode=ro" if has_writer else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)

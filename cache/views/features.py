@@ -1,0 +1,233 @@
+"""Read the layers of features.h5, whose pointers lead into shards, checking all that is read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from permafrost.cache.errors import MissingShardError, NotAViewError
+from permafrost.cache.hdf5.opening import check_kind, has_node, walk_nodes
+from permafrost.cache.hdf5.sealed import read_text
+from permafrost.cache.shards.follow import follow_rows
+from permafrost.cache.shards.gather import Block, StoredRows, split_columns
+from permafrost.cache.shards.writer import DTYPES, RowFormat, choose_chunk
+from permafrost.cache.store.featureset import RowLocations
+from permafrost.cache.store.folders import mark_used
+from permafrost.cache.store.recipe import Recipe
+from permafrost.cache.views.images import ImageTable
+from permafrost.cache.views.pointers import check_length, read_dtype, read_pointers, read_shape
+from permafrost.cache.views.values import StoredValues
+from permafrost.cache.views.writer import split_rows
+
+
+class Features(ImageTable):
+    """An open ``features.h5``: its images, and the layers' values of each.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    NotAViewError
+        There is no such file, or it is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._stored: dict[str, StoredRows] = {}
+        self._values: dict[str, StoredValues] = {}
+        self._nodes: dict[str, h5py.Dataset | h5py.Group] = {}
+
+    @cached_property
+    def layers(self) -> list[str]:
+        """The layer specs, sorted."""
+        with self._naming_damage():
+            # A view has pointers or values. Opening what is virtual beside pointers is not for us:
+            # its sources stand in HDF5's heap, without a checksum.
+            top, holds = ("rows", h5py.Group) if self._has_pointers else ("features", h5py.Dataset)
+            if not has_node(self._file, top):
+                return []
+            nodes = walk_nodes(self._open(top))
+            return sorted(
+                name for name, node in nodes if isinstance(node, holds) and "recipe" in node.attrs
+            )
+
+    @cached_property
+    def _has_pointers(self) -> bool:
+        return has_node(self._file, "rows")
+
+    def recipe(self, layer: str) -> Recipe:
+        """Return what the layer's numbers were computed with."""
+        with self._naming_damage():
+            recipe: Recipe = json.loads(read_text(self._node(layer), "recipe"))
+            if not isinstance(recipe, dict):
+                raise ValueError(f"its recipe of {layer} is no JSON object")  # noqa: TRY004
+            return recipe
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """Return the shape of one row."""
+        node = self._node(layer)
+        if isinstance(node, h5py.Dataset):
+            return tuple(node.shape[1:])
+        with self._naming_damage():
+            return read_shape(node)
+
+    def dtype(self, layer: str) -> np.dtype[Any]:
+        """Return the dtype of the stored values."""
+        node = self._node(layer)
+        if isinstance(node, h5py.Dataset):
+            return np.dtype(str(node.dtype))
+        with self._naming_damage():
+            return np.dtype(read_dtype(node))
+
+    def row_bytes(self, layer: str) -> int:
+        """Return the bytes of one row."""
+        return math.prod(self.shape(layer)) * self.dtype(layer).itemsize
+
+    def read(self, layer: str, rows: np.ndarray | None = None) -> np.ndarray:
+        """Read rows of a layer into memory.
+
+        Parameters
+        ----------
+        layer : str
+            As in `layers`.
+        rows : ndarray of int, shape (m,), optional
+            Which rows, in which order; all of them by default.
+
+        Returns
+        -------
+        ndarray, shape (m, *shape)
+
+        Raises
+        ------
+        MissingShardError, DamagedError
+            A value could not be read as it was written.
+        """
+        return self._read(layer, self._choose_rows(rows))
+
+    def _choose_rows(self, rows: np.ndarray | None) -> np.ndarray:
+        every = np.arange(len(self))
+        return every if rows is None else every[np.asarray(rows, np.int64)]
+
+    def _read(self, layer: str, rows: np.ndarray, block: Block = ()) -> np.ndarray:
+        shape = self.shape(layer)
+        part = [len(range(n)[cut]) for n, cut in zip(shape, block, strict=False)]
+        out = np.empty((len(rows), *part, *shape[len(part) :]), self.dtype(layer))
+        stored = self._locate(layer)
+        if stored is None:
+            with self._naming_damage():
+                self._open_values(layer).read(rows, out, block=block)
+        else:
+            self._stored[layer] = self._follow(stored, rows, out, block)
+        return out
+
+    def iterate(self, layer: str) -> Iterator[np.ndarray]:
+        """Yield the layer's rows in order, in blocks of a bounded size."""
+        for start, stop in split_rows(len(self), self.row_bytes(layer)):
+            yield self.read(layer, np.arange(start, stop))
+
+    def iterate_columns(
+        self, layer: str, rows: np.ndarray, *, n_bytes: int
+    ) -> Iterator[np.ndarray]:
+        """Yield the values of rows from left to right, some columns of all rows at a time.
+
+        Whole chunks are read and checked: where a block is narrower than one, each chunk is read as
+        often as blocks share it, so that the largest `n_bytes` one can afford is the fastest.
+
+        Parameters
+        ----------
+        layer : str
+            As in `layers`; its rows count as flattened in C order.
+        rows : ndarray of int, shape (m,)
+            Which rows, in which order.
+        n_bytes : int
+            What one block may take; at least one column comes each time.
+
+        Yields
+        ------
+        ndarray, shape (m, k)
+
+        Raises
+        ------
+        MissingShardError, DamagedError
+            As `read` does.
+        """
+        wanted = self._choose_rows(rows)
+        shape, dtype = self.shape(layer), self.dtype(layer)
+        n_columns = max(1, n_bytes // max(1, len(wanted) * dtype.itemsize))
+        chunk = choose_chunk(RowFormat(shape=shape, dtype=dtype.name), 1)[1:]
+        for block in split_columns(shape, n_columns, chunk=chunk):
+            values = self._read(layer, wanted, block)
+            yield values.reshape(len(wanted), math.prod(values.shape[1:]))
+
+    def folder(self, layer: str) -> Path | None:
+        """Return where the layer's shards lie; None for a materialized layer or a lost cache."""
+        node = self._node(layer)
+        folder = None if isinstance(node, h5py.Dataset) else self._shard_folder(node)
+        return folder if folder is not None and folder.is_dir() else None
+
+    def locations(self, layer: str) -> RowLocations | None:
+        """Return where the layer's rows lie; None for a materialized layer."""
+        stored = self._locate(layer)
+        return None if stored is None else stored.locations
+
+    def _locate(self, layer: str) -> StoredRows | None:
+        """Return all rows of a layer; None for a materialized one."""
+        node = self._node(layer)
+        if isinstance(node, h5py.Dataset):
+            return None
+        if layer not in self._stored:
+            with self._naming_damage():
+                locations = read_pointers(self._file, f"rows/{layer}", n_rows=len(self))
+                self._stored[layer] = StoredRows(
+                    folder=self._shard_folder(node),
+                    key=read_text(node, "key"),
+                    locations=locations,
+                    digests=self.digests,
+                )
+            if self.folder(layer) is not None:
+                mark_used(self._shard_folder(node))
+        return self._stored[layer]
+
+    def _open_values(self, layer: str) -> StoredValues:
+        if layer not in self._values:
+            node = self._node(layer)
+            self._values[layer] = StoredValues(self._file, node, sums=f"sums/{layer}")
+        return self._values[layer]
+
+    def _shard_folder(self, node: h5py.Group) -> Path:
+        with self._naming_damage():
+            return self.path.resolve().parent / read_text(node, "folder")
+
+    def _follow(
+        self, stored: StoredRows, rows: np.ndarray, out: np.ndarray, block: Block
+    ) -> StoredRows:
+        try:
+            return follow_rows(stored, rows, out, block=block)
+        except MissingShardError as error:
+            raise MissingShardError(
+                f"{error}; repeat the extract that wrote {str(self.path)!r}:"
+                " it computes only what is missing"
+            ) from error
+
+    def _node(self, layer: str) -> h5py.Dataset | h5py.Group:
+        """Return the pointers of a layer, or the dataset with its values."""
+        if layer not in self.layers:
+            raise NotAViewError(
+                f"{str(self.path)!r} has no layer {layer!r}; it has: {', '.join(self.layers)}"
+            )
+        if layer not in self._nodes:
+            with self._naming_damage():
+                node = self._open(f"{'rows' if self._has_pointers else 'features'}/{layer}")
+                if not self._has_pointers:
+                    check_kind(node, DTYPES)
+                    check_length(node, len(self))
+                self._nodes[layer] = node
+        return self._nodes[layer]

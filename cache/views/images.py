@@ -1,0 +1,146 @@
+"""Open features.h5, and read which images it is about, checking all that is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import h5py
+import numpy as np
+from permafrost.cache.errors import CacheError, DamagedError, NotAViewError
+from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
+from permafrost.cache.hdf5.sealed import read_array, read_text
+from permafrost.cache.hdf5.strings import unescape_name
+from permafrost.cache.views.pointers import read_texts
+
+_OWN_COLUMNS = ("path", "label", "split")
+
+
+class ImageTable:
+    """The images of an open ``features.h5``.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    NotAViewError
+        There is no such file, or it is something else.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = h5py.File(path, "r", locking=False)
+        except FileNotFoundError as error:
+            raise NotAViewError(f"there is no {str(path)!r}; make it with: extract") from error
+        except OSError as error:
+            raise NotAViewError(f"{str(path)!r} is not a readable HDF5 file ({error})") from error
+        with self._naming_damage():
+            if has_node(self._file, "images/digest"):
+                check_kind(self._open("images/digest"), ("uint8",), row_shape=(32,))
+                return
+        self._file.close()
+        raise NotAViewError(f"{str(path)!r} is no features file: it has no /images/digest")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        """How many images."""
+        with self._naming_damage():
+            return len(self._open("images/digest"))
+
+    @property
+    def root(self) -> str:
+        """Where the images' paths start from."""
+        with self._naming_damage():
+            return read_text(self._open("images"), "root")
+
+    @property
+    def origin(self) -> str:
+        """How the features were asked for, as `write_view` was told."""
+        with self._naming_damage():
+            return read_text(self._file, "origin") if "origin" in self._file.attrs else ""
+
+    @cached_property
+    def paths(self) -> list[str]:
+        """POSIX paths, relative to `root`."""
+        return self._column("images/path")
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """Labels; ``""`` where there is none."""
+        return self._column("images/label")
+
+    @cached_property
+    def splits(self) -> list[str]:
+        """``"train"``, ``"val"``, ``"test"`` or ``""``."""
+        return self._column("images/split")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the further columns of the dataset's table, sorted."""
+        return sorted(self._column_nodes)
+
+    def column(self, name: str) -> list[str]:
+        """Return a column of the dataset's table.
+
+        Parameters
+        ----------
+        name : str
+            One of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
+
+        Returns
+        -------
+        list of str, length n
+            ``""`` where the table has nothing.
+
+        Raises
+        ------
+        NotAViewError
+            There is no such column.
+        """
+        if name in _OWN_COLUMNS:
+            return self._column(f"images/{name}")
+        if name not in self._column_nodes:
+            there = ", ".join(map(repr, (*_OWN_COLUMNS, *self.columns)))
+            raise NotAViewError(f"{str(self.path)!r} has no column {name!r}; it has: {there}")
+        return self._column(f"images/columns/{self._column_nodes[name]}")
+
+    @cached_property
+    def _column_nodes(self) -> dict[str, str]:
+        """The name of each further column's dataset."""
+        with self._naming_damage():
+            if not has_node(self._file, "images/columns"):
+                return {}
+            return {unescape_name(node): node for node in self._open("images/columns")}
+
+    @cached_property
+    def digests(self) -> np.ndarray:
+        """SHA-256 of each image file: ndarray of uint8, shape (n, 32)."""
+        with self._naming_damage():
+            return read_array(self._open("images/digest"))
+
+    def _open(self, name: str) -> h5py.Dataset | h5py.Group:
+        return open_node(self._file, name)
+
+    def _column(self, name: str) -> list[str]:
+        with self._naming_damage():
+            return read_texts(self._file, name, n_rows=len(self))
+
+    @contextmanager
+    def _naming_damage(self) -> Iterator[None]:
+        try:
+            yield
+        except CacheError:
+            raise
+        except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+            raise DamagedError(f"{str(self.path)!r} is damaged: {error}") from error

@@ -1,0 +1,187 @@
+"""``run``: index → extract → fit of several heads, from one file, doing only what is missing."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import Any
+
+from permafrost.cache.disk.publish import make_folder
+from permafrost.pipeline.experiments.schema import BackboneSection, Experiment
+from permafrost.pipeline.extraction.extract import extract
+from permafrost.pipeline.extraction.results import ExtractSummary
+from permafrost.pipeline.models.classifier import write_json
+from permafrost.pipeline.models.fit import FitOptions, FitResult, find_fit, fit
+from permafrost.pipeline.models.measure import name_metric
+from permafrost.pipeline.models.task import TaskOptions
+from permafrost.pipeline.options import RunOptions
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.layers import parse_layer_specs
+from permafrost.stages.evaluation.metrics import PRIMARY
+
+SUMMARY_NAME = "summary.json"
+# What a terminal shows without scrolling.
+_MOST_SHOWN = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentResult:
+    """What an experiment gave.
+
+    Attributes
+    ----------
+    extractions : list of ExtractSummary
+        One for each backbone.
+    fits : list of FitResult
+        Best first: by cross-validated accuracy where there is one, else by test accuracy.
+    n_fitted : int
+        How many were fitted now; the others were there already.
+    out : Path
+    """
+
+    extractions: list[ExtractSummary]
+    fits: list[FitResult]
+    n_fitted: int
+    out: Path
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as a JSON object."""
+        return {
+            "extractions": [asdict(summary) for summary in self.extractions],
+            "fits": [result.metrics | {"out": str(result.out)} for result in self.fits],
+            "fitted": self.n_fitted,
+            "out": str(self.out),
+        }
+
+    def describe(self) -> str:
+        """Return the table of heads, best first."""
+        lines = [summary.describe() for summary in self.extractions]
+        metric = name_metric(PRIMARY[self.fits[0].metrics["task"]])
+        lines.append(
+            f"{len(self.fits)} heads, {self.n_fitted} fitted now; best first, by {metric}:"
+        )
+        shown = self.fits[:_MOST_SHOWN]
+        lines += [f"  {_measured(result.metrics)}  {result.out}" for result in shown]
+        if len(shown) < len(self.fits):
+            n_more = len(self.fits) - len(shown)
+            lines.append(f"  and {n_more} more in {self.out / SUMMARY_NAME}")
+        return "\n".join(lines)
+
+
+def _measured(metrics: dict[str, Any]) -> str:
+    name = PRIMARY[metrics["task"]]
+    parts = []
+    if metrics.get(f"cv_{name}_mean") is not None:
+        mean, std = metrics[f"cv_{name}_mean"], metrics[f"cv_{name}_std"]
+        parts.append(f"cv {mean:.4f} ± {std:.4f}")
+    if metrics.get(name) is not None:
+        parts.append(f"test {metrics[name]:.4f}")
+    return "  ".join(parts) or "not measured"
+
+
+def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
+    """Extract every backbone's features and fit every head on every layer.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    run : RunOptions
+    """
+    out = Path(experiment.out)
+    make_folder(out)
+    extractions: list[ExtractSummary] = []
+    fits: list[FitResult] = []
+    n_fitted = 0
+    for (backbone, options), name in zip(
+        experiment.extractions(run), _name_backbones(experiment.backbones), strict=True
+    ):
+        view = out / name / "features.h5"
+        extractions.append(extract(options, view))
+        for fit_options in list_fits(experiment, backbone, view, run):
+            found = find_fit(fit_options)
+            n_fitted += found is None
+            fits.append(found or _fit_now(fit_options))
+    fits.sort(key=lambda result: _rank(result.metrics), reverse=True)
+    result = ExperimentResult(extractions=extractions, fits=fits, n_fitted=n_fitted, out=out)
+    write_json(out / SUMMARY_NAME, result.to_dict())
+    return result
+
+
+def _fit_now(options: FitOptions) -> FitResult:
+    result = fit(options)
+    print(f"{_measured(result.metrics)}  {result.out}", file=sys.stderr)
+    return result
+
+
+def list_fits(
+    experiment: Experiment, backbone: BackboneSection, view: Path, run: RunOptions
+) -> list[FitOptions]:
+    """List the fits on one backbone's features, each in a folder of its own."""
+    layers = [str(layer) for layer in parse_layer_specs(backbone.layers)]
+    data = TaskOptions(
+        features=(view,),
+        task=experiment.task,
+        target=experiment.target,
+        cv=experiment.cv,
+        seed=experiment.seed,
+        memory_bytes=run.memory_bytes,
+    )
+    # By description, so that the same head asked for twice is one.
+    heads = {
+        _describe_head(head.kind, settings): (head.kind, settings)
+        for head in experiment.heads
+        for settings in head.expand()
+    }
+    return [
+        FitOptions(
+            data=data,
+            layer=layer,
+            head=kind,
+            settings=settings,
+            out=view.parent / layer_name / head_name,
+        )
+        for layer, layer_name in zip(layers, _name_folders(layers), strict=True)
+        for (kind, settings), head_name in zip(heads.values(), _name_folders(heads), strict=True)
+    ]
+
+
+def _name_backbones(backbones: list[BackboneSection]) -> list[str]:
+    names = [backbone.name for backbone in backbones]
+    return _name_folders(Path(x).stem if parse_backbone(x).is_file else x for x in names)
+
+
+def _describe_head(kind: str, settings: dict[str, object]) -> str:
+    """Write a head so that equal ones read alike: ``mlp dropout=0.6 hidden=256,128``."""
+    return " ".join([kind, *(f"{name}={_type(settings[name])}" for name in sorted(settings))])
+
+
+def _type(value: object) -> str:
+    """Write a setting as one would type it after ``--set``."""
+    if isinstance(value, Mapping):
+        return ",".join(f"{name}:{weight}" for name, weight in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _name_folders(texts: Iterable[str]) -> list[str]:
+    """Name a folder after each text; a number tells apart what would have the same name."""
+    names: list[str] = []
+    for text in texts:
+        name = _as_name(text)
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(one for one in chain([name], numbered) if one not in names))
+    return names
+
+
+def _as_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "unnamed"
+
+
+def _rank(metrics: dict[str, Any]) -> tuple[float, float]:
+    name = PRIMARY[metrics["task"]]
+    found = (metrics.get(f"cv_{name}_mean"), metrics.get(name))
+    folds, test = (float("-inf") if value is None else value for value in found)
+    return folds, test

@@ -1,0 +1,196 @@
+"""Which rows a run takes next, so that runs at once on one cache do not compute the same ones."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Set
+
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.cache.store.leases import Leases, OtherRuns
+from permafrost.pipeline.extraction import writer as writing
+from permafrost.pipeline.forward.loader import BatchTask, split_batches
+from permafrost.pipeline.planning.missing import ExtractionPlan
+
+Rows = NDArray[np.int64]
+
+# How long a run computes what it takes at once: what others wait for at most, beside its batches in
+# flight, and what is computed twice where they do not see each other.
+CLAIM_S = 15.0
+# Doubled until a claim lasts that long; the first ones only fill the loader.
+_FIRST_BATCHES = 4
+POLL_S = 0.5
+# A run that lives but no longer moves is given up: others' rows appear every minute.
+PATIENCE_S = 600.0
+# Rows that are looked up together.
+_WINDOW = 4096
+
+
+class Claims:
+    """Takes a plan's rows in order, a while's worth at a time, but for those that others hold.
+
+    Those come last, when they are there, or free because their owner died or could not read them.
+    Alone, a run takes all rows in order and in whole batches, so that the same images are in the
+    same batches whether it is killed and resumed or not.
+
+    Parameters
+    ----------
+    plan : ExtractionPlan
+        Rows that appear meanwhile are no longer missing from its layers.
+    leases : Leases
+    writer : ActivationWriter
+        Gets the batches, in order.
+    batch_size : int
+    find_failures : callable
+        Returns digest → reason of the images that are known by now to be undecodable.
+
+    Attributes
+    ----------
+    failed : dict of bytes to str
+        Those of the plan that another run found so.
+    waited_s : float
+        For other runs.
+    """
+
+    def __init__(
+        self,
+        plan: ExtractionPlan,
+        leases: Leases,
+        writer: writing.ActivationWriter,
+        *,
+        batch_size: int,
+        find_failures: Callable[[], Mapping[bytes, str]],
+    ) -> None:
+        self._plan = plan
+        self._leases = leases
+        self._writer = writer
+        self._batch_size = batch_size
+        self._find_failures = find_failures
+        row_bytes = max((layer.row.row_bytes for layer in plan.active), default=1)
+        self._most_batches = max(1, writing.SHARD_BYTES // (row_bytes * batch_size))
+        self._n_batches = _FIRST_BATCHES
+        self._ahead: Rows = np.arange(len(plan.digests))
+        self._held: list[Rows] = []
+        self._taken: Rows = self._ahead[:0]
+        self._n_done = 0
+        self._n_waited_for = 0
+        self._changed_s = 0.0
+        self.failed: dict[bytes, str] = {}
+        self.waited_s = 0.0
+
+    def describe(self) -> str:
+        """Say that another run is waited for; nothing otherwise."""
+        return "waiting for another run" if self._n_waited_for else ""
+
+    def rounds(self, advance: Callable[[int], None]) -> Iterator[Iterator[BatchTask]]:
+        """Yield the batches of each time through the rows, until none is left.
+
+        All of a round's batches have to be handed to the writer before the next one: what others
+        wait for must not wait for them.
+
+        Parameters
+        ----------
+        advance : callable
+            Is told how many rows need not be computed any more.
+        """
+        while len(self._ahead):
+            rows = self._claim(advance)
+            if len(rows):
+                self._n_waited_for = 0
+                yield self._cut(rows, advance)
+                self._writer.flush()
+            elif self._held:
+                self._wait(advance)
+            self._ahead = self._drop_failed(np.concatenate([rows[:0], *self._held]), advance)
+            self._held = []
+
+    def _cut(self, rows: Rows, advance: Callable[[int], None]) -> Iterator[BatchTask]:
+        plan = self._plan
+        while len(rows):
+            started_s = time.monotonic()
+            yield from split_batches(plan.paths, plan.digests, rows, batch_size=self._batch_size)
+            self._adapt(time.monotonic() - started_s)
+            rows = self._claim(advance)
+
+    def _adapt(self, lasted_s: float) -> None:
+        if lasted_s < CLAIM_S:
+            self._n_batches = min(2 * self._n_batches, self._most_batches)
+        elif lasted_s > 2 * CLAIM_S:
+            self._n_batches = max(1, self._n_batches // 2)
+
+    def _claim(self, advance: Callable[[int], None]) -> Rows:
+        """Take the next rows that are free."""
+        n_new = self._writer.n_committed - self._n_done
+        self._n_done += n_new
+        self._taken = self._taken[n_new:]
+        with self._leases.choosing() as others:
+            if others.are_waiting and len(self._taken):
+                self._writer.commit()
+            rows = self._choose(others, advance)
+            self._taken = np.concatenate([self._taken, rows])
+            self._leases.hold(self._list(self._taken), waiting=bool(self._held) and not len(rows))
+        return rows
+
+    def _choose(self, others: OtherRuns, advance: Callable[[int], None]) -> Rows:
+        held: Set[bytes] = frozenset() if self._is_impatient() else others.held
+        for layer in self._plan.active:
+            layer.features.refresh()
+        chosen = self._ahead[:0]
+        n_wanted = self._count_wanted(others.n_runs)
+        while len(self._ahead) and len(chosen) < n_wanted:
+            window = self._ahead[:_WINDOW]
+            is_missing, is_held = self._look_up(window, held)
+            free = np.flatnonzero(is_missing & ~is_held)[: n_wanted - len(chosen)]
+            chosen = np.concatenate([chosen, window[free]])
+            stop = int(free[-1]) + 1 if len(chosen) == n_wanted else len(window)
+            self._ahead = self._ahead[stop:]
+            if (is_missing & is_held)[:stop].any():
+                self._held.append(window[:stop][(is_missing & is_held)[:stop]])
+            n_there = stop - int(is_missing[:stop].sum())
+            if n_there:
+                advance(n_there)
+        return chosen
+
+    def _count_wanted(self, n_others: int) -> int:
+        n_batches = self._n_batches
+        if n_others:
+            # Smaller towards the end, so that all end together.
+            n_left = len(self._ahead) / self._batch_size
+            n_batches = min(n_batches, math.ceil(n_left / (2 * (n_others + 1))))
+        return n_batches * self._batch_size
+
+    def _look_up(self, rows: Rows, held: Set[bytes]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Tell which of the rows are missing from a layer, and which are held by others."""
+        digests = self._list(rows)
+        is_missing = np.zeros(len(rows), bool)
+        for layer in self._plan.active:
+            layer.missing[rows] &= layer.features.locate(digests).missing
+            is_missing |= layer.missing[rows]
+        return is_missing, np.array([digest in held for digest in digests], bool)
+
+    def _wait(self, advance: Callable[[int], None]) -> None:
+        n_held = sum(map(len, self._held))
+        if n_held != self._n_waited_for:
+            self._n_waited_for = n_held
+            self._changed_s = time.monotonic()
+        advance(0)
+        time.sleep(POLL_S)
+        self.waited_s += POLL_S
+
+    def _is_impatient(self) -> bool:
+        return bool(self._n_waited_for) and time.monotonic() - self._changed_s > PATIENCE_S
+
+    def _drop_failed(self, rows: Rows, advance: Callable[[int], None]) -> Rows:
+        """Drop the rows of images that another run could not decode."""
+        known = self._find_failures() if len(rows) else {}
+        digests = self._list(rows)
+        failed = {digest: known[digest] for digest in digests if digest in known}
+        if not failed:
+            return rows
+        self.failed.update(failed)
+        advance(len(failed))
+        return rows[[digest not in failed for digest in digests]]
+
+    def _list(self, rows: Rows) -> list[bytes]:
+        return [self._plan.digests[row] for row in rows]

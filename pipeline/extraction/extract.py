@@ -1,0 +1,228 @@
+"""The main job: every image once through the backbone, its activations into the cache."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from permafrost.cache.disk.publish import make_folder, remove_orphans
+from permafrost.cache.store.folders import mark_used
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout, open_cache
+from permafrost.cache.store.leases import Leases
+from permafrost.pipeline.errors import PipelineError, StoppedError
+from permafrost.pipeline.extraction.results import (
+    ExtractSummary,
+    Tally,
+    list_failures,
+    summarize,
+    write_results,
+)
+from permafrost.pipeline.forward.program import build_program
+from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.planning.prepare import (
+    Preparation,
+    prepare,
+    recall_failures,
+    remember_rate,
+    remember_sets,
+)
+from permafrost.pipeline.progress import Shares, show_progress
+from permafrost.stages.engines.support import check_precision
+
+if TYPE_CHECKING:
+    from permafrost.pipeline.extraction.claims import Claims
+    from permafrost.pipeline.extraction.writer import ActivationWriter
+    from permafrost.pipeline.forward.loader import LoadedBatch
+
+
+class UnreadableError(StoppedError):
+    """An image that cannot be read, where one is enough to stop.
+
+    Parameters
+    ----------
+    path, reason : str
+    remedy : str
+        How to go on without the image, in the words of the command line or of Python.
+    """
+
+    def __init__(
+        self, path: str, reason: str, remedy: str = "--on-error skip goes on without"
+    ) -> None:
+        # All of them, so that the error survives the way back from a worker process.
+        super().__init__(path, reason, remedy)
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot read {self.path!r}: {self.reason}; {self.remedy}"
+
+
+def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
+    """Compute what is missing and write ``features.h5``.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    out : Path
+        The view; ``<out>.failures.csv`` beside it lists the images that could not be read.
+
+    Returns
+    -------
+    ExtractSummary
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each; see their modules.
+    """
+    tally = Tally()
+    layout = open_cache(options.cache)
+    _check_out(out)
+    with Index(layout.index_file) as index:
+        prepared = fill_cache(options, layout, index, tally)
+        failed = write_results(options, prepared, tally, out=out)
+    return summarize(options, prepared, tally, failed=failed, out=out)
+
+
+def _check_out(out: Path) -> None:
+    """Find out before the work, not after it, that its result cannot be written."""
+    if out.is_dir():
+        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as features.h5")
+    make_folder(out.parent)
+
+
+def fill_cache(
+    options: ExtractOptions,
+    layout: CacheLayout,
+    index: Index,
+    tally: Tally,
+    *,
+    quiet: bool = False,
+) -> Preparation:
+    """Compute what is missing: `extract` without the view.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    layout : CacheLayout
+    index : Index
+    tally : Tally
+        Is told what happened.
+    quiet : bool
+        Whether to show no progress.
+    """
+    started_s = time.monotonic()
+    prepared = prepare(options, layout, index)
+    tally.shares.planning = time.monotonic() - started_s
+    tally.unreadable.update(prepared.dataset.unreadable)
+    _stop_on_failure(options, prepared, tally)
+    remember_sets(index, options.features, prepared)
+    remove_orphans(layout.leases_folder)
+    for layer in prepared.plan.layers:
+        remove_orphans(layer.features.folder)
+        mark_used(layer.features.folder)  # so that gc does not drop what this run relies on
+    if prepared.plan.digests:
+        compute_missing(options, prepared, index, tally, quiet=quiet)
+    return prepared
+
+
+def compute_missing(
+    options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
+) -> None:
+    """Load → forward → write, overlapped: the loop of the whole project."""
+    from permafrost.pipeline.extraction.claims import Claims
+    from permafrost.pipeline.forward.drift import noting_drift
+    from permafrost.pipeline.forward.forward_pass import ForwardPass
+    from permafrost.pipeline.forward.loader import load_ahead, open_client
+
+    features, plan = options.features, prepared.plan
+    check_precision(features.engine, features.precision)
+    shares = tally.shares
+    with ExitStack() as stack:
+        keys = [layer.features.key for layer in plan.active]
+        leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
+        client = stack.enter_context(open_client(options.run))
+        writer = stack.enter_context(_open_writer(options, prepared, index))
+        backbone = stack.enter_context(
+            ForwardPass(lambda: build_program(features, prepared), shares)
+        )
+        claims = Claims(
+            *(plan, leases, writer),
+            batch_size=prepared.batch_size,
+            find_failures=lambda: recall_failures(index, prepared.decoding, keys),
+        )
+        advance = stack.enter_context(_report(len(plan.digests), claims, shares, quiet=quiet))
+        for tasks in claims.rounds(advance):
+            loader = load_ahead(client, prepared, tasks, options.run)
+            batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
+            for batch, activations in batches:
+                _forget_changed(prepared, batch, index)
+                _note_batch(options, prepared, batch, tally)
+                writer.write(batch, activations)
+                shares.disk = writer.waited_s
+                advance(len(batch.rows))
+    _note_end(tally, writer, claims)
+    if tally.n_computed:
+        remember_rate(index, plan.layers, tally.n_computed / shares.working)
+    _stop_on_failure(options, prepared, tally)
+
+
+def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -> ActivationWriter:
+    from permafrost.pipeline.extraction.writer import ActivationWriter
+
+    return ActivationWriter(
+        *(prepared.layout, prepared.plan),
+        index=index,
+        decoding=prepared.decoding,
+        on_error=options.run.on_error,
+    )
+
+
+def _report(
+    n_images: int, claims: Claims, shares: Shares, *, quiet: bool
+) -> AbstractContextManager[Callable[[int], None]]:
+    if quiet:
+        return nullcontext(lambda _n: None)
+    return show_progress(
+        n_images, unit="images", note=lambda: claims.describe() or shares.describe()
+    )
+
+
+def _note_batch(
+    options: ExtractOptions, prepared: Preparation, batch: LoadedBatch, tally: Tally
+) -> None:
+    tally.n_computed += int(batch.readable.sum())
+    tally.n_rotated += batch.n_rotated
+    failed = batch.unreadable | batch.broken
+    for row, reason in failed.items():
+        tally.failed[prepared.plan.digests[batch.rows[row]]] = reason
+    if failed:
+        _stop_on_failure(options, prepared, tally)
+
+
+def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> None:
+    """Have files hashed again that are not what the index says, however they came to be so."""
+    from permafrost.pipeline.forward.loader import CHANGED
+
+    changed = [batch.rows[row] for row, reason in batch.unreadable.items() if reason == CHANGED]
+    if changed:
+        paths = [prepared.plan.paths[row] for row in changed]
+        index.forget_files(prepared.dataset.source.file_keys(paths))
+
+
+def _note_end(tally: Tally, writer: ActivationWriter, claims: Claims) -> None:
+    tally.shares.others = claims.waited_s
+    tally.failed |= writer.refused | claims.failed
+    tally.n_computed -= len(writer.refused)
+    tally.bytes_written = writer.bytes_written
+
+
+def _stop_on_failure(options: ExtractOptions, prepared: Preparation, tally: Tally) -> None:
+    if options.run.on_error == "fail":
+        for path, reason in list_failures(prepared, tally):
+            raise UnreadableError(path, reason)

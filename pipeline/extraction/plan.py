@@ -1,0 +1,135 @@
+"""``plan``: what an extraction would do, computing nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout, open_cache
+from permafrost.cache.store.records import Drift, Parity
+from permafrost.pipeline.forward.drift import describe_largest, read_drifts
+from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
+from permafrost.pipeline.forward.parity import describe_parity, read_parities
+from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.planning.prepare import prepare, recall_rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPreview:
+    """One layer's share: rows that exist, rows that do not, and the bytes of those."""
+
+    layer: str
+    rows_cached: int
+    rows_missing: int
+    bytes_to_write: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What an extraction would do.
+
+    Attributes
+    ----------
+    images : int
+        Rows of the dataset.
+    to_compute : int
+        Different images that go through the backbone.
+    failed : int
+        Rows already known to be unreadable.
+    bytes_to_write : int
+    batch_size : int
+    images_per_second : float or None
+        As measured when this backbone last ran here with these layers; None if it never did.
+    seconds : float or None
+        Estimated from that.
+    layers : list of LayerPreview
+    fast_decoding : FastDecoding or None
+        What ``--decode fast`` would give; None where it is chosen already or not worth it.
+    parity : dict of str to Parity
+        What is known of the errors of each layer against TensorFlow and float32.
+    drift : dict of str to Drift
+        What is known of how far the values of each layer depend on the batch.
+    """
+
+    images: int
+    to_compute: int
+    failed: int
+    bytes_to_write: int
+    batch_size: int
+    images_per_second: float | None
+    seconds: float | None
+    layers: list[LayerPreview]
+    fast_decoding: FastDecoding | None
+    parity: dict[str, Parity]
+    drift: dict[str, Drift]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as a JSON object."""
+        return asdict(self)
+
+    def describe(self) -> str:
+        """Return the figures as a person wants them."""
+        lines = [
+            f"{self.images} images, {self.to_compute} to compute, {self.failed} known to be"
+            f" unreadable; {self.bytes_to_write:,} bytes to write"
+        ]
+        lines += [
+            f"  {layer.layer}: {layer.rows_cached} cached, {layer.rows_missing} missing,"
+            f" {layer.bytes_to_write:,} bytes"
+            for layer in self.layers
+        ]
+        lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
+        lines += [f"  {line}" for line in describe_largest(self.drift)]
+        if self.to_compute and self.seconds is not None:
+            lines.append(f"  about {self.seconds:.0f} s at {self.images_per_second:.1f} images/s")
+        elif self.to_compute:
+            lines.append("  time unknown: this backbone has not run here with these layers yet")
+        if self.fast_decoding:
+            lines.append(f"  {self.fast_decoding.describe()}")
+        return "\n".join(lines)
+
+
+def preview(options: ExtractOptions) -> Preview:
+    """Find out what an extraction would do; the cache need not exist yet.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    """
+    if not options.cache.exists():
+        layout = CacheLayout(options.cache)
+        with Index() as index:
+            return _preview(options, layout, index)
+    layout = open_cache(options.cache)
+    with Index(layout.index_file) as index:
+        return _preview(options, layout, index)
+
+
+def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Preview:
+    prepared = prepare(options, layout, index)
+    plan, manifest = prepared.plan, prepared.dataset.manifest
+    n_distinct = len({digest for digest in manifest.digests if digest} - prepared.failures.keys())
+    rate = recall_rate(index, plan.layers)
+    layers = [
+        LayerPreview(
+            layer=str(layer.spec),
+            rows_cached=n_distinct - int(layer.missing.sum()),
+            rows_missing=int(layer.missing.sum()),
+            bytes_to_write=int(layer.missing.sum()) * layer.row.row_bytes,
+        )
+        for layer in plan.layers
+    ]
+    n_failed = sum(not digest or digest in prepared.failures for digest in manifest.digests)
+    return Preview(
+        images=len(manifest),
+        to_compute=len(plan.digests),
+        failed=n_failed,
+        bytes_to_write=plan.bytes_to_write,
+        batch_size=prepared.batch_size,
+        images_per_second=rate,
+        seconds=round(len(plan.digests) / rate, 1) if rate else None,
+        layers=layers,
+        fast_decoding=measure_fast_decoding(prepared),
+        parity=read_parities(options.features, plan.layers),
+        drift=read_drifts(plan.layers),
+    )

@@ -1,0 +1,250 @@
+"""One thread that writes activations behind the backbone and commits shards."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from permafrost.cache.disk.publish import remove_orphans
+from permafrost.cache.errors import UnstorableError
+from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.featureset import join_digests
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout, open_feature_set_folder
+from permafrost.pipeline.errors import Interrupted, StoppedError
+from permafrost.pipeline.forward.loader import LoadedBatch
+from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
+
+# What a kill may cost: about a minute of work, or this much of the largest layer.
+SHARD_BYTES = 256 * 1024 * 1024
+SHARD_SECONDS = 60.0
+# So many images without a value that can be stored, and more than half of all, are no exception.
+_ENOUGH_REFUSED = 8
+# Batches of activations that the writer may still have when the next one is computed.
+_BATCHES_BEHIND = 1
+
+
+class ActivationWriter:
+    """Appends the activations of each batch to one open shard a layer.
+
+    Shards of all layers are published together, and only between batches: a run that resumes
+    after a kill then meets the same images in the same batches as one that was left in peace.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    plan : ExtractionPlan
+    index : Index
+    decoding : str
+        Under which images that cannot be decoded are remembered.
+    on_error : str
+        ``"fail"`` stops at the first value that cannot be stored. ``"skip"`` goes on without its
+        image, unless that is more than half of them.
+
+    Attributes
+    ----------
+    refused : dict of bytes to str
+        The images of such values: digest → which layer, and why.
+    n_committed : int
+        Rows of the batches that were handed over and are done with, the unreadable ones included.
+    bytes_written : int
+        Of shards.
+    busy_s, waited_s : float
+        Seconds that the thread worked, and that it was waited for.
+    """
+
+    def __init__(
+        self,
+        layout: CacheLayout,
+        plan: ExtractionPlan,
+        *,
+        index: Index,
+        decoding: str,
+        on_error: str,
+    ) -> None:
+        self._plan = plan
+        self._index = index
+        self._decoding = decoding
+        self._on_error = on_error
+        self.refused: dict[bytes, str] = {}
+        self._n_images = 0
+        self._writers: dict[int, ShardWriter] = {}
+        self._digests: dict[int, list[bytes]] = {}
+        # By how the index remembers them: the way of decoding, or the feature set.
+        self._failures: dict[str, dict[bytes, str]] = {}
+        self._opened_s = time.monotonic()
+        self._active = plan.active
+        self._left = [int(layer.missing.sum()) for layer in self._active]
+        self._pending: deque[Future[None]] = deque()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="writer")
+        self._is_broken = False
+        self._is_stopped = False
+        self._n_appended = 0
+        self.n_committed = 0
+        self.bytes_written = 0
+        self.busy_s = 0.0
+        self.waited_s = 0.0
+        for layer in self._active:
+            remove_orphans(open_feature_set_folder(layout, layer.recipe))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Commit what was handed over, also when the run was interrupted or failed elsewhere."""
+        try:
+            self._finish()
+        finally:
+            self._thread.shutdown()
+            for writer in self._writers.values():
+                writer.discard()
+
+    def _finish(self) -> None:
+        try:
+            self._wait(0)
+        except (StoppedError, Interrupted):
+            # One value cannot be stored, or a signal came while waiting; the rest is good.
+            self._thread.submit(self._guard, self._commit).result()
+            raise
+        self.flush()
+
+    def write(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
+        """Queue one batch; waits only when the disk is behind.
+
+        Parameters
+        ----------
+        batch : LoadedBatch
+        activations : list of ndarray, each (n, *shape)
+            One for each of the plan's active layers; none where no image could be read.
+
+        Raises
+        ------
+        StoppedError
+            An earlier batch holds a value that cannot be stored.
+        OSError
+            An earlier batch could not be written.
+        """
+        self._pending.append(self._thread.submit(self._guard, self._append, batch, activations))
+        self._wait(_BATCHES_BEHIND)
+
+    def commit(self) -> None:
+        """Queue the publishing of what was handed over, for others to see."""
+        self._pending.append(self._thread.submit(self._guard, self._commit))
+
+    def flush(self) -> None:
+        """Publish what was handed over, and wait for it."""
+        self.commit()
+        self._wait(0)
+
+    def _wait(self, n_pending: int) -> None:
+        started_s = time.monotonic()
+        while len(self._pending) > n_pending:
+            self._pending.popleft().result()
+        self.waited_s += time.monotonic() - started_s
+
+    def _guard(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run work in the thread, unless an earlier one failed there half way.
+
+        After a full disk, say, a shard lacks rows that its digests name: whatever the disk says by
+        then, nothing may be added to it and it must not be published.
+        """
+        if self._is_broken:
+            return
+        try:
+            work(*arguments)
+        except StoppedError:
+            raise
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    def _append(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
+        if self._is_stopped:
+            return
+        started_s = time.monotonic()
+        digests = [self._plan.digests[row] for row in batch.rows]
+        self._remember(self._decoding, {digests[row]: why for row, why in batch.broken.items()})
+        self._n_images += len(digests)
+        readable = batch.readable
+        for number, values in enumerate(activations):
+            layer = self._active[number]
+            keep = np.flatnonzero(readable & layer.missing[batch.rows])
+            if len(keep):
+                self._append_layer(number, layer, [digests[row] for row in keep], values[keep])
+        self._n_appended += len(batch.rows)
+        if self._is_full():
+            self._commit()
+        self.busy_s += time.monotonic() - started_s
+
+    def _append_layer(
+        self, number: int, layer: LayerPlan, digests: list[bytes], values: np.ndarray
+    ) -> None:
+        writer = self._writers.get(number) or self._open(number, layer)
+        while digests:
+            try:
+                writer.append(join_digests(digests), values)
+            except UnstorableError as error:
+                self._refuse(layer, digests.pop(error.row), str(error))
+                values = np.delete(values, error.row, axis=0)
+            else:
+                self._digests[number].extend(digests)
+                return
+
+    def _refuse(self, layer: LayerPlan, digest: bytes, reason: str) -> None:
+        """Go on without an image, or stop where that is what the network or the dtype is like."""
+        why = f"layer {layer.spec}: {reason}"
+        self.refused[digest] = why
+        n_refused, n_images = len(self.refused), self._n_images
+        is_rule = n_refused >= _ENOUGH_REFUSED and 2 * n_refused > n_images
+        if is_rule or self._on_error == "fail":
+            first, why = next(iter(self.refused.items()))
+            path = self._plan.paths[self._plan.digests.index(first)]
+            count = f" (as {n_refused} of the first {n_images} images)" if is_rule else ""
+            self._is_stopped = True
+            raise StoppedError(f"{path!r}, {why}{count}")
+        self._remember(layer.features.key, {digest: why})
+
+    def _remember(self, kind: str, reasons: dict[bytes, str]) -> None:
+        self._failures.setdefault(kind, {}).update(reasons)
+
+    def _open(self, number: int, layer: LayerPlan) -> ShardWriter:
+        # Room for the bytes of a full shard and the batch that goes over.
+        n_rows = min(self._left[number], 2 * SHARD_BYTES // layer.row.row_bytes + 4096)
+        writer = ShardWriter(
+            layer.features.folder, key=layer.features.key, row=layer.row, n_rows=n_rows
+        )
+        self._writers[number] = writer
+        self._digests[number] = []
+        return writer
+
+    def _is_full(self) -> bool:
+        largest = max((writer.n_bytes for writer in self._writers.values()), default=0)
+        return largest >= SHARD_BYTES or time.monotonic() - self._opened_s >= SHARD_SECONDS
+
+    def _commit(self) -> None:
+        for number, writer in list(self._writers.items()):
+            digests = self._digests[number]
+            if not digests:
+                continue
+            shard = writer.publish()
+            del self._writers[number]
+            self._active[number].features.add(shard, join_digests(digests))
+            self._left[number] -= len(digests)
+            self.bytes_written += shard.stat().st_size
+        # After the shards: a failure that is remembered drops out of the next run's plan, and
+        # would shift the batches of rows that are still to be computed.
+        for kind, reasons in self._failures.items():
+            self._index.add_failures(kind, reasons)
+        self._failures = {}
+        self.n_committed = self._n_appended
+        self._opened_s = time.monotonic()

@@ -1,0 +1,129 @@
+"""What other engines and precisions cost: measured on the user's own images, once a feature set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import closing
+from typing import Protocol
+
+import numpy as np
+from permafrost.cache.store.records import Parity, read_record, write_record
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.planning.missing import LayerPlan
+from permafrost.pipeline.planning.prepare import Preparation
+from permafrost.stages.frameworks.start import find_keras_backend
+from permafrost.stages.shortcuts.differences import Run, measure_errors
+
+# Few: the reference is the slow program. Measured with two MobileNets in bfloat16, the mean errors
+# of 8 photos are those of 64 to within a fifth, the largest to within a third.
+SAMPLE_IMAGES = 8
+
+
+class Reference(Protocol):
+    """A program that others are compared with."""
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch of uint8."""
+
+    def close(self) -> None:
+        """Release the device memory."""
+
+
+def is_reference(options: FeatureOptions) -> bool:
+    """Tell whether the features are what others are compared with."""
+    return (options.engine, options.precision) == ("tensorflow", "float32")
+
+
+def name_reference() -> str:
+    """Say what others are compared with.
+
+    That is TensorFlow where Keras runs on it. A process has one backend of Keras: on another one,
+    it is Keras itself, running one operation after the other, without a compiler.
+    """
+    backend = find_keras_backend()
+    return "tensorflow" if backend == "tensorflow" else f"uncompiled keras-{backend}"
+
+
+def note_parity(
+    options: FeatureOptions,
+    prepared: Preparation,
+    program: Run,
+    *,
+    open_reference: Callable[[], Reference],
+) -> None:
+    """Compare a program with the reference, where that was not done yet, and keep the errors.
+
+    Parameters
+    ----------
+    options : FeatureOptions
+    prepared : Preparation
+    program : callable
+        Gives the active layers of the plan.
+    open_reference : callable
+        Builds the program that `name_reference` says, in float32, with the same layers.
+
+    Raises
+    ------
+    PipelineError
+        The precision's range is too small for a layer.
+    """
+    active = prepared.plan.active
+    if all(read_record(layer.features.folder, Parity) for layer in active):
+        return
+    sample = _load_sample(prepared)
+    if not len(sample):
+        return
+    from permafrost.stages.engines.tensorflow_engine import HalvingProgram
+
+    with closing(open_reference()) as reference:
+        errors = measure_errors(program, HalvingProgram(reference), [sample])
+    for layer, (max_error, mean_error) in zip(active, errors, strict=True):
+        if not math.isfinite(max_error + mean_error):
+            raise PipelineError(
+                f"--precision {options.precision}: layer {layer.spec} has values beyond its range;"
+                " use bfloat16 or float32"
+            )
+        parity = Parity(
+            reference=name_reference(),
+            images=len(sample),
+            max_error=max_error,
+            mean_error=mean_error,
+        )
+        write_record(layer.features.folder, parity)
+
+
+def _load_sample(prepared: Preparation) -> np.ndarray:
+    """Decode images from all over the plan: a folder's first ones may all be of one class."""
+    from permafrost.pipeline.forward.loader import BatchTask, load_batch
+
+    plan = prepared.plan
+    n_images = min(SAMPLE_IMAGES, len(plan.digests))
+    rows = np.linspace(0, len(plan.digests) - 1, n_images).astype(int)
+    task = BatchTask(
+        rows=rows,
+        paths=[plan.paths[row] for row in rows],
+        digests=[plan.digests[row] for row in rows],
+    )
+    batch = load_batch(
+        prepared.dataset.source, task, spec=prepared.decode, isolation=prepared.isolation
+    )
+    sample: np.ndarray = batch.pixels[batch.readable]
+    return sample
+
+
+def read_parities(options: FeatureOptions, layers: list[LayerPlan]) -> dict[str, Parity]:
+    """Return what is known of each layer; nothing where the features are the reference."""
+    if is_reference(options):
+        return {}
+    found = {str(layer.spec): read_record(layer.features.folder, Parity) for layer in layers}
+    return {layer: parity for layer, parity in found.items() if parity is not None}
+
+
+def describe_parity(layer: str, parity: Parity) -> str:
+    """Return a line for people."""
+    return (
+        f"{layer} against {parity.reference} and float32, on {parity.images} images: relative error"
+        f" {parity.max_error:.1e} at most, {parity.mean_error:.1e} on average"
+    )

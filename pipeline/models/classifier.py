@@ -1,0 +1,166 @@
+"""A fitted classifier on disk: a head, and all it takes to feed it new images.
+
+::
+
+    DIR/
+      model.json          layers, recipes, how the features were asked for, what it was fitted on
+      head/               the head itself: head.json with head.skops or head.keras
+      metrics.json        how good it is
+      predictions.csv     what it says of rows that it was not fitted on
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from permafrost.cache.disk.locks import locked_folder
+from permafrost.cache.disk.publish import make_durable, make_folder, published
+from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.outputs import write_rows
+from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
+from permafrost.stages.heads import Head, load_head
+
+MODEL_NAME = "model.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierPart:
+    """One layer that a head was fitted on.
+
+    Attributes
+    ----------
+    layer : str
+        Its spec.
+    recipe : Recipe
+        Of the features; new ones must have the same.
+    features : FeatureOptions
+        How to ask for them.
+    """
+
+    layer: str
+    recipe: Recipe
+    features: FeatureOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifier:
+    """What ``predict`` and ``export`` need.
+
+    Attributes
+    ----------
+    head : Head
+    parts : tuple of ClassifierPart
+        The layers that the head wants side by side.
+    target : str
+        The column with the truth that it was fitted on.
+    """
+
+    head: Head
+    parts: tuple[ClassifierPart, ...]
+    target: str
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file of an earlier fit; None where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def save_classifier(folder: Path, head: Head, record: Mapping[str, Any]) -> None:
+    """Write the head, and then the record that vouches for it."""
+    make_folder(folder / "head")
+    head.save(folder / "head")
+    make_durable(folder / "head")
+    write_json(folder / MODEL_NAME, record)
+
+
+def load_classifier(folder: Path) -> Classifier:
+    """Load what ``fit`` wrote.
+
+    Raises
+    ------
+    PipelineError
+        The folder holds no fitted model.
+    """
+    file = folder / MODEL_NAME
+    try:
+        # A fit that is going may be replacing one after the other.
+        with locked_folder(folder):
+            record = json.loads(file.read_text(encoding="utf-8"))
+            parts = tuple(_read_part(part) for part in record["parts"])
+            if not parts:
+                raise ValueError("it names no features")
+            target = str(record["target"])
+            head = load_head(folder / "head")
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise PipelineError(
+            f"{str(folder)!r} holds no fitted model (no {MODEL_NAME}); name what fit --out wrote"
+        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
+    return Classifier(head=head, parts=parts, target=target)
+
+
+def _read_part(part: Mapping[str, Any]) -> ClassifierPart:
+    recipe = dict(part["recipe"])
+    recipe_key(recipe)  # A ValueError where it is no canonical JSON.
+    return ClassifierPart(
+        layer=str(part["layer"]),
+        recipe=recipe,
+        features=FeatureOptions.from_json(json.dumps(part["features"])),
+    )
+
+
+def write_predictions(  # noqa: PLR0913
+    file: Path,
+    *,
+    paths: Sequence[str],
+    labels: Sequence[str],
+    outputs: np.ndarray,
+    classes: np.ndarray,
+    task: str,
+) -> None:
+    """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
+
+    Parameters
+    ----------
+    file : Path
+    paths, labels : sequence of str, length n
+    outputs : ndarray of float64, shape (n, n_outputs)
+        As `Head.predict` gives them.
+    classes : ndarray of str, shape (n_classes,)
+    task : str
+    """
+    predicted = _name_outputs(outputs, classes, task)
+    values = outputs[:, : len(classes)].tolist()
+    rows = zip(paths, labels, predicted, values, strict=True)
+    write_rows(
+        file,
+        ["path", "label", "predicted", *classes.tolist()],
+        [[path, label, name, *row] for path, label, name, row in rows],
+    )
+
+
+def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
+    """Return what the outputs say: a class, the classes from a half on, or a value."""
+    if task == REGRESSION:
+        return list(outputs[:, 0].tolist())
+    if task == MULTILABEL:
+        return [SEPARATOR.join(classes[row]) or SEPARATOR for row in outputs >= 0.5]
+    return list(classes[outputs.argmax(axis=1)].tolist())
+
+
+def write_json(file: Path, value: object) -> None:
+    """Write a JSON file in one step."""
+    with published(file) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

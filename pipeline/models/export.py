@@ -1,0 +1,111 @@
+"""``export``: the backbone up to the layer, its preprocessing and the head as one Keras model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from permafrost.cache.disk.publish import make_folder, published
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.classifier import Classifier, ClassifierPart, load_classifier
+from permafrost.pipeline.models.predict import check_recipe, find_features, list_features
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.export.classifier import (
+    SUFFIX,
+    ExportPart,
+    build_classifier,
+    save_classifier,
+)
+
+if TYPE_CHECKING:
+    from permafrost.stages.backbones.network import Network
+
+# How an image file becomes the pixels that the model takes.
+_PIXELS = ("size", "color", "resize", "resize_mode", "orient", "decode")
+
+
+def export(model: Path, out: Path) -> dict[str, object]:
+    """Write what ``fit`` left in `model` as one ``.keras`` file that needs nothing of this project.
+
+    Parameters
+    ----------
+    model : Path
+        What ``fit`` wrote.
+    out : Path
+        Ends in ``.keras``.
+
+    Returns
+    -------
+    dict
+        The file, its size in bytes, the shape of its input, and what its outputs stand for.
+
+    Raises
+    ------
+    PipelineError, StageError
+        The backbone is no longer the one that the head was fitted on, or cannot be exported.
+    """
+    if out.suffix != SUFFIX or out.is_dir():
+        raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
+    classifier = load_classifier(model)
+    parts = _load_parts(classifier)
+    # Only now are the recipes known to be what our own code wrote.
+    pixels = _share_pixels(classifier.parts)
+    network = build_classifier(parts, classifier.head)
+    make_folder(out.absolute().parent)
+    with published(out) as temporary:
+        save_classifier(
+            network,
+            temporary,
+            task=classifier.head.task,
+            classes=classifier.head.classes,
+            pixels=pixels,
+        )
+    return {
+        "model": str(out),
+        "bytes": out.stat().st_size,
+        "input_shape": list(network.input_shape[1:]),
+        "task": classifier.head.task,
+        "classes": classifier.head.classes.tolist(),
+        "pixels": pixels,
+    }
+
+
+def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
+    first = parts[0]
+    for part in parts[1:]:
+        differing = [
+            f"{name} {first.recipe[name]} and {part.recipe[name]}"
+            for name in _PIXELS
+            if first.recipe[name] != part.recipe[name]
+        ]
+        if differing:
+            raise PipelineError(
+                f"one model takes one image, but {first.layer} and {part.layer} were extracted from"
+                f" different ones ({', '.join(differing)}); extract both alike"
+            )
+    return {name: first.recipe[name] for name in _PIXELS}
+
+
+def _load_parts(classifier: Classifier) -> list[ExportPart]:
+    """Load each backbone once, whatever the number of its layers."""
+    backbones = {features: Backbone(features) for features in list_features(classifier)}
+    networks: dict[FeatureOptions, Network] = {}
+    loaded = []
+    for part in classifier.parts:
+        features = find_features(part, backbones)
+        check_recipe(part, backbones[features])
+        if features not in networks:
+            networks[features] = backbones[features].load()
+        loaded.append(
+            ExportPart(
+                network=networks[features],
+                layer=parse_layer_spec(part.layer),
+                preprocess=backbones[features].preprocess,
+                view=features.view,
+                dtype=features.dtype,
+            )
+        )
+    return loaded

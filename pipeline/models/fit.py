@@ -1,0 +1,261 @@
+"""``fit``: one head on one layer of cached features, measured on rows it has not seen."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from permafrost.cache.disk.locks import locked_folder
+from permafrost.cache.disk.publish import make_folder, remove_durably
+from permafrost.cache.store.derived import Artefacts
+from permafrost.pipeline.models.classifier import (
+    MODEL_NAME,
+    read_json,
+    save_classifier,
+    write_json,
+    write_predictions,
+)
+from permafrost.pipeline.models.layer_matrix import StoredLayer
+from permafrost.pipeline.models.measure import (
+    Bench,
+    Unseen,
+    cross_validate,
+    measure_test,
+    name_metric,
+    warn_of_near_duplicates,
+    warn_of_new_classes,
+)
+from permafrost.pipeline.models.rows import FeatureFiles, read_labels
+from permafrost.pipeline.models.task import (
+    TaskOptions,
+    check_classes,
+    digest_fit,
+    digest_rows,
+    make_candidate,
+)
+from permafrost.stages.evaluation.crossfit import Candidate, predict_rows
+from permafrost.stages.evaluation.metrics import PRIMARY
+from permafrost.stages.heads import Head, fit_head
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitOptions:
+    """What ``fit`` is asked for.
+
+    Attributes
+    ----------
+    data : TaskOptions
+    layer : str
+        A layer spec, or several joined by ``+``.
+    head : str
+    settings : mapping of str to object
+        As typed (``"0.1"``) or as YAML gives them (``0.1``).
+    out : Path
+        Folder for what is fitted and measured.
+    """
+
+    data: TaskOptions
+    layer: str
+    head: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    out: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """What was measured; `metrics` is what ``metrics.json`` holds."""
+
+    metrics: dict[str, Any]
+    out: Path
+
+    def describe(self) -> str:
+        """Return the figures as a person wants them."""
+        found = self.metrics
+        name = PRIMARY[found["task"]]
+        lines = [f"{found['head']} on {found['layer']} → {self.out}"]
+        if found.get(name) is not None:
+            others = f", log loss {found['log_loss']:.4f}" if "log_loss" in found else ""
+            lines.append(f"  test: {describe_score(name, found)}{others}, {found['n_test']} rows")
+        if found.get(f"cv_{name}_mean") is not None:
+            lines.append(
+                f"  {found['cv_folds']}-fold: {name_metric(name)}"
+                f" {found[f'cv_{name}_mean']:.4f} ± {found[f'cv_{name}_std']:.4f}"
+            )
+        if len(lines) == 1:
+            lines.append("  not measured: no row is in the test split; split, or use --cv 5")
+        lines.append(f"  {found['n_train']} training rows, {found['seconds']:.1f} s")
+        return "\n".join(lines)
+
+
+def fit(options: FitOptions) -> FitResult:
+    """Fit a head, measure it, and keep it with all that ``predict`` needs.
+
+    Parameters
+    ----------
+    options : FitOptions
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each.
+    """
+    started_s = time.monotonic()
+    candidate = make_candidate(options.head, options.settings, task=options.data.task)
+    with FeatureFiles(options.data.features) as files:
+        layers = files.find_layers(options.layer)
+        bench = open_bench(options.data, files, layers)
+        check_classes(bench.labelled, options.data)
+        record = _build_record(options, candidate, files, layers)
+        make_folder(options.out)
+        head = fit_head(
+            candidate.kind,
+            candidate.settings,
+            bench.matrix,
+            bench.labelled.targets,
+            train=bench.labelled.train,
+            seed=bench.seed,
+            memory_bytes=bench.memory_bytes,
+            store=bench.store,
+        )
+        metrics, unseen = _measure(options, candidate, bench, head)
+        metrics["seconds"] = round(time.monotonic() - started_s, 3)
+        metrics |= {
+            "head": options.head,
+            "layer": record["layer"],
+            "task": options.data.task,
+            "target": options.data.target,
+            "seed": options.data.seed,
+            "settings": dataclasses.asdict(candidate.settings),
+            "classes": head.classes.tolist(),
+        }
+        # Two fits at once into one folder would leave the head of one with the record of another.
+        with locked_folder(options.out):
+            remove_durably(options.out / MODEL_NAME)
+            _write_unseen(options, files, unseen)
+            write_json(options.out / "metrics.json", metrics)
+            # Its last file vouches for the others.
+            save_classifier(options.out, head, record)
+    return FitResult(metrics=metrics, out=options.out)
+
+
+def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
+    column = files.column(options.data.target)
+    write_predictions(
+        options.out / "predictions.csv",
+        paths=[files.paths[row] for row in unseen.rows],
+        labels=[column[row] for row in unseen.rows],
+        outputs=unseen.outputs,
+        classes=unseen.classes,
+        task=options.data.task,
+    )
+
+
+def find_fit(options: FitOptions) -> FitResult | None:
+    """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
+    candidate = make_candidate(options.head, options.settings, task=options.data.task)
+    with FeatureFiles(options.data.features) as files:
+        record = _build_record(options, candidate, files, files.find_layers(options.layer))
+    known = read_json(options.out / MODEL_NAME)
+    metrics = read_json(options.out / "metrics.json")
+    if known is None or metrics is None or known.get("fit") != record["fit"]:
+        return None
+    if not (options.out / "predictions.csv").exists():
+        return None
+    if known != record:
+        # The backbone's file has moved.
+        write_json(options.out / MODEL_NAME, record)
+    return FitResult(metrics=metrics, out=options.out)
+
+
+def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]) -> Bench:
+    """Put together what heads are fitted on and measured with."""
+    folder = files.artefact_folder(layers)
+    return Bench(
+        files=files,
+        matrix=files.open_matrix(layers),
+        labelled=read_labels(files, task=options.task, column=options.target),
+        seed=options.seed,
+        memory_bytes=options.memory_bytes,
+        store=None if folder is None else Artefacts(folder),
+    )
+
+
+def _build_record(
+    options: FitOptions, candidate: Candidate, files: FeatureFiles, layers: Sequence[StoredLayer]
+) -> dict[str, Any]:
+    """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
+    return {
+        "task": options.data.task,
+        "target": options.data.target,
+        "layer": "+".join(dict.fromkeys(str(layer.spec) for layer in layers)),
+        "parts": [
+            {
+                "layer": str(layer.spec),
+                "recipe": layer.recipe,
+                "features": files.read_origin(layer),
+            }
+            for layer in layers
+        ],
+        "fit": digest_fit(digest_rows(options.data, files), layers, candidate),
+    }
+
+
+def _measure(
+    options: FitOptions, candidate: Candidate, bench: Bench, head: Head
+) -> tuple[dict[str, Any], Unseen]:
+    """Return the metrics, and what is said of the rows that the head was not fitted on."""
+    labelled = bench.labelled
+    metrics: dict[str, Any] = {"n_train": len(labelled.train), "n_test": len(labelled.test)}
+    classes, measured = head.classes, labelled.test
+    outputs = np.empty((0, max(1, len(classes))))
+    if len(labelled.test):
+        found, outputs = measure_test(head, bench)
+        figures, warning = warn_of_near_duplicates(bench)
+        metrics |= found | figures
+        for line in filter(None, (warning, warn_of_new_classes(labelled))):
+            _log.warning("%s", line)
+    if options.data.cv is not None:
+        found, out_of_fold = cross_validate(candidate, bench, n_folds=options.data.cv)
+        metrics |= found
+        if not len(labelled.test):
+            classes, measured, outputs = labelled.targets.classes, labelled.folds, out_of_fold
+    return metrics, _join_unlabelled(
+        Unseen(rows=measured, outputs=outputs, classes=classes), bench, head
+    )
+
+
+def _join_unlabelled(measured: Unseen, bench: Bench, head: Head) -> Unseen:
+    rows = bench.labelled.unlabelled
+    said = predict_rows(head, bench.matrix, rows)
+    outputs = np.zeros((len(rows), measured.outputs.shape[1]))
+    # A class that only val rows have is in the folds, but not in the head.
+    known = np.searchsorted(measured.classes, head.classes) if len(head.classes) else [0]
+    outputs[:, known] = said
+    numbers = np.concatenate([measured.rows, rows])
+    order = np.argsort(numbers)
+    return Unseen(
+        rows=numbers[order],
+        outputs=np.concatenate([measured.outputs, outputs])[order],
+        classes=measured.classes,
+    )
+
+
+def describe_score(name: str, metrics: Mapping[str, Any]) -> str:
+    """Write a score of the test split with its interval."""
+    text = f"{name_metric(name)} {metrics[name]:.4f}"
+    if metrics["interval"] is None:
+        return text
+    low, high = metrics["interval"]
+    return f"{text} (95 %: {low:.4f} to {high:.4f})"

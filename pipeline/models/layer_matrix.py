@@ -1,0 +1,125 @@
+"""One layer of a ``features.h5`` as a matrix: stored as it is asked for, or pooled on the way."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.cache.views.features import Features
+from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.matrices.matrix import ArrayMatrix, Rows, iterate_rows
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredLayer:
+    """One layer of one file, and what is to be made of it.
+
+    Attributes
+    ----------
+    file : int
+        Which of the files.
+    name : str
+        The dataset in it.
+    spec : LayerSpec
+        What was asked for.
+    recipe : Recipe
+        Of an extraction that gives what was asked for.
+    is_derived : bool
+        Whether the pooling is still to be done.
+    """
+
+    file: int
+    name: str
+    spec: LayerSpec
+    recipe: Recipe
+    is_derived: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMatrix:
+    """A layer of an open ``features.h5`` as a `stages.matrices.matrix.Matrix`; it reads what is asked for.
+
+    Attributes
+    ----------
+    features : Features
+    layer : StoredLayer
+    rows : ndarray of int64, shape (n_rows,)
+        The file's row for each row of the matrix.
+    """
+
+    features: Features
+    layer: StoredLayer
+    rows: Rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows, and of features in each."""
+        stored = self.features.shape(self.layer.name)
+        return len(self.rows), stored[-1] if self.layer.is_derived else math.prod(stored)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What a row is read as."""
+        stored = self.features.dtype(self.layer.name)
+        return np.dtype(np.float32) if self.layer.is_derived else stored
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the recipe and of the images."""
+        digest = hashlib.sha256(f"{recipe_key(self.layer.recipe)} {self.layer.is_derived}".encode())
+        digest.update(self.features.digests[self.rows].tobytes())
+        return digest.hexdigest()
+
+    def read(self, rows: Rows) -> np.ndarray:
+        """Read rows in the given order."""
+        if not self.layer.is_derived:
+            return self.features.read(self.layer.name, self.rows[rows]).reshape(len(rows), -1)
+        out = np.empty((len(rows), self.shape[1]), np.float32)
+        maps = dataclasses.replace(self, layer=dataclasses.replace(self.layer, is_derived=False))
+        shape = self.features.shape(self.layer.name)
+        for positions, block in iterate_rows(maps, rows):
+            out[positions] = _pool(block.reshape(-1, *shape), self.layer.spec)
+        return out
+
+    def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[np.ndarray]:
+        """Yield the columns from left to right, some of them at a time, for all of `rows`."""
+        if self.layer.is_derived:
+            pooled = ArrayMatrix(self.read(rows))
+            yield from pooled.iterate_columns(np.arange(len(rows)), n_bytes=n_bytes)
+        else:
+            stored = self.rows[rows]
+            yield from self.features.iterate_columns(self.layer.name, stored, n_bytes=n_bytes)
+
+
+def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | None:
+    """Find a layer in a file as it is, or the full map that it can be derived from."""
+    if str(spec) in file.layers:
+        name, is_derived = str(spec), False
+    else:
+        sources = [LayerSpec(spec.layer), LayerSpec(spec.layer, "flatten")]
+        usable = [str(one) for one in sources[: 2 if spec.pooling == "none" else 1]]
+        held = [name for name in usable if name in file.layers]
+        if not held:
+            return None
+        name, is_derived = held[0], spec.pooling in ("avg", "max")
+    if is_derived:
+        spec.pool_shape(file.shape(name))  # refuses what has no height and width
+    recipe = {**file.recipe(name), "pooling": spec.pooling}
+    return StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
+
+
+def _pool(maps: np.ndarray, spec: LayerSpec) -> np.ndarray:
+    axes = tuple(range(1, maps.ndim - 1))
+    if spec.pooling == "max":
+        pooled: np.ndarray = maps.max(axis=axes)
+        return pooled
+    # In float64, as float32 sums of thousands of values in numpy's order would differ from ours.
+    means: np.ndarray = maps.mean(axis=axes, dtype=np.float64)
+    return means

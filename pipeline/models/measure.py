@@ -1,0 +1,192 @@
+"""How good a head is: on the test split, and on folds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
+from permafrost.stages.datasets.targets import CLASSIFICATION
+from permafrost.stages.errors import InputError
+from permafrost.stages.evaluation.crossfit import (
+    Candidate,
+    Trial,
+    collect_outputs,
+    cross_fit,
+    predict_rows,
+)
+from permafrost.stages.evaluation.folds import Fold, make_folds
+from permafrost.stages.evaluation.intervals import bootstrap_interval
+from permafrost.stages.evaluation.metrics import count_confusions, describe_classes, score
+from permafrost.stages.evaluation.near_duplicates import (
+    describe_near_duplicates,
+    find_near_duplicates,
+)
+from permafrost.stages.heads import Head
+from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.reduction import Store
+
+Scores = dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unseen:
+    """What is said of rows by a head that was not fitted on them.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (m,)
+        Ascending.
+    outputs : ndarray of float64, shape (m, n_outputs)
+    classes : ndarray of str, shape (n_classes,)
+    """
+
+    rows: Rows
+    outputs: np.ndarray
+    classes: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """All that measuring takes: the features and the truth, and how to go about it."""
+
+    files: FeatureFiles
+    matrix: Matrix
+    labelled: LabelledRows
+    seed: int
+    memory_bytes: int
+    store: Store | None
+
+
+def measure_test(head: Head, bench: Bench) -> tuple[dict[str, Any], np.ndarray]:
+    """Measure a head on the test split.
+
+    Returns
+    -------
+    metrics : dict
+        Ready for JSON: the scores, the interval of the first of them, figures per class.
+    outputs : ndarray of float64, shape (n_test, n_outputs)
+    """
+    rows = bench.labelled.test
+    outputs = predict_rows(head, bench.matrix, rows)
+    truth = bench.labelled.targets.select(rows)
+    metrics: dict[str, Any] = dict(score(truth, outputs, head.classes))
+    interval = bootstrap_interval(
+        truth, outputs, head.classes, groups=bench.files.groups[rows], seed=bench.seed
+    )
+    metrics["interval"] = interval and list(interval)
+    if len(head.classes):
+        metrics["per_class"] = describe_classes(truth, outputs, head.classes)
+    if truth.task == CLASSIFICATION:
+        metrics["confusion"] = count_confusions(truth, outputs, head.classes)
+    return metrics, outputs
+
+
+def warn_of_near_duplicates(bench: Bench) -> tuple[dict[str, Any], str | None]:
+    """Look for test rows that are all but equal to a training row; return figures and a line."""
+    found = find_near_duplicates(
+        bench.matrix,
+        bench.labelled.test,
+        bench.labelled.train,
+        memory_bytes=bench.memory_bytes,
+    )
+    figures = {
+        "near_duplicates": found.n_found if found.is_telling else None,
+        "near_duplicate_pairs": [
+            [bench.files.paths[pair.test], bench.files.paths[pair.train], round(pair.cosine, 6)]
+            for pair in found.pairs
+        ],
+    }
+    # That a layer cannot tell stands in the figures; as a warning it would come with every fit.
+    warning = describe_near_duplicates(found, bench.files.paths) if found.is_telling else None
+    return figures, warning
+
+
+def warn_of_new_classes(labelled: LabelledRows) -> str | None:
+    """Return a line on test rows of classes that no training row has, if there are any."""
+    targets = labelled.targets
+    if targets.task != CLASSIFICATION:
+        return None
+    tested = targets.values[labelled.test]
+    is_new = ~np.isin(tested, targets.values[labelled.train])
+    if not is_new.any():
+        return None
+    first = str(tested[is_new][0])
+    return f"{is_new.sum()} test rows count as wrong: no training row has their label, as {first!r}"
+
+
+def cross_validate(
+    candidate: Candidate, bench: Bench, *, n_folds: int
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Measure a head on folds of all rows outside the test split.
+
+    Returns
+    -------
+    metrics : dict
+        Ready for JSON: mean and standard deviation of each score, and the scores of each fold.
+    outputs : ndarray of float64, shape (n_folds_rows, n_outputs)
+        Out of fold, a column for each class of the targets.
+    """
+    trial = plan_trial(bench, n_folds=n_folds)
+    found = list(cross_fit([candidate], trial))
+    truth = bench.labelled.targets.select(trial.rows)
+    scores: list[Scores] = [{}] * n_folds
+    for one in found:
+        if one.error:
+            raise InputError(one.error)
+        test = trial.folds[one.fold].test
+        scores[one.fold] = score(truth.select(test), one.outputs, one.classes)
+    metrics: dict[str, Any] = {
+        f"cv_{name}": value for name, value in summarize_scores(scores).items()
+    }
+    metrics |= {"cv_folds": n_folds, "folds": scores}
+    return metrics, collect_outputs(found, trial)
+
+
+def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
+    """Make the folds: over all rows outside the test split, or the one of train against val."""
+    labelled = bench.labelled
+    rows = labelled.folds
+    if n_folds is None:
+        fold = Fold(np.searchsorted(rows, labelled.train), np.searchsorted(rows, labelled.val))
+        folds = [fold]
+    else:
+        folds = make_folds(
+            labelled.targets.select(rows),
+            bench.files.groups[rows],
+            n_folds=n_folds,
+            seed=bench.seed,
+        )
+    return Trial(
+        matrix=bench.matrix,
+        targets=labelled.targets,
+        rows=rows,
+        folds=folds,
+        seed=bench.seed,
+        memory_bytes=bench.memory_bytes,
+        store=bench.store,
+    )
+
+
+def summarize_scores(scores: Iterable[Mapping[str, float | None]]) -> Scores:
+    """Return ``<name>_mean`` and ``<name>_std`` over folds, as a population (``ddof=0``).
+
+    A single fold, a val split, has no spread.
+    """
+    every = list(scores)
+    summary: Scores = {}
+    for name in every[0]:
+        values = [found[name] for found in every]
+        known = [value for value in values if value is not None]
+        # A figure of some of the folds would not compare with one of all.
+        is_known = len(known) == len(values)
+        summary[f"{name}_mean"] = float(np.mean(known)) if is_known else None
+        summary[f"{name}_std"] = float(np.std(known)) if is_known and len(known) > 1 else None
+    return summary
+
+
+def name_metric(metric: str) -> str:
+    """Return what people call a metric."""
+    return {"r2": "R²"}.get(metric, metric.replace("_", " "))

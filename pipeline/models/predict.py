@@ -1,0 +1,190 @@
+"""``predict``: new images through the backbone and head that ``fit`` kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from permafrost.cache.disk.publish import make_folder, temporary_folder
+from permafrost.cache.errors import NotAViewError
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.recipe import recipe_key
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.extraction.extract import extract
+from permafrost.pipeline.extraction.results import ExtractSummary, failures_path, write_failures
+from permafrost.pipeline.models.classifier import (
+    Classifier,
+    ClassifierPart,
+    load_classifier,
+    write_predictions,
+)
+from permafrost.pipeline.models.rows import FeatureFiles
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.recipe import build_recipe
+from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.datasets.table import read_table
+from permafrost.stages.datasets.targets import parse_targets
+from permafrost.stages.errors import StageError, UnknownNameError
+from permafrost.stages.evaluation.crossfit import predict_rows
+from permafrost.stages.evaluation.metrics import score
+from permafrost.stages.heads import Head
+
+_log = logging.getLogger(__name__)
+
+
+def predict(
+    model: Path, images: str, *, out: Path, cache: Path, run: RunOptions
+) -> dict[str, object]:
+    """Classify images and write ``path,label,predicted`` and a probability column a class.
+
+    Parameters
+    ----------
+    model : Path
+        What ``fit`` wrote.
+    images : str
+        A source, labelled or not.
+    out : Path
+        The CSV file; ``<out>.failures.csv`` lists the images that could not be read.
+    cache : Path
+        Activations are kept here, as in any extraction.
+    run : RunOptions
+
+    Returns
+    -------
+    dict
+        The figures of the extraction, and of the predictions where all labels are known.
+
+    Raises
+    ------
+    PipelineError
+        The backbone is no longer the one that the head was fitted on.
+    """
+    if out.is_dir():
+        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as {out}/new.csv")
+    classifier = load_classifier(model)
+    extractions = [
+        ExtractOptions(
+            dataset=DatasetOptions(images=images),
+            features=features,
+            cache=cache,
+            run=dataclasses.replace(run, materialize=False),
+        )
+        for features in list_features(classifier)
+    ]
+    # Before an hour is spent on features that the head cannot use.
+    with Index(open_cache(cache).index_file) as index:
+        for part in classifier.parts:
+            check_recipe(part, Backbone(part.features, index))
+    make_folder(out.parent)
+    with temporary_folder(out.parent) as folder:
+        views = [folder / f"{number}.h5" for number in range(len(extractions))]
+        summaries = [
+            extract(options, view) for options, view in zip(extractions, views, strict=True)
+        ]
+        with FeatureFiles(views) as files:
+            figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out)
+        _keep_failures(views, failures_path(out))
+    figures |= {"features": None, "predictions": str(out)}
+    figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
+    return figures
+
+
+def list_features(classifier: Classifier) -> list[FeatureOptions]:
+    """List what to extract: each backbone once, with all layers that are wanted of it."""
+    layers: dict[FeatureOptions, list[str]] = {}
+    for part in classifier.parts:
+        layers.setdefault(dataclasses.replace(part.features, layers=("-",)), []).append(part.layer)
+    return [
+        dataclasses.replace(features, layers=tuple(dict.fromkeys(wanted)))
+        for features, wanted in layers.items()
+    ]
+
+
+def find_features(part: ClassifierPart, listed: Iterable[FeatureOptions]) -> FeatureOptions:
+    """Find the extraction of `list_features` that a part's layer is in."""
+    return next(
+        one for one in listed if dataclasses.replace(part.features, layers=one.layers) == one
+    )
+
+
+def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
+    """Raise PipelineError unless a backbone still gives the features that a head was fitted on."""
+    try:
+        recipe = build_recipe(part.features, backbone, parse_layer_spec(part.layer))
+    except UnknownNameError:
+        recipe = {}
+    if recipe_key(recipe) != recipe_key(part.recipe):
+        raise PipelineError(
+            f"the backbone {part.features.backbone!r} is no longer the one that the head"
+            " was fitted on; restore its weights or fit again"
+        )
+
+
+def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[str, object]:
+    head = classifier.head
+    wanted = list_features(classifier)
+    layers = [
+        files.find_layer(wanted.index(find_features(part, wanted)), part.layer)
+        for part in classifier.parts
+    ]
+    outputs = predict_rows(head, files.open_matrix(layers), np.arange(len(files)))
+    labels = _read_truth(classifier, files)
+    write_predictions(
+        out,
+        paths=files.paths,
+        labels=labels,
+        outputs=outputs,
+        classes=head.classes,
+        task=head.task,
+    )
+    return _score(head, outputs, labels, files.paths) if all(labels) else {}
+
+
+def _read_truth(classifier: Classifier, files: FeatureFiles) -> list[str]:
+    """Return the column that the head was fitted on; new images may well not have it."""
+    try:
+        return files.column(classifier.target)
+    except NotAViewError:
+        return [""] * len(files)
+
+
+def _score(
+    head: Head, outputs: np.ndarray, labels: Sequence[str], paths: Sequence[str]
+) -> dict[str, object]:
+    try:
+        truth, _ = parse_targets(labels, task=head.task, names=paths)
+    except StageError as error:
+        # As of images in folders, whose names are no numbers; what was predicted stands.
+        _log.warning("the predictions are not scored: %s", error)
+        return {}
+    return dict(score(truth, outputs, head.classes))
+
+
+def _sum_up(summaries: Sequence[ExtractSummary]) -> ExtractSummary:
+    """Put the figures of all backbones together; the images are the same."""
+    seconds = sum(one.seconds for one in summaries)
+    computed = max(one.computed for one in summaries)
+    return dataclasses.replace(
+        max(summaries, key=lambda one: one.seconds),
+        computed=computed,
+        reused=min(one.reused for one in summaries),
+        failed=max(one.failed for one in summaries),
+        seconds=round(seconds, 3),
+        images_per_second=round(computed / seconds, 2),
+        bytes_written=sum(one.bytes_written for one in summaries),
+    )
+
+
+def _keep_failures(views: Sequence[Path], final: Path) -> None:
+    """Put the lists of failures together; one image may have failed with several backbones."""
+    reasons: dict[str, str] = {}
+    for file in map(failures_path, views):
+        if file.exists():
+            table = read_table(file)
+            reasons |= dict(zip(table.require("path"), table.extra["reason"], strict=True))
+    write_failures(final, list(reasons.items()))

@@ -1,0 +1,140 @@
+"""What heads are asked for, and the digests by which a fit is known again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from permafrost.cache.store.recipe import canonical_json
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.layer_matrix import StoredLayer
+from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
+from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
+from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
+from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.evaluation.crossfit import Candidate
+from permafrost.stages.heads import check_task, parse_settings
+
+_log = logging.getLogger(__name__)
+
+# What scikit-learn and Keras take.
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskOptions:
+    """What heads are to say of the images, and how they are compared.
+
+    Attributes
+    ----------
+    features : tuple of Path
+        One ``features.h5`` or several; of several, the rows that all of them have.
+    task : str
+        ``classification``, ``multilabel`` or ``regression``.
+    target : str
+        The column with the truth.
+    cv : int, optional
+        Folds over all rows that are not in the test split.
+    seed : int
+    memory_bytes : int
+        Budget for features in memory.
+    """
+
+    features: tuple[Path, ...]
+    task: str = CLASSIFICATION
+    target: str = "label"
+    cv: int | None = None
+    seed: int = 0
+    memory_bytes: int = DEFAULT_MEMORY_BYTES
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed < _SEEDS:
+            raise PipelineError(f"cannot use seed {self.seed}; give one from 0 to {_SEEDS - 1}")
+        if self.task not in TASKS:
+            raise UnknownNameError("task", self.task, TASKS)
+        if self.cv is not None and self.cv < 2:
+            raise PipelineError(f"cannot cross-validate with {self.cv} folds; give --cv 2 or more")
+
+
+def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> Candidate:
+    """Parse a head's settings.
+
+    Raises
+    ------
+    StageError
+        The head, a setting or a value does not exist, or the head cannot do the task.
+    """
+    check_task(kind, task)
+    return Candidate(kind=kind, settings=parse_settings(kind, settings))
+
+
+def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
+    """Raise where classes are measurements; say where they look like tags.
+
+    Raises
+    ------
+    PipelineError
+        Most of the images have a label of their own, and it is a number.
+    """
+    if options.task != CLASSIFICATION:
+        return
+    classes = labelled.targets.classes.tolist()
+    n_rows = len(labelled.targets) - len(labelled.unlabelled)
+    if 2 * len(classes) > n_rows and _are_measurements(classes):
+        raise PipelineError(
+            f"column {options.target!r} holds {len(classes)} different numbers for {n_rows} images,"
+            " which are hardly classes; give --task regression"
+        )
+    tagged = [name for name in classes if SEPARATOR in name]
+    if tagged:
+        _warn_once(
+            f"{tagged[0]!r} is taken as one class; --task multilabel makes tags of what"
+            f" {SEPARATOR!r} separates"
+        )
+
+
+def _are_measurements(texts: Sequence[str]) -> bool:
+    """Tell whether these are numbers, and not whole ones only: classes may be numbered."""
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        return False
+    return not all(value.is_integer() for value in values)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Warn, though a sweep asks before all fits and again before the last."""
+    _log.warning("%s", text)
+
+
+def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
+    """Return a digest of what a fit depends on besides features and head: rows, truth, folds."""
+    facts = [
+        files.paths,
+        hashlib.sha256(files.digests.tobytes()).hexdigest(),
+        files.column(options.target),
+        files.splits.tolist(),
+        files.groups.tolist(),
+        options.task,
+        options.cv,
+        options.seed,
+    ]
+    return _digest(facts)
+
+
+def digest_fit(rows_key: str, layers: Sequence[StoredLayer], candidate: Candidate) -> str:
+    """Return a digest of all that a fit depends on."""
+    features = [[canonical_json(layer.recipe), layer.is_derived] for layer in layers]
+    settings = dataclasses.asdict(candidate.settings)
+    return _digest([rows_key, features, candidate.kind, settings])
+
+
+def _digest(facts: object) -> str:
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,27 @@
+"""The CSV files that commands leave: whole or not at all, and read back as they were written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from permafrost.cache.disk.publish import published
+from permafrost.stages.datasets.table import write_csv
+
+
+def write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Write a CSV file in one step, see `write_csv`.
+
+    Parameters
+    ----------
+    file : Path
+    header : sequence of str
+    rows : sequence of sequence
+        Undecodable bytes of a file name as `os.fsdecode` gives them.
+    """
+    columns = list(zip(*rows, strict=True)) or [()] * len(header)
+    with (
+        published(file) as temporary,
+        temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
+    ):
+        write_csv(stream, header, columns)

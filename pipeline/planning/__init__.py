@@ -1,0 +1,4 @@
+"""What is known before anything is computed: dataset, backbone, recipe, and the rows that are missing.
+
+Loads no TensorFlow; every other room of the pipeline may import it.
+"""

@@ -1,0 +1,180 @@
+"""A backbone as planning sees it: a card from the index, the network itself only when needed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from permafrost.cache.store.index import Index, IndexedFile
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.stages.backbones.applications import (
+    APPLICATIONS,
+    family_preprocess,
+    parse_backbone,
+)
+from permafrost.stages.backbones.layers import BackboneCard, LayerSpec, parse_layer_specs
+from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
+from permafrost.stages.frameworks.start import find_keras_backend
+
+if TYPE_CHECKING:
+    from permafrost.stages.backbones.loading import BackboneRequest
+    from permafrost.stages.backbones.network import Network
+
+
+class Backbone:
+    """The backbone that some options name.
+
+    Parameters
+    ----------
+    options : FeatureOptions
+    index : Index, optional
+        Remembers cards, so that a run with nothing to do never loads Keras.
+    """
+
+    def __init__(self, options: FeatureOptions, index: Index | None = None) -> None:
+        self._options = options
+        self._index = index
+        self.name = parse_backbone(options.backbone)
+        if self.name.is_file and options.weights != "imagenet":
+            raise InputError(
+                f"--weights {options.weights!r}: the model file {self.name.name!r} brings its own;"
+                " drop --weights"
+            )
+        self.layers = parse_layer_specs(options.layers)
+        self._networks: dict[bool, Network] = {}
+        self._with_top = False
+
+    @cached_property
+    def card(self) -> BackboneCard:
+        """The card of the variant, without or with its classifier, that has all the layers.
+
+        Raises
+        ------
+        UnknownNameError
+            A layer that neither has.
+        """
+        card = self._find_card(self.layers)
+        for spec in self.layers:
+            spec.pool_shape(card.find_layer(spec.layer, backbone=str(self.name)).shape)
+        return card
+
+    @cached_property
+    def preprocess(self) -> str:
+        """The preprocessing mode; ``auto`` is resolved by the family."""
+        mode = self._options.preprocess
+        if mode != "auto":
+            return mode
+        if not self.name.is_file:
+            return APPLICATIONS[self.name.name].preprocess
+        family = family_preprocess(self.card.name)
+        if family is None:
+            raise InputError(
+                f"cannot tell how images are preprocessed for the model {self.card.name!r};"
+                " say it with --preprocess caffe|tf|torch|none (none: pixels as 0 to 255)"
+            )
+        return family
+
+    def describe_all(self) -> BackboneCard:
+        """Return the card with the most layers there are: with the classifier if it can be had."""
+        if not self.name.is_file:
+            try:
+                return self._describe(with_top=True)
+            except (WeightsError, InputError):
+                pass  # Weights or a size that only the network without its classifier takes.
+        return self._find_card([])
+
+    def load(self) -> Network:
+        """Load the network; this imports Keras."""
+        _ = self.card
+        return self._load(with_top=self._with_top)
+
+    def _find_card(self, layers: Sequence[LayerSpec]) -> BackboneCard:
+        try:
+            card = self._describe(with_top=False)
+        except WeightsError:
+            # A file with the classifier's weights fits only the whole network.
+            if self.name.is_file or self._options.weights in ("imagenet", "random"):
+                raise
+            self._with_top = True
+            return self._describe(with_top=True)
+        if self.name.is_file or all(spec.layer in card.layers for spec in layers):
+            return card
+        return self._find_card_with_top(layers)
+
+    def _find_card_with_top(self, layers: Sequence[LayerSpec]) -> BackboneCard:
+        try:
+            card = self._describe(with_top=True)
+        except WeightsError:
+            wanted = next(s.layer for s in layers if s.layer not in self._describe().layers)
+            raise UnknownNameError("layer", wanted, self._describe().layers) from None
+        self._with_top = True
+        return card
+
+    def _describe(self, *, with_top: bool = False) -> BackboneCard:
+        memo_key = self._memo_key(with_top=with_top)
+        known = self._index.memo(memo_key) if self._index else None
+        if known is not None:
+            return BackboneCard.from_json(known)
+        card = self._load(with_top=with_top).describe()
+        if self._index:
+            self._index.add_memo(memo_key, card.to_json())
+        return card
+
+    def _load(self, *, with_top: bool) -> Network:
+        from permafrost.stages.backbones.loading import load_backbone
+
+        if with_top not in self._networks:
+            self._networks.clear()
+            self._networks[with_top] = load_backbone(self._request, with_top=with_top)
+        return self._networks[with_top]
+
+    @property
+    def _request(self) -> BackboneRequest:
+        from permafrost.stages.backbones.loading import BackboneRequest
+
+        return BackboneRequest(
+            backbone=self.name, weights=self._options.weights, size=self._options.size
+        )
+
+    def _memo_key(self, *, with_top: bool) -> str:
+        weights = self._options.weights
+        named = weights not in ("imagenet", "random")
+        # Not just whatever exists: a folder here may be called like an application.
+        files = [self.name.name] * self.name.is_file + [weights] * named
+        facts = {
+            "card": 1,
+            "backbone": "file" if self.name.is_file else str(self.name),
+            "weights": "file" if named else weights,
+            "files": [hash_path(Path(name), self._index) for name in files],
+            "size": self._options.size,
+            "top": with_top,
+            # Which layers an application has, and how it is wired, is up to Keras.
+            "keras": importlib.metadata.version("keras"),
+            # Random weights are another network on each.
+            "backend": find_keras_backend(),
+        }
+        return json.dumps(facts, sort_keys=True)
+
+
+def hash_path(path: Path, index: Index | None) -> str:
+    """Return the SHA-256 of a file, or of all files of a folder, by its content; in hex."""
+    if path.is_dir():
+        parts = sorted(file for file in path.rglob("*") if file.is_file())
+        listing = [[str(file.relative_to(path)), hash_path(file, index)] for file in parts]
+        return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    if not path.exists():
+        raise WeightsError(f"there is no weights file {str(path)!r}")
+    status = path.stat()
+    key, stamp = str(path.absolute()), f"{status.st_size}:{status.st_mtime_ns}"
+    known = index.digests_of({key: stamp}) if index else {}
+    if key not in known:
+        with path.open("rb") as file:
+            known[key] = hashlib.file_digest(file, "sha256").digest()
+        if index:
+            index.add_files([IndexedFile(key, stamp, known[key])])
+    return known[key].hex()

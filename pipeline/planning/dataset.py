@@ -1,0 +1,145 @@
+"""From what the user named to rows with labels, splits and digests."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+
+from permafrost.cache.store.index import Index, IndexedFile
+from permafrost.pipeline.options import DatasetOptions
+from permafrost.stages.datasets.labels import list_dataset
+from permafrost.stages.datasets.manifest import Manifest, read_manifest
+from permafrost.stages.datasets.splits import (
+    assign_splits,
+    find_crossing_duplicates,
+    find_crossing_groups,
+    label_conflicts,
+)
+from permafrost.stages.errors import InputError
+from permafrost.stages.sources.source import Reader, Source, hash_images, open_source
+
+_log = logging.getLogger(__name__)
+
+# Looked up and remembered together: keys and fingerprints of a million files need not be held at
+# once, and an interrupted run does not hash again what is remembered.
+_FILES_PER_BATCH = 5000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A manifest whose rows are hashed, and where its images are read.
+
+    Attributes
+    ----------
+    manifest : Manifest
+        An unreadable row's digest is ``b""``.
+    source : Reader
+        With an absolute root: workers may run in another folder.
+    unreadable : dict of str to str
+        Path → reason.
+    """
+
+    manifest: Manifest
+    source: Reader
+    unreadable: dict[str, str]
+
+
+def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) -> Dataset:
+    """List, label, hash and split a dataset.
+
+    Parameters
+    ----------
+    options : DatasetOptions
+    index : Index, optional
+        Knows the digests of files that have not changed since they were last hashed.
+    workers : int
+        Threads that hash.
+    """
+    manifest, source = _list_images(options)
+    source = source.make_absolute()
+    digests, unreadable = _hash(source, manifest.paths, index, workers=workers)
+    _warn_of_changes(manifest, digests)
+    manifest = replace(manifest, digests=digests)
+    if options.split is not None or options.manifest is None:
+        manifest = assign_splits(manifest, options.split, seed=options.seed)
+    _warn_of_duplicates(manifest)
+    return Dataset(manifest=manifest, source=source, unreadable=unreadable)
+
+
+def _list_images(options: DatasetOptions) -> tuple[Manifest, Source]:
+    if options.manifest is None:
+        return list_dataset(str(options.images), labels=options.labels)
+    manifest = read_manifest(options.manifest)
+    if not manifest.paths:
+        raise InputError(f"no images in {str(options.manifest)!r}: it has no rows")
+    return manifest, open_source(manifest.root)
+
+
+def _hash(
+    source: Source, paths: list[str], index: Index | None, *, workers: int
+) -> tuple[list[bytes], dict[str, str]]:
+    digests: list[bytes] = []
+    unreadable: dict[str, str] = {}
+    for start in range(0, len(paths), _FILES_PER_BATCH):
+        batch = paths[start : start + _FILES_PER_BATCH]
+        found = _hash_batch(source, batch, index, workers=workers)
+        digests += [digest if isinstance(digest, bytes) else b"" for digest in found]
+        unreadable |= {
+            path: explain_os_error(error)
+            for path, error in zip(batch, found, strict=True)
+            if isinstance(error, OSError)
+        }
+    return digests, unreadable
+
+
+def _hash_batch(
+    source: Source, paths: list[str], index: Index | None, *, workers: int
+) -> list[bytes | OSError]:
+    keys = source.file_keys(paths)
+    told = dict(zip(keys, source.fingerprints(paths), strict=True))
+    prints = {key: text for key, text in told.items() if isinstance(text, str)}
+    known = index.digests_of(prints) if index else {}
+    unknown = prints.keys() - known
+    todo = {key: path for key, path in zip(keys, paths, strict=True) if key in unknown}
+    fresh = dict(zip(todo, hash_images(source, list(todo.values()), workers=workers), strict=True))
+    if index:
+        hashed = {key: digest for key, digest in fresh.items() if isinstance(digest, bytes)}
+        index.add_files(IndexedFile(key, prints[key], hashed[key]) for key in hashed)
+    missing = {key: error for key, error in told.items() if isinstance(error, OSError)}
+    return [*map({**missing, **known, **fresh}.__getitem__, keys)]
+
+
+def explain_os_error(error: OSError) -> str:
+    """Return the reason alone: the path stands beside it."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
+def _warn_of_changes(manifest: Manifest, digests: list[bytes]) -> None:
+    pairs = zip(manifest.digests, digests, strict=True)
+    n_changed = sum(1 for old, new in pairs if old and new and old != new)
+    if n_changed:
+        _log.warning("%d images changed since the manifest was written", n_changed)
+
+
+def _warn_of_duplicates(manifest: Manifest) -> None:
+    crossing = find_crossing_duplicates(manifest)
+    if crossing:
+        first, second = crossing[0]
+        _log.warning(
+            "%d images lie in more than one split, so the test is not honest: %s is also %s",
+            len(crossing),
+            first,
+            second,
+        )
+    straddling = find_crossing_groups(manifest)
+    if straddling:
+        first, second = straddling[0]
+        _log.warning(
+            "%d groups lie in more than one split, so the test is not honest: %s and %s are of one",
+            len(straddling),
+            first,
+            second,
+        )
+    n_conflicts = label_conflicts(manifest)
+    if n_conflicts:
+        _log.warning("%d images occur with different labels", n_conflicts)

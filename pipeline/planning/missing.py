@@ -1,0 +1,121 @@
+"""What is missing, how big, how long: pure arithmetic over what the cache says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from permafrost.cache.shards.writer import RowFormat
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.recipe import Recipe
+from permafrost.stages.backbones.layers import LayerSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """One layer of a run.
+
+    Attributes
+    ----------
+    spec : LayerSpec
+    recipe : Recipe
+    row : RowFormat
+    features : FeatureSet
+    missing : ndarray of bool, shape (n_rows,)
+        Which of the plan's rows this layer lacks; no longer those that another run adds while
+        this one is going.
+    """
+
+    spec: LayerSpec
+    recipe: Recipe
+    row: RowFormat
+    features: FeatureSet
+    missing: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtractionPlan:
+    """The work of a run.
+
+    Attributes
+    ----------
+    digests : list of bytes
+        The different images to compute, in manifest order.
+    paths : list of str
+        Where each is read: its first row in the manifest.
+    layers : list of LayerPlan
+        All layers asked for.
+    active : list of LayerPlan
+        Those that missed at least one row at first: what the program computes.
+    """
+
+    digests: list[bytes]
+    paths: list[str]
+    layers: list[LayerPlan]
+    active: list[LayerPlan]
+
+    @property
+    def bytes_to_write(self) -> int:
+        """Bytes of the missing activations, before compression."""
+        return sum(int(layer.missing.sum()) * layer.row.row_bytes for layer in self.layers)
+
+
+def plan_extraction(
+    paths: Sequence[str],
+    digests: Sequence[bytes],
+    failures: Mapping[bytes, str],
+    layers: Sequence[tuple[LayerSpec, Recipe, RowFormat, FeatureSet]],
+) -> ExtractionPlan:
+    """Find out what a run has to compute.
+
+    Parameters
+    ----------
+    paths, digests : sequence, length n
+        The dataset's rows; an unreadable file's digest is ``b""``.
+    failures : mapping of bytes to str
+        Digests known to be undecodable, with the reason.
+    layers : sequence of (LayerSpec, Recipe, RowFormat, FeatureSet)
+    """
+    different = dict.fromkeys(digests)
+    candidates = [digest for digest in different if digest and digest not in failures]
+    masks = [features.locate(candidates).missing for *_, features in layers]
+    wanted = np.flatnonzero(np.logical_or.reduce(masks)) if masks else np.array([], np.int64)
+    todo = [candidates[row] for row in wanted]
+    # From the end, so that a digest's first path is what stays.
+    path_of = dict(zip(reversed(digests), reversed(paths), strict=True)) if todo else {}
+    plans = [
+        LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[wanted])
+        for (spec, recipe, row, features), mask in zip(layers, masks, strict=True)
+    ]
+    return ExtractionPlan(
+        digests=todo,
+        paths=[path_of[digest] for digest in todo],
+        layers=plans,
+        active=[plan for plan in plans if plan.missing.any()],
+    )
+
+
+def choose_batch_size(
+    activation_bytes: int, *, kept_bytes: int, memory_bytes: int, largest: int
+) -> int:
+    """Choose the largest power of two whose activations fit three quarters of the memory budget.
+
+    Parameters
+    ----------
+    activation_bytes : int
+        Of the network's largest activation for one image. About three of them live at once: a
+        layer's input and output, and the scratch space of the convolution between: half of the
+        budget.
+    kept_bytes : int
+        Of the activations of one image that are kept. Four batches of them live at once, two with
+        the backbone and two with the writer: a quarter of the budget.
+    memory_bytes : int
+    largest : int
+        Beyond which a larger batch is no faster.
+    """
+    fitting = min(
+        memory_bytes // 2 // max(1, 3 * activation_bytes),
+        memory_bytes // 4 // max(1, 4 * kept_bytes),
+    )
+    return 1 << (max(1, min(largest, fitting)).bit_length() - 1)

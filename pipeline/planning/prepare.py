@@ -1,0 +1,205 @@
+"""Everything a run knows before it computes anything."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from permafrost.cache.shards.writer import RowFormat
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout, open_feature_set_folder
+from permafrost.cache.store.recipe import Recipe, canonical_json
+from permafrost.pipeline.options import ExtractOptions, FeatureOptions, RunOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.dataset import Dataset, open_dataset
+from permafrost.pipeline.planning.missing import (
+    ExtractionPlan,
+    LayerPlan,
+    choose_batch_size,
+    plan_extraction,
+)
+from permafrost.pipeline.planning.recipe import build_decode_spec, build_recipe
+from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.decoding.decode import DecodeSpec
+from permafrost.stages.decoding.isolation import Isolation
+from permafrost.stages.frameworks.start import NVIDIA_DEVICES
+
+# Measured on two cores: beyond 32 images, or 300 MB of activations, batches are no faster (VGG16
+# with 8, 16 and 32 images alike), they only cost memory (2.0 and 2.5 GB with 8 and 16). A GPU wants
+# more.
+_LARGEST_CPU_BATCH = 32
+_LARGEST_CPU_BATCH_BYTES = 650_000_000
+_LARGEST_GPU_BATCH = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation:
+    """What is known before anything is computed.
+
+    Attributes
+    ----------
+    dataset : Dataset
+    backbone : Backbone
+    layout : CacheLayout
+    decode : DecodeSpec
+    isolation : Isolation or None
+        What an image may take, if decoded in a process of its own.
+    decoding : str
+        Under which the index remembers images that cannot be decoded in this way.
+    failures : dict of bytes to str
+        Those images, and those that a layer has no value for: digest → reason.
+    plan : ExtractionPlan
+    batch_size : int
+    """
+
+    dataset: Dataset
+    backbone: Backbone
+    layout: CacheLayout
+    decode: DecodeSpec
+    isolation: Isolation | None
+    decoding: str
+    failures: dict[bytes, str]
+    plan: ExtractionPlan
+    batch_size: int
+
+
+def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Preparation:
+    """List and hash the images, look up the backbone, and find out what is missing."""
+    backbone = Backbone(options.features, index)
+    dataset = open_dataset(options.dataset, index, workers=options.run.workers)
+    decode = build_decode_spec(options.features, backbone)
+    decoding = repr(decode)
+    layers = []
+    for spec, recipe, row in describe_layers(options.features, backbone, options.run.compression):
+        features = FeatureSet(layout, recipe, index)
+        layers.append((spec, recipe, row, features))
+    failures = recall_failures(index, decoding, [features.key for *_, features in layers])
+    manifest = dataset.manifest
+    return Preparation(
+        dataset=dataset,
+        backbone=backbone,
+        layout=layout,
+        decode=decode,
+        isolation=options.run.isolation,
+        decoding=decoding,
+        failures=failures,
+        plan=plan_extraction(manifest.paths, manifest.digests, failures, layers),
+        batch_size=fit_batch(options.run, backbone, [row for *_, row, _ in layers]),
+    )
+
+
+def describe_layers(
+    features: FeatureOptions, backbone: Backbone, compression: str
+) -> list[tuple[LayerSpec, Recipe, RowFormat]]:
+    """Describe the feature set of each layer that is asked for."""
+    return [
+        (
+            spec,
+            build_recipe(features, backbone, spec),
+            RowFormat(
+                shape=spec.pool_shape(backbone.card.find_layer(spec.layer).shape),
+                dtype=features.dtype,
+                compression=compression,
+            ),
+        )
+        for spec in backbone.layers
+    ]
+
+
+def fit_batch(run: RunOptions, backbone: Backbone, rows: Sequence[RowFormat]) -> int:
+    """Choose how many images go through a backbone at once, where the options do not say."""
+    if run.batch_size:
+        return run.batch_size
+    layers = backbone.card.layers.values()
+    on_gpu = NVIDIA_DEVICES.is_dir()
+    memory_bytes = run.memory_bytes
+    return choose_batch_size(
+        4 * max(int(np.prod(layer.shape)) for layer in layers),
+        kept_bytes=sum(row.row_bytes for row in rows),
+        memory_bytes=memory_bytes if on_gpu else min(memory_bytes, _LARGEST_CPU_BATCH_BYTES),
+        largest=_LARGEST_GPU_BATCH if on_gpu else _LARGEST_CPU_BATCH,
+    )
+
+
+def recall_failures(index: Index, decoding: str, keys: Iterable[str]) -> dict[bytes, str]:
+    """Return digest → reason of images that have no row.
+
+    Parameters
+    ----------
+    index : Index
+    decoding : str
+        In this way they cannot be decoded.
+    keys : iterable of str
+        Of feature sets, where what the network gave cannot be stored.
+    """
+    failures: dict[bytes, str] = {}
+    for kind in (decoding, *keys):
+        failures |= index.failures(kind)
+    return failures
+
+
+def recall_rate(index: Index, layers: Sequence[LayerPlan]) -> float | None:
+    """Return the images/s that these layers were last computed at, if they were."""
+    known = index.memo(_rate_key(layers))
+    return float(known) if known else None
+
+
+def _rate_key(layers: Sequence[LayerPlan]) -> str:
+    return "images/s " + " ".join(sorted(layer.features.key for layer in layers))
+
+
+def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: float) -> None:
+    """Remember how fast these layers were computed, for the next plan."""
+    index.add_memo(_rate_key(layers), f"{images_per_second:.4g}")
+
+
+def remember_sets(index: Index, features: FeatureOptions, prepared: Preparation) -> None:
+    """Remember each feature set's recipe and how it was asked for: what repairing it takes.
+
+    A recipe.json that is damaged is written anew.
+    """
+    for layer in prepared.plan.layers:
+        with contextlib.suppress(OSError):  # A cache that is only read stays as it is.
+            if layer.features.folder.is_dir():
+                open_feature_set_folder(prepared.layout, layer.recipe)
+        key = layer.features.key
+        origin = replace(features, layers=(str(layer.spec),)).to_json()
+        for name, value in (
+            (_origin_key(key), origin),
+            (_recipe_key(key), canonical_json(layer.recipe)),
+        ):
+            if index.memo(name) != value:
+                index.add_memo(name, value)
+
+
+def recall_recipe(index: Index, key: str) -> Recipe | None:
+    """Return the recipe of a feature set; None where it is not known."""
+    text = index.memo(_recipe_key(key))
+    return None if text is None else json.loads(text)
+
+
+def recall_origin(index: Index, key: str) -> FeatureOptions | None:
+    """Return how a feature set was asked for, its own layer alone; None where that is not known.
+
+    Raises
+    ------
+    PipelineError
+        Keras is set to another backend.
+    """
+    origin = index.memo(_origin_key(key))
+    try:
+        return None if origin is None else FeatureOptions.from_json(origin)
+    except ValueError:
+        return None
+
+
+def _origin_key(key: str) -> str:
+    return f"origin {key}"
+
+
+def _recipe_key(key: str) -> str:
+    return f"recipe {key}"

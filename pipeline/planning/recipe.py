@@ -1,0 +1,52 @@
+"""Everything that determines the numbers, as one flat record a feature set."""
+
+from __future__ import annotations
+
+from permafrost.cache.store.recipe import Recipe
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.decoding.decode import DecodeSpec
+
+# Raised when our own code changes the numbers it computes from the same inputs.
+NUMERICS = 2
+
+
+def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) -> Recipe:
+    """Build the recipe of one layer.
+
+    Never in it: batch size, chunking, compression, paths, file names, time.
+    """
+    card = backbone.card
+    return {
+        "backbone": card.name,
+        "color": "rgb" if card.channels == 3 else "grayscale",
+        "decode": options.decode,
+        "dtype": options.dtype,
+        "engine": options.full_engine,
+        "layer": layer.layer,
+        "numerics": NUMERICS,
+        "orient": options.orient,
+        "pooling": layer.pooling,
+        "precision": options.precision,
+        "preprocess": backbone.preprocess,
+        "resize": options.resize,
+        "resize_mode": options.resize_mode,
+        "size": list(card.size),
+        "view": options.view,
+        "weights": card.find_layer(layer.layer).digest,
+    }
+
+
+def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec:
+    """Build what the loaders need to know."""
+    height, width = backbone.card.size
+    return DecodeSpec(
+        height=height,
+        width=width,
+        resize=options.resize,
+        resize_mode=options.resize_mode,
+        orient=options.orient,
+        color="rgb" if backbone.card.channels == 3 else "grayscale",
+        decoding=options.decode,
+    )

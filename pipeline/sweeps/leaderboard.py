@@ -1,0 +1,240 @@
+"""The results of a sweep, ranked, and which of the differences are noise."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.classifier import write_json
+from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
+from permafrost.pipeline.outputs import write_rows
+from permafrost.pipeline.sweeps.grid import Configuration
+from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
+from permafrost.stages.evaluation.folds import Fold
+from permafrost.stages.evaluation.intervals import compare_paired
+from permafrost.stages.evaluation.metrics import PRIMARY
+
+# Above this p value a difference from the first is called noise.
+SIGNIFICANCE = 0.05
+_SHOWN = 15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One configuration on the leaderboard.
+
+    Attributes
+    ----------
+    configuration : Configuration
+    folds : list of FoldRecord
+    summary : dict
+        Mean and standard deviation of each score over the folds.
+    p_value : float or None
+        Of the paired comparison with the first, on the same rows; None for the first itself.
+    error : str
+        Why the head could not be fitted.
+    """
+
+    configuration: Configuration
+    folds: list[FoldRecord]
+    summary: Scores
+    p_value: float | None = None
+    error: str = ""
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether its difference from the first may be noise."""
+        return not self.error and (self.p_value is None or self.p_value >= SIGNIFICANCE)
+
+    @property
+    def seconds(self) -> float:
+        """Of all folds."""
+        return sum(record.seconds for record in self.folds)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the entry as a JSON object."""
+        return {
+            **self.configuration.to_dict(),
+            **self.summary,
+            "p_value": self.p_value,
+            "tied_with_first": self.is_tied,
+            "seconds": round(self.seconds, 3),
+            "error": self.error or None,
+            "folds": [record.figures for record in self.folds],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leaderboard:
+    """Every configuration, best first; those that failed last."""
+
+    task: str
+    entries: list[Entry]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the board as a JSON object."""
+        return {
+            "task": self.task,
+            "metric": PRIMARY[self.task],
+            "configurations": [entry.to_dict() for entry in self.entries],
+        }
+
+    def describe(self) -> str:
+        """Return the first rows as a table of text."""
+        name = PRIMARY[self.task]
+        rows = [("", name_metric(name), "± std", "p", "seconds", "layer", "head")]
+        for number, entry in enumerate(self.entries[:_SHOWN], start=1):
+            mean, std = entry.summary.get(f"{name}_mean"), entry.summary.get(f"{name}_std")
+            rows.append(
+                (
+                    str(number),
+                    "failed" if mean is None else f"{mean:.4f}",
+                    "" if std is None else f"{std:.4f}",
+                    _write_p(entry.p_value),
+                    f"{entry.seconds:.1f}",
+                    entry.configuration.layer,
+                    f"{entry.configuration.head} {entry.error}".strip(),
+                )
+            )
+        lines = [self._describe_rows(), *_align(rows)]
+        if len(self.entries) > _SHOWN:
+            lines.append(f"… {len(self.entries)} in all")
+        return "\n".join(lines + self._describe_ties())
+
+    def _describe_rows(self) -> str:
+        """Say what the table was measured on."""
+        folds = self.entries[0].folds
+        n_rows = sum(record.n_test for record in folds)
+        return f"{n_rows} rows in {len(folds)} folds" if len(folds) > 1 else f"{n_rows} val rows"
+
+    def _describe_ties(self) -> list[str]:
+        """Say how far the first place can be trusted, where there is more than one."""
+        others = [entry for entry in self.entries[1:] if not entry.error]
+        if not others:
+            return []
+        n_tied = sum(entry.is_tied for entry in others)
+        sign = "≥" if n_tied else "<"
+        return [
+            f"as good as the first, as far as these rows can tell: {n_tied or 'none'} of"
+            f" {len(others)} others (p {sign} {SIGNIFICANCE})"
+        ]
+
+
+def rank(
+    configurations: Sequence[Configuration], journal: Journal, *, n_folds: int, task: str
+) -> Leaderboard:
+    """Order configurations by the mean of the task's first metric; equal ones by log loss.
+
+    Raises
+    ------
+    PipelineError
+        None of them could be fitted.
+    """
+    entries = [_read_entry(one, journal, n_folds=n_folds) for one in configurations]
+    fitted = [entry for entry in entries if not entry.error]
+    if not fitted:
+        raise PipelineError(entries[0].error)
+    fitted.sort(key=lambda entry: _place(entry, PRIMARY[task]))
+    first = _join_losses(fitted[0])
+    compared = [
+        dataclasses.replace(entry, p_value=compare_paired(first, _join_losses(entry)))
+        for entry in fitted[1:]
+    ]
+    failed = [entry for entry in entries if entry.error]
+    return Leaderboard(task=task, entries=[fitted[0], *compared, *failed])
+
+
+def _read_entry(configuration: Configuration, journal: Journal, *, n_folds: int) -> Entry:
+    found = [journal.find(configuration.key, fold) for fold in range(n_folds)]
+    folds = [record for record in found if record is not None]
+    errors = [record.error for record in folds if record.error]
+    return Entry(
+        configuration=configuration,
+        folds=folds,
+        summary={} if errors else summarize_scores(record.scores for record in folds),
+        error=errors[0] if errors else "",
+    )
+
+
+def _join_losses(entry: Entry) -> np.ndarray:
+    return np.concatenate([record.losses for record in entry.folds])
+
+
+def _place(entry: Entry, metric: str) -> tuple[float, float]:
+    """Order by score, of equal ones by log loss; else it stays as listed, never by seconds."""
+    score, loss = (entry.summary.get(f"{name}_mean") for name in (metric, "log_loss"))
+    # The mean of the same scores in another order differs in its last digits.
+    return (
+        float("inf") if score is None else -round(score, 9),
+        float("inf") if loss is None else round(loss, 9),
+    )
+
+
+def write_tables(out: Path, board: Leaderboard) -> None:
+    """Write ``results.csv``, ``leaderboard.csv`` and ``sweep.json``."""
+    _write_csv(out / "results.csv", [row for entry in board.entries for row in _list_folds(entry)])
+    ranked = [
+        {"rank": number, **_name_configuration(entry), **entry.summary}
+        | {
+            "p_value": entry.p_value,
+            "tied_with_first": "yes" if entry.is_tied else "no",
+            "seconds": round(entry.seconds, 3),
+            "error": entry.error,
+        }
+        for number, entry in enumerate(board.entries, start=1)
+    ]
+    _write_csv(out / "leaderboard.csv", ranked)
+    write_json(out / "sweep.json", board.to_dict())
+
+
+def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:
+    """Write ``folds.csv``: which fold each row was measured in."""
+    rows = [
+        {"path": paths[row], "fold": number}
+        for number, fold in enumerate(folds)
+        for row in fold.test
+    ]
+    _write_csv(out / "folds.csv", rows)
+
+
+def _list_folds(entry: Entry) -> Iterable[dict[str, object]]:
+    for record in entry.folds:
+        yield {**_name_configuration(entry), **record.figures, "error": record.error}
+
+
+def _name_configuration(entry: Entry) -> dict[str, object]:
+    configuration = entry.configuration
+    return {
+        "layer": configuration.layer,
+        "head": configuration.candidate.kind,
+        "settings": configuration.settings,
+    }
+
+
+def _write_csv(file: Path, rows: Sequence[dict[str, object]]) -> None:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [[_round(row.get(name, "")) for name in names] for row in rows]
+    write_rows(file, names, cells)
+
+
+def _round(value: object) -> object:
+    return f"{value:.6g}" if isinstance(value, float) else value
+
+
+def _write_p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay cells out in columns; the last one is not padded."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

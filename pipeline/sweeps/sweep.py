@@ -1,0 +1,288 @@
+"""``sweep``: layers × poolings × heads × settings × folds, doing only what is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from permafrost.cache.disk.locks import locked_folder
+from permafrost.cache.disk.publish import make_folder
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.fit import (
+    FitOptions,
+    FitResult,
+    describe_score,
+    find_fit,
+    fit,
+    open_bench,
+)
+from permafrost.pipeline.models.measure import plan_trial
+from permafrost.pipeline.models.rows import FeatureFiles, read_labels
+from permafrost.pipeline.models.task import TaskOptions, check_classes, digest_rows
+from permafrost.pipeline.progress import show_progress
+from permafrost.pipeline.sweeps.grid import (
+    Configuration,
+    HeadGrid,
+    choose_layers,
+    list_configurations,
+)
+from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
+from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_folds, write_tables
+from permafrost.pipeline.sweeps.workers import open_scratch
+from permafrost.stages.errors import StageError
+from permafrost.stages.evaluation.crossfit import Candidate, FoldOutputs, Trial, cross_fit
+from permafrost.stages.evaluation.intervals import row_losses
+from permafrost.stages.evaluation.metrics import PRIMARY, score
+from permafrost.stages.heads import check_training
+
+DEFAULT_FOLDS = 5
+BEST_NAME = "best"
+
+# A configuration, and the number of a fold.
+Fit = tuple[Configuration, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepOptions:
+    """What ``sweep`` is asked for.
+
+    Attributes
+    ----------
+    data : TaskOptions
+        Without ``cv``: the val split if there is one, else five folds.
+    layers : tuple of str, optional
+        All of the files by default.
+    poolings : tuple of str, optional
+        Tried on each layer that has height and width.
+    heads : HeadGrid
+    jobs : int
+        Processes.
+    out : Path
+    """
+
+    data: TaskOptions
+    layers: tuple[str, ...] | None = None
+    poolings: tuple[str, ...] | None = None
+    heads: HeadGrid
+    jobs: int = 1
+    out: Path
+
+    def __post_init__(self) -> None:
+        if self.jobs < 1:
+            raise PipelineError(f"--jobs {self.jobs}: at least 1 is needed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """What a sweep found.
+
+    Attributes
+    ----------
+    board : Leaderboard
+    best : FitResult
+        The winner, fitted on all training rows and measured on the test split.
+    n_fitted : int
+        Fits of this run; all others were there.
+    seconds : float
+    out : Path
+    """
+
+    board: Leaderboard
+    best: FitResult
+    n_fitted: int
+    seconds: float
+    out: Path
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as a JSON object."""
+        return {
+            **self.board.to_dict(),
+            "fitted": self.n_fitted,
+            "seconds": round(self.seconds, 3),
+            "out": str(self.out),
+            "best": str(self.best.out),
+            "best_metrics": self.best.metrics,
+        }
+
+    def describe(self) -> str:
+        """Return the leaderboard and the winner's figures, as a person wants them."""
+        name = PRIMARY[self.board.task]
+        lines = [
+            self.board.describe(),
+            f"{self.n_fitted or 'no'} new fits in {self.seconds:.1f} s; every figure:"
+            f" {self.out / 'leaderboard.csv'}, results.csv, sweep.json",
+            f"the first, fitted on all {self.best.metrics['n_train']} training rows:"
+            f" {self.best.out}",
+        ]
+        if self.best.metrics.get(name) is not None:
+            lines.append(
+                f"  on the {self.best.metrics['n_test']} test rows, never used for choosing:"
+                f" {describe_score(name, self.best.metrics)}"
+            )
+        return "\n".join(lines)
+
+
+def sweep(options: SweepOptions) -> SweepResult:
+    """Try every combination on the same folds, rank them, and fit the best.
+
+    Parameters
+    ----------
+    options : SweepOptions
+
+    Returns
+    -------
+    SweepResult
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each.
+    """
+    started_s = time.monotonic()
+    candidates = options.heads.expand(options.data.task)
+    with FeatureFiles(options.data.features) as files:
+        layers = choose_layers(files, options.layers, options.poolings)
+        data = _choose_folds(options.data, files)
+        rows_key = digest_rows(data, files)
+        configurations = list_configurations(files, layers, candidates, rows_key=rows_key)
+        make_folder(options.out)
+        journal = Journal(options.out)
+        n_folds = data.cv or 1
+        missing = [
+            (one, fold)
+            for one in configurations
+            for fold in range(n_folds)
+            if journal.find(one.key, fold) is None
+        ]
+        if missing:
+            _check_training(data, files, candidates)
+            _fit_missing(missing, data, files, journal, options)
+    board = rank(configurations, journal, n_folds=n_folds, task=data.task)
+    with locked_folder(options.out):
+        write_tables(options.out, board)
+    return SweepResult(
+        board=board,
+        best=_fit_best(board, data, options.out / BEST_NAME),
+        n_fitted=len(missing),
+        seconds=time.monotonic() - started_s,
+        out=options.out,
+    )
+
+
+def _choose_folds(data: TaskOptions, files: FeatureFiles) -> TaskOptions:
+    if data.cv is not None or (files.splits == "val").any():
+        return data
+    return dataclasses.replace(data, cv=DEFAULT_FOLDS)
+
+
+def _check_training(
+    data: TaskOptions, files: FeatureFiles, candidates: Sequence[Candidate]
+) -> None:
+    """Raise before anything is fitted what every single fit would raise."""
+    labelled = read_labels(files, task=data.task, column=data.target)
+    check_classes(labelled, data)
+    for kind in dict.fromkeys(one.kind for one in candidates):
+        check_training(kind, labelled.targets.select(labelled.train))
+
+
+def _fit_missing(
+    missing: Sequence[Fit],
+    data: TaskOptions,
+    files: FeatureFiles,
+    journal: Journal,
+    options: SweepOptions,
+) -> None:
+    """Fit what is missing, layer by layer, and keep each fold as soon as it is there."""
+    best = _BestSoFar(PRIMARY[data.task])
+    with (
+        show_progress(len(missing), unit="fits", note=best.describe) as advance,
+        open_scratch(options.out, n_jobs=options.jobs) as scratch,
+    ):
+        for layer, group in groupby(missing, key=lambda one: one[0].layer):
+            fits = list(group)
+            bench = open_bench(data, files, files.find_layers(layer))
+            trial = dataclasses.replace(
+                plan_trial(bench, n_folds=data.cv),
+                n_jobs=min(options.jobs, len(fits)),
+                scratch=scratch,
+            )
+            write_folds(options.out, [files.paths[row] for row in trial.rows], trial.folds)
+            with closing(_run(fits, trial)) as found:
+                for record, configuration in found:
+                    journal.add(record)
+                    best.note(record, configuration)
+                    advance(1)
+
+
+def _run(
+    fits: Sequence[Fit], trial: Trial
+) -> Generator[tuple[FoldRecord, Configuration], None, None]:
+    """Fit configurations of one layer and measure each on its fold."""
+    configurations = list(dict.fromkeys(configuration for configuration, _ in fits))
+    numbers = {configuration: number for number, configuration in enumerate(configurations)}
+    outputs = cross_fit(
+        [one.candidate for one in configurations],
+        trial,
+        wanted=[(numbers[configuration], fold) for configuration, fold in fits],
+    )
+    with closing(outputs) as found:
+        for one in found:
+            configuration = configurations[one.candidate]
+            yield _measure(configuration.key, one, trial), configuration
+
+
+def _measure(key: str, found: FoldOutputs, trial: Trial) -> FoldRecord:
+    train, test = trial.folds[found.fold]
+    truth = trial.targets.select(trial.rows[test])
+    failed = bool(found.error)
+    return FoldRecord(
+        key=key,
+        fold=found.fold,
+        scores={} if failed else score(truth, found.outputs, found.classes),
+        losses=row_losses(truth, found.outputs, found.classes) if not failed else test[:0] > 0,
+        n_train=len(train),
+        n_test=0 if failed else len(test),
+        seconds=round(found.seconds, 4),
+        error=found.error,
+    )
+
+
+class _BestSoFar:
+    """What the progress line says: the best score of a fold up to now."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._score = float("-inf")
+        self._name = ""
+
+    def note(self, record: FoldRecord, configuration: Configuration) -> None:
+        value = record.scores.get(self._metric)
+        if value is not None and value > self._score:
+            self._score, self._name = value, configuration.name
+
+    def describe(self) -> str:
+        return f"best fold: {self._score:.4f} {self._name}" if self._name else "starting"
+
+
+def _fit_best(board: Leaderboard, data: TaskOptions, out: Path) -> FitResult:
+    """Fit the winner on all training rows; the test split is looked at here, and only here."""
+    best = board.entries[0].configuration
+    options = FitOptions(
+        data=dataclasses.replace(data, cv=None),
+        layer=best.layer,
+        head=best.candidate.kind,
+        settings=dataclasses.asdict(best.candidate.settings),
+        out=out,
+    )
+    try:
+        return find_fit(options) or fit(options)
+    except StageError as error:
+        raise PipelineError(
+            f"the tables are written, but {best.name}, the first of them, cannot be fitted on all"
+            f" training rows: {error}"
+        ) from error

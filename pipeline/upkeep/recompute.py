@@ -1,0 +1,266 @@
+"""Compute rows of feature sets once more, from their images, as `extract` did."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.index import Index, IndexedFile
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.forward.program import build_program
+from permafrost.pipeline.options import FeatureOptions, RunOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.dataset import Dataset
+from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
+from permafrost.pipeline.planning.prepare import (
+    Preparation,
+    describe_layers,
+    fit_batch,
+    recall_origin,
+)
+from permafrost.pipeline.planning.recipe import build_decode_spec
+from permafrost.pipeline.progress import Shares
+from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.engines.support import check_precision
+from permafrost.stages.errors import StageError
+from permafrost.stages.sources.source import find_file, hash_images
+
+if TYPE_CHECKING:
+    from permafrost.pipeline.forward.loader import LoadedBatch
+
+# Of a feature set's key: the digests of the rows that are wanted.
+Wanted = Mapping[str, Sequence[bytes]]
+# Of a feature set's key: how it was asked for, with no other layer than its own.
+Origins = dict[str, FeatureOptions]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecomputedRow:
+    """One row of one feature set.
+
+    Attributes
+    ----------
+    key : str
+        The feature set's.
+    digest : bytes
+        The image's.
+    image : str
+        Where it lies, if it was read.
+    values : ndarray of float32, shape (*shape), or None
+        What the network gives for it; None where that cannot be had.
+    reason : str
+        Why it cannot.
+    """
+
+    key: str
+    digest: bytes
+    image: str = ""
+    values: NDArray[np.float32] | None = None
+    reason: str = ""
+
+
+class KnownFiles:
+    """Reads files by the keys that the index knows them by, wherever they lie."""
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes; `OSError` for whatever cannot be read."""
+        found = find_file(path)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        source, inner = found
+        return source.read(inner)
+
+    def file_keys(self, paths: Sequence[str]) -> list[str]:
+        """Return them: they are keys."""
+        return list(paths)
+
+
+class Recomputer:
+    """Computes rows of feature sets from their images.
+
+    Parameters
+    ----------
+    layout : CacheLayout
+    index : Index
+        Knows how the features were asked for, and where the images lie.
+    run : RunOptions
+    """
+
+    def __init__(self, layout: CacheLayout, index: Index, run: RunOptions) -> None:
+        self._layout = layout
+        self._index = index
+        self._run = run
+        self._sets: dict[str, FeatureSet] = {}
+
+    def compute(self, wanted: Wanted) -> Iterator[RecomputedRow]:
+        """Yield each row that is wanted, in any order.
+
+        An image goes through a backbone once, for all the layers that it is wanted of.
+
+        Parameters
+        ----------
+        wanted : mapping of str to sequence of bytes
+        """
+        different = {one for digests in wanted.values() for one in digests}
+        paths, lost = _find_images(different, self._index)
+        groups, refused = _group_sets(wanted, self._index)
+        for origins in groups:
+            specs = dict.fromkeys(origin.layers[0] for origin in origins.values())
+            features = replace(next(iter(origins.values())), layers=tuple(specs))
+            here = {key: [one for one in wanted[key] if one in paths] for key in origins}
+            try:
+                prepared = self._prepare(features, here, paths)
+            except (StageError, PipelineError) as error:
+                refused |= dict.fromkeys(origins, str(error))
+                continue
+            able = {layer.features.key for layer in prepared.plan.layers}
+            reason = (
+                f"{features.backbone} gives other numbers now: it, Keras or this program changed"
+            )
+            refused |= dict.fromkeys(origins.keys() - able, reason)
+            if prepared.plan.digests:
+                yield from self._forward(features, prepared)
+        for key, digests in wanted.items():
+            for digest in digests:
+                if why := refused.get(key) or lost.get(digest):
+                    yield RecomputedRow(key=key, digest=digest, reason=why)
+
+    def _prepare(
+        self, features: FeatureOptions, wanted: Wanted, paths: Mapping[bytes, str]
+    ) -> Preparation:
+        """Plan the rows of those feature sets that the options still give."""
+        backbone = Backbone(features, self._index)
+        able = [
+            (spec, recipe, row, set(wanted[recipe_key(recipe)]))
+            for spec, recipe, row in describe_layers(features, backbone, self._run.compression)
+            if recipe_key(recipe) in wanted
+        ]
+        digests = list(dict.fromkeys(one for *_, rows in able for one in rows))
+        if digests:
+            check_precision(features.engine, features.precision)
+        layers = [
+            LayerPlan(
+                spec=spec,
+                recipe=recipe,
+                row=row,
+                features=self._open_set(recipe),
+                missing=np.array([one in rows for one in digests], np.bool_),
+            )
+            for spec, recipe, row, rows in able
+        ]
+        places = [paths[one] for one in digests]
+        nothing = [""] * len(digests)
+        manifest = Manifest(root="", paths=places, labels=nothing, splits=nothing, digests=digests)
+        decode = build_decode_spec(features, backbone)
+        return Preparation(
+            dataset=Dataset(manifest=manifest, source=KnownFiles(), unreadable={}),
+            backbone=backbone,
+            layout=self._layout,
+            decode=decode,
+            isolation=self._run.isolation,
+            decoding=repr(decode),
+            failures={},
+            plan=ExtractionPlan(
+                digests=digests,
+                paths=places,
+                layers=layers,
+                active=[layer for layer in layers if layer.missing.any()],
+            ),
+            batch_size=fit_batch(self._run, backbone, [row for _, _, row, _ in able]),
+        )
+
+    def _open_set(self, recipe: Recipe) -> FeatureSet:
+        # Once: what cannot be read in it is warned of each time.
+        key = recipe_key(recipe)
+        if key not in self._sets:
+            self._sets[key] = FeatureSet(self._layout, recipe, self._index)
+        return self._sets[key]
+
+    def _forward(self, features: FeatureOptions, prepared: Preparation) -> Iterator[RecomputedRow]:
+        """Load → forward, overlapped, as `extract` does."""
+        from permafrost.pipeline.forward.forward_pass import ForwardPass
+        from permafrost.pipeline.forward.loader import load_ahead, open_client, split_batches
+
+        plan = prepared.plan
+        rows = np.arange(len(plan.digests))
+        tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
+        with ExitStack() as stack:
+            client = stack.enter_context(open_client(self._run))
+            loader = load_ahead(client, prepared, tasks, self._run)
+            backbone = stack.enter_context(
+                ForwardPass(lambda: build_program(features, prepared), Shares())
+            )
+            for batch, activations in backbone.run(loader):
+                yield from _split(plan, batch, activations)
+
+
+def _group_sets(wanted: Wanted, index: Index) -> tuple[list[Origins], dict[str, str]]:
+    """Put together what one program computes; return also why some sets cannot be had."""
+    groups: dict[FeatureOptions, Origins] = {}
+    refused: dict[str, str] = {}
+    for key in wanted:
+        try:
+            origin = recall_origin(index, key)
+        except PipelineError as error:
+            refused[key] = str(error)
+            continue
+        if origin is None:
+            refused[key] = "how its features were asked for is not known here"
+        else:
+            groups.setdefault(replace(origin, layers=("-",)), {})[key] = origin
+    return list(groups.values()), refused
+
+
+def _find_images(
+    digests: Collection[bytes], index: Index
+) -> tuple[dict[bytes, str], dict[bytes, str]]:
+    """Return where images lie, and why others are not to be had."""
+    known = index.files_of(digests)
+    paths: dict[bytes, str] = {}
+    lost: dict[bytes, str] = {}
+    for digest in digests:
+        files = known.get(digest, [])
+        path = next((file.key for file in files if _is_unchanged(file)), None)
+        if path is not None:
+            paths[digest] = path
+        elif files:
+            lost[digest] = f"its image {files[0].key!r} is gone or changed"
+        else:
+            lost[digest] = "its image is not known here"
+    return paths, lost
+
+
+def _is_unchanged(file: IndexedFile) -> bool:
+    found = find_file(file.key)
+    if found is None:
+        return False
+    source, path = found
+    if source.fingerprints([path]) == [file.fingerprint]:
+        return True
+    # Copied or touched, perhaps, and the same all the same.
+    return hash_images(source, [path], workers=1) == [file.digest]
+
+
+def _split(
+    plan: ExtractionPlan, batch: LoadedBatch, activations: list[NDArray[np.float32]]
+) -> Iterator[RecomputedRow]:
+    reasons = batch.broken | batch.unreadable
+    for number, layer in enumerate(plan.active):
+        for place, row in enumerate(batch.rows):
+            if layer.missing[row]:
+                yield RecomputedRow(
+                    key=layer.features.key,
+                    digest=plan.digests[row],
+                    image=plan.paths[row],
+                    values=None if place in reasons else activations[number][place],
+                    reason=reasons.get(place, ""),
+                )

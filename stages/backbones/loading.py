@@ -1,0 +1,160 @@
+"""Build or load a backbone: a Keras Application by name, or any Keras model file."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from permafrost.stages.backbones.applications import APPLICATIONS, BackboneName
+from permafrost.stages.backbones.network import KerasNetwork, Network
+from permafrost.stages.errors import InputError, StageError, WeightsError
+from permafrost.stages.frameworks.model_file import check_model
+from permafrost.stages.frameworks.start import start_keras
+from permafrost.stages.frameworks.weights_file import check_weights
+
+# Random weights are for speed and shapes; the same ones every time, so that they can be cached.
+RANDOM_WEIGHTS_SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneRequest:
+    """Which backbone, with which weights, for which input.
+
+    Attributes
+    ----------
+    backbone : BackboneName
+    weights : str
+        ``"imagenet"``, ``"random"`` or the path of a weights file; a model file brings its own.
+    size : tuple of int, optional
+        Height and width in pixels; the backbone's default if not given.
+    """
+
+    backbone: BackboneName
+    weights: str = "imagenet"
+    size: tuple[int, int] | None = None
+
+
+def load_backbone(request: BackboneRequest, *, with_top: bool = False) -> Network:
+    """Build the network and load its weights.
+
+    Parameters
+    ----------
+    request : BackboneRequest
+    with_top : bool
+        Build an application with its classifier, whose layers (``fc1``, ``predictions``) are then
+        reachable. A model file is always loaded whole.
+
+    Raises
+    ------
+    WeightsError
+        A file that cannot be loaded, or ImageNet weights that cannot be downloaded.
+    InputError
+        An input size or option that the network does not take.
+    """
+    start_keras()
+    import keras
+
+    # Keras numbers layers within a process (conv2d_94 in a second InceptionV3): start afresh, so
+    # that a name means the same layer in every run.
+    keras.utils.clear_session(free_memory=False)
+    if request.backbone.is_file:
+        return _set_size(_load_model_file(request), request)
+    return _set_size(_build_application(request, with_top=with_top), request)
+
+
+def _load_model_file(request: BackboneRequest) -> Network:
+    import keras
+
+    path = Path(request.backbone.name)
+    if path.is_dir():
+        from permafrost.stages.backbones.savedmodel import load_saved_model
+
+        return load_saved_model(path)
+    try:
+        check_model(path)
+        model = keras.models.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its parsers raise on a file that is none.
+        raise WeightsError(
+            f"{str(path)!r} cannot be loaded as a Keras model: {_one_line(error)}"
+        ) from error
+    return KerasNetwork(model)
+
+
+def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
+    import keras
+
+    name = request.backbone.name
+    entry = APPLICATIONS[name]
+    height, width = request.size or (entry.size, entry.size)
+    keras.utils.set_random_seed(RANDOM_WEIGHTS_SEED)
+    try:
+        model = getattr(keras.applications, entry.function)(
+            weights="imagenet" if request.weights == "imagenet" else None,
+            include_top=with_top,
+            input_shape=(height, width, 3),
+            **dict(request.backbone.options),
+        )
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{request.backbone} with input {height}x{width}: {_one_line(error)}"
+        ) from error
+    except Exception as error:
+        raise _explain_download(name, error) from error
+    if request.weights not in ("imagenet", "random"):
+        _load_weights(model, Path(request.weights), with_top=with_top)
+    return KerasNetwork(model)
+
+
+def _load_weights(model: Any, path: Path, *, with_top: bool) -> None:
+    if not path.is_file():
+        raise WeightsError(f"there is no weights file {str(path)!r}")
+    try:
+        check_weights(path)
+        with warnings.catch_warnings(action="ignore"):  # One a layer, and then it raises.
+            model.load_weights(path)
+    except WeightsError as error:
+        raise WeightsError(f"the weights {str(path)!r} are refused: {error}") from error
+    except Exception as error:
+        part = "with its classifier" if with_top else "without its classifier"
+        raise WeightsError(
+            f"the weights {str(path)!r} do not fit {model.name} {part}: {_one_line(error)}"
+        ) from error
+
+
+def _explain_download(name: str, error: Exception) -> StageError:
+    """Say which file is needed and where it goes; Keras names its address in the message."""
+    address = re.search(r"https?://\S+?(?=[:\s]*(\s|$))", str(error))
+    if address is None:
+        return WeightsError(f"the ImageNet weights of {name} cannot be loaded: {error}")
+    url = address[0].rstrip(":")
+    home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
+    return WeightsError(
+        f"the ImageNet weights of {name} are not on this machine and cannot be downloaded;"
+        f" get {url} and put it into {home / 'models'}/"
+    )
+
+
+def _set_size(network: Network, request: BackboneRequest) -> Network:
+    """Settle the size of the input, and refuse inputs that are no images."""
+    name = request.backbone.name
+    shape = network.input_shape
+    if len(shape) != 3 or shape[2] not in (1, 3):
+        raise InputError(
+            f"the model {name!r} takes inputs of shape {shape}, not one image of 1 or 3 channels"
+        )
+    fixed = (shape[0], shape[1])
+    if None in fixed and request.size is None:
+        raise InputError(f"the model {name!r} takes images of any size; say which with --size")
+    for own, wanted in zip(fixed, request.size or fixed, strict=True):
+        if own not in (None, wanted):
+            raise InputError(f"the model {name!r} takes {fixed[0]}x{fixed[1]}; drop --size")
+    network.size = request.size or (int(fixed[0] or 0), int(fixed[1] or 0))
+    return network
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

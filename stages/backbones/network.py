@@ -1,0 +1,312 @@
+"""A loaded network: its layers by name, their shapes and digests, and its trace on a tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+from permafrost.stages.backbones.layers import BackboneCard, LayerCard
+from permafrost.stages.frameworks.start import list_gpus
+from permafrost.stages.shortcuts.batchnorm import folding_normalizations
+from permafrost.stages.shortcuts.choice import Hold, Shortcuts
+from permafrost.stages.shortcuts.winograd import replacing_convolutions
+
+# Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
+# what is unset, so that an option a later Keras adds does not change every digest. Shapes are told
+# apart by their whole names: Reshape's target_shape does change what it computes.
+_IRRELEVANT = ("initializer", "regularizer", "constraint", "trainable")
+_IRRELEVANT_NAMES = ("batch_shape", "batch_input_shape", "input_shape", "shape", "build_config")
+
+# The values of the trainable and of the other variables.
+Weights = tuple[list[np.ndarray], list[np.ndarray]]
+
+
+class Network(Protocol):
+    """What the engine and the planning need of a backbone, be it a Keras model or a SavedModel.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Height and width of the input, in pixels.
+    """
+
+    size: tuple[int, int]
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of one input, without the batch axis; None where any size is taken."""
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether activations are divided by deviations, which amplifies rounding without bound.
+
+        False where `trace` takes no shortcuts.
+        """
+
+    def describe(self) -> BackboneCard:
+        """Note each layer's output shape and digest."""
+
+    def read_weights(self) -> Weights:
+        """Return the weights that `trace` puts into the graph; outside any graph."""
+
+    def trace(
+        self,
+        inputs: Any,
+        layers: Sequence[str],
+        *,
+        weights: Weights,
+        hold: Hold,
+        shortcuts: Shortcuts,
+    ) -> dict[str, Any]:
+        """Run the network symbolically, inside the graph that is being built.
+
+        Parameters
+        ----------
+        inputs : tf.Tensor of float32, shape (batch, height, width, channels)
+            Preprocessed.
+        layers : sequence of str
+            Names, ``outer/inner`` for a layer of a nested model.
+        weights : Weights
+            As `read_weights` gave them.
+        hold : callable
+            Puts an array into the graph.
+        shortcuts : Shortcuts
+            What may be done otherwise than Keras does.
+
+        Returns
+        -------
+        dict of str to tf.Tensor
+        """
+
+
+class KerasNetwork:
+    """A Keras model as a backbone.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Functional, Sequential or any other whose layers are its attributes.
+
+    Attributes
+    ----------
+    size : tuple of int
+        Height and width of the input, in pixels.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.size = (0, 0)  # Known once a request has met the shape of the input.
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of one input, without the batch axis; empty if there is not exactly one."""
+        shape = getattr(self.model, "input_shape", None)  # A model never built has none.
+        return tuple(shape[1:]) if isinstance(shape, tuple) else ()
+
+    @property
+    def normalizes(self) -> bool:
+        """Whether activations are divided by deviations; see `Network.normalizes`."""
+        import keras
+
+        kinds = (
+            keras.layers.BatchNormalization,
+            keras.layers.GroupNormalization,
+            keras.layers.LayerNormalization,
+        )
+        return any(isinstance(layer, kinds) for _, layer in walk_layers(self.model))
+
+    def read_weights(self) -> Weights:
+        """Return the values of the trainable and the other weights; outside any graph."""
+        model = self.model
+        return (
+            [variable.numpy() for variable in model.trainable_variables],
+            [variable.numpy() for variable in model.non_trainable_variables],
+        )
+
+    def trace(
+        self,
+        inputs: Any,
+        layers: Sequence[str],
+        *,
+        weights: Weights,
+        hold: Hold,
+        shortcuts: Shortcuts,
+    ) -> dict[str, Any]:
+        """Run the network symbolically; see `Network.trace`.
+
+        Nothing is cut here: a graph computes only what is fetched from it, so what lies beyond the
+        deepest layer asked for never runs.
+        """
+        known = dict(walk_layers(self.model))
+        folding = known.values() if shortcuts.fold else ()
+        kept = [known[name] for name in layers]
+        # A GPU's library chooses for itself.
+        n_axes = 0 if list_gpus() else shortcuts.winograd_axes
+        gaining = known.values() if n_axes else ()
+        values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
+        values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
+        with (
+            folding_normalizations(folding, values=values, hold=hold, kept=kept) as folded,
+            replacing_convolutions(gaining, values=folded, hold=hold, n_axes=n_axes),
+            _bringing_tensors_along(self.model),
+            _recording({name: known[name] for name in layers}) as outputs,
+        ):
+            held = (
+                [hold(folded[id(variable)]) for variable in part]
+                for part in (self.model.trainable_variables, self.model.non_trainable_variables)
+            )
+            self.model.stateless_call(*held, inputs, training=False)
+        return outputs
+
+    def describe(self) -> BackboneCard:
+        """Note each layer's output shape and digest, on any of Keras' backends."""
+        digests = dict(_digest_layers(self.model))
+        shapes = self._trace_shapes()
+        layers = {
+            name: LayerCard(shape=shapes[name], digest=digests[name.split("/")[0]])
+            for name, _ in walk_layers(self.model)
+            if name in shapes
+        }
+        return BackboneCard(
+            name=self.model.name,
+            size=self.size,
+            channels=int(self.input_shape[2] or 3),
+            layers=layers,
+        )
+
+    def _trace_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Have Keras call the network with shapes alone, which each of its backends can."""
+        import keras
+
+        images = keras.KerasTensor((None, *self.size, self.input_shape[2]), "float32")
+        with _recording(dict(walk_layers(self.model))) as outputs:
+            # The base's own: a Functional model's takes shortcuts past its layers.
+            keras.Operation.compute_output_spec(self.model, images)
+        shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
+        return {
+            name: shape
+            for name, shape in shapes.items()
+            if shape and all(isinstance(axis, int) for axis in shape)
+        }
+
+
+@contextmanager
+def _bringing_tensors_along(model: Any) -> Iterator[None]:
+    """Put tensors that layers hold besides their weights into the graph that is being built.
+
+    Normalization, with which every EfficientNet and ConvNeXt begins, computes its mean when it is
+    built, and a graph takes no tensor from outside.
+    """
+    import tensorflow as tf
+
+    held = [
+        (layer, name, value)
+        for layer in {id(layer): layer for _, layer in walk_layers(model)}.values()
+        for name, value in vars(layer).items()
+        if isinstance(value, tf.Tensor)
+    ]
+    for layer, name, value in held:
+        setattr(layer, name, tf.constant(value.numpy()))
+    try:
+        yield
+    finally:
+        for layer, name, value in held:
+            setattr(layer, name, value)
+
+
+@contextmanager
+def _recording(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Collect what each layer returns while the network is traced.
+
+    This reaches the layers of nested models, which no ``keras.Model(inputs, outputs)`` can: their
+    tensors belong to the inner model's own graph.
+    """
+    outputs: dict[str, Any] = {}
+    # One may be part of two models, and one's call may be replaced already.
+    before = {layer: vars(layer).get("call") for layer in layers.values()}
+    for name, layer in layers.items():
+        layer.call = _record(layer.call, name, outputs)
+    try:
+        yield outputs
+    finally:
+        for layer, call in before.items():
+            if call is None:
+                del layer.call
+            else:
+                layer.call = call
+
+
+def _record(call: Callable[..., Any], name: str, outputs: dict[str, Any]) -> Callable[..., Any]:
+    def recording_call(*args: Any, **kwargs: Any) -> Any:
+        output = call(*args, **kwargs)
+        # A layer that is shared gives its first output; one with several outputs, none.
+        if hasattr(output, "shape") and name not in outputs:
+            outputs[name] = output
+        return output
+
+    return recording_call
+
+
+def walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the layers with their names, ``outer/inner`` for one of a nested model, in its order.
+
+    Parameters
+    ----------
+    model : keras.Model
+    prefix : str
+        Of the names.
+    """
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.InputLayer):
+            continue
+        yield prefix + layer.name, layer
+        if isinstance(layer, keras.Model):
+            yield from walk_layers(layer, f"{prefix}{layer.name}/")
+
+
+def _digest_layers(model: Any) -> Iterator[tuple[str, str]]:
+    """Yield each layer's digest: architecture and weights of it and of all before it.
+
+    Keras orders layers topologically, so that covers all a layer depends on; it does not cover
+    what follows, so ``block5_pool`` is the same feature with and without the classifier on top.
+    """
+    wiring = _describe_wiring(model)
+    running = hashlib.sha256()
+    for layer in model.layers:
+        running.update(json.dumps(wiring.get(layer.name), sort_keys=True).encode())
+        for weight in layer.get_weights():
+            running.update(f"{weight.dtype}{weight.shape}".encode())
+            running.update(np.ascontiguousarray(weight).data)
+        yield layer.name, running.hexdigest()
+
+
+def _describe_wiring(model: Any) -> dict[str, Any]:
+    """Return class, configuration and inputs of each layer, as far as they change the numbers."""
+    try:
+        entries = model.get_config()["layers"]
+    except (NotImplementedError, KeyError, TypeError):  # A subclassed model: its layers tell all.
+        entries = [
+            {"class_name": type(layer).__name__, "config": layer.get_config()}
+            for layer in model.layers
+        ]
+    return {entry["config"]["name"]: _strip(entry) for entry in entries}
+
+
+def _strip(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {
+            key: _strip(value)
+            for key, value in node.items()
+            if value is not None
+            and key not in _IRRELEVANT_NAMES
+            and not str(key).endswith(_IRRELEVANT)
+        }
+    if isinstance(node, list | tuple):
+        return [_strip(value) for value in node]
+    return node if isinstance(node, str | int | float | bool) else str(node)

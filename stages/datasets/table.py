@@ -1,0 +1,172 @@
+"""CSV files with names of images: read with their column aliases, written without loss."""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import TextIO
+
+from permafrost.stages.datasets.formulas import neutralise, restore_paths, restore_texts
+from permafrost.stages.errors import InputError
+
+# What a column is for: the header names it may have, any case; the first in this order wins.
+COLUMN_NAMES = {
+    "path": ("path", "filename", "file", "image"),
+    "label": ("label", "class", "target"),
+    "split": ("split",),
+    "digest": ("digest",),
+    "root": ("root",),
+}
+# How the marks that such a file begins with come out of UTF-8.
+_UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")
+# Of a million rows at once the lists alone take 400 MB; of this many they stay in the cache.
+_ROWS_PER_BLOCK = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """A CSV file, by columns of equal length.
+
+    Parameters
+    ----------
+    name : str
+        How messages call it.
+    known : dict of str to list of str
+        The recognised columns, under the keys of `COLUMN_NAMES`.
+    extra : dict of str to list of str
+        All other columns under their own names, in order.
+    """
+
+    name: str
+    known: dict[str, list[str]]
+    extra: dict[str, list[str]]
+
+    def require(self, role: str) -> list[str]:
+        """Return a recognised column; `InputError` when the file has none of its names."""
+        if role not in self.known:
+            names = " or ".join(COLUMN_NAMES[role])
+            raise InputError(
+                f"{self.name!r} has no column {names}; it has: {', '.join(self._headers())}"
+            )
+        return self.known[role]
+
+    def _headers(self) -> list[str]:
+        return [repr(name) for name in (*self.known, *self.extra)]
+
+
+def read_table(file: Path) -> Table:
+    """Read a CSV file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read or is no well-formed CSV.
+    """
+    try:
+        # utf-8-sig drops the mark that Excel puts first.
+        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            return parse_table(stream, name=str(file))
+    except OSError as error:
+        raise InputError(f"cannot read {str(file)!r}: {error.strerror}; check the path") from error
+    except ValueError as error:  # A zero in the path.
+        raise InputError(f"cannot read {str(file)!r}: {error}; check the path") from error
+
+
+def parse_table(stream: TextIO, *, name: str) -> Table:
+    """Read CSV text opened with ``newline=""``; `InputError` when it is not well formed."""
+    # strict: an unclosed quote is an error instead of swallowing the rows after it.
+    reader = csv.reader(stream, strict=True)
+    try:
+        header = restore_texts([column.strip() for column in next(reader, [])])
+        _check_header(header, name=name)
+        columns = _read_columns(reader, header, name=name)
+    except csv.Error as error:
+        raise InputError(
+            f"{name!r} is no well-formed CSV: {error} (line {reader.line_num}); check its quotes"
+        ) from error
+    return _sort_columns(dict(zip(header, columns, strict=True)), name=name)
+
+
+def _read_columns(rows: Iterator[list[str]], header: list[str], *, name: str) -> list[list[str]]:
+    """Read rows into columns, some at a time."""
+    columns: list[list[str]] = [[] for _ in header]
+    while block := list(islice(rows, _ROWS_PER_BLOCK)):
+        filled = [row for row in block if row]
+        _check_lengths(filled, header, n_before=len(columns[0]), name=name)
+        for column, texts in zip(columns, zip(*filled, strict=True), strict=False):
+            # Labels and splits recur: one text serves all the rows of the block.
+            once: dict[str, str] = {}
+            column.extend(map(once.setdefault, texts, texts))
+    return columns
+
+
+def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:
+    """Write columns of equal length with `write_csv`; a file that is there is overwritten."""
+    with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        write_csv(stream, list(columns), list(columns.values()))
+
+
+def write_csv(stream: TextIO, header: Sequence[str], columns: Sequence[Sequence[object]]) -> None:
+    """Write CSV that is read back as it was, and in which a spreadsheet finds no formulas.
+
+    Parameters
+    ----------
+    stream : text file
+        Opened with ``newline=""``.
+    header : sequence of str
+    columns : sequence of sequence
+        All of one length; a column ``path`` holds paths.
+    """
+    safe = [neutralise(cells, header=name) for name, cells in zip(header, columns, strict=True)]
+    names = neutralise(header, header="")
+    # Before Python 3.13 the csv module leaves a bare carriage return unquoted, and reads it back as
+    # the end of a row.
+    returns = any("\r" in cell for cell in chain(names, *safe) if isinstance(cell, str))
+    writer = csv.writer(
+        stream, lineterminator="\n", quoting=csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
+    )
+    writer.writerow(names)
+    writer.writerows(zip(*safe, strict=True))
+
+
+def _check_header(header: list[str], *, name: str) -> None:
+    if header and header[0].startswith(_UTF16_MARKS):
+        raise InputError(f"{name!r} is in UTF-16; save it as UTF-8")
+    if not header:
+        raise InputError(f"{name!r} is empty; its first line must name the columns")
+    twice = next((column for column, count in Counter(header).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"{name!r} has two columns {twice!r}; rename one")
+
+
+def _check_lengths(rows: list[list[str]], header: list[str], *, n_before: int, name: str) -> None:
+    if set(map(len, rows)) <= {len(header)}:
+        return
+    bad = next(number for number, row in enumerate(rows) if len(row) != len(header))
+    raise InputError(
+        f"row {n_before + bad + 1} of {name!r} has {len(rows[bad])} fields instead of"
+        f" {len(header)}; quote names that hold commas"
+    )
+
+
+def _sort_columns(columns: dict[str, list[str]], *, name: str) -> Table:
+    by_case = {header.casefold(): header for header in reversed(columns)}
+    chosen = {
+        role: by_case[next(alias for alias in aliases if alias in by_case)]
+        for role, aliases in COLUMN_NAMES.items()
+        if any(alias in by_case for alias in aliases)
+    }
+    extra = {
+        header: restore_texts(column)
+        for header, column in columns.items()
+        if header not in chosen.values()
+    }
+    known = {
+        role: (restore_paths if role == "path" else restore_texts)(columns[header])
+        for role, header in chosen.items()
+    }
+    return Table(name=name, known=known, extra=extra)

@@ -1,0 +1,251 @@
+"""The program of `stages.engines.tensorflow_engine`, run by Keras on whichever backend it is set to.
+
+One Keras model from uint8 pixels to pooled float32 activations, compiled once: what is shorter than
+a batch is filled up to one. No other backend than the one that Keras is set to is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from permafrost.stages.backbones.applications import PREPROCESS_MODES
+from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.network import KerasNetwork, Network, walk_layers
+from permafrost.stages.engines.tensorflow_engine import OutOfMemoryError, fill_up
+from permafrost.stages.engines.tracing import (
+    CAFFE_MEAN_BGR,
+    TORCH_DEVIATION_RGB,
+    TORCH_MEAN_RGB,
+    VIEWS,
+    ProgramSpec,
+)
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.frameworks.cutting import cut_model
+
+_PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+_REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
+# Each backend has an error of its own, and JAX tells which by its text alone.
+_OUT_OF_MEMORY = re.compile(
+    r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|MemoryError|can't allocate memory"
+    r"|out of memory",
+    re.IGNORECASE,
+)
+
+
+class KerasProgram:
+    """A compiled program; call it with a batch, as `stages.engines.tensorflow_engine.Program`.
+
+    Parameters
+    ----------
+    network : Network
+        A `KerasNetwork` of a Functional or Sequential model.
+    spec : ProgramSpec
+    batch_size : int
+        Images in most batches: fewer are filled up to as many, so that one program serves all.
+    compiled : bool
+        False runs one operation after the other, as the reference that a compiler is checked with.
+
+    Raises
+    ------
+    InputError
+        A network, or a layer of it, that only TensorFlow's graphs reach.
+    """
+
+    def __init__(
+        self, network: Network, spec: ProgramSpec, *, batch_size: int = 1, compiled: bool = True
+    ) -> None:
+        model = _build_model(network, spec)
+        self._run = _compile(model) if compiled else _interpret(model)
+        self._batch_size = batch_size
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch.
+
+        Parameters
+        ----------
+        batch : ndarray of uint8, shape (n, height, width, channels)
+            Any n; one above all earlier ones is compiled anew.
+
+        Returns
+        -------
+        list of ndarray of float32, each (n, *shape)
+            One for each of the spec's layers.
+
+        Raises
+        ------
+        OutOfMemoryError
+        """
+        from keras import tree
+
+        self._batch_size = max(self._batch_size, len(batch))
+        try:
+            # Of a single output, some backends make no list.
+            outputs = tree.flatten(self._run(fill_up(batch, self._batch_size)))
+            return [np.asarray(output)[: len(batch)] for output in outputs]
+        except Exception as error:
+            if not _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
+                raise
+        # Only here is the error gone, and with it the frames that hold on to the device's memory.
+        self._batch_size = 1
+        raise OutOfMemoryError(f"a batch of {len(batch)} images")
+
+    def close(self) -> None:
+        """Release the device memory."""
+        del self._run
+
+
+def _build_model(network: Network, spec: ProgramSpec) -> Any:
+    import keras
+
+    names = list(dict.fromkeys(layer.layer for layer in spec.layers))
+    backbone = _set_precision(_cut(network, names), spec.precision)
+    images = keras.Input(backbone.inputs[0].shape[1:], dtype="uint8", name="images")
+    pixels = preprocess(_apply_view(images, spec.view), spec.preprocess)
+    found = dict(zip(names, backbone(pixels), strict=True))
+    return keras.Model(images, [pool(found[layer.layer], layer) for layer in spec.layers])
+
+
+def _cut(network: Network, names: list[str]) -> Any:
+    """Return the network up to the layers, as a model that gives a list of their outputs."""
+    import keras
+
+    if not isinstance(network, KerasNetwork):
+        raise InputError(f"Keras does not know the layers of a SavedModel folder: {_REMEDY}")
+    model = network.model
+    for name in names:
+        _check_graphs(model, name)
+    shape = (*network.size, network.input_shape[2])
+    pixels = keras.Input(shape, dtype=model.inputs[0].dtype)
+    return cut_model(model, names, name="backbone", inputs=[pixels])
+
+
+def _check_graphs(model: Any, name: str) -> None:
+    """Refuse a layer of a model, or of one within it, whose ``call`` is Python of its own."""
+    known = {"": model, **dict(walk_layers(model))}
+    scopes = name.split("/")[:-1]
+    for depth in range(len(scopes) + 1):
+        outer = known["/".join(scopes[:depth])]
+        if not getattr(outer, "inputs", None):
+            raise InputError(f"{name!r} lies in {outer.name!r}, of a class of its own: {_REMEDY}")
+
+
+def preprocess(images: Any, mode: str) -> Any:
+    """Scale pixels as the backbone's family was trained with; see `stages.engines.tracing.preprocess`.
+
+    Parameters
+    ----------
+    images : keras.KerasTensor of uint8, shape (n, height, width, channels)
+        RGB, or grey.
+    mode : str
+
+    Returns
+    -------
+    keras.KerasTensor of float32
+    """
+    from keras import ops
+
+    pixels = ops.cast(images, "float32")
+    if mode == "none":
+        return pixels
+    if mode == "tf":
+        return pixels / 127.5 - 1.0
+    if images.shape[-1] != 3:
+        raise InputError(f"preprocessing {mode!r} needs 3 channels; use tf or none")
+    if mode == "caffe":
+        return ops.flip(pixels, -1) - np.array(CAFFE_MEAN_BGR, np.float32)
+    if mode == "torch":
+        mean, deviation = np.array((TORCH_MEAN_RGB, TORCH_DEVIATION_RGB), np.float32)
+        return (pixels / 255.0 - mean) / deviation
+    raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
+
+
+def pool(activation: Any, layer: LayerSpec) -> Any:
+    """Pool an activation as its spec says; the result is float32."""
+    from keras import ops
+
+    values = ops.cast(activation, "float32")
+    shape = tuple(values.shape[1:])
+    target = (-1, *layer.pool_shape(shape))
+    axes = list(range(1, len(shape)))
+    if layer.pooling == "avg":
+        return ops.mean(values, axes)
+    if layer.pooling == "max":
+        return ops.max(values, axes)
+    return ops.reshape(values, target) if layer.pooling == "flatten" else values
+
+
+def _apply_view(images: Any, view: str) -> Any:
+    from keras import ops
+
+    if view == "hflip":
+        return ops.flip(images, 2)
+    if view == "identity":
+        return images
+    raise UnknownNameError("view", view, VIEWS)
+
+
+def _set_precision(model: Any, precision: str) -> Any:
+    """Build the model anew with products in another precision; the weights stay float32."""
+    import keras
+
+    if precision not in _PRECISIONS:
+        raise UnknownNameError("precision", precision, _PRECISIONS)
+    if precision == "float32":
+        return model
+    delicate = set(map(id, _find_delicate_layers(layer for _, layer in walk_layers(model))))
+
+    def rebuild(layer: Any) -> Any:
+        if not isinstance(layer, keras.Layer) or id(layer) in delicate:
+            return layer
+        return type(layer).from_config({**layer.get_config(), "dtype": _PRECISIONS[precision]})
+
+    rebuilt = keras.models.clone_model(model, clone_function=rebuild, recursive=True)
+    rebuilt.set_weights(model.get_weights())
+    return rebuilt
+
+
+def _find_delicate_layers(layers: Iterable[Any]) -> Iterator[Any]:
+    """Yield the layers that stay as they are; see `stages.engines.support.find_delicate_products`.
+
+    Those up to the first product of the pixels, and depthwise ones.
+    """
+    import keras
+
+    is_first = True
+    for layer in layers:
+        is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        if is_first or is_depthwise or layer.dtype_policy.name != "float32":
+            yield layer
+        is_first = is_first and not hasattr(layer, "kernel")
+
+
+def _compile(model: Any) -> Callable[[np.ndarray], Any]:
+    import keras
+
+    if keras.config.backend() != "jax":
+        model.compile(optimizer=None, jit_compile=False)
+        run: Callable[[np.ndarray], Any] = model.predict_on_batch
+        return run
+    import jax
+
+    # Not predict_on_batch, which gives JAX the weights' memory away for each batch and takes it
+    # back: a batch that does not fit would leave a network without weights.
+    weights = [
+        [variable.value for variable in variables]
+        for variables in (model.trainable_variables, model.non_trainable_variables)
+    ]
+
+    def compute(weights: list[list[Any]], images: Any) -> Any:
+        return model.stateless_call(*weights, images, training=False)[0]
+
+    return partial(jax.jit(compute), weights)
+
+
+def _interpret(model: Any) -> Callable[[np.ndarray], Any]:
+    model.compile(optimizer=None, run_eagerly=True)
+    run: Callable[[np.ndarray], Any] = model.predict_on_batch
+    return run

@@ -1,0 +1,236 @@
+"""One program per backbone and layers: a uint8 batch in, activations out.
+
+Casting, preprocessing, the network and pooling are one TensorFlow graph, run by a session, which
+runs only what is fetched: the network ends at the deepest layer asked for. The weights are
+variables of the session and not constants of the graph. Constants would be copied by each of a
+dozen optimization passes: VGG16 then starts 3 s later and takes 1.7 GB more. In half precision they
+are constants all the same, or each batch would convert them anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+from permafrost.stages.backbones.network import Network
+from permafrost.stages.engines.support import (
+    configure_session,
+    find_delicate_products,
+    find_needed,
+)
+from permafrost.stages.engines.tracing import ProgramSpec, trace_program
+from permafrost.stages.shortcuts.choice import (
+    NO_SHORTCUTS,
+    TOLERANCE,
+    Shortcuts,
+    choose_shortcuts,
+    draw_probe,
+)
+from permafrost.stages.shortcuts.differences import Run, measure_errors
+
+_log = logging.getLogger(__name__)
+
+_SMALLEST_VARIABLE_BYTES = 4096
+# More than any network with batch normalization in keras.applications has; VGG16's fc1 has more.
+_FOLDED_BYTES = 400_000_000
+
+
+class OutOfMemoryError(Exception):
+    """The batch does not fit the device's memory; a smaller one may."""
+
+
+class Program:
+    """A compiled program; call it with a batch.
+
+    Parameters
+    ----------
+    network : Network
+    spec : ProgramSpec
+    shortcuts : Shortcuts, optional
+        By default those that gain most, given that the numbers stay close to Keras': where rounding
+        may be amplified, images that are always the same are put through both ways.
+    device : str, optional
+        Where it runs, as ``"/GPU:1"``; TensorFlow's choice by default.
+
+    Attributes
+    ----------
+    shortcuts : Shortcuts
+        Those that are taken.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        spec: ProgramSpec,
+        *,
+        shortcuts: Shortcuts | None = None,
+        device: str | None = None,
+    ) -> None:
+        chosen = shortcuts or choose_shortcuts(spec.precision, normalizes=network.normalizes)
+        self.shortcuts = chosen
+        self._session = _Session(network, spec, chosen, device)
+        if shortcuts is None and spec.precision == "float32" and network.normalizes:
+            plain = _Session(network, spec, NO_SHORTCUTS, device)
+            probe = draw_probe((*network.size, int(network.input_shape[2] or 3)))
+            errors = measure_errors(self._session, plain, [probe])
+            is_close = max(largest for largest, _ in errors) <= TOLERANCE
+            self.shortcuts = chosen if is_close else NO_SHORTCUTS
+            rejected, self._session = (plain, self._session) if is_close else (self._session, plain)
+            rejected.close()
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch.
+
+        Parameters
+        ----------
+        batch : ndarray of uint8, shape (n, height, width, channels)
+            Any n: a smaller last batch is no new program.
+
+        Returns
+        -------
+        list of ndarray of float32, each (n, *shape)
+            One for each of the spec's layers.
+
+        Raises
+        ------
+        OutOfMemoryError
+        """
+        return self._session(batch)
+
+    def close(self) -> None:
+        """Release the device memory."""
+        self._session.close()
+
+
+class _Session:
+    """A TensorFlow session with a traced program in it."""
+
+    def __init__(
+        self, network: Network, spec: ProgramSpec, shortcuts: Shortcuts, device: str | None
+    ) -> None:
+        import tensorflow as tf
+
+        is_float32 = spec.precision == "float32"
+        held = _HeldArrays(fold=not is_float32)
+        traced = trace_program(network, spec, hold=held, shortcuts=shortcuts, device=device)
+        config = configure_session(spec.precision)
+        session = tf.compat.v1.Session(graph=traced.graph, config=config)
+        held.fill(session, traced.outputs)
+        kept = [] if is_float32 else find_delicate_products(traced.batch, traced.outputs)
+        # What is fetched keeps its precision, and an operation is fetched without its value.
+        self._run = session.make_callable([*traced.outputs, *kept], [traced.batch])
+        self._n_outputs = len(traced.outputs)
+        self._session = session
+        self._out_of_memory = tf.errors.ResourceExhaustedError
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        try:
+            outputs: list[np.ndarray] = self._run(batch)[: self._n_outputs]
+        except (self._out_of_memory, MemoryError) as error:
+            raise OutOfMemoryError(f"a batch of {len(batch)} images") from error
+        return outputs
+
+    def close(self) -> None:
+        self._session.close()
+
+
+class SharedPrograms:
+    """The same program on several devices as one: a batch goes to whichever is free.
+
+    Parameters
+    ----------
+    programs : sequence of callable
+        As `Program`. As many threads may call at once.
+    """
+
+    def __init__(self, programs: Sequence[Run]) -> None:
+        self._free: SimpleQueue[Run] = SimpleQueue()
+        for program in programs:
+            self._free.put(program)
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch; see `Program.__call__`."""
+        program = self._free.get()
+        try:
+            return program(batch)
+        finally:
+            self._free.put(program)
+
+
+class HalvingProgram:
+    """A program that goes on with smaller batches once one did not fit the device's memory.
+
+    Parameters
+    ----------
+    program : callable
+        As `Program`: raises `OutOfMemoryError`.
+    n_at_once : int
+        How many batches the program may be called with at once.
+    """
+
+    def __init__(self, program: Run, *, n_at_once: int = 1) -> None:
+        self._program = program
+        self._largest: int | None = None
+        self.n_at_once = n_at_once
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run a batch, in pieces if need be; see `Program.__call__`."""
+        step = self._largest or max(1, len(batch))
+        try:
+            pieces = [
+                self._program(batch[start : start + step]) for start in range(0, len(batch), step)
+            ]
+        except OutOfMemoryError:
+            if step == 1:
+                raise
+            self._largest = step // 2
+            _log.warning("out of memory with %d images at once; going on with %d", step, step // 2)
+            return self(batch)
+        if len(pieces) == 1:
+            return pieces[0]
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def fill_up(batch: np.ndarray, n_images: int) -> np.ndarray:
+    """Repeat the last image of a batch that is too short, for programs of one size."""
+    missing = n_images - len(batch)
+    return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+
+
+class _HeldArrays:
+    """Arrays in the graph that is being built: variables, whose values come with the session.
+
+    Parameters
+    ----------
+    fold : bool
+        Make them constants, up to an amount, for what folding gains.
+    """
+
+    def __init__(self, *, fold: bool) -> None:
+        self._waiting: list[tuple[Any, Any, np.ndarray]] = []
+        self._foldable_bytes = _FOLDED_BYTES if fold else 0
+
+    def __call__(self, values: np.ndarray) -> Any:
+        import tensorflow as tf
+
+        if values.dtype != np.float32 or values.nbytes < _SMALLEST_VARIABLE_BYTES:
+            return tf.constant(values)
+        if values.nbytes <= self._foldable_bytes:
+            self._foldable_bytes -= values.nbytes
+            return tf.constant(values)
+        initial = tf.compat.v1.placeholder(values.dtype, values.shape)
+        variable = tf.compat.v1.Variable(initial, use_resource=True, trainable=False)
+        self._waiting.append((variable, initial, values))
+        return variable.read_value()
+
+    def fill(self, session: Any, outputs: list[Any]) -> None:
+        """Give the session the values that the outputs need; they are not kept here."""
+        needed = find_needed(outputs)
+        waiting = [entry for entry in self._waiting if entry[0].handle.op in needed]
+        # In one run: each run of its own would optimize the graph again.
+        feeds = {initial: values for _, initial, values in waiting}
+        session.run([variable.initializer for variable, *_ in waiting], feeds)
+        self._waiting.clear()

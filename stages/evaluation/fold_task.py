@@ -1,0 +1,168 @@
+"""Candidates fitted on one fold, and what they say of its test rows: what one process does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import Targets
+from permafrost.stages.errors import StageError
+from permafrost.stages.evaluation.folds import Fold
+from permafrost.stages.heads import HEADS, Head, fit_estimator
+from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
+from permafrost.stages.matrices.reduction import scale_rows
+
+# The number of a candidate, and that of a fold.
+Fit = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A head that may be fitted: its kind in `HEADS` and its parsed settings."""
+
+    kind: str
+    settings: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldOutputs:
+    """What one candidate says of the rows of one fold that it was not fitted on.
+
+    Attributes
+    ----------
+    candidate, fold : int
+        Which of those given.
+    outputs : ndarray of float64, shape (n_test, n_outputs)
+        As `Head.predict` gives them.
+    classes : ndarray of str, shape (n_classes,)
+        Those among the training rows.
+    seconds : float
+        Of the fit and the prediction.
+    error : str
+        Why the head could not be fitted, and then there are no outputs; ``""`` if it could.
+    """
+
+    candidate: int
+    fold: int
+    outputs: NDArray[np.float64]
+    classes: NDArray[np.str_]
+    seconds: float
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FoldTask:
+    """Some candidates on one fold, all that a process of its own needs to know.
+
+    Attributes
+    ----------
+    matrix : Matrix
+    values : ndarray, shape (n_rows, n_columns), optional
+        The rows of `matrix`, where they are scaled already.
+    targets : Targets
+        Of all rows of `matrix`.
+    fold : Fold
+        Rows of `matrix`.
+    number : int
+        Of the fold.
+    candidates : mapping of int to Candidate
+        By number. Estimators with the same setting ``scale``, or one head of another kind.
+    seed : int
+    memory_bytes : int
+        For all of the task.
+    """
+
+    matrix: Matrix
+    values: NDArray[Any] | None = None
+    targets: Targets
+    fold: Fold
+    number: int
+    candidates: Mapping[int, Candidate]
+    seed: int
+    memory_bytes: int
+
+
+def run_task(task: FoldTask) -> list[FoldOutputs]:
+    """Fit a task's candidates and ask them about its test rows."""
+    first = next(iter(task.candidates.values()))
+    values = task.values
+    if values is None and HEADS[first.kind].is_estimator:
+        values = _scale(task, first.settings.scale)
+    return [_try(task, number, values) for number in task.candidates]
+
+
+def _scale(task: FoldTask, scale: str) -> NDArray[Any]:
+    scaled_rows = scale_rows(
+        task.matrix,
+        np.arange(task.matrix.shape[0]),
+        scale=scale,
+        trains=[task.fold.train],
+        memory_bytes=task.memory_bytes,
+        may_reduce=False,
+        fit_bytes=max(HEADS[one.kind].fit_bytes for one in task.candidates.values()),
+    )
+    return next(scaled_rows).values
+
+
+def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutputs:
+    """Fit one candidate; one that cannot be fitted must not end a night of others."""
+    started_s = time.monotonic()
+    candidate = task.candidates[number]
+    try:
+        if values is None:
+            outputs, classes = _train(task, candidate)
+        else:
+            outputs, classes = _estimate(task, candidate, values)
+    except StageError as error:
+        return make_failure((number, task.number), str(error))
+    return FoldOutputs(
+        candidate=number,
+        fold=task.number,
+        outputs=outputs,
+        classes=classes,
+        seconds=time.monotonic() - started_s,
+    )
+
+
+def make_failure(one: Fit, error: str) -> FoldOutputs:
+    """Return what there is of a candidate that could not be fitted on a fold."""
+    return FoldOutputs(
+        candidate=one[0],
+        fold=one[1],
+        outputs=np.empty((0, 1)),
+        classes=np.empty(0, np.str_),
+        seconds=0.0,
+        error=error,
+    )
+
+
+def _estimate(
+    task: FoldTask, candidate: Candidate, values: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    train, test = task.fold
+    truth = task.targets.select(train)
+    fitted = fit_estimator(candidate.kind, candidate.settings, values[train], truth, seed=task.seed)
+    return fitted.predict(values[test]), fitted.classes
+
+
+def _train(task: FoldTask, candidate: Candidate) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    head = HEADS[candidate.kind].fit(
+        candidate.settings,
+        task.matrix,
+        task.targets,
+        train=task.fold.train,
+        seed=task.seed,
+        memory_bytes=task.memory_bytes,
+    )
+    return predict_rows(head, task.matrix, task.fold.test), head.classes
+
+
+def predict_rows(head: Head, matrix: Matrix, rows: Rows) -> NDArray[np.float64]:
+    """Predict rows of a matrix, block by block: ndarray of float64, shape (m, n_outputs)."""
+    n_outputs = max(1, len(head.classes))
+    blocks = [head.predict(block) for _, block in iterate_rows(matrix, rows)]
+    return np.concatenate([np.empty((0, n_outputs)), *blocks])

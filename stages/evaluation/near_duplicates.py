@@ -1,0 +1,261 @@
+"""Test images that are nearly training images, as the features have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.stages.matrices.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
+
+N_PAIRS = 10
+N_SAMPLED = 256
+# Test rows × training rows × features: half a minute on two cores.
+MAX_PRODUCTS = 2 * 10**12
+# More test rows at a time are no faster.
+MAX_TEST_ROWS = 16_384
+# One ordinary pair in 10⁹ is as many standard deviations above the others by chance.
+EVIDENT = 6.0
+
+_Matches = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class Pair(NamedTuple):
+    """A test row, the training row most like it, and their cosine."""
+
+    test: int
+    train: int
+    cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearDuplicates:
+    """Test rows that are so like a training row that they measure memory.
+
+    Attributes
+    ----------
+    n_checked : int
+        Test rows that were compared: all, unless that would take minutes; 0 if not `is_telling`.
+    n_found : int
+        Those of them that have a cosine above `threshold` with a training row.
+    pairs : tuple of Pair
+        At most ten of these, best first, each test row once.
+    threshold : float
+    is_centred : bool
+        Whether the training rows' mean was taken off all rows first.
+    is_telling : bool
+        False where ordinary pairs come so close to `threshold` that being above it says nothing.
+    """
+
+    n_checked: int
+    n_found: int
+    pairs: tuple[Pair, ...]
+    threshold: float
+    is_centred: bool
+    is_telling: bool
+
+
+def find_near_duplicates(
+    matrix: Matrix,
+    test: Rows,
+    train: Rows,
+    *,
+    threshold: float = 0.99,
+    memory_bytes: int,
+) -> NearDuplicates:
+    """Find the test rows that have a cosine above `threshold` with a training row.
+
+    What comes out of a ReLU is never negative: all rows point to one side, and in early layers
+    ordinary photos come above 0.99. So a sample of pairs is looked at first. Fisher's
+    transformation artanh makes their cosines nearly normal ("Frequency distribution of the values
+    of the correlation coefficient", 1915; on MobileNet's ``conv_pw_6_relu:avg`` it predicts the
+    share above 0.99 of 1,000 photos' pairs, 0.0003). If `threshold` is not `EVIDENT` standard
+    deviations above them, as their quartiles have it, the training rows' mean is taken off all
+    rows; if it still is not, nothing is compared.
+
+    Parameters
+    ----------
+    matrix : Matrix
+        Finite values.
+    test, train : ndarray of int64
+        Rows of `matrix`, one of each at least.
+    threshold : float, optional
+        Above 0, below 1.
+    memory_bytes : int
+        What blocks of rows and of cosines may take. All is read once if the test rows fit a
+        quarter of it, or all cosines a half; otherwise training rows are read again for each
+        block of test rows.
+
+    Returns
+    -------
+    NearDuplicates
+        Above `MAX_PRODUCTS` multiplications only of as many test rows, evenly spaced.
+    """
+    n_checked = min(len(test), max(1, MAX_PRODUCTS // (len(train) * matrix.shape[1])))
+    test = _thin(test, n_checked)
+    is_telling, is_centred = _judge_cosines(matrix, test, train, threshold, memory_bytes)
+    nothing = NearDuplicates(
+        n_checked=0,
+        n_found=0,
+        pairs=(),
+        threshold=threshold,
+        is_centred=is_centred,
+        is_telling=is_telling,
+    )
+    if not is_telling:
+        return nothing
+    cosines, nearest = _match(matrix, test, train, memory_bytes, is_centred=is_centred)
+    found = np.flatnonzero(cosines > threshold)
+    best = found[np.argsort(-cosines[found], kind="stable")][:N_PAIRS]
+    pairs = (Pair(int(test[i]), int(train[nearest[i]]), float(cosines[i])) for i in best)
+    return replace(nothing, n_checked=len(test), n_found=len(found), pairs=tuple(pairs))
+
+
+def describe_near_duplicates(found: NearDuplicates, paths: Sequence[str]) -> str | None:
+    """Say it to the user in one line; None where there is nothing to warn of.
+
+    Parameters
+    ----------
+    found : NearDuplicates
+    paths : sequence of str
+        What each row of the matrix is called.
+    """
+    if not found.is_telling:
+        return (
+            "this layer cannot tell whether test images are nearly training images: in it ordinary"
+            f" images come close to a cosine of {found.threshold:g} too; check a deeper one"
+        )
+    if not found.n_found:
+        return None
+    first = found.pairs[0]
+    features = "features less their mean" if found.is_centred else "features"
+    return (
+        f"{found.n_found} of {found.n_checked} test images are nearly training images (cosine of"
+        f" {features} above {found.threshold:g}), first {paths[first.test]!r} and"
+        f" {paths[first.train]!r} ({first.cosine:.4f}), and flatter the test score; name what"
+        " belongs together in a column 'group' and split again"
+    )
+
+
+def _thin(rows: Rows, n_kept: int) -> Rows:
+    """Return so many of the rows, evenly spaced."""
+    return rows[np.arange(n_kept) * len(rows) // n_kept]
+
+
+def _judge_cosines(
+    matrix: Matrix, test: Rows, train: Rows, threshold: float, memory_bytes: int
+) -> tuple[bool, bool]:
+    """Return whether cosines tell near-duplicates, and whether rows are to be centred for it."""
+    n_sampled = max(2, min(N_SAMPLED, memory_bytes // (16 * matrix.shape[1])))
+    some_test, some_train = (
+        matrix.read(_thin(rows, min(len(rows), n_sampled))).astype(np.float32, copy=False)
+        for rows in (test, train)
+    )
+    if _is_evident(threshold, _compute_cosines(some_test, some_train)):
+        return True, False
+    mean = some_train.mean(axis=0)
+    some_test -= mean
+    some_train -= mean
+    return _is_evident(threshold, _compute_cosines(some_test, some_train)), True
+
+
+def _is_evident(threshold: float, cosines: NDArray[np.float32]) -> bool:
+    """Whether ordinary pairs, whatever the few best are, hardly ever come above `threshold`."""
+    low, middle, high = np.arctanh(
+        np.quantile(cosines, [0.25, 0.5, 0.75]).clip(-0.999999, 0.999999)
+    )
+    deviation = (high - low) / 1.349  # of a normal distribution with these quartiles
+    # No deviation: all rows are one, or centred zeros.
+    return bool(0 < EVIDENT * deviation < np.arctanh(threshold) - middle)
+
+
+def _compute_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    return left @ right.T / _measure_lengths(left)[:, None] / _measure_lengths(right)
+
+
+def _measure_lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the length of each row, 1 for zeros: their cosines are 0."""
+    squares = np.einsum("ij,ij->i", rows, rows)
+    return np.sqrt(np.where(squares > 0, squares, np.float32(1)))
+
+
+def _match(
+    matrix: Matrix, test: Rows, train: Rows, memory_bytes: int, *, is_centred: bool
+) -> _Matches:
+    """Return each test row's best cosine, and the position of its training row."""
+    needs_many_reads = 16 * len(test) * matrix.shape[1] > memory_bytes
+    if needs_many_reads and 16 * len(test) * len(train) <= memory_bytes:
+        return _match_by_columns(matrix, test, train, memory_bytes, is_centred=is_centred)
+    return _match_by_rows(matrix, test, train, memory_bytes, is_centred=is_centred)
+
+
+def _match_by_columns(
+    matrix: Matrix, test: Rows, train: Rows, memory_bytes: int, *, is_centred: bool
+) -> _Matches:
+    n_test = len(test)
+    products = np.zeros((n_test, len(train)), np.float32)
+    squares = np.zeros(n_test + len(train))
+    n_bytes = min(BLOCK_BYTES, memory_bytes // 8)
+    for stored in matrix.iterate_columns(np.concatenate([test, train]), n_bytes=n_bytes):
+        columns = stored.astype(np.float32, copy=False)
+        if is_centred:
+            columns = columns - columns[n_test:].mean(axis=0, dtype=np.float64).astype(np.float32)
+        products += columns[:n_test] @ columns[n_test:].T
+        squares += np.einsum("ij,ij->i", columns, columns)
+    lengths = np.sqrt(np.where(squares > 0, squares, 1)).astype(np.float32)
+    products /= lengths[n_test:]
+    nearest = products.argmax(axis=1)
+    return products[np.arange(n_test), nearest] / lengths[:n_test], nearest
+
+
+def _match_by_rows(
+    matrix: Matrix, test: Rows, train: Rows, memory_bytes: int, *, is_centred: bool
+) -> _Matches:
+    mean = _average_rows(matrix, train) if is_centred else None
+    row_bytes = 4 * matrix.shape[1]
+    n_test = max(1, min(MAX_TEST_ROWS, memory_bytes // (4 * row_bytes)))
+    n_train = max(1, min(memory_bytes // (8 * row_bytes), memory_bytes // (16 * n_test)))
+    cosines = np.full(len(test), -np.inf, np.float32)
+    nearest = np.zeros(len(test), np.int64)
+    for start in range(0, len(test), n_test):
+        mine = slice(start, start + n_test)
+        left = _read_directions(matrix, test[mine], mean)
+        for first in range(0, len(train), n_train):
+            right = _read_directions(matrix, train[first : first + n_train], mean)
+            _keep_best(left @ right.T, first, cosines[mine], nearest[mine])
+    return cosines, nearest
+
+
+def _read_directions(
+    matrix: Matrix, rows: Rows, mean: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """Read rows, less `mean`, scaled to length 1."""
+    block: NDArray[np.float32] = matrix.read(rows).astype(np.float32, copy=False)
+    if mean is not None:
+        block -= mean
+    block /= _measure_lengths(block)[:, None]
+    return block
+
+
+def _keep_best(
+    found: NDArray[np.float32],
+    first: int,
+    cosines: NDArray[np.float32],
+    nearest: NDArray[np.int64],
+) -> None:
+    """Put what is better into `cosines` and `nearest`; the columns of `found` begin at `first`."""
+    columns = found.argmax(axis=1)
+    values = found[np.arange(len(found)), columns]
+    better = values > cosines
+    cosines[better] = values[better]
+    nearest[better] = first + columns[better]
+
+
+def _average_rows(matrix: Matrix, rows: Rows) -> NDArray[np.float32]:
+    total = np.zeros(matrix.shape[1])
+    for _, block in iterate_rows(matrix, rows):
+        total += block.sum(axis=0, dtype=np.float64)
+    mean: NDArray[Any] = total / len(rows)
+    return mean.astype(np.float32)

@@ -1,0 +1,301 @@
+"""The ``mlp`` head: a small Keras network that takes raw features and scales them inside.
+
+It is trained on a stream of its rows; see `stages.heads.mlp.training`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from zipfile import ZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from permafrost.stages.frameworks.start import start_tensorflow
+from permafrost.stages.frameworks.weights_file import check_weights
+from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
+from permafrost.stages.heads.mlp.training import Lesson, train_network
+from permafrost.stages.heads.settings import (
+    class_weight_setting,
+    layer_sizes,
+    number,
+    scale_setting,
+    setting,
+    whole,
+)
+from permafrost.stages.heads.truth import Truth, encode_targets, standardise
+from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.stream import learn_columns, leave_for_rows, open_stream
+
+FILE_NAME = "head.keras"
+HELD_OUT_EVERY = 10
+# Fewer held-out rows than this say more about chance than about when to stop.
+MIN_HELD_OUT = 10
+# Weights, gradient, moments, best weights, and what Adam makes on the way; measured.
+BYTES_PER_WEIGHT = 32
+# The activation of the last layer, and its name.
+OUTPUTS = {
+    CLASSIFICATION: ("softmax", "probabilities"),
+    MULTILABEL: ("sigmoid", "probabilities"),
+    REGRESSION: ("linear", "value"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlpSettings:
+    """Settings of a multi-layer perceptron.
+
+    Parameters
+    ----------
+    hidden : tuple of int
+        Units of the hidden layers, from the features on; empty is a softmax regression.
+    dropout : float
+        Part of every hidden layer's units that is dropped while training.
+    learning_rate : float
+        Step size of Adam.
+    epochs : int
+        Most passes over the training rows.
+    batch_size : int
+        Rows a step.
+    patience : int
+        Epochs without a lower loss on the held-out tenth of the training rows before the fit
+        stops and goes back to the best ones; 0 holds nothing out and runs all epochs.
+    scale : {"standard", "l2", "none"}
+        Columns to mean 0 and variance 1, rows to length 1, or nothing.
+    class_weight : "none", "balanced" or tuple of (str, float)
+        As in `LogregSettings`.
+    """
+
+    hidden: tuple[int, ...] = setting(
+        (256,), layer_sizes, "whole numbers from 1 on, as in 256 or 256,128"
+    )
+    dropout: float = setting(0.5, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
+    learning_rate: float = setting(1e-3, number(lambda r: 0 < r < np.inf), "a number above 0")
+    epochs: int = setting(50, whole(1), "a whole number from 1 on")
+    batch_size: int = setting(64, whole(1), "a whole number from 1 on")
+    patience: int = setting(10, whole(0), "a whole number from 0 on")
+    scale: str = scale_setting()
+    class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MlpHead:
+    """A fitted network: a Keras Sequential from raw features to outputs."""
+
+    kind: ClassVar[str] = "mlp"
+    settings: MlpSettings
+    task: str
+    classes: NDArray[np.str_]
+    network: Any
+
+    @property
+    def n_features(self) -> int:
+        """The length of one row of features."""
+        return int(self.network.input_shape[1])
+
+    def predict(self, features: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what `stages.heads.Head.predict` says."""
+        return predict_by_batch(self, features, predict=self._predict_batch)
+
+    def _predict_batch(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
+        # Called eagerly: Model.predict would trace a graph anew for every head and batch size.
+        outputs: NDArray[np.float64] = np.array(self.network(batch, training=False), np.float64)
+        if self.task == CLASSIFICATION:
+            outputs /= outputs.sum(axis=1, keepdims=True)
+        return outputs
+
+    def save(self, folder: Path) -> None:
+        """Write `head.json` and the network into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.network.save(folder / FILE_NAME)
+        write_record(folder, self, packages=("keras",))
+
+
+def fit_mlp(  # noqa: PLR0913
+    settings: MlpSettings,
+    matrix: Matrix,
+    targets: Targets,
+    *,
+    train: Rows,
+    seed: int,
+    memory_bytes: int,
+) -> MlpHead:
+    """Fit a network with Adam; the same `seed` gives the same weights.
+
+    The loss is the cross-entropy of the classes, or of each tag, or the squared error of a value.
+
+    Parameters
+    ----------
+    settings : MlpSettings
+    matrix : Matrix
+    targets : Targets
+        Of all rows of `matrix`.
+    train : ndarray of int64
+        The rows that are learnt from.
+    seed : int
+    memory_bytes : int
+        What rows and weights may take, beyond what TensorFlow itself does.
+
+    Raises
+    ------
+    InputError
+        There is too little memory, a row holds NaN or infinity, or the fit diverges.
+    """
+    rows = np.sort(train)
+    truth = encode_targets(targets.select(rows), settings.class_weight)
+    n_bytes = _leave_for_rows(settings, memory_bytes, matrix.shape[1], truth.n_outputs)
+    held_out = _hold_out(settings, truth, seed=seed)
+    kept = np.setdiff1d(np.arange(len(rows)), held_out)
+    truth = standardise(truth, kept)
+    stream = open_stream(matrix, rows, n_bytes=n_bytes)
+    columns = learn_columns(stream, kept)
+    start_tensorflow()
+    with _seeded(seed):
+        network = build_network(
+            settings, n_features=stream.n_features, n_outputs=truth.n_outputs, task=truth.task
+        )
+    if settings.scale == "standard":
+        _standardise(network, columns)
+    lesson = Lesson(stream=stream, truth=truth, kept=kept, held_out=held_out)
+    train_network(network, lesson, settings, seed=seed)
+    _restore_units(network, truth)
+    return MlpHead(settings=settings, task=truth.task, classes=truth.classes, network=network)
+
+
+def _leave_for_rows(
+    settings: MlpSettings, memory_bytes: int, n_features: int, n_outputs: int
+) -> int:
+    widths = [n_features, *settings.hidden, n_outputs]
+    n_weights = sum((n + 1) * m for n, m in itertools.pairwise(widths))
+    return leave_for_rows(
+        memory_bytes,
+        taken_bytes=BYTES_PER_WEIGHT * n_weights,
+        least_bytes=16 * n_features * settings.batch_size,
+        remedy="fewer units, with --set hidden=32, or pool the layer",
+    )
+
+
+def _hold_out(settings: MlpSettings, truth: Truth, *, seed: int) -> Rows:
+    """Choose the rows to watch; those with tags or values as if they were of one class."""
+    if not settings.patience:
+        return np.empty(0, np.int64)
+    is_classification = truth.task == CLASSIFICATION
+    codes = truth.values[:, 0] if is_classification else np.zeros(len(truth.values), np.int64)
+    return choose_held_out(codes, seed=seed)
+
+
+def build_network(settings: MlpSettings, *, n_features: int, n_outputs: int, task: str) -> Any:
+    """Return the untrained Keras Sequential of `settings`; its scaling is part of it."""
+    from keras import Input, Sequential, layers
+
+    scaling = {
+        "standard": [layers.Normalization(name="standard")],
+        "l2": [layers.UnitNormalization(name="l2")],
+        "none": [],
+    }
+    hidden = [
+        layer
+        for i, units in enumerate(settings.hidden)
+        for layer in (
+            layers.Dense(units, activation="relu", name=f"hidden_{i}"),
+            layers.Dropout(settings.dropout, name=f"dropout_{i}"),
+        )
+    ]
+    activation, name = OUTPUTS[task]
+    output = layers.Dense(n_outputs, activation=activation, name=name)
+    inputs = Input((n_features,), name="features")
+    return Sequential([inputs, *scaling[settings.scale], *hidden, output], name="mlp")
+
+
+def choose_held_out(codes: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+    """Choose the rows on which early stopping watches the loss.
+
+    Parameters
+    ----------
+    codes : ndarray of int64, shape (n_rows,)
+        The class of every row.
+    seed : int
+
+    Returns
+    -------
+    ndarray of int64
+        A tenth of every class, give or take one row, and never its only row; empty where there
+        are too few rows to hold any out.
+    """
+    shuffled = np.random.default_rng(seed).permutation(len(codes))
+    by_class = shuffled[np.argsort(codes[shuffled], kind="stable")]
+    firsts = by_class[np.unique(codes[by_class], return_index=True)[1]]
+    held_out = np.setdiff1d(by_class[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY], firsts)
+    return held_out if len(held_out) >= MIN_HELD_OUT else held_out[:0]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed Keras, which has only global seeds, and give Python and numpy their state back."""
+    import keras
+
+    before = random.getstate(), np.random.get_state()
+    keras.utils.set_random_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+def _standardise(network: Any, columns: Any) -> None:
+    """Give the network's first layer the columns' mean and variance, 1 where constant."""
+    layer = network.get_layer("standard")
+    layer.set_weights([columns.mean_, columns.scale_**2, np.array(columns.n_samples_seen_)])
+    layer.finalize_state()
+
+
+def _restore_units(network: Any, truth: Truth) -> None:
+    """Have the last layer give values in their own units; what it gives otherwise stays."""
+    output = network.layers[-1]
+    kernel, bias = output.get_weights()
+    output.set_weights([kernel * truth.spread, bias * truth.spread + truth.centre])
+
+
+def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead:
+    """Load what `MlpHead.save` wrote; anything else in the file is an InputError.
+
+    The network is built from `settings` and only arrays are read from the file, so that nothing
+    it may say about classes to import or code to run is ever looked at.
+    """
+    start_tensorflow()
+    with refuse_damage(folder):
+        n_values = check_weights(folder / FILE_NAME)
+        sizes = (record.n_features, *settings.hidden, max(1, len(record.classes)))
+        if sum(math.prod(pair) for pair in itertools.pairwise(sizes)) > n_values:
+            raise ValueError(f"{FILE_NAME} has fewer weights than head.json says")
+        network = build_network(
+            settings,
+            n_features=record.n_features,
+            n_outputs=max(1, len(record.classes)),
+            task=record.task,
+        )
+        expected = [_describe(type(layer).__name__, layer.get_config()) for layer in network.layers]
+        if _read_layers(folder / FILE_NAME) != expected:
+            raise TypeError(f"{FILE_NAME} has other layers than head.json says")
+        network.load_weights(folder / FILE_NAME)
+    return MlpHead(settings=settings, task=record.task, classes=record.classes, network=network)
+
+
+def _read_layers(path: Path) -> list[tuple[str, ...]]:
+    with ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+    layers = config["config"]["layers"][1:]
+    return [_describe(layer["class_name"], layer["config"]) for layer in layers]
+
+
+def _describe(class_name: str, config: dict[str, Any]) -> tuple[str, ...]:
+    return class_name, str(config["name"]), str(config.get("activation"))

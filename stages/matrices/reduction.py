@@ -1,0 +1,255 @@
+"""Scaled rows for learners that see inner products alone: dense, or reduced where that is cheaper.
+
+Rows of many features are not handed to scikit-learn as they are: `stages.matrices.gram` makes a copy of at
+most as many columns as there are rows, on which every fit gives the same model at a fraction of
+the time and memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.matrices.budget import Budget
+from permafrost.stages.matrices.gram import Gram, ReducedRows, build_grams, factor_gram
+from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
+from permafrost.stages.matrices.scaling import (
+    SCALES,
+    ColumnStatistics,
+    check_finite,
+    fit_standard_scaler,
+    make_standard_scaler,
+    scale_each_row,
+)
+
+# Bumped whenever the reduced rows change; rows that were kept before are then made anew.
+NUMERICS = 1
+
+
+class Store(Protocol):
+    """Where reduced rows are kept for the next run."""
+
+    def load(self, name: str, /) -> NDArray[Any] | None:
+        """Return what was saved as `name`, a hex digest; None where nothing was."""
+        ...
+
+    def save(self, name: str, array: NDArray[Any], /) -> None:
+        """Keep `array`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledRows:
+    """Rows to fit on, scaled by what a training set says.
+
+    Attributes
+    ----------
+    rows : ndarray of int64, shape (m,)
+        Which rows of the matrix these are.
+    values : ndarray of float32 (dense) or float64 (reduced), shape (m, n_columns)
+        Not to be changed: training sets may share it.
+    scaler : StandardScaler, Normalizer or "passthrough"
+        A step of a scikit-learn Pipeline, fitted, for rows of all features.
+    is_reduced : bool
+        Whether `values` is an isometric copy of the rows instead of the rows.
+    restore : callable
+        Brings weights of `values`, float64 (k, n_columns), back to float64 (k, n_features). Reads
+        the matrix where the rows are reduced.
+    """
+
+    rows: Rows
+    values: NDArray[Any]
+    scaler: Any
+    is_reduced: bool
+    restore: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def scale_rows(  # noqa: PLR0913
+    matrix: Matrix,
+    rows: Rows,
+    *,
+    scale: str,
+    trains: Sequence[Rows],
+    memory_bytes: int,
+    fit_bytes: int,
+    store: Store | None = None,
+    may_reduce: bool = True,
+) -> Iterator[ScaledRows]:
+    """Scale rows for each of several training sets.
+
+    Parameters
+    ----------
+    matrix : Matrix
+    rows : ndarray of int64, shape (m,)
+        All of them are transformed.
+    scale : {"standard", "l2", "none"}
+        Columns to mean 0 and variance 1, rows to length 1, or nothing.
+    trains : sequence of ndarray of int64
+        Positions in `rows`; only these rows are learnt from.
+    memory_bytes : int
+        What reading, reducing and fitting may take together.
+    fit_bytes : int
+        What the learner adds to each value that it fits on.
+    store : Store, optional
+        Keeps reduced rows; with them at hand only `ScaledRows.restore` reads the matrix.
+    may_reduce : bool
+        False for learners that need the features themselves.
+
+    Returns
+    -------
+    iterator of ScaledRows
+        One for each of `trains`, in order.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such scale.
+    InputError
+        A row holds NaN or infinity (raised while iterating), or memory does not suffice.
+    """
+    if scale not in SCALES:
+        raise UnknownNameError("scale", scale, SCALES)
+    by_columns = scale == "standard"
+    budget = Budget(
+        n_rows=len(rows),
+        n_features=matrix.shape[1],
+        memory_bytes=memory_bytes,
+        fit_bytes=fit_bytes,
+    )
+    if not budget.should_reduce(n_sets=len(trains), may_reduce=may_reduce):
+        return _scale_dense(matrix, rows, scale=scale, trains=trains)
+    reduction = _Reduction(
+        matrix=matrix,
+        rows=rows,
+        trains=trains if by_columns else [None],
+        budget=budget,
+        store=store,
+    )
+    return reduction.standardise() if by_columns else reduction.repeat(scale, times=len(trains))
+
+
+def _scale_dense(
+    matrix: Matrix, rows: Rows, *, scale: str, trains: Sequence[Rows]
+) -> Iterator[ScaledRows]:
+    values = _read_rows(matrix, rows)
+    make = partial(ScaledRows, rows=rows, is_reduced=False, restore=_keep)
+    if scale == "standard":
+        for number, train in enumerate(trains, start=1):
+            scaler = fit_standard_scaler(values, train)
+            # The last training set may have the rows themselves.
+            yield make(values=scaler.transform(values, copy=number < len(trains)), scaler=scaler)
+    else:
+        values, scaler = scale_each_row(values, scale, n_features=matrix.shape[1], copy=False)
+        for _ in trains:
+            yield make(values=values, scaler=scaler)
+
+
+def _read_rows(matrix: Matrix, rows: Rows) -> NDArray[np.float32]:
+    values = np.empty((len(rows), matrix.shape[1]), np.float32)
+    for positions, block in iterate_rows(matrix, rows):
+        values[positions] = block
+    with np.errstate(invalid="ignore"):
+        check_finite(values.sum(axis=1, dtype=np.float64), rows)
+    return values
+
+
+def _keep(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    return weights
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reduction:
+    """Reduced rows of several training sets; None stands for columns as they are."""
+
+    matrix: Matrix
+    rows: Rows
+    trains: Sequence[Rows | None]
+    budget: Budget
+    store: Store | None
+
+    def standardise(self) -> Iterator[ScaledRows]:
+        """Yield rows with standardised columns, one for each training set."""
+        for reduced in self._reduce_each():
+            scaler = make_standard_scaler(cast(ColumnStatistics, reduced.statistics))
+            yield self._make_scaled(reduced, reduced.values, scaler)
+
+    def repeat(self, scale: str, *, times: int) -> Iterator[ScaledRows]:
+        """Yield rows that are the same for every training set."""
+        (reduced,) = self._reduce_each()
+        n_features = self.matrix.shape[1]
+        # The unscaled ones are what brings weights back.
+        values, scaler = scale_each_row(reduced.values, scale, n_features=n_features, copy=True)
+        for _ in range(times):
+            yield self._make_scaled(reduced, values, scaler)
+
+    def _make_scaled(
+        self, reduced: ReducedRows, values: NDArray[np.float64], scaler: Any
+    ) -> ScaledRows:
+        restore = partial(
+            reduced.restore, matrix=self.matrix, rows=self.rows, n_bytes=self.budget.block_bytes
+        )
+        return ScaledRows(
+            rows=self.rows, values=values, scaler=scaler, is_reduced=True, restore=restore
+        )
+
+    def _reduce_each(self) -> Iterator[ReducedRows]:
+        grams: dict[int, Gram] = {}
+        for index in range(len(self.trains)):
+            yield self._load(index) or self._reduce(index, grams)
+
+    def _reduce(self, index: int, grams: dict[int, Gram]) -> ReducedRows:
+        """Reduce for one training set; `grams` are those that wait for their turn."""
+        if index not in grams:
+            grams.update(self._build_grams(index))
+        reduced = factor_gram(grams.pop(index))
+        self._save(index, reduced)
+        return reduced
+
+    def _build_grams(self, start: int) -> dict[int, Gram]:
+        """Build what is missing from training set `start` on, as much as memory allows."""
+        missing = [start, *filter(self._is_missing, range(start + 1, len(self.trains)))]
+        chosen = missing[: self.budget.count_grams()]
+        trains = [self.trains[index] for index in chosen]
+        grams = build_grams(self.matrix, self.rows, trains, n_bytes=self.budget.block_bytes)
+        return dict(zip(chosen, grams, strict=True))
+
+    def _is_missing(self, index: int) -> bool:
+        return self._load_part(index, "pivots") is None
+
+    def _load(self, index: int) -> ReducedRows | None:
+        values, pivots = self._load_part(index, "values"), self._load_part(index, "pivots")
+        if values is None or pivots is None:
+            return None
+        train, statistics = self.trains[index], None
+        if train is not None:
+            found = self._load_part(index, "statistics")
+            if found is None:
+                return None
+            statistics = ColumnStatistics(mean=found[0], variance=found[1], n_rows=len(train))
+        return ReducedRows(values=values, pivots=pivots, statistics=statistics)
+
+    def _load_part(self, index: int, part: str) -> NDArray[Any] | None:
+        return self.store.load(self._name(index, part)) if self.store else None
+
+    def _save(self, index: int, reduced: ReducedRows) -> None:
+        if self.store is None:
+            return
+        self.store.save(self._name(index, "values"), reduced.values)
+        if reduced.statistics:
+            found = np.stack([reduced.statistics.mean, reduced.statistics.variance])
+            self.store.save(self._name(index, "statistics"), found)
+        self.store.save(self._name(index, "pivots"), reduced.pivots)
+
+    def _name(self, index: int, part: str) -> str:
+        digest = hashlib.sha256(f"reduction {NUMERICS} {self.matrix.key} {part}".encode())
+        for positions in (self.rows, self.trains[index]):
+            if positions is not None:
+                digest.update(f" {len(positions)} ".encode())
+                digest.update(np.asarray(positions, "<i8").tobytes())
+        return digest.hexdigest()

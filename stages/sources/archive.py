@@ -1,0 +1,134 @@
+"""Images in an archive, read in place: zip, tar, and the arrays of an npz."""
+
+# As in stages/folder.py:
+# ruff: noqa: PTH100, PTH109, PTH116, PTH118
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from permafrost.stages.errors import InputError
+from permafrost.stages.sources.folder import IMAGE_SUFFIXES, check_size, is_hidden, stat_regular
+from permafrost.stages.sources.members import Member, MemberError, index_members
+from permafrost.stages.sources.npz import list_arrays
+from permafrost.stages.sources.tar import TAR_MAGIC, list_tar
+from permafrost.stages.sources.zip import list_zip
+
+# What is compressed as a whole has no members to go to: how it begins → what unpacks it in place.
+_UNPACKERS: Mapping[bytes, str] = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ\0": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd --rm",
+    b"7z\xbc\xaf'\x1c": "7z x",
+    b"Rar!": "unrar x",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveSource:
+    """The members of an archive.
+
+    Parameters
+    ----------
+    root : str
+        The archive. Its directory is read once per process, and again when the file changes.
+    """
+
+    root: str
+
+    def list_images(self) -> list[str]:
+        """List the images in the archive, sorted by their bytes."""
+        return self._list_files(IMAGE_SUFFIXES)
+
+    def list_tables(self) -> list[str]:
+        """List the CSV files in the archive, sorted by their bytes."""
+        return self._list_files((".csv",))
+
+    def read(self, path: str) -> bytes:
+        """Return the member's bytes; `OSError` with the reason when it is damaged."""
+        return b"".join(self.read_blocks(path))
+
+    def read_blocks(self, path: str) -> Iterator[bytes]:
+        """Yield the member's bytes, at most 1 MiB at a time."""
+        member = load_members(self.root).get(path)
+        if member is None:
+            raise self._no_member(path)
+        check_size(member.size_bytes, self._name(path))
+        try:
+            yield from member.read_blocks(self.root)
+        except MemberError as error:
+            raise OSError(errno.EIO, str(error), self._name(path)) from error
+
+    def file_keys(self, paths: Sequence[str]) -> list[str]:
+        """Return ``/absolute/archive.zip!member`` of each."""
+        root = os.path.abspath(self.root)
+        return [f"{root}!{path}" for path in paths]
+
+    def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
+        """Return the member's own fingerprint, then ``size:mtime_ns`` of the archive."""
+        members, status = load_members(self.root), os.stat(self.root)
+        archive = f"{status.st_size}:{status.st_mtime_ns}"
+        found = map(members.get, paths)
+        return [
+            f"{member.fingerprint}:{archive}" if member else self._no_member(path)
+            for path, member in zip(paths, found, strict=True)
+        ]
+
+    def make_absolute(self) -> ArchiveSource:
+        """Return the same archive by its absolute path."""
+        return ArchiveSource(os.path.join(os.getcwd(), self.root))
+
+    def _list_files(self, suffixes: tuple[str, ...]) -> list[str]:
+        names = (name for name in load_members(self.root) if name.lower().endswith(suffixes))
+        return sorted(
+            (name for name in names if not any(map(is_hidden, name.split("/")))), key=os.fsencode
+        )
+
+    def _name(self, path: str) -> str:
+        return self.file_keys([path])[0]
+
+    def _no_member(self, path: str) -> OSError:
+        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name(path))
+
+
+_parsing = threading.Lock()
+
+
+def load_members(archive: str) -> Mapping[str, Member]:
+    """Return the files in an archive by name.
+
+    Raises
+    ------
+    OSError
+        When it cannot be read or is no archive.
+    InputError
+        When it is an archive that must be unpacked or saved in another way first.
+    """
+    status = stat_regular(archive)
+    # lru_cache alone would let each of many threads parse; with the lock the first does for all.
+    with _parsing:
+        return _load_members(os.path.join(os.getcwd(), archive), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _load_members(archive: str, _size_bytes: int, _mtime_ns: int) -> Mapping[str, Member]:
+    with Path(archive).open("rb") as stream:
+        start = stream.read(512)
+    for signature, unpacker in _UNPACKERS.items():
+        if start.startswith(signature):
+            raise InputError(
+                f"{archive!r} is compressed as a whole, so its images cannot be read in place;"
+                f" unpack it first: {unpacker} {archive!r}"
+            )
+    if archive.lower().endswith(".npz"):
+        return index_members(archive, list_arrays(archive))
+    if TAR_MAGIC in start or archive.lower().endswith(".tar"):
+        return index_members(archive, list_tar(archive))
+    return index_members(archive, list_zip(archive))

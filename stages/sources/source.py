@@ -1,0 +1,197 @@
+"""Where images lie: a folder, an archive or a URL, listed and read alike.
+
+A source is a small value that travels to workers by pickle; it holds no open file. Paths are
+POSIX, relative to its root, and hold undecodable bytes as `os.fsdecode` does (surrogateescape).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+from permafrost.stages.errors import InputError
+from permafrost.stages.sources.archive import ArchiveSource, load_members
+from permafrost.stages.sources.folder import FolderSource
+from permafrost.stages.sources.remote import (
+    REMOTE_READERS,
+    RemoteSource,
+    drop_file_scheme,
+    is_url,
+    open_remote,
+    split_url,
+)
+
+__all__ = [
+    "ArchiveSource",
+    "FolderSource",
+    "Reader",
+    "RemoteSource",
+    "Source",
+    "find_file",
+    "hash_images",
+    "open_source",
+    "start_reading",
+]
+
+# A future costs about a kilobyte and a lock; a million images must not make a million of them.
+_PATHS_PER_TASK = 64
+# Images of one batch that are fetched at once, encoded: some megabytes of photos.
+_READ_AHEAD = 8
+
+
+class Reader(Protocol):
+    """Where images are read, by many threads at once."""
+
+    def read(self, path: str) -> bytes:
+        """Return a file's bytes; `OSError` for whatever cannot be read."""
+
+    def file_keys(self, paths: Sequence[str]) -> list[str]:
+        """Return each file's absolute identity."""
+
+
+class Source(Reader, Protocol):
+    """What every place that holds images can do, safely from many threads at once."""
+
+    @property
+    def root(self) -> str:
+        """The location as the user named it."""
+
+    def list_images(self) -> list[str]:
+        """List the paths with an image suffix, sorted by their bytes."""
+
+    def read_blocks(self, path: str) -> Iterator[bytes]:
+        """Yield a file's bytes in blocks of bounded size; raises as `read` does."""
+
+    def make_absolute(self) -> Source:
+        """Return the same source for workers in another folder."""
+
+    def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
+        """Return texts that change when the bytes may have; an `OSError` for what is missing."""
+
+
+def open_source(location: str) -> Source:
+    """Choose the source for what lies at a location.
+
+    Parameters
+    ----------
+    location : str
+        A folder, an archive (zip, tar, npz), a CSV file (whose source is the folder it lies in),
+        or the URL of a folder, as ``s3://bucket/photos/``, which is listed at once.
+
+    Returns
+    -------
+    Source
+        A `FolderSource`, an `ArchiveSource` or a `RemoteSource`.
+
+    Raises
+    ------
+    InputError
+        When nothing readable of these kinds is there.
+    """
+    location = drop_file_scheme(location)
+    if is_url(location):
+        return open_remote(location)
+    remedy = "name a folder, a .zip, .tar, .npz or .csv that is there and whole, or a URL"
+    try:
+        mode = Path(location).stat().st_mode
+        if stat.S_ISDIR(mode):
+            return FolderSource(location)
+        if stat.S_ISREG(mode) and location.lower().endswith(".csv"):
+            return FolderSource(str(Path(location).parent))
+        load_members(location)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"cannot open {location!r}: {reason}; {remedy}") from error
+    return ArchiveSource(location)
+
+
+def find_file(key: str) -> tuple[Source, str] | None:
+    """Find the file that a key means: the inverse of `Source.file_keys`.
+
+    Parameters
+    ----------
+    key : str
+        ``/absolute/path``, ``/absolute/archive.zip!member`` or ``s3://bucket/path``.
+
+    Returns
+    -------
+    tuple of Source and str, or None
+        A source, and the file's path in it; None when there is no such file any more. Of a URL
+        that is not asked: reading it tells.
+    """
+    if is_url(key):
+        return split_url(key)
+    # Names may hold exclamation marks too: the file itself first, then each "!" as the separator.
+    folder, name = os.path.split(key)
+    places: list[tuple[str, str]] = [(folder, name)]
+    places += [(key[: mark.start()], key[mark.end() :]) for mark in re.finditer("!", key)]
+    for root, path in places:
+        try:
+            source = open_source(root)
+        except InputError:
+            continue
+        if isinstance(source.fingerprints([path])[0], str):
+            return source, path
+    return None
+
+
+def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[bytes | OSError]:
+    """Hash images in parallel threads.
+
+    Parameters
+    ----------
+    source : Source
+        Where the paths are read from.
+    paths : sequence of str
+        Paths as `Source.list_images` gives them.
+    workers : int
+        Number of threads, at least 1. More are used where reading is waiting.
+
+    Returns
+    -------
+    list of bytes or OSError
+        For each path, in order, the 32 bytes of its SHA-256, or why it could not be read.
+    """
+    size = _PATHS_PER_TASK
+    if isinstance(source, RemoteSource):
+        workers, size = max(workers, REMOTE_READERS), 1
+    tasks = [paths[start : start + size] for start in range(0, len(paths), size)]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        results = pool.map(lambda task: [_hash_image(source, path) for path in task], tasks)
+        return [digest for task in results for digest in task]
+
+
+def start_reading(source: Reader, paths: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+    """Yield for each path, in order, what returns its bytes or raises as `Source.read` does.
+
+    From a server the next few are already on their way, because reading them is mostly waiting.
+    """
+    if not isinstance(source, RemoteSource):
+        yield from (partial(source.read, path) for path in paths)
+        return
+    rest = iter(paths)
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        coming = deque(pool.submit(source.read, path) for path in islice(rest, _READ_AHEAD))
+        while coming:
+            yield coming.popleft().result
+            coming.extend(pool.submit(source.read, path) for path in islice(rest, 1))
+
+
+def _hash_image(source: Source, path: str) -> bytes | OSError:
+    digest = hashlib.sha256()
+    try:
+        for block in source.read_blocks(path):
+            digest.update(block)
+    except OSError as error:
+        # The traceback would keep the reader's frames alive, and the block they hold.
+        return error.with_traceback(None)
+    return digest.digest()
