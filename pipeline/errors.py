@@ -32,3 +32,26 @@ class Interrupted(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(number)
         self.exit_status = 128 + number
+
+
+class UnreadableError(StoppedError):
+    """An image that cannot be read, where one is enough to stop.
+
+    Parameters
+    ----------
+    path, reason : str
+    remedy : str
+        How to go on without the image, in the words of the command line or of Python.
+    """
+
+    def __init__(
+        self, path: str, reason: str, remedy: str = "--on-error skip goes on without"
+    ) -> None:
+        # All of them, so that the error survives the way back from a worker process.
+        super().__init__(path, reason, remedy)
+        self.path = path
+        self.reason = reason
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"cannot read {self.path!r}: {self.reason}; {self.remedy}"

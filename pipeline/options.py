@@ -7,25 +7,21 @@ import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from permafrost.cache.shards.writer import COMPRESSIONS
+from permafrost.cache.hdf5.compression import COMPRESSIONS
 from permafrost.pipeline.errors import PipelineError
-from permafrost.stages.backbones.applications import PREPROCESS_MODES, parse_backbone
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
 from permafrost.stages.cores import count_cores
-from permafrost.stages.decoding.decode import (
-    DECODE_MODES,
-    ORIENT_MODES,
-    RESIZE_METHODS,
-    RESIZE_MODES,
-)
+from permafrost.stages.decoding.decode import DECODE_MODES, ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
-from permafrost.stages.engines.tracing import VIEWS
+from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
+from permafrost.stages.engines.registry import ENGINES
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.frameworks.start import find_keras_backend
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 DTYPES = ("float32", "float16")
-ENGINES = ("tensorflow", "openvino", "keras")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECODINGS = DECODE_MODES
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from permafrost.cache.disk.publish import published
 from permafrost.stages.datasets.table import write_csv
@@ -25,3 +27,18 @@ def write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[object
         temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         write_csv(stream, header, columns)
+
+
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file of an earlier fit; None where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def write_json(file: Path, value: object) -> None:
+    """Write a JSON file in one step."""
+    with published(file) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

@@ -18,16 +18,17 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.errors import CacheError
+from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.gather import StoredRows, gather_rows
-from permafrost.cache.shards.writer import RowFormat
-from permafrost.cache.store.featureset import FeatureSet, RowLocations, split_digests
+from permafrost.cache.shards.locations import RowLocations, split_digests
+from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.examine import examine_shard
 from permafrost.cache.views.features import Features
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
-
 from tests.shards import KEY, RECIPE, SHAPE, make_digests, make_rows, write_set
 
 # A read takes milliseconds; on a busy machine, a second.

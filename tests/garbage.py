@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import permafrost.stages.decoding.formats  # noqa: F401 - which has Pillow and libtiff be quiet
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
+import permafrost.stages.decoding.formats  # noqa: F401 - which has Pillow and libtiff be quiet
 from tests.pictures import (
     MAGIC,
     encode,

@@ -8,10 +8,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
-from permafrost.cache.store.featureset import FeatureSet, join_digests, split_digests
+
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.locations import join_digests, split_digests
+from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import open_cache, open_feature_set_folder
+from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.heads import fit_head, parse_settings
 from permafrost.stages.matrices.matrix import ArrayMatrix
-
 from tests.hostile import EVIDENCE, STRANGE_WEIGHTS, rewrite_archive, spoil_weights
 
 Change = Callable[[Path], object]

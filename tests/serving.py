@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from permafrost.stages.sources.remote import _make_filesystem
 
 CREDENTIALS = {

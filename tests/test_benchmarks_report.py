@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from permafrost.pipeline.options import FeatureOptions
 from PIL import Image
 
+from permafrost.pipeline.options import FeatureOptions
 from tests.benchmarks.contestants import Figures, divide_difference
 from tests.benchmarks.machine import describe_machine
 from tests.benchmarks.peers import NoPeerError, PeerJob, command_torch

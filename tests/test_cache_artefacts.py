@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from permafrost.cache.store.derived import Artefacts
 
 ROOT = Path(__file__).parent.parent
@@ -115,7 +116,8 @@ def test_a_full_disk_leaves_what_was_there(
 
 def test_processes_that_save_one_name_at_once_all_end_right(tmp_path: Path) -> None:
     code = (
-        "import sys, numpy as np; from pathlib import Path; from permafrost.cache.store.derived import Artefacts\n"
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from permafrost.cache.store.derived import Artefacts\n"
         "for turn in range(30):\n"
         f"    Artefacts(Path(sys.argv[1])).save({NAME!r}, np.arange(2000.0))\n"
         f"    assert (Artefacts(Path(sys.argv[1])).load({NAME!r}) == np.arange(2000.0)).all()\n"

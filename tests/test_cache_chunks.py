@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import xxhash
 from numpy.typing import NDArray
+
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.hdf5.chunks import find_chunks
+from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.gather import StoredRows, gather_rows
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
-from permafrost.cache.store.featureset import RowLocations
+from permafrost.cache.shards.locations import RowLocations
+from permafrost.cache.shards.reader import find_chunks
+from permafrost.cache.shards.writer import ShardWriter
 
 KEY = "ab12"
 N_ROWS = 23
@@ -27,8 +29,8 @@ SHAPES = [(), (3,), (2, 3), (16,), (40,), (3, 7, 2), (2, 2, 3, 5), (3, 1, 40)]
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a shard of a few kilobytes have many chunks, which several threads read."""
-    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 64)
-    monkeypatch.setattr("permafrost.cache.shards.writer.LARGEST_CHUNK_BYTES", 64)
+    monkeypatch.setattr("permafrost.cache.shards.format.CHUNK_BYTES", 64)
+    monkeypatch.setattr("permafrost.cache.shards.format.LARGEST_CHUNK_BYTES", 64)
     monkeypatch.setattr("permafrost.cache.hdf5.direct._THREAD_BYTES", 100)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(3))
 

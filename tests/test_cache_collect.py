@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from permafrost.cache.errors import DamagedError
 from permafrost.cache.store.derived import Artefacts
 from permafrost.cache.store.folders import count_idle_days, mark_used
@@ -16,7 +17,6 @@ from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.examine import examine_set
 from permafrost.cache.upkeep.gc import Rules, SetPlan, apply_plan, plan_set
 from permafrost.cache.upkeep.survey import survey_set
-
 from tests.shards import expect_set, make_digests, read_set, write_set
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from permafrost.cache.errors import DamagedError
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.compact import Compaction, compact_set
 from permafrost.cache.upkeep.examine import examine_set
 from permafrost.cache.upkeep.survey import survey_set
-
 from tests.shards import KEY, ROW_BYTES, expect_set, make_digests, read_set, write_set
 
 

@@ -7,11 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
+
 from permafrost.cache.errors import DamagedError, MissingShardError, NotACacheError
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.writer import ShardWriter
 from permafrost.cache.store.layout import open_cache
 from permafrost.cache.upkeep.examine import examine_shard
-
 from tests.damage import (
     Change,
     Sweep,
@@ -51,7 +52,7 @@ def test_no_damage_to_a_shard_of_many_chunks_gives_a_wrong_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Two rows in each: HDF5 lists more than 1,024 chunks on pages of their own.
-    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 100)
+    monkeypatch.setattr("permafrost.cache.shards.format.CHUNK_BYTES", 100)
     path, read = write_shard(tmp_path, n_rows=2100)
     changes = flip_some(path.read_bytes(), n=16, seed=0)
     check(sweep(path, read, changes), at_least=12)

@@ -12,15 +12,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
-from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
+
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.folders import list_set_folders, open_feature_set_folder
+from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
-from permafrost.cache.upkeep.examine import (
-    ShardExam,
-    examine_set,
-    examine_shard,
-    list_set_folders,
-)
+from permafrost.cache.upkeep.examine import ShardExam, examine_set, examine_shard
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv", "pooling": "none"}
 KEY = recipe_key(RECIPE)
@@ -31,7 +29,7 @@ SHAPE = (4, 3)
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a shard of a kilobyte have several chunks, of two rows each."""
-    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 100)
+    monkeypatch.setattr("permafrost.cache.shards.format.CHUNK_BYTES", 100)
     monkeypatch.setattr("permafrost.cache.upkeep.examine._PIECE_BYTES", 400)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from permafrost.cache.errors import (
     CacheError,
     DamagedError,
@@ -15,11 +16,14 @@ from permafrost.cache.errors import (
     NotAViewError,
     UnstorableError,
 )
-from permafrost.cache.shards.gather import split_columns
-from permafrost.cache.shards.writer import RowFormat, ShardWriter, choose_chunk
-from permafrost.cache.store.featureset import FeatureSet, join_digests, split_digests
+from permafrost.cache.shards.blocks import split_columns
+from permafrost.cache.shards.format import RowFormat, choose_chunk
+from permafrost.cache.shards.locations import join_digests, split_digests
+from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view

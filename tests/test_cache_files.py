@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+
+from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.disk.owners import Owner
 from permafrost.cache.disk.publish import (
     published,
     remove_durably,
-    remove_orphans,
     temporary_folder,
     temporary_path,
 )

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from permafrost.cache.shards import gather
+from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.gather import StoredRows, gather_rows
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
-from permafrost.cache.store.featureset import FeatureSet, split_digests
+from permafrost.cache.shards.locations import split_digests
+from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import open_cache, open_feature_set_folder
+from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.recipe import recipe_key
 
 RECIPE = {"backbone": "b", "layer": "l", "pooling": "none"}

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from permafrost.cache.store.index import Index, IndexedFile
 
 ROOT = Path(__file__).parent.parent

@@ -7,14 +7,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+
 from permafrost.cache.errors import CacheError, DamagedError
 from permafrost.cache.hdf5.opening import has_node, open_node
-from permafrost.cache.shards.writer import read_digests
+from permafrost.cache.shards.reader import read_digests
 from permafrost.cache.store.derived import Artefacts
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.upkeep.examine import examine_shard
 from permafrost.cache.views.features import Features
-
 from tests.hostile_hdf5 import (
     LAYER,
     MATERIALIZED,

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from permafrost.cache.disk.owners import Owner, name_host
 from permafrost.cache.store import leases as module
 from permafrost.cache.store.leases import Leases

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from permafrost.cache.store.records import Drift, Parity, read_record, write_record
 
 PARITY = Parity(reference="tensorflow", images=32, max_error=0.0032, mean_error=1.5e-7)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+
 from permafrost.cache.hdf5.strings import read_strings, write_strings
 
 ODD = ["", "plain", "a\nb", "\n", "日本語", os.fsdecode(b"caf\xe9"), "tab\tand\rreturn", "a\0b"]

@@ -13,14 +13,17 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from permafrost.cache.shards.writer import RowFormat, read_digests
-from permafrost.cache.store.featureset import FeatureSet, split_digests
+
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.locations import split_digests
+from permafrost.cache.shards.reader import read_digests
+from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.leases import Leases
 from permafrost.pipeline.extraction.claims import Claims
 from permafrost.pipeline.extraction.writer import ActivationWriter
-from permafrost.pipeline.forward.loader import BatchTask, LoadedBatch
+from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch
 from permafrost.pipeline.planning.missing import plan_extraction
 from permafrost.stages.backbones.layers import LayerSpec
 

@@ -10,9 +10,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import parse_bytes, parse_size
-
 from tests.conftest import Answer, Command
 
 ROOT = Path(__file__).parent.parent

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from permafrost.pipeline.models.classifier import load_classifier
 
+from permafrost.pipeline.models.classifier import load_classifier
 from tests.conftest import Command
 from tests.resilience import together
 from tests.resilience.child import Child

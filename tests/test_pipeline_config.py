@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import yaml
+
 from permafrost.pipeline.cli.main import main
 from permafrost.pipeline.experiments.schema import read_experiment
 from permafrost.pipeline.options import RunOptions

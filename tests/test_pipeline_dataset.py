@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from permafrost.cache.store.index import Index
 from permafrost.pipeline.options import DatasetOptions
 from permafrost.pipeline.planning import dataset
 from permafrost.pipeline.planning.dataset import open_dataset
 from permafrost.stages.datasets.manifest import read_manifest, write_manifest
 from permafrost.stages.sources.folder import FolderSource
-
 from tests.conftest import Command
 
 N_FILES = 20

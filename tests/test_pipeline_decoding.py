@@ -7,9 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.pipeline.forward.fast_decoding import FastDecoding
 from PIL import Image
 
+from permafrost.pipeline.forward.fast_decoding import FastDecoding
 from tests.conftest import LAYERS, SIZE, Command, write_photos
 
 N_PHOTOS = 4
@@ -96,7 +96,7 @@ def test_the_summary_recommends_fast_where_it_saves_a_share_of_the_run(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.extraction.results._NOTICEABLE", noticeable)
+    monkeypatch.setattr("permafrost.pipeline.extraction.summary._NOTICEABLE", noticeable)
     monkeypatch.setattr(FastDecoding, "count_saved_s", lambda _self, n_images: float(n_images))
     out = ("--out", tmp_path / "features.h5")
     assert ("--decode fast: " in command("extract", *asked, *out).out) == (noticeable == 0)

@@ -12,10 +12,11 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.experiments.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
 from permafrost.pipeline.experiments.schema import read_experiment
-from permafrost.pipeline.extraction.results import ExtractSummary
+from permafrost.pipeline.extraction.summary import ExtractSummary
 
 ROOT = Path(__file__).parent.parent
 LOGREG = "logistic regression on frozen features"

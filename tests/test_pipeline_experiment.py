@@ -13,15 +13,16 @@ from pathlib import Path
 import h5py
 import pytest
 import yaml
-from permafrost.pipeline.cli.main import main
-from permafrost.pipeline.experiments.run import list_fits
-from permafrost.pipeline.experiments.schema import read_experiment
-from permafrost.pipeline.options import RunOptions
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from permafrost.pipeline.cli.main import main
+from permafrost.pipeline.experiments.run import list_fits
+from permafrost.pipeline.experiments.schema import read_experiment
+from permafrost.pipeline.options import RunOptions
 
 SIDE = 40
 ROOT = Path(__file__).parents[1]

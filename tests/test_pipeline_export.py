@@ -19,9 +19,9 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from permafrost.pipeline.cli.main import main
 from PIL import Image
 
+from permafrost.pipeline.cli.main import main
 from tests.conftest import Answer, Command, write_model, write_photos
 
 TOLERANCE = 1e-4

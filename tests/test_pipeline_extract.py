@@ -14,13 +14,13 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
+
 from permafrost.cache.errors import MissingShardError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.forward.loader import choose_ahead
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.planning.missing import choose_batch_size
-from PIL import Image
-
 from tests.conftest import SIZE, Command, write_model, write_photos
 
 

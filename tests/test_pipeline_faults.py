@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.cli.main import main
-
 from tests.conftest import LAYERS, write_photos
 from tests.resilience.child import Child
 from tests.resilience.jobs import SHARD_BYTES, list_unfinished, make_small_shards
@@ -120,7 +120,7 @@ def test_a_disk_that_is_full_for_a_moment_leaves_no_gap(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
         fsync(descriptor)
 
-    monkeypatch.setattr("permafrost.pipeline.extraction.writer.SHARD_BYTES", SHARD_BYTES)
+    monkeypatch.setattr("permafrost.cache.shards.format.SHARD_BYTES", SHARD_BYTES)
     monkeypatch.setattr("os.fsync", fsync_or_fail)
     assert main(job.command("--batch-size", "1")) == 3
     assert "the disk is full" in capsys.readouterr().err

@@ -7,7 +7,6 @@ import signal
 import h5py
 import numpy as np
 import pytest
-from permafrost.pipeline.cli.main import main
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, log_loss, mean_absolute_error, r2_score
@@ -16,6 +15,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from permafrost.pipeline.cli.main import main
 from tests.views import LAYER, write_features
 
 N = 300

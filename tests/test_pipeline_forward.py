@@ -8,10 +8,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+
+from permafrost.pipeline.forward.batch import LoadedBatch
 from permafrost.pipeline.forward.forward_pass import ForwardPass
-from permafrost.pipeline.forward.loader import LoadedBatch
 from permafrost.pipeline.progress import Shares
-from permafrost.stages.engines.tensorflow_engine import HalvingProgram, OutOfMemoryError
+from permafrost.stages.engines.program import HalvingProgram, OutOfMemoryError
 
 PATIENCE_S = 60.0
 

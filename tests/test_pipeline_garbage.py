@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+
 from permafrost.cache.views.features import Features
 from permafrost.stages.sources.folder import FolderSource
-
 from tests.conftest import Answer, Command, write_photos
 from tests.garbage import collect, is_good
 from tests.litter import strew

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from permafrost.stages.errors import StageError
 from permafrost.stages.heads import load_head
-
 from tests.hostile import EVIDENCE
 from tests.hostile_heads import ESTIMATORS, NETWORKS, write_head
 

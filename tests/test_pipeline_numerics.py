@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permafrost.cache.views.features import Features
 from PIL import Image
 
+from permafrost.cache.views.features import Features
 from tests.conftest import Answer, Command, write_model
 
 N_DARK = 20

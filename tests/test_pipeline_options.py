@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions, parse_bytes, parse_size
 

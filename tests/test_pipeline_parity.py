@@ -11,8 +11,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.cache.store.layout import CacheLayout
 
+from permafrost.cache.store.layout import CacheLayout
 from tests.conftest import LAYERS, Command, write_photos
 
 OPTIONS = ("--precision", "bfloat16")

@@ -10,12 +10,13 @@ import sys
 import h5py
 import numpy as np
 import pytest
-from permafrost.pipeline.cli.main import main
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from permafrost.pipeline.cli.main import main
 
 LAYER = "last:avg"
 SIDE = 48

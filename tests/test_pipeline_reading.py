@@ -11,14 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+
+from permafrost import open_features
 from permafrost.cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
 from permafrost.pipeline.api.reader import FeatureReader
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.extract import extract as run_extract
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
 from permafrost.stages.errors import InputError, UnknownNameError
-
-from permafrost import open_features
 from tests.conftest import Command, write_photos
 
 LAYER = "last:avg"
@@ -41,7 +41,7 @@ def shards_of_small_chunks(backbone: Path, tmp_path_factory: pytest.TempPathFact
         cache=home / "cache",
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 1024)
+        patch.setattr("permafrost.cache.shards.format.CHUNK_BYTES", 1024)
         for n_each in (70, 190, 300):
             write_photos(home / "photos", n_each=n_each, side=36)
             run_extract(options, home / "features.h5")
@@ -51,7 +51,7 @@ def shards_of_small_chunks(backbone: Path, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def large(shards_of_small_chunks: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Have that view read 16 kB at a time."""
-    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", 1024)
+    monkeypatch.setattr("permafrost.cache.shards.format.CHUNK_BYTES", 1024)
     for module in ("permafrost.pipeline.api.lazy_rows", "permafrost.pipeline.api.batches"):
         monkeypatch.setattr(f"{module}.READ_BYTES", 16 * 1024)
     return shards_of_small_chunks

@@ -24,7 +24,7 @@ ROW_BYTES = 7200
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("permafrost.cache.shards.writer.CHUNK_BYTES", ROWS_PER_CHUNK * ROW_BYTES)
+    monkeypatch.setattr("permafrost.cache.shards.format.CHUNK_BYTES", ROWS_PER_CHUNK * ROW_BYTES)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
 from permafrost.cache.errors import NotAViewError
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.rows import FeatureFiles, read_labels
 from permafrost.stages.errors import InputError
-from sklearn.datasets import load_digits
-
 from tests.views import write_features
 
 N = 12

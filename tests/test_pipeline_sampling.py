@@ -7,8 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
 
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.writer import ShardWriter
 from tests.conftest import Answer, Command, write_photos
 
 

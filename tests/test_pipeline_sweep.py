@@ -11,10 +11,6 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from permafrost.pipeline.sweeps.grid import Configuration, HeadGrid, split_values
-from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
-from permafrost.pipeline.sweeps.leaderboard import rank, write_folds
-from permafrost.stages.evaluation.folds import Fold
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import PredefinedSplit, cross_val_score
@@ -22,6 +18,10 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from permafrost.pipeline.sweeps.grid import Configuration, HeadGrid, split_values
+from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
+from permafrost.pipeline.sweeps.leaderboard import rank, write_folds
+from permafrost.stages.evaluation.folds import Fold
 from tests.views import write_features
 
 ROOT = Path(__file__).parent.parent

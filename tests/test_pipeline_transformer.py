@@ -11,9 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.extraction.extract import UnreadableError
-from permafrost.stages.errors import InputError, UnknownNameError
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
@@ -23,6 +20,8 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import permafrost
 from permafrost import BackboneFeatures
+from permafrost.pipeline.errors import PipelineError, UnreadableError
+from permafrost.stages.errors import InputError, UnknownNameError
 from tests.conftest import Command, write_model
 
 LAYER = "last:avg"

@@ -15,12 +15,12 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+
 from permafrost.cache.disk.publish import temporary_path
 from permafrost.cache.store.leases import Leases
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.datasets.manifest import read_manifest
-
 from tests.conftest import Command
 from tests.shards import expect_set, read_set, write_set
 
@@ -28,7 +28,7 @@ from tests.shards import expect_set, read_set, write_set
 @pytest.fixture
 def cache(extract: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache with two feature sets of several small shards."""
-    monkeypatch.setattr("permafrost.pipeline.extraction.writer.SHARD_BYTES", 1000)
+    monkeypatch.setattr("permafrost.cache.shards.format.SHARD_BYTES", 1000)
     assert extract("--batch-size", 2).status == 0
     return tmp_path / "cache"
 

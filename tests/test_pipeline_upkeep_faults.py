@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.verify import verify_cache
 from permafrost.cache.views.features import Features
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
-
 from tests.resilience import upkeep
 from tests.shards import (
     ROW_BYTES,
@@ -34,13 +34,13 @@ N_ROWS = 200
 # Merges shards of ever more rows, and drops what is there twice, for a second.
 _UPKEEP = """
 import sys, time
-import permafrost.pipeline.extraction.writer
+import permafrost.pipeline.extraction.writer  # noqa: E402, F401
 from permafrost.pipeline.cli.main import main
 cache, row_bytes, manifest = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 end_s = time.monotonic() + 1
 while time.monotonic() < end_s:
     for n_rows in (7, 30, 1000):
-        permafrost.pipeline.extraction.writer.SHARD_BYTES = n_rows * row_bytes
+        permafrost.cache.shards.format.SHARD_BYTES = n_rows * row_bytes
         assert main(["compact", "--cache", cache]) == 0
     unused = ["--unused-by", *manifest] if manifest else []
     assert main(["gc", "--cache", cache, *unused]) == 0

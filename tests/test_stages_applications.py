@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras.src.applications import imagenet_utils
+
 from permafrost.stages.backbones.applications import (
     APPLICATIONS,
     BackboneName,
     family_preprocess,
     parse_backbone,
 )
-from permafrost.stages.engines.tracing import preprocess
+from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.errors import InputError, UnknownNameError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (2, 5, 7, 3), dtype=np.uint8)

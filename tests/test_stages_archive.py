@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources import folder
 from permafrost.stages.sources.archive import ArchiveSource, load_members
-from permafrost.stages.sources.source import hash_images, open_source
-
+from permafrost.stages.sources.reading import hash_images
+from permafrost.stages.sources.source import open_source
 from tests import crafting
 from tests.packing import encode_digits, pack_tar, pack_zip
 

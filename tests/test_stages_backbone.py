@@ -13,11 +13,12 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
+
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import BackboneCard, LayerSpec
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.engines.tensorflow_engine import Program
-from permafrost.stages.engines.tracing import ProgramSpec
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
 
 SIDE = 32
@@ -92,7 +93,7 @@ def run_fresh(code, **options):
 def test_names_and_digests_are_the_same_in_every_process_whatever_it_built_before():
     lines = run_fresh(f"""
 from permafrost.stages.backbones.applications import parse_backbone
-from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone  # noqa: E402
 for name, size in [({MOBILENET!r}, 32), ("mobilenet_v3_small", 32)]:
     backbone = parse_backbone(name)
     request = BackboneRequest(backbone=backbone, weights="random", size=(size, size))
@@ -233,7 +234,7 @@ import socket
 def refuse(*_, **__): raise OSError("no network")
 socket.getaddrinfo = socket.create_connection = refuse
 from permafrost.stages.backbones.applications import parse_backbone
-from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone  # noqa: E402
 from permafrost.stages.errors import WeightsError
 try:
     load_backbone(BackboneRequest(backbone=parse_backbone("mobilenet(alpha=0.25)")))

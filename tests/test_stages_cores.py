@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from permafrost.stages.cores import count_cores
 
 ALLOWED = len(os.sched_getaffinity(0))

@@ -8,6 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import PredefinedSplit, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.evaluation.crossfit import (
     Candidate,
@@ -20,12 +27,6 @@ from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import parse_settings
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import ArrayMatrix
-from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import PredefinedSplit, cross_val_predict
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from threadpoolctl import threadpool_limits
 
 PIXELS, DIGITS = load_digits(n_class=3, return_X_y=True)
 FEATURES = (PIXELS / 16).astype(np.float32)

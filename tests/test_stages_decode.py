@@ -13,18 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from permafrost.stages.decoding.decode import (
-    RESIZE_METHODS,
-    RESIZE_MODES,
-    Decoded,
-    DecodeSpec,
-    decode_image,
-)
-from permafrost.stages.decoding.formats import FORMATS
-from permafrost.stages.errors import ImageError, InputError, UnknownNameError
 from PIL import Image, ImageOps
 from sklearn.datasets import load_sample_images
 
+from permafrost.stages.decoding.decode import Decoded, DecodeSpec, decode_image
+from permafrost.stages.decoding.formats import FORMATS
+from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
+from permafrost.stages.errors import ImageError, InputError, UnknownNameError
 from tests.pictures import (
     MAGIC,
     encode,

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from permafrost.pipeline.experiments.digits import Digits, load_digits, write_digits
 from PIL import Image
 from sklearn import datasets
+
+from permafrost.pipeline.experiments.digits import Digits, load_digits, write_digits
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,11 @@ import struct
 
 import numpy as np
 import pytest
+from PIL import Image
+
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.decoding.limits import check_scans
 from permafrost.stages.errors import ImageError
-from PIL import Image
-
 from tests.garbage import collect, flood
 from tests.pictures import encode, photo, write_jpeg, write_tiff
 

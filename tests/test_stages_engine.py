@@ -13,23 +13,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
+from PIL import Image
+from sklearn.datasets import load_sample_image
+
 from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec, parse_layer_specs
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.backbones.network import KerasNetwork
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
-from permafrost.stages.engines.support import configure_session
-from permafrost.stages.engines.tensorflow_engine import (
+from permafrost.stages.engines.mixed_precision import configure_session
+from permafrost.stages.engines.program import (
     HalvingProgram,
     OutOfMemoryError,
-    Program,
+    ProgramSpec,
     SharedPrograms,
 )
-from permafrost.stages.engines.tracing import ProgramSpec, trace_program
+from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.errors import StageError, UnknownNameError
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
-from PIL import Image
-from sklearn.datasets import load_sample_image
 
 TOLERANCE = 1e-4
 SIDE = 32

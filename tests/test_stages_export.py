@@ -14,28 +14,25 @@ import keras
 import numpy as np
 import pytest
 from keras import layers as kl
-from permafrost.stages.backbones.applications import PREPROCESS_MODES, parse_backbone
-from permafrost.stages.backbones.layers import parse_layer_spec
-from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
-from permafrost.stages.backbones.network import KerasNetwork
-from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.engines.tensorflow_engine import Program
-from permafrost.stages.engines.tracing import ProgramSpec
-from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.export.classifier import (
-    RECORD_NAME,
-    ExportPart,
-    build_classifier,
-    save_classifier,
-)
-from permafrost.stages.heads import HEADS, LinearForm, fit_head, parse_settings
-from permafrost.stages.matrices.matrix import ArrayMatrix
 from scipy.special import softmax
 from sklearn.datasets import load_sample_image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.backbones.network import KerasNetwork
+from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES
+from permafrost.stages.datasets.targets import Targets
+from permafrost.stages.engines.program import ProgramSpec
+from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.export.backbone_part import ExportPart
+from permafrost.stages.export.classifier import RECORD_NAME, build_classifier, save_classifier
+from permafrost.stages.heads import HEADS, LinearForm, fit_head, parse_settings
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from tests.conftest import write_model
 
 TOLERANCE = 1e-4

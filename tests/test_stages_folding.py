@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from permafrost.stages.frameworks.start import start_tensorflow
 
 start_tensorflow()
@@ -13,10 +14,11 @@ start_tensorflow()
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
 from keras import layers  # noqa: E402
+
 from permafrost.stages.backbones.layers import LayerSpec  # noqa: E402
 from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
+from permafrost.stages.engines.program import ProgramSpec  # noqa: E402
 from permafrost.stages.engines.tensorflow_engine import Program  # noqa: E402
-from permafrost.stages.engines.tracing import ProgramSpec  # noqa: E402
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations  # noqa: E402
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, TOLERANCE, Shortcuts, draw_probe  # noqa: E402
 

@@ -4,12 +4,13 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.model_selection import StratifiedGroupKFold
+
 from permafrost.stages.datasets.groups import join_groups
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.folds import make_folds
-from sklearn.datasets import load_diabetes, load_digits
-from sklearn.model_selection import StratifiedGroupKFold
 
 DIGITS = load_digits()
 LABELS = np.array([f"digit {n}" for n in DIGITS.target])

@@ -9,6 +9,7 @@ import re
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
 from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.datasets.table import parse_table, write_csv
 

@@ -4,9 +4,10 @@ import random
 
 import numpy as np
 import pytest
-from permafrost.stages.datasets.groups import find_group_column, join_groups
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+
+from permafrost.stages.datasets.groups import find_group_column, join_groups
 
 
 def test_rows_are_joined_through_digests_and_columns_in_turn() -> None:

@@ -9,12 +9,6 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import skops.io
-from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.errors import InputError, StageError, UnknownNameError
-from permafrost.stages.heads import HEADS, check_task, fit_head, load_head, parse_settings
-from permafrost.stages.heads.linear import LogregSettings
-from permafrost.stages.heads.mlp.head import MlpSettings
-from permafrost.stages.matrices.matrix import ArrayMatrix
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -22,6 +16,13 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
+
+from permafrost.stages.datasets.targets import Targets
+from permafrost.stages.errors import InputError, StageError, UnknownNameError
+from permafrost.stages.heads import HEADS, check_task, fit_head, load_head, parse_settings
+from permafrost.stages.heads.linear import LogregSettings
+from permafrost.stages.heads.mlp.network import MlpSettings
+from permafrost.stages.matrices.matrix import ArrayMatrix
 
 DIGITS = load_digits()
 X = DIGITS.data.astype(np.float32)
@@ -257,7 +258,8 @@ def test_a_head_loaded_by_another_process_says_the_same(tmp_path):
     head.save(tmp_path)
     np.save(tmp_path / "x.npy", X[TEST])
     script = (
-        "import sys, numpy as np; from pathlib import Path; from permafrost.stages.heads import load_head\n"
+        "import sys, numpy as np; from pathlib import Path\n"
+        "from permafrost.stages.heads import load_head\n"
         "folder = Path(sys.argv[1])\n"
         "head = load_head(folder)\n"
         "np.save(folder / 'p.npy', head.predict(np.load(folder / 'x.npy')))\n"

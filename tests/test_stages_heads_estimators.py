@@ -2,10 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.heads import HEADS, fit_estimator, fit_head, parse_settings
-from permafrost.stages.matrices.matrix import ArrayMatrix
-from permafrost.stages.matrices.reduction import ScaledRows
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
@@ -15,6 +11,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, PolynomialFeatures, StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
+
+from permafrost.stages.datasets.targets import Targets
+from permafrost.stages.heads import HEADS, fit_estimator, fit_head, parse_settings
+from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.matrices.reduction import ScaledRows
 
 DIGITS, DIABETES = load_digits(), load_diabetes()
 SMALL = DIGITS.data.astype(np.float32) / 16

@@ -8,16 +8,17 @@ from zipfile import ZipFile
 
 import numpy as np
 import pytest
-from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.errors import InputError, StageError, UnknownNameError
-from permafrost.stages.heads import fit_head, load_head, parse_settings
-from permafrost.stages.heads.mlp.head import choose_held_out
-from permafrost.stages.matrices.matrix import ArrayMatrix
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, log_loss, r2_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+
+from permafrost.stages.datasets.targets import Targets
+from permafrost.stages.errors import InputError, StageError, UnknownNameError
+from permafrost.stages.heads import fit_head, load_head, parse_settings
+from permafrost.stages.heads.mlp.head import choose_held_out
+from permafrost.stages.matrices.matrix import ArrayMatrix
 
 DIGITS = load_digits()
 X = DIGITS.data.astype(np.float32)

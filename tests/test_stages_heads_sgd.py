@@ -5,16 +5,17 @@ import tracemalloc
 import numpy as np
 import pytest
 import skops.io
-from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.heads import fit_head, load_head, parse_settings
-from permafrost.stages.matrices.matrix import ArrayMatrix
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, log_loss, r2_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, Normalizer, StandardScaler
+
+from permafrost.stages.datasets.targets import Targets
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.heads import fit_head, load_head, parse_settings
+from permafrost.stages.matrices.matrix import ArrayMatrix
 
 DIGITS = load_digits()
 ORDER = np.random.default_rng(0).permutation(1797)

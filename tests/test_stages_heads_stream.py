@@ -5,10 +5,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
+
 from permafrost.stages.errors import InputError
 from permafrost.stages.matrices.matrix import ArrayMatrix
 from permafrost.stages.matrices.stream import learn_columns, leave_for_rows, open_stream
-from sklearn.preprocessing import StandardScaler
 
 N_ROWS, N_FEATURES = 3000, 500
 ROW_BYTES = N_FEATURES * 4

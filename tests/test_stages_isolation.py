@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.decoding.isolation import IsolatedDecoder, Isolation, decode_isolated
 from permafrost.stages.errors import DecoderError, ImageError, InputError
-
 from tests.garbage import collect, read_as_keras
 from tests.pictures import encode, exif, photo, png
 from tests.test_house import HEAVY

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from permafrost.stages.frameworks.start import start_keras
 
 start_keras()
@@ -14,16 +15,20 @@ start_keras()
 import keras  # noqa: E402
 from keras import layers as kl  # noqa: E402
 from keras import ops  # noqa: E402
+from sklearn.datasets import load_sample_image  # noqa: E402
+
 from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone  # noqa: E402
 from permafrost.stages.backbones.layers import parse_layer_specs  # noqa: E402
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone  # noqa: E402
 from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
 from permafrost.stages.engines import keras_engine  # noqa: E402
 from permafrost.stages.engines.keras_engine import KerasProgram  # noqa: E402
-from permafrost.stages.engines.tensorflow_engine import HalvingProgram, OutOfMemoryError  # noqa: E402
-from permafrost.stages.engines.tracing import ProgramSpec  # noqa: E402
+from permafrost.stages.engines.program import (  # noqa: E402
+    HalvingProgram,
+    OutOfMemoryError,
+    ProgramSpec,
+)
 from permafrost.stages.errors import InputError, UnknownNameError  # noqa: E402
-from sklearn.datasets import load_sample_image  # noqa: E402
 
 SIDE = 32
 SPECS = "conv,conv:avg,conv:max,conv:flatten,relu,depthwise:avg,gap,gap:flatten,dense"

@@ -6,11 +6,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from permafrost.stages.datasets.labels import build_manifest
 from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.source import open_source
-
 from tests import packing
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.errors import InputError
 

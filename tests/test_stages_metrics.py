@@ -5,6 +5,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, wilcoxon
+from sklearn import metrics as reference
+from sklearn.datasets import load_diabetes, load_digits
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.multiclass import OneVsRestClassifier
+
 from permafrost.stages.datasets.targets import (
     CLASSIFICATION,
     MULTILABEL,
@@ -20,11 +26,6 @@ from permafrost.stages.evaluation.metrics import (
     describe_classes,
     score,
 )
-from scipy.stats import binomtest, wilcoxon
-from sklearn import metrics as reference
-from sklearn.datasets import load_diabetes, load_digits
-from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.multiclass import OneVsRestClassifier
 
 DIGITS = load_digits()
 TRAIN, TEST = np.arange(0, 1797, 6), np.setdiff1d(np.arange(1797), np.arange(0, 1797, 6))

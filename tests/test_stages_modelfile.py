@@ -7,12 +7,12 @@ import zipfile
 import keras
 import pytest
 from keras import layers as kl
+
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import WeightsError
 from permafrost.stages.frameworks.model_file import check_model
 from permafrost.stages.frameworks.weights_file import check_weights
-
 from tests import hostile
 from tests.hostile import EVIDENCE, MODEL_FILES, SIDE
 

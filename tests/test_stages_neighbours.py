@@ -4,14 +4,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits, load_sample_image
+from sklearn.metrics.pairwise import cosine_similarity
+
 from permafrost.stages.evaluation import near_duplicates as neighbours
 from permafrost.stages.evaluation.near_duplicates import (
     describe_near_duplicates,
     find_near_duplicates,
 )
 from permafrost.stages.matrices.matrix import ArrayMatrix
-from sklearn.datasets import load_digits, load_sample_image
-from sklearn.metrics.pairwise import cosine_similarity
 
 GENEROUS = 2**30
 

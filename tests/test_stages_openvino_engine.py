@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from permafrost.stages.frameworks.start import start_tensorflow
 
 pytest.importorskip("openvino")
@@ -14,12 +15,13 @@ start_tensorflow()
 
 import keras  # noqa: E402
 from keras import layers as kl  # noqa: E402
+from sklearn.datasets import load_sample_image  # noqa: E402
+
 from permafrost.stages.backbones.layers import parse_layer_specs  # noqa: E402
 from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
 from permafrost.stages.engines.openvino_engine import OpenVinoProgram  # noqa: E402
-from permafrost.stages.engines.tracing import ProgramSpec  # noqa: E402
+from permafrost.stages.engines.program import ProgramSpec  # noqa: E402
 from permafrost.stages.errors import UnknownNameError  # noqa: E402
-from sklearn.datasets import load_sample_image  # noqa: E402
 
 SIDE = 32
 SPECS = "conv,conv:avg,conv:max,conv:flatten,relu,depthwise:avg,gap,gap:flatten,dense"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from permafrost.stages.shortcuts.differences import measure_errors
 
 

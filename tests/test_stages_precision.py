@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from permafrost.stages.engines import support as precision
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.errors import InputError, UnknownNameError

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.matrices.matrix import ArrayMatrix
-from permafrost.stages.matrices.reduction import ScaledRows, scale_rows
 from sklearn.datasets import load_diabetes, load_digits
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
+
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.matrices.reduction import ScaledRows, scale_rows
 
 SCALERS = {"standard": StandardScaler, "l2": Normalizer, "none": lambda: "passthrough"}
 N_ROWS = 150

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from permafrost.stages.errors import InputError, UnreachableError
 from permafrost.stages.sources import remote
 from permafrost.stages.sources import retries as patience
+from permafrost.stages.sources.reading import hash_images, start_reading
 from permafrost.stages.sources.remote import RemoteSource
-from permafrost.stages.sources.source import find_file, hash_images, open_source, start_reading
-
+from permafrost.stages.sources.source import find_file, open_source
 from tests import packing
 from tests.conftest import Command
 from tests.serving import (

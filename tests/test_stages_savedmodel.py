@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers as kl
+
 from permafrost.stages.backbones.applications import family_preprocess, parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.engines.tensorflow_engine import Program
-from permafrost.stages.engines.tracing import ProgramSpec
 from permafrost.stages.errors import InputError, WeightsError
 
 TOLERANCE = 1e-4

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.reading import hash_images
 from permafrost.stages.sources.source import (
     ArchiveSource,
     FolderSource,
     RemoteSource,
     Source,
     find_file,
-    hash_images,
     open_source,
 )
-
 from tests import packing
 from tests.packing import encode_digits
 from tests.serving import serve_bucket, serve_folder

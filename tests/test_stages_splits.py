@@ -7,6 +7,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_diabetes, load_digits
+
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.splits import (
     assign_splits,
@@ -15,7 +17,6 @@ from permafrost.stages.datasets.splits import (
     label_conflicts,
 )
 from permafrost.stages.errors import InputError
-from sklearn.datasets import load_diabetes, load_digits
 
 
 def make_manifest(contents: list[bytes], labels: list[str]) -> Manifest:

@@ -43,6 +43,7 @@ def test_the_backend_is_that_of_the_variable_or_else_of_the_settings(
 
 def test_keras_itself_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
     import keras
+
     from permafrost.stages.frameworks.start import find_keras_backend
 
     monkeypatch.setenv("KERAS_BACKEND", "torch" if keras.config.backend() != "torch" else "jax")

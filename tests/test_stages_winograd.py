@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from permafrost.stages.frameworks.start import start_tensorflow
 
 start_tensorflow()
 
 import keras  # noqa: E402
 import tensorflow as tf  # noqa: E402
-from permafrost.stages.shortcuts.winograd import (
+
+from permafrost.stages.shortcuts.winograd import (  # noqa: E402
     convolve,
     convolve_rows,
     replacing_convolutions,

@@ -5,30 +5,20 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-import re
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from permafrost.cache.disk.owners import Owner, name_host
+from permafrost.cache.disk.orphans import TEMPORARY_PREFIX, remove_orphans
+from permafrost.cache.disk.owners import Owner
 
-_TEMPORARY_PREFIX = ".tmp-"
-_TEMPORARY_NAME = re.compile(r"\.tmp-(?P<owner>.*)-\d+(\..*)?", re.DOTALL)
-# Another host's process cannot be asked whether it lives; its files are given a day.
-_FOREIGN_TEMPORARY_AGE_S = 24 * 3600
 _counter = itertools.count()
 
 
 def temporary_path(final: Path) -> Path:
     """Return a path beside `final`, on the same file system, that no other process uses."""
     owner = f"{Owner.current()}-{next(_counter)}"
-    return final.with_name(f"{_TEMPORARY_PREFIX}{owner}{final.suffix}")
-
-
-def is_temporary(path: Path) -> bool:
-    """Tell whether `path` is an unpublished file of ours."""
-    return path.name.startswith(_TEMPORARY_PREFIX)
+    return final.with_name(f"{TEMPORARY_PREFIX}{owner}{final.suffix}")
 
 
 def sync(path: Path) -> None:
@@ -95,40 +85,3 @@ def make_folder(folder: Path) -> None:
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
     sync(folder.parent)
-
-
-def list_orphans(folder: Path) -> list[Path]:
-    """List unpublished files and folders in `folder` whose writer is dead."""
-    return [path for path in folder.glob(f"{_TEMPORARY_PREFIX}*") if _is_orphan(path)]
-
-
-def list_unpublished(folder: Path) -> list[Path]:
-    """List unpublished files and folders in `folder` whose writer may well live."""
-    found = [path for path in folder.glob(f"{_TEMPORARY_PREFIX}*") if not _is_orphan(path)]
-    return [path for path in found if _find_owner(path)]
-
-
-def remove_orphans(folder: Path) -> None:
-    """Remove unpublished files and folders in `folder` whose writer is dead."""
-    for path in list_orphans(folder):
-        with contextlib.suppress(OSError):  # on a disk that cannot be written, they stay
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-
-
-def _find_owner(path: Path) -> Owner | None:
-    match = _TEMPORARY_NAME.fullmatch(path.name)
-    return match and Owner.parse(match["owner"])
-
-
-def _is_orphan(path: Path) -> bool:
-    owner = _find_owner(path)
-    if owner is None:
-        return False  # Not ours: the folder of a features.h5 is the user's.
-    if owner.host == name_host():
-        return owner.is_dead
-    with contextlib.suppress(FileNotFoundError):
-        return time.time() - path.stat().st_mtime > _FOREIGN_TEMPORARY_AGE_S
-    return False

@@ -2,8 +2,8 @@
 
 HDF5 verifies its Fletcher-32 under its one lock, at half the speed at which memory is copied. That
 checksum stays in the file, for whoever reads it with plain h5py. Ours lies beside it, in the
-dataset ``xxh3``: one 64-bit xxh3 of the values in each chunk, in the chunks' order. `cache.hdf5.direct`
-reads with it.
+dataset ``xxh3``: one 64-bit xxh3 of the values in each chunk, in the chunks' order.
+`cache.hdf5.direct` reads with it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from h5py import h5z
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-SUMS = "xxh3"
 # What the Fletcher-32 filter appends to a chunk.
 _FLETCHER_BYTES = 4
 # HDF5 before 1.12.3 cannot list its chunks; some h5py 3.11 still come with it.
@@ -136,15 +135,6 @@ class StoredChunks:
     dtype: np.dtype[Any]
     offsets: NDArray[np.int64]
     sums: NDArray[np.uint64]
-
-
-def find_chunks(file: h5py.File) -> StoredChunks | None:
-    """Find the chunks of a shard's features; None where only HDF5 can read them.
-
-    The rule: they have their sums, each is one run of the values, and lies in the file as these
-    values with HDF5's own checksum behind. Compressed ones do not; shards of old have no sums.
-    """
-    return match_chunks(file["features"], file[SUMS][()]) if SUMS in file else None
 
 
 def match_chunks(dataset: h5py.Dataset, sums: NDArray[np.uint64]) -> StoredChunks | None:

@@ -15,11 +15,11 @@ from typing import Any
 import h5py
 from h5py import h5l, h5o, h5z
 
+from permafrost.cache.hdf5.compression import PLUGIN_FILTERS
+
 # A dataset or a group; h5py has no types.
 Node = Any
 
-# HDF5's registered numbers of lz4 and zstd, which come with hdf5plugin.
-PLUGIN_FILTERS = {32004: "lz4", 32015: "zstd"}
 # Beside them those that HDF5 has itself.
 _FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, *PLUGIN_FILTERS}
 # Ours take a megabyte. HDF5 unpacks a chunk as a whole, whatever part of it is read.
@@ -121,3 +121,10 @@ def check_kind(
         raise ValueError(f"its {node.name[1:]!r} is not of {' or '.join(dtypes)}")
     if row_shape not in (None, node.shape[1:]):
         raise ValueError(f"its {node.name[1:]!r} is of shape {node.shape}")
+
+
+def check_storage(file: h5py.File, name: str) -> None:
+    """Check that a dataset lies whole in this file, in chunks with HDF5's checksum."""
+    dataset = open_node(file, name)
+    if not isinstance(dataset, h5py.Dataset) or dataset.chunks is None or not dataset.fletcher32:
+        raise ValueError(f"its {name!r} has no checksums")

@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import h5py
 import numpy as np
-from permafrost.cache.hdf5.sealed import check_seal, decode, seal
 from xxhash import xxh3_64
+
+from permafrost.cache.hdf5.sealed import check_seal, decode, seal
 
 _STRINGS_PER_CHUNK = 4096
 # Every text takes as much as the longest; where that is much (captions, JSON), it is mostly zeros.

@@ -6,16 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.errors import MissingShardError
-from permafrost.cache.shards.gather import Block, StoredRows, gather_rows
-from permafrost.cache.store.featureset import (
-    MOST_LOOKS,
-    NO_DIGESTS,
-    RowLocations,
-    RowTable,
-    list_shards,
-    read_rows_of,
-)
+from permafrost.cache.shards.blocks import Block
+from permafrost.cache.shards.gather import StoredRows, gather_rows
+from permafrost.cache.shards.locations import NO_DIGESTS, RowLocations, RowTable
+from permafrost.cache.shards.reader import MOST_LOOKS, list_shards, read_rows_of
 
 
 def follow_rows(

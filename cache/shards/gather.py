@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 import os
 from collections.abc import Iterator
@@ -13,18 +12,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
 from permafrost.cache.errors import DamagedError, MissingShardError
-from permafrost.cache.hdf5.chunks import StoredChunks, find_chunks
-from permafrost.cache.hdf5.direct import RawFile, as_index, read_chunks
-from permafrost.cache.shards.writer import naming_shard, open_shard
-from permafrost.cache.store.featureset import RowLocations
+from permafrost.cache.hdf5.chunks import StoredChunks
+from permafrost.cache.hdf5.direct import RawFile, as_index, open_raw, read_chunks
+from permafrost.cache.shards.blocks import READ_BYTES, Block, flatten_block
+from permafrost.cache.shards.locations import RowLocations
+from permafrost.cache.shards.reader import find_chunks, naming_shard, open_shard
 
-# What part of each row is read: a slice of each of its axes, () for all of it. It is always one run
-# of the row's values in their flat (C) order.
-Block = tuple[slice, ...]
-
-# One read of a shard; larger ones are no faster and this bounds the memory of scattered reads.
-READ_BYTES = 32 * 1024 * 1024
 # Scattered rows are read here first, then put in their places: what fits a processor's cache.
 _SCATTERED_BYTES = 4 * 1024 * 1024
 
@@ -118,44 +113,6 @@ def read_rows(
         _read_piece(dataset, rows[piece], out, positions[piece], block)
 
 
-def split_columns(
-    shape: tuple[int, ...], n_columns: int, *, chunk: tuple[int, ...]
-) -> Iterator[Block]:
-    """Cut a row into blocks that follow each other in its flat (C) order.
-
-    Parameters
-    ----------
-    shape : tuple of int
-        Shape of one row.
-    n_columns : int
-        The most values of a row in one block, at least 1.
-    chunk : tuple of int
-        The part of a row that is read at once: no block crosses from one into the next unless it
-        ends at a border, so that none is read more often than its size demands.
-    """
-    if not shape:
-        yield ()
-        return
-    inner = math.prod(shape[1:])
-    if inner > n_columns:
-        rests = list(split_columns(shape[1:], n_columns, chunk=chunk[1:]))
-        yield from ((slice(i, i + 1), *rest) for i in range(shape[0]) for rest in rests)
-        return
-    whole = (slice(None),) * (len(shape) - 1)
-    for start, stop in _split_axis(shape[0], n_columns // max(1, inner), chunk[0]):
-        yield slice(start, stop), *whole
-
-
-def _split_axis(length: int, step: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut an axis into whole chunks where they fit into a step, and chunks into steps if not."""
-    outer = max(chunk, step - step % chunk)
-    for begin in range(0, length, outer):
-        end = min(length, begin + outer)
-        n_pieces = math.ceil((end - begin) / step)
-        cuts = [begin + (end - begin) * piece // n_pieces for piece in range(n_pieces + 1)]
-        yield from itertools.pairwise(cuts)
-
-
 def _check_there(source: StoredRows) -> None:
     n_gone = int(source.locations.missing.sum())
     if n_gone:
@@ -169,16 +126,6 @@ def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         return
     for positions in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1):
         yield int(shards[positions[0]]), positions
-
-
-@contextmanager
-def open_raw(path: Path) -> Iterator[int]:
-    """Open a file and yield its descriptor, for `cache.hdf5.direct`."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
@@ -219,16 +166,6 @@ def _open_surveyed(path: Path, key: str) -> Iterator[tuple[int, _Survey]]:
             if _stamp(path.stat()) == stamp:
                 yield descriptor, survey
                 return
-
-
-def flatten_block(block: Block, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the start and stop of a block among the flat values of a row."""
-    first = last = 0
-    every = (slice(None),) * (len(shape) - len(block))
-    for n, cut in zip(shape, (*block, *every), strict=True):
-        within = range(n)[cut]
-        first, last = first * n + within[0], last * n + within[-1]
-    return first, last + 1
 
 
 def _check_digests(path: Path, stored: np.ndarray, rows: np.ndarray, expected: np.ndarray) -> None:

@@ -3,87 +3,31 @@
 A shard holds ``digest`` (n, 32) uint8 and ``features`` (n, *shape). Every chunk carries HDF5's
 Fletcher-32 checksum, and the newest file format is used because only there HDF5 checks its own
 metadata: a flipped bit anywhere is an error when read, never a wrong feature. Uncompressed ones
-also hold ``xxh3`` (n_chunks,) uint64, with which `cache.hdf5.chunks` reads them faster; whoever does not
-know it reads the same features without.
+also hold ``xxh3`` (n_chunks,) uint64, with which `cache.hdf5.chunks` reads them faster; whoever
+does not know it reads the same features without.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
+
 from permafrost.cache.disk.publish import publish, temporary_path
-from permafrost.cache.errors import DamagedError, MissingShardError, UnstorableError
-from permafrost.cache.hdf5.chunks import SUMS, lay_grid
+from permafrost.cache.hdf5.chunks import lay_grid
+from permafrost.cache.hdf5.compression import compression_options
 from permafrost.cache.hdf5.create import WriteStream, create_file
-from permafrost.cache.hdf5.opening import PLUGIN_FILTERS, check_kind, has_node, open_node
-from permafrost.cache.hdf5.sealed import read_array, write_array
-
-# From a quarter of a megabyte to four, rows in order or scattered are read equally fast; at 64 KB,
-# what is done for each chunk takes a third of the time. A single row costs all of its chunk.
-CHUNK_BYTES = 512 * 1024
-LARGEST_CHUNK_BYTES = 1024 * 1024
-DIGESTS_PER_CHUNK = 8192
-SUMS_PER_CHUNK = 8192
-COMPRESSIONS = ("none", "lz4", "zstd")
-SHARD_NAME = re.compile(r"shard-[0-9a-f]{16}\.h5")
-# Of features.
-DTYPES = ("float32", "float16")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowFormat:
-    """What one row of a feature set looks like on disk.
-
-    Attributes
-    ----------
-    shape : tuple of int
-        Shape of one row, without the row axis.
-    dtype : str
-        ``"float32"`` or ``"float16"``.
-    compression : str
-        One of `COMPRESSIONS`; never part of the recipe, since it does not change the numbers.
-    """
-
-    shape: tuple[int, ...]
-    dtype: str
-    compression: str = "none"
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one uncompressed row."""
-        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
-
-
-def choose_chunk(row: RowFormat, n_rows: int) -> tuple[int, ...]:
-    """Choose the chunk shape: several small rows, or a slice of a large one."""
-    if row.row_bytes <= LARGEST_CHUNK_BYTES:
-        return (max(1, min(n_rows, CHUNK_BYTES // max(1, row.row_bytes))), *row.shape)
-    return (1, *_split_axes(row.shape, LARGEST_CHUNK_BYTES // np.dtype(row.dtype).itemsize))
-
-
-def _split_axes(shape: tuple[int, ...], n_values: int) -> tuple[int, ...]:
-    """Cut the leading axes until one piece has at most `n_values` values."""
-    inner = math.prod(shape[1:])
-    if inner > n_values:
-        return (1, *_split_axes(shape[1:], n_values))
-    # Even pieces: 56 rows as 28 + 28, not as 42 + 14.
-    n_pieces = math.ceil(shape[0] / max(1, n_values // inner))
-    return (math.ceil(shape[0] / n_pieces), *shape[1:])
-
-
-def shard_name(digests: np.ndarray) -> str:
-    """Return the file name of the shard that holds exactly these rows in this order."""
-    return f"shard-{hashlib.sha256(digests.tobytes()).hexdigest()[:16]}.h5"
+from permafrost.cache.hdf5.sealed import write_array
+from permafrost.cache.shards.format import (
+    DIGESTS_PER_CHUNK,
+    SUMS,
+    SUMS_PER_CHUNK,
+    RowFormat,
+    as_storable,
+    choose_chunk,
+    shard_name,
+)
 
 
 class ShardWriter:
@@ -206,96 +150,3 @@ class ShardWriter:
     def _close(self) -> None:
         self._file.close()
         self._stream.close()
-
-
-def as_storable(features: np.ndarray, dtype: str) -> np.ndarray:
-    """Return rows in the dtype of their feature set.
-
-    Raises
-    ------
-    UnstorableError
-        A value is NaN or infinite, or overflows float16.
-    """
-    with np.errstate(over="ignore"):
-        block = features.astype(dtype, copy=False)
-    if np.isfinite(block).all():
-        return block
-    flat = block.reshape(len(block), -1)
-    row = int(np.flatnonzero(~np.isfinite(flat).all(axis=1))[0])
-    value = features.reshape(len(block), -1)[row][~np.isfinite(flat[row])][0]
-    if np.isfinite(value):
-        reason = f"the value {value:g} overflows {dtype}; use --dtype float32"
-    else:
-        reason = f"the network gave {value}"
-    raise UnstorableError(row, reason)
-
-
-def compression_options(compression: str) -> dict[str, Any]:
-    """Return h5py's `create_dataset` options for one of `COMPRESSIONS`."""
-    if compression == "none":
-        return {}
-    import hdf5plugin
-
-    filters = {"lz4": hdf5plugin.LZ4, "zstd": hdf5plugin.Zstd}
-    # Byte shuffling groups the exponents, without which floats hardly compress.
-    return {"shuffle": True, **filters[compression]()}
-
-
-@contextmanager
-def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
-    """Open a shard for reading; every failure inside names the file.
-
-    Raises
-    ------
-    MissingShardError
-        There is no such file.
-    DamagedError
-        It cannot be read, or belongs to another feature set than `key`.
-    """
-    # Shards never change, so nothing is locked: some network file systems cannot.
-    with naming_shard(path), h5py.File(path, "r", locking=False) as file:
-        if file.attrs["key"] not in (key, key.encode()):
-            raise DamagedError(f"{str(path)!r} holds rows of another feature set")
-        check_kind(open_node(file, "digest"), ("uint8",), row_shape=(32,))
-        features = open_node(file, "features")
-        check_kind(features, DTYPES)
-        if has_node(file, SUMS):
-            check_kind(open_node(file, SUMS), ("uint64",), row_shape=())
-        load_filters(features)
-        yield file
-
-
-@contextmanager
-def naming_shard(path: Path) -> Iterator[None]:
-    """Make every failure to read a shard one that names its file."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise MissingShardError(f"the shard {str(path)!r} is gone") from error
-    except (OSError, KeyError, RuntimeError, ValueError, MemoryError) as error:
-        raise DamagedError(
-            f"the shard {str(path)!r} is damaged: {error};"
-            " mend it with: python run.py repair --cache DIR"
-        ) from error
-
-
-def load_filters(dataset: h5py.Dataset) -> None:
-    """Register the compression filters, if this dataset uses one of them."""
-    if find_compression(dataset) != "none":
-        import hdf5plugin  # noqa: F401
-
-
-def find_compression(dataset: h5py.Dataset) -> str:
-    """Return which of `COMPRESSIONS` a dataset has."""
-    pipeline = dataset.id.get_create_plist()
-    filters = (pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters()))
-    return next((PLUGIN_FILTERS[one] for one in filters if one in PLUGIN_FILTERS), "none")
-
-
-def read_digests(path: Path, key: str) -> np.ndarray:
-    """Read which rows a shard holds: ndarray of uint8, shape (n, 32)."""
-    with open_shard(path, key) as file:
-        digests = read_array(file["digest"])
-        if path.name != shard_name(digests) or len(digests) != len(file["features"]):
-            raise DamagedError(f"{str(path)!r} does not hold the rows that its name says")
-        return digests

@@ -1,4 +1,4 @@
-"""A cache folder: its layout, its feature sets, the index beside them and the leases of who computes what.
+"""A cache folder: its layout, feature sets, index, and the leases of who computes what.
 
 Stands on `shards`; `views` and `upkeep` may import it.
 """

@@ -11,13 +11,14 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64
+
 from permafrost.cache.disk.publish import published
 from permafrost.cache.hdf5.create import WriteStream, create_file
-from permafrost.cache.hdf5.opening import open_node
-from permafrost.cache.hdf5.sealed import read_array, seal
-from permafrost.cache.shards.writer import RowFormat, choose_chunk
+from permafrost.cache.hdf5.opening import check_storage, open_node
+from permafrost.cache.hdf5.sealed import check_seal, read_array, seal
+from permafrost.cache.shards.format import RowFormat, choose_chunk
 from permafrost.cache.store.folders import mark_used
-from xxhash import xxh3_64
 
 _log = logging.getLogger(__name__)
 
@@ -111,3 +112,16 @@ def _warn_of_loss(folder: Path, reason: str) -> None:
     _log.warning(
         "cannot keep derived arrays in %s (%s); they are made again each time", folder, reason
     )
+
+
+def check_artefact(path: Path) -> None:
+    """Read a derived array with all its checks, some chunks at a time."""
+    with h5py.File(path, "r", locking=False) as file:
+        if file.attrs["name"] != path.stem.removeprefix("derived-").encode():
+            raise ValueError("it has the name of another")
+        check_storage(file, "values")
+        dataset, total = file["values"], xxh3_64()
+        for start in range(0, len(dataset), dataset.chunks[0]):
+            block = dataset[start : start + dataset.chunks[0]]
+            total.update(np.ascontiguousarray(block).data)
+        check_seal(dataset, total)

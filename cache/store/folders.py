@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import logging
 import os
+import re
 import time
 from pathlib import Path
+
+from permafrost.cache.disk.publish import make_folder, published
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.recipe import Recipe, canonical_json
 
 _DAY_S = 24 * 3600
 
@@ -26,3 +34,66 @@ def count_idle_days(file: Path) -> float:
 
 def _find_clock(file: Path) -> Path:
     return file / "recipe.json" if file.is_dir() else file
+
+
+_log = logging.getLogger(__name__)
+_FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
+
+
+def list_set_folders(layout: CacheLayout) -> list[Path]:
+    """List the folders of feature sets, also of those that hold nothing yet, sorted."""
+    tops = [path for path in layout.root.iterdir() if _FOLDER_NAME.fullmatch(path.name)]
+    return sorted(folder for top in tops for folder in _list_folders(top))
+
+
+def _list_folders(top: Path) -> list[Path]:
+    try:
+        return [path for path in top.iterdir() if path.is_dir()]
+    except (FileNotFoundError, NotADirectoryError):
+        return []  # gc may have dropped it just now.
+
+
+def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
+    """Read the recipe of a feature set's folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is none.
+    DamagedError
+        It is not in its canonical form, or belongs to another folder; without the path.
+    """
+    content = (folder / "recipe.json").read_bytes()
+    try:
+        text = content.decode()
+        recipe: Recipe = json.loads(text)
+        own_folder = layout.feature_set_folder(recipe)
+        is_canonical = canonical_json(recipe) == text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamagedError(f"it is no recipe ({error})") from error
+    if not is_canonical:
+        raise DamagedError("it is not the canonical JSON of its recipe")
+    if own_folder != folder:
+        raise DamagedError(
+            f"it is the recipe of another folder, {own_folder.parent.name}/{own_folder.name}"
+        )
+    return recipe
+
+
+def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
+    """Create a feature set's folder with its ``recipe.json``, or check the one that is there.
+
+    One that is not the folder's is written anew, with a word: whose rows a shard holds it says
+    itself.
+    """
+    folder = layout.feature_set_folder(recipe)
+    file = folder / "recipe.json"
+    content = canonical_json(recipe).encode()
+    found = file.read_bytes() if file.exists() else None
+    if found != content:
+        if found is not None:
+            _log.warning("%s was damaged, and is written anew", file)
+        make_folder(folder)
+        with published(file) as temporary:
+            temporary.write_bytes(content)
+    return folder

@@ -12,9 +12,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from permafrost.cache.disk.publish import is_temporary, make_folder, published
+from permafrost.cache.disk.orphans import is_temporary
+from permafrost.cache.disk.publish import make_folder, published
 from permafrost.cache.errors import DamagedError, NotACacheError
-from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
+from permafrost.cache.store.recipe import Recipe, recipe_key
 
 _log = logging.getLogger(__name__)
 
@@ -83,25 +84,6 @@ def find_cache(root: Path) -> CacheLayout:
         raise NotACacheError(f"there is no cache at {str(root)!r}; name one with --cache DIR")
     _check_format(layout)
     return layout
-
-
-def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
-    """Create a feature set's folder with its ``recipe.json``, or check the one that is there.
-
-    One that is not the folder's is written anew, with a word: whose rows a shard holds it says
-    itself.
-    """
-    folder = layout.feature_set_folder(recipe)
-    file = folder / "recipe.json"
-    content = canonical_json(recipe).encode()
-    found = file.read_bytes() if file.exists() else None
-    if found != content:
-        if found is not None:
-            _log.warning("%s was damaged, and is written anew", file)
-        make_folder(folder)
-        with published(file) as temporary:
-            temporary.write_bytes(content)
-    return folder
 
 
 def _create(layout: CacheLayout) -> None:

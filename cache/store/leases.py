@@ -23,10 +23,12 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
+
 from permafrost.cache.disk.locks import wait_for_lock
+from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.disk.owners import Owner
-from permafrost.cache.disk.publish import remove_orphans, temporary_path
-from permafrost.cache.store.featureset import join_digests, split_digests
+from permafrost.cache.disk.publish import temporary_path
+from permafrost.cache.shards.locations import join_digests, split_digests
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.cache.disk.publish import remove_orphans
+
+from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.upkeep.rewrite import Part, write_parts
 from permafrost.cache.upkeep.survey import SetSurvey, StoredShard
 

@@ -7,9 +7,7 @@ goes past HDF5 finds the very same bytes, and when its values are finite.
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,19 +16,20 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.cache.errors import DamagedError
-from permafrost.cache.hdf5.chunks import CAN_LIST, SUMS, find_chunks
-from permafrost.cache.hdf5.direct import RawFile, read_chunks
-from permafrost.cache.hdf5.opening import open_node
-from permafrost.cache.hdf5.sealed import decode, read_array
-from permafrost.cache.shards.gather import open_raw
-from permafrost.cache.shards.writer import load_filters, shard_name
-from permafrost.cache.store.featureset import list_shards
-from permafrost.cache.store.layout import CacheLayout
-from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
 from xxhash import xxh3_64_intdigest
 
-_FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.hdf5.chunks import CAN_LIST
+from permafrost.cache.hdf5.compression import load_filters
+from permafrost.cache.hdf5.direct import RawFile, open_raw, read_chunks
+from permafrost.cache.hdf5.opening import check_storage
+from permafrost.cache.hdf5.sealed import decode, read_array
+from permafrost.cache.shards.format import SUMS, shard_name
+from permafrost.cache.shards.reader import find_chunks, list_shards
+from permafrost.cache.store.folders import read_recipe
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.recipe import Recipe, recipe_key
+
 _MEMBERS = {"digest", "features", SUMS}
 _DTYPES = ("float32", "float16")
 # What a garbled file makes h5py raise.
@@ -88,46 +87,6 @@ class SetExam:
     key: str | None
     damage: str | None
     shards: list[ShardExam]
-
-
-def list_set_folders(layout: CacheLayout) -> list[Path]:
-    """List the folders of feature sets, also of those that hold nothing yet, sorted."""
-    tops = [path for path in layout.root.iterdir() if _FOLDER_NAME.fullmatch(path.name)]
-    return sorted(folder for top in tops for folder in _list_folders(top))
-
-
-def _list_folders(top: Path) -> list[Path]:
-    try:
-        return [path for path in top.iterdir() if path.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []  # gc may have dropped it just now.
-
-
-def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
-    """Read the recipe of a feature set's folder.
-
-    Raises
-    ------
-    FileNotFoundError
-        There is none.
-    DamagedError
-        It is not in its canonical form, or belongs to another folder; without the path.
-    """
-    content = (folder / "recipe.json").read_bytes()
-    try:
-        text = content.decode()
-        recipe: Recipe = json.loads(text)
-        own_folder = layout.feature_set_folder(recipe)
-        is_canonical = canonical_json(recipe) == text
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedError(f"it is no recipe ({error})") from error
-    if not is_canonical:
-        raise DamagedError("it is not the canonical JSON of its recipe")
-    if own_folder != folder:
-        raise DamagedError(
-            f"it is the recipe of another folder, {own_folder.parent.name}/{own_folder.name}"
-        )
-    return recipe
 
 
 def examine_set(
@@ -206,13 +165,6 @@ def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
     if dataset.dtype != np.uint8 or dataset.shape[1:] != (32,):
         raise ValueError(f"its digests are {dataset.dtype} {dataset.shape}")
     return read_array(dataset)
-
-
-def check_storage(file: h5py.File, name: str) -> None:
-    """Check that a dataset lies whole in this file, in chunks with HDF5's checksum."""
-    dataset = open_node(file, name)
-    if not isinstance(dataset, h5py.Dataset) or dataset.chunks is None or not dataset.fletcher32:
-        raise ValueError(f"its {name!r} has no checksums")
 
 
 def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], str | None]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.disk.publish import sync
-from permafrost.cache.store.featureset import list_shards
+from permafrost.cache.shards.reader import list_shards
 from permafrost.cache.store.folders import count_idle_days
 from permafrost.cache.store.records import RECORD_FILES
 from permafrost.cache.upkeep.rewrite import Part, read_part, write_parts

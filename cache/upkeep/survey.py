@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.errors import DamagedError, MissingShardError
-from permafrost.cache.rebuild import read_format
-from permafrost.cache.shards.writer import RowFormat, read_digests
-from permafrost.cache.store.featureset import list_shards
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.reader import list_shards, read_digests, read_format
+from permafrost.cache.store.folders import read_recipe
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, recipe_key
-from permafrost.cache.upkeep.examine import read_recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

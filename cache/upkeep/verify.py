@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import h5py
 import numpy as np
-from permafrost.cache.disk.publish import list_orphans
-from permafrost.cache.hdf5.sealed import check_seal
-from permafrost.cache.shards.writer import shard_name
-from permafrost.cache.store.featureset import list_shards
+
+from permafrost.cache.disk.orphans import list_orphans
+from permafrost.cache.shards.format import shard_name
+from permafrost.cache.shards.reader import list_shards
+from permafrost.cache.store.derived import check_artefact
+from permafrost.cache.store.folders import list_set_folders
 from permafrost.cache.store.index import FAILURES
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.records import RECORD_FILES, read_record
@@ -21,12 +22,9 @@ from permafrost.cache.upkeep.examine import (
     READ_FAILURES,
     SetExam,
     ShardExam,
-    check_storage,
     describe_failure,
     examine_set,
-    list_set_folders,
 )
-from xxhash import xxh3_64
 
 _INDEXED_SHARDS = "SELECT feature_set, name, stamp, digests FROM shards"
 
@@ -120,22 +118,9 @@ def list_damage_beside(folder: Path) -> Iterator[Damage]:
     for path in sorted(folder.glob("derived-*.h5")):
         with contextlib.suppress(FileNotFoundError):  # gc may run
             try:
-                _check_artefact(path)
+                check_artefact(path)
             except READ_FAILURES as error:
                 yield Damage(file=path, reason=describe_failure(error))
-
-
-def _check_artefact(path: Path) -> None:
-    """Read a derived array with all its checks, some chunks at a time."""
-    with h5py.File(path, "r", locking=False) as file:
-        if file.attrs["name"] != path.stem.removeprefix("derived-").encode():
-            raise ValueError("it has the name of another")
-        check_storage(file, "values")
-        dataset, total = file["values"], xxh3_64()
-        for start in range(0, len(dataset), dataset.chunks[0]):
-            block = dataset[start : start + dataset.chunks[0]]
-            total.update(np.ascontiguousarray(block).data)
-        check_seal(dataset, total)
 
 
 def _examine_index(file: Path, keys: Mapping[Path, str], found: CacheExam) -> None:

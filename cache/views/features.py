@@ -11,19 +11,20 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from permafrost.cache.errors import MissingShardError, NotAViewError
 from permafrost.cache.hdf5.opening import check_kind, has_node, walk_nodes
 from permafrost.cache.hdf5.sealed import read_text
+from permafrost.cache.shards.blocks import Block, split_columns, split_rows
 from permafrost.cache.shards.follow import follow_rows
-from permafrost.cache.shards.gather import Block, StoredRows, split_columns
-from permafrost.cache.shards.writer import DTYPES, RowFormat, choose_chunk
-from permafrost.cache.store.featureset import RowLocations
+from permafrost.cache.shards.format import DTYPES, RowFormat, choose_chunk
+from permafrost.cache.shards.gather import StoredRows
+from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.recipe import Recipe
 from permafrost.cache.views.images import ImageTable
 from permafrost.cache.views.pointers import check_length, read_dtype, read_pointers, read_shape
 from permafrost.cache.views.values import StoredValues
-from permafrost.cache.views.writer import split_rows
 
 
 class Features(ImageTable):

@@ -10,6 +10,7 @@ from typing import Self
 
 import h5py
 import numpy as np
+
 from permafrost.cache.errors import CacheError, DamagedError, NotAViewError
 from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array, read_text

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import h5py
 import numpy as np
+
 from permafrost.cache.hdf5.opening import Node, check_kind, open_node
 from permafrost.cache.hdf5.sealed import read_array, read_text
 from permafrost.cache.hdf5.strings import read_strings
-from permafrost.cache.shards.writer import DTYPES, SHARD_NAME
-from permafrost.cache.store.featureset import RowLocations
+from permafrost.cache.shards.format import DTYPES, SHARD_NAME
+from permafrost.cache.shards.locations import RowLocations
 
 _LARGEST_AXIS = 2**31
 

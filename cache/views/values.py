@@ -10,11 +10,13 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
 from permafrost.cache.hdf5.direct import RawFile, read_chunks
 from permafrost.cache.hdf5.opening import has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array
-from permafrost.cache.shards.gather import Block, flatten_block, read_rows
+from permafrost.cache.shards.blocks import Block, flatten_block
+from permafrost.cache.shards.gather import read_rows
 
 
 class StoredValues:

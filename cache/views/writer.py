@@ -16,20 +16,18 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
 from permafrost.cache.disk.publish import published
 from permafrost.cache.hdf5.chunks import lay_grid
+from permafrost.cache.hdf5.compression import compression_options
 from permafrost.cache.hdf5.create import WriteStream, create_file, create_group, create_virtual
 from permafrost.cache.hdf5.sealed import as_bytes, write_array, write_text
 from permafrost.cache.hdf5.strings import escape_name, write_strings
+from permafrost.cache.shards.blocks import split_rows
 from permafrost.cache.shards.follow import follow_rows
-from permafrost.cache.shards.gather import READ_BYTES, StoredRows
-from permafrost.cache.shards.writer import (
-    SUMS_PER_CHUNK,
-    RowFormat,
-    choose_chunk,
-    compression_options,
-)
-from permafrost.cache.store.featureset import RowLocations
+from permafrost.cache.shards.format import SUMS_PER_CHUNK, RowFormat, choose_chunk
+from permafrost.cache.shards.gather import StoredRows
+from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
 
 _log = logging.getLogger(__name__)
@@ -210,10 +208,3 @@ def _split_pieces(locations: RowLocations) -> Iterator[tuple[int, np.ndarray, np
 def _as_selection(indices: np.ndarray) -> slice | np.ndarray:
     start, stop = int(indices[0]), int(indices[-1]) + 1
     return slice(start, stop) if stop - start == len(indices) else indices
-
-
-def split_rows(n_rows: int, row_bytes: int, *, chunk_rows: int = 1) -> Iterator[tuple[int, int]]:
-    """Cut rows into blocks ``start, stop`` of about `READ_BYTES`, and of whole chunks."""
-    step = max(1, READ_BYTES // max(1, row_bytes) // chunk_rows) * chunk_rows
-    for start in range(0, n_rows, step):
-        yield start, min(n_rows, start + step)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.cache.shards.gather import READ_BYTES
-from permafrost.cache.shards.writer import RowFormat, choose_chunk
+
+from permafrost.cache.shards.blocks import READ_BYTES
+from permafrost.cache.shards.format import RowFormat, choose_chunk
 from permafrost.cache.views.features import Features
 from permafrost.stages.errors import InputError
 from permafrost.stages.matrices.matrix import Rows

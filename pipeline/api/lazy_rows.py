@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.shards.gather import READ_BYTES
-from permafrost.cache.shards.writer import RowFormat, choose_chunk
-from permafrost.cache.store.featureset import RowLocations
+from permafrost.cache.shards.blocks import READ_BYTES
+from permafrost.cache.shards.format import RowFormat, choose_chunk
+from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.matrices.matrix import Rows

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.api.batches import choose_batches, iterate_batches, shuffle_rows
 from permafrost.pipeline.api.lazy_rows import describe_rows

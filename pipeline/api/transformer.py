@@ -15,17 +15,21 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
 from permafrost.cache.errors import DamagedError
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.gather import StoredRows
-from permafrost.cache.store.featureset import join_digests
+from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.api.reader import name_features
-from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.extraction.extract import UnreadableError, fill_cache
-from permafrost.pipeline.extraction.results import Tally, list_failures
+from permafrost.pipeline.errors import PipelineError, UnreadableError
+from permafrost.pipeline.extraction.extract import fill_cache
+from permafrost.pipeline.extraction.results import list_failures
+from permafrost.pipeline.extraction.summary import Tally
 from permafrost.pipeline.options import (
     DEFAULT_CACHE,
     DatasetOptions,
@@ -40,8 +44,6 @@ from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
 from permafrost.stages.errors import InputError, UnknownNameError
-from sklearn.base import BaseEstimator, TransformerMixin
-from sklearn.utils.validation import check_is_fitted
 
 _ON_ERROR = ("fail", "nan")
 

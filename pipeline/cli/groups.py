@@ -6,13 +6,33 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from permafrost.cache.hdf5.compression import COMPRESSIONS
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
+from permafrost.pipeline.options import (
+    DECODINGS,
+    DEFAULT_CACHE,
+    DTYPES,
+    PRECISIONS,
+    DatasetOptions,
+    ExtractOptions,
+    FeatureOptions,
+    RunOptions,
+    parse_bytes,
+    parse_size,
+)
+from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
 from permafrost.stages.cores import count_cores
+from permafrost.stages.datasets.targets import CLASSIFICATION, TASKS
+from permafrost.stages.decoding.decode import ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
+from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
+from permafrost.stages.engines.registry import ENGINES
 
 if TYPE_CHECKING:
     from permafrost.pipeline.models.task import TaskOptions
+
+    # Generic for the type checker only.
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
@@ -120,3 +140,105 @@ def read_settings(pairs: list[str]) -> dict[str, str]:
             raise PipelineError(f"--set {key} is given twice; give it once (to sweep, as C=0.1,1)")
         settings[key] = value
     return settings
+
+
+SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
+
+
+def add_extraction_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `extract` and `plan` share."""
+    which = parser.add_argument_group("which images")
+    which.add_argument("--images", metavar="SOURCE", help=SOURCES)
+    which.add_argument("--manifest", type=Path, metavar="FILE", help="what index wrote")
+    add_label_options(which)
+    what = parser.add_argument_group("which features")
+    what.add_argument("--backbone", required=True, metavar="B", help="vgg16, …, or a model file")
+    what.add_argument(
+        "--layers", required=True, metavar="SPEC,SPEC", help="as block2_pool,block5_pool:avg"
+    )
+    add_backbone_options(what)
+    what.add_argument("--resize", default="bilinear", choices=list(RESIZE_METHODS))
+    what.add_argument("--resize-mode", default="stretch", choices=list(RESIZE_MODES))
+    what.add_argument("--preprocess", default="auto", choices=["auto", *PREPROCESS_MODES])
+    what.add_argument("--view", default="identity", choices=VIEWS)
+    what.add_argument("--orient", default="ignore", choices=ORIENT_MODES)
+    what.add_argument("--dtype", default="float32", choices=DTYPES)
+    what.add_argument(
+        "--engine", default="tensorflow", choices=ENGINES,
+        help="keras runs on the backend that Keras is set to: KERAS_BACKEND=jax|torch|tensorflow",
+    )  # fmt: skip
+    what.add_argument(
+        "--precision", default="float32", choices=PRECISIONS,
+        help="of the products: bfloat16 on processors that have it, float16 on GPUs",
+    )  # fmt: skip
+    what.add_argument("--decode", default="exact", choices=DECODINGS)
+    add_cache(parser)
+    parser.add_argument(
+        "--materialize", action="store_true", help="copy the values into features.h5"
+    )
+    add_run_options(parser)
+
+
+def add_task_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `fit` and `sweep` share."""
+    parser.add_argument(
+        "--features", type=Path, required=True, action="append", metavar="F.h5",
+        help="may be repeated: the layers of several backbones side by side",
+    )  # fmt: skip
+    parser.add_argument("--task", default=CLASSIFICATION, choices=TASKS)
+    parser.add_argument(
+        "--target", default="label", metavar="COLUMN", help="the column with the truth"
+    )
+    parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of folds, held-out rows and weights"
+    )
+    parser.add_argument(
+        "--memory", type=parse_bytes, default="4GB", metavar="4GB", help="what features may take"
+    )
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    """Add ``--cache``."""
+    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+
+
+def add_label_options(parser: argparse._ActionsContainer) -> None:
+    """Add the rules of labels and splits."""
+    parser.add_argument(
+        "--labels", metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
+    )
+    parser.add_argument(
+        "--split", metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random split")
+
+
+def add_backbone_options(parser: argparse._ActionsContainer) -> None:
+    """Add a backbone's weights and size."""
+    parser.add_argument("--weights", default="imagenet", metavar="imagenet|random|FILE")
+    parser.add_argument("--size", type=parse_size, metavar="N", help="input size in pixels")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add how a run goes about it, which changes no number."""
+    how = parser.add_argument_group("how (changes no number)")
+    how.add_argument("--batch-size", default="auto", metavar="auto|N")
+    how.add_argument("--memory", type=parse_bytes, default="4GB", metavar="4GB")
+    how.add_argument("--compression", default="none", choices=COMPRESSIONS)
+    how.add_argument("--on-error", default="skip", choices=["skip", "fail"])
+    how.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that decodes")
+    add_workers(how)
+    how.add_argument(
+        "--isolate", action="store_true",
+        help="decode in processes of their own: a codec that crashes or hangs loses one image",
+    )  # fmt: skip
+    how.add_argument(
+        "--image-timeout", type=float, metavar="SECONDS",
+        help="of one image, with --isolate (default: 60)",
+    )  # fmt: skip
+
+
+def add_workers(parser: argparse._ActionsContainer) -> None:
+    """Add ``--workers``."""
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")

@@ -11,12 +11,12 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
 from permafrost.cache.errors import CacheError
-from permafrost.pipeline.cli import command as commands
+from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.cli.signals import INTERRUPTED, list_signals
 from permafrost.pipeline.errors import Interrupted, PipelineError
@@ -71,7 +71,7 @@ def _run_guarded(arguments: Sequence[str] | None) -> int:
     try:
         parsed = build_parser().parse_args(arguments)
         with _interruptible():
-            return _run(commands.COMMANDS[parsed.command], parsed)
+            return _run(parsed)
     except (StageError, CacheError, PipelineError) as error:
         return _complain(str(error), error.exit_status)
     except Interrupted as error:
@@ -88,10 +88,8 @@ def _run_guarded(arguments: Sequence[str] | None) -> int:
         return _complain(f"{reason}{place}; what was finished is kept", 3)
 
 
-def _run(
-    command: Callable[[argparse.Namespace], commands.Outcome], parsed: argparse.Namespace
-) -> int:
-    outcome = command(parsed)
+def _run(parsed: argparse.Namespace) -> int:
+    outcome: Outcome = parsed.call(parsed)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name may hold what the terminal's encoding cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")

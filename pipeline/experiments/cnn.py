@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from permafrost.pipeline.experiments.digits import Digits
 from permafrost.stages.frameworks.start import start_tensorflow
 

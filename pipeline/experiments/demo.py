@@ -18,7 +18,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.cnn import FEATURE_LAYER, measure_cnn, train_cnn
 from permafrost.pipeline.experiments.digits import Digits, load_digits, write_digits
 from permafrost.pipeline.extraction.extract import extract
-from permafrost.pipeline.extraction.results import ExtractSummary
+from permafrost.pipeline.extraction.summary import ExtractSummary
 from permafrost.pipeline.models.export import export
 from permafrost.pipeline.models.fit import FitOptions, fit
 from permafrost.pipeline.models.task import TaskOptions

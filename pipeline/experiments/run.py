@@ -13,12 +13,12 @@ from typing import Any
 from permafrost.cache.disk.publish import make_folder
 from permafrost.pipeline.experiments.schema import BackboneSection, Experiment
 from permafrost.pipeline.extraction.extract import extract
-from permafrost.pipeline.extraction.results import ExtractSummary
-from permafrost.pipeline.models.classifier import write_json
+from permafrost.pipeline.extraction.summary import ExtractSummary
 from permafrost.pipeline.models.fit import FitOptions, FitResult, find_fit, fit
 from permafrost.pipeline.models.measure import name_metric
 from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import RunOptions
+from permafrost.pipeline.outputs import write_json
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs
 from permafrost.stages.evaluation.metrics import PRIMARY

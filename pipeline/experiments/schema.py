@@ -8,6 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.yaml_text import read_yaml
 from permafrost.pipeline.options import (
@@ -22,7 +24,6 @@ from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs
 from permafrost.stages.datasets.targets import CLASSIFICATION, TASKS
 from permafrost.stages.heads import check_task, parse_settings
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 
 class _Section(BaseModel):

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Set
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.store.leases import Leases, OtherRuns
 from permafrost.pipeline.extraction import writer as writing
-from permafrost.pipeline.forward.loader import BatchTask, split_batches
+from permafrost.pipeline.forward.batch import BatchTask, split_batches
 from permafrost.pipeline.planning.missing import ExtractionPlan
 
 Rows = NDArray[np.int64]

@@ -8,58 +8,26 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from permafrost.cache.disk.publish import make_folder, remove_orphans
+from permafrost.cache.disk.orphans import remove_orphans
+from permafrost.cache.disk.publish import make_folder
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.leases import Leases
-from permafrost.pipeline.errors import PipelineError, StoppedError
-from permafrost.pipeline.extraction.results import (
-    ExtractSummary,
-    Tally,
-    list_failures,
-    summarize,
-    write_results,
-)
+from permafrost.pipeline.errors import PipelineError, UnreadableError
+from permafrost.pipeline.extraction.results import list_failures, write_results
+from permafrost.pipeline.extraction.summary import ExtractSummary, Tally, summarize
 from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
-from permafrost.pipeline.planning.prepare import (
-    Preparation,
-    prepare,
-    recall_failures,
-    remember_rate,
-    remember_sets,
-)
+from permafrost.pipeline.planning.prepare import Preparation, prepare
+from permafrost.pipeline.planning.remembered import recall_failures, remember_rate, remember_sets
 from permafrost.pipeline.progress import Shares, show_progress
 from permafrost.stages.engines.support import check_precision
 
 if TYPE_CHECKING:
     from permafrost.pipeline.extraction.claims import Claims
     from permafrost.pipeline.extraction.writer import ActivationWriter
-    from permafrost.pipeline.forward.loader import LoadedBatch
-
-
-class UnreadableError(StoppedError):
-    """An image that cannot be read, where one is enough to stop.
-
-    Parameters
-    ----------
-    path, reason : str
-    remedy : str
-        How to go on without the image, in the words of the command line or of Python.
-    """
-
-    def __init__(
-        self, path: str, reason: str, remedy: str = "--on-error skip goes on without"
-    ) -> None:
-        # All of them, so that the error survives the way back from a worker process.
-        super().__init__(path, reason, remedy)
-        self.path = path
-        self.reason = reason
-        self.remedy = remedy
-
-    def __str__(self) -> str:
-        return f"cannot read {self.path!r}: {self.reason}; {self.remedy}"
+    from permafrost.pipeline.forward.batch import LoadedBatch
 
 
 def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
@@ -121,7 +89,7 @@ def fill_cache(
     tally.shares.planning = time.monotonic() - started_s
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)
-    remember_sets(index, options.features, prepared)
+    remember_sets(index, options.features, prepared.layout, prepared.plan.layers)
     remove_orphans(layout.leases_folder)
     for layer in prepared.plan.layers:
         remove_orphans(layer.features.folder)
@@ -207,7 +175,7 @@ def _note_batch(
 
 def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> None:
     """Have files hashed again that are not what the index says, however they came to be so."""
-    from permafrost.pipeline.forward.loader import CHANGED
+    from permafrost.pipeline.forward.batch import CHANGED
 
     changed = [batch.rows[row] for row, reason in batch.unreadable.items() if reason == CHANGED]
     if changed:

@@ -11,7 +11,8 @@ from permafrost.pipeline.forward.drift import describe_largest, read_drifts
 from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
 from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
-from permafrost.pipeline.planning.prepare import prepare, recall_rate
+from permafrost.pipeline.planning.prepare import prepare
+from permafrost.pipeline.planning.remembered import recall_rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,134 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.store.featureset import join_digests
+from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.store.folders import mark_used
-from permafrost.cache.store.records import Drift, Parity
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
-from permafrost.pipeline.forward.drift import describe_largest, read_drifts
-from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
-from permafrost.pipeline.forward.parity import describe_parity, read_parities
+from permafrost.pipeline.extraction.summary import Tally, failures_path
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.pipeline.progress import Shares
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.errors import InputError
-
-# The share of a run's time that another way of decoding must save to be worth a word.
-_NOTICEABLE = 0.1
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What happened while computing; failures by path, or by digest where copies share them."""
-
-    started_s: float = field(default_factory=time.monotonic)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    failed: dict[bytes, str] = field(default_factory=dict)
-    n_computed: int = 0
-    n_rotated: int = 0
-    bytes_written: int = 0
-    shares: Shares = field(default_factory=Shares)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtractSummary:
-    """The figures of a run; the first seven are what ``--json`` promises.
-
-    Attributes
-    ----------
-    images, computed, reused, failed : int
-        Rows of the dataset; different images computed now; rows that were there already; rows that
-        could not be read.
-    seconds, images_per_second : float
-        Of the whole run.
-    bytes_written : int
-        Shards.
-    rotated : int
-        Images among those computed whose file asks to be shown turned, and that were not.
-    shares : dict of str to float
-        Of those seconds, from 0 to 1, what went into planning, into building the program, and into
-        waiting for loading, the backbone and the disk; each of these three works while another is
-        waited for. And for other runs, to finish rows that are wanted here too.
-    bottleneck : str or None
-        ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
-    fast_decoding : FastDecoding or None
-        What ``--decode fast`` would give where that is a tenth of the run's time or more; None
-        where it is less, or chosen already.
-    features, failures : str
-        Files that were written.
-    parity : dict of str to Parity
-        Errors of each layer against TensorFlow and float32; empty where that is what it is.
-    drift : dict of str to Drift
-        How far the values of each layer depend on the batch.
-    """
-
-    images: int
-    computed: int
-    reused: int
-    failed: int
-    seconds: float
-    images_per_second: float
-    bytes_written: int
-    rotated: int
-    shares: dict[str, float]
-    bottleneck: str | None
-    fast_decoding: FastDecoding | None
-    features: str
-    failures: str | None
-    parity: dict[str, Parity]
-    drift: dict[str, Drift]
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the figures as a JSON object."""
-        return asdict(self)
-
-    def describe(self) -> str:
-        """Return the figures as a person wants them."""
-        lines = [
-            f"{self.images} images: {self.computed} computed, {self.reused} reused,"
-            f" {self.failed} failed, in {self.seconds:.1f} s",
-            f"  features: {self.features}",
-        ]
-        if self.computed:
-            lines.append(
-                f"  {self.images_per_second:.1f} images/s, bottleneck: {self.bottleneck},"
-                f" {self.bytes_written:,} bytes written"
-            )
-            told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items() if share)
-            lines.append(f"  time: {told}")
-        lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
-        lines += [f"  {line}" for line in describe_largest(self.drift)]
-        if self.fast_decoding:
-            lines.append(f"  {self.fast_decoding.describe()}")
-        if self.failures:
-            lines.append(f"  failures: {self.failures}")
-        if self.rotated:
-            lines.append(
-                f"  {self.rotated} images ask to be shown turned (EXIF), which Keras ignores and"
-                " this run did too; --orient exif turns them"
-            )
-        return "\n".join(lines)
-
-
-def _recommend_fast_decoding(
-    options: ExtractOptions, prepared: Preparation, tally: Tally
-) -> FastDecoding | None:
-    # Who waits for whom does not tell: decoding slows a backbone that runs on the same cores.
-    found = measure_fast_decoding(prepared) if tally.n_computed else None
-    shares = tally.shares
-    core_s = options.run.workers * shares.working
-    if found and found.count_saved_s(tally.n_computed) >= _NOTICEABLE * core_s:
-        return found
-    return None
 
 
 def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:
@@ -199,44 +85,9 @@ def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
     )
 
 
-def failures_path(out: Path) -> Path:
-    """Return where the failures of a view are listed."""
-    return out.with_name(f"{out.name}.failures.csv")
-
-
 def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
     """Write the list of failures; remove an earlier one where nothing failed."""
     if not failed:
         file.unlink(missing_ok=True)
         return
     write_rows(file, ("path", "reason"), failed)
-
-
-def summarize(
-    options: ExtractOptions,
-    prepared: Preparation,
-    tally: Tally,
-    *,
-    failed: Sequence[tuple[str, str]],
-    out: Path,
-) -> ExtractSummary:
-    """Put the figures of a run together."""
-    seconds = time.monotonic() - tally.started_s
-    n_images = len(prepared.dataset.manifest)
-    return ExtractSummary(
-        images=n_images,
-        computed=tally.n_computed,
-        reused=n_images - tally.n_computed - len(failed),
-        failed=len(failed),
-        seconds=round(seconds, 3),
-        images_per_second=round(tally.n_computed / seconds, 2),
-        bytes_written=tally.bytes_written,
-        rotated=tally.n_rotated if options.features.orient == "ignore" else 0,
-        shares=tally.shares.of(seconds),
-        bottleneck=tally.shares.bottleneck if tally.n_computed else None,
-        fast_decoding=_recommend_fast_decoding(options, prepared, tally),
-        features=str(out),
-        failures=str(failures_path(out)) if failed else None,
-        parity=read_parities(options.features, prepared.plan.layers),
-        drift=read_drifts(prepared.plan.layers),
-    )

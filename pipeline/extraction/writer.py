@@ -10,18 +10,19 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from permafrost.cache.disk.publish import remove_orphans
+
+from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import UnstorableError
+from permafrost.cache.shards.format import SHARD_BYTES
+from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.shards.writer import ShardWriter
-from permafrost.cache.store.featureset import join_digests
+from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import CacheLayout, open_feature_set_folder
+from permafrost.cache.store.layout import CacheLayout
 from permafrost.pipeline.errors import Interrupted, StoppedError
-from permafrost.pipeline.forward.loader import LoadedBatch
+from permafrost.pipeline.forward.batch import LoadedBatch
 from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
 
-# What a kill may cost: about a minute of work, or this much of the largest layer.
-SHARD_BYTES = 256 * 1024 * 1024
 SHARD_SECONDS = 60.0
 # So many images without a value that can be stored, and more than half of all, are no exception.
 _ENOUGH_REFUSED = 8

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+
 from permafrost.cache.store.records import Drift, read_record, write_record
-from permafrost.pipeline.forward.loader import LoadedBatch
+from permafrost.pipeline.forward.batch import LoadedBatch
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.stages.shortcuts.differences import Run
 

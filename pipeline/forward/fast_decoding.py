@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.errors import ImageError

@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
-from permafrost.pipeline.forward.loader import LoadedBatch
+
+from permafrost.pipeline.forward.batch import LoadedBatch
 from permafrost.pipeline.progress import Shares
 
 if TYPE_CHECKING:
-    from permafrost.stages.engines.tensorflow_engine import HalvingProgram
+    from permafrost.stages.engines.program import HalvingProgram
 
 
 class ForwardPass:

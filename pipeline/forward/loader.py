@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from permafrost.pipeline.errors import PipelineError, StoppedError
+from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch, load_batch
 from permafrost.pipeline.options import RunOptions
-from permafrost.pipeline.planning.dataset import explain_os_error
-from permafrost.stages.decoding.decode import DecodeSpec, decode_image
-from permafrost.stages.decoding.isolation import Isolation, decode_isolated
-from permafrost.stages.errors import DecoderError, ImageError
-from permafrost.stages.sources.source import Reader, start_reading
 
 if TYPE_CHECKING:
     from distributed import Client
+
     from permafrost.pipeline.planning.prepare import Preparation
 
-# Why an image was not read whose bytes are not those that were hashed.
-CHANGED = "changed while the run was going; run again"
 # Of the memory budget, the share of decoded images that wait for the backbone.
 _AHEAD_SHARE = 0.25
 _CONNECT_TIMEOUT_S = 10
@@ -42,94 +33,6 @@ _DASK_LOGGERS = (
     "distributed.http.proxy",
     "distributed.scheduler",
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchTask:
-    """What one Dask task loads; `rows` are the batch's rows in the plan, shape (n,)."""
-
-    rows: NDArray[np.int64]
-    paths: Sequence[str]
-    digests: Sequence[bytes]
-
-
-@dataclass(slots=True, kw_only=True)
-class LoadedBatch:
-    """A decoded batch.
-
-    Attributes
-    ----------
-    rows : ndarray of int64, shape (n,)
-        Its rows in the plan.
-    pixels : ndarray of uint8, shape (n, height, width, channels)
-        An image that could not be read stays black; its activations are dropped. So every image
-        has the same place in the same batch whichever of its neighbours fail.
-    broken : dict of int to str
-        Row in the batch → why its bytes cannot be decoded; true for as long as they are the same.
-    unreadable : dict of int to str
-        Row in the batch → why its bytes could not be had this time.
-    n_rotated : int
-        Images whose file asks to be shown turned.
-    """
-
-    rows: NDArray[np.int64]
-    pixels: np.ndarray
-    broken: dict[int, str] = field(default_factory=dict)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    n_rotated: int = 0
-
-    @property
-    def readable(self) -> np.ndarray:
-        """Mask of the images that were read: ndarray of bool, shape (n,)."""
-        mask = np.ones(len(self.pixels), bool)
-        mask[[*self.broken, *self.unreadable]] = False
-        return mask
-
-
-def load_batch(
-    source: Reader, task: BatchTask, *, spec: DecodeSpec, isolation: Isolation | None
-) -> LoadedBatch:
-    """Read and decode one batch; runs on a Dask worker."""
-    shape = (len(task.paths), spec.height, spec.width, spec.channels)
-    batch = LoadedBatch(rows=task.rows, pixels=np.zeros(shape, np.uint8))
-    reading = start_reading(source, task.paths)
-    for row, (read, digest) in enumerate(zip(reading, task.digests, strict=True)):
-        try:
-            data = read()
-            if hashlib.sha256(data).digest() != digest:
-                # Decoding it would file one image's features under another's digest.
-                batch.unreadable[row] = CHANGED
-                continue
-            decoded = (
-                decode_isolated(data, spec, isolation) if isolation else decode_image(data, spec)
-            )
-        except OSError as error:
-            batch.unreadable[row] = explain_os_error(error)
-        except DecoderError as error:
-            batch.unreadable[row] = str(error)
-        except ImageError as error:
-            batch.broken[row] = str(error)
-        else:
-            batch.pixels[row] = decoded.pixels
-            batch.n_rotated += decoded.rotated
-    return batch
-
-
-def split_batches(
-    paths: Sequence[str],
-    digests: Sequence[bytes],
-    rows: NDArray[np.int64],
-    *,
-    batch_size: int,
-) -> Iterator[BatchTask]:
-    """Cut some of the plan's rows into batches."""
-    for start in range(0, len(rows), batch_size):
-        batch = rows[start : start + batch_size]
-        yield BatchTask(
-            rows=batch,
-            paths=[paths[row] for row in batch],
-            digests=[digests[row] for row in batch],
-        )
 
 
 @contextmanager

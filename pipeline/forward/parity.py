@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import closing
-from typing import Protocol
 
 import numpy as np
+
 from permafrost.cache.store.records import Parity, read_record, write_record
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.stages.frameworks.start import find_keras_backend
+from permafrost.stages.engines.program import Reference
+from permafrost.stages.engines.registry import name_reference
 from permafrost.stages.shortcuts.differences import Run, measure_errors
 
 # Few: the reference is the slow program. Measured with two MobileNets in bfloat16, the mean errors
@@ -21,29 +22,9 @@ from permafrost.stages.shortcuts.differences import Run, measure_errors
 SAMPLE_IMAGES = 8
 
 
-class Reference(Protocol):
-    """A program that others are compared with."""
-
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch of uint8."""
-
-    def close(self) -> None:
-        """Release the device memory."""
-
-
 def is_reference(options: FeatureOptions) -> bool:
     """Tell whether the features are what others are compared with."""
     return (options.engine, options.precision) == ("tensorflow", "float32")
-
-
-def name_reference() -> str:
-    """Say what others are compared with.
-
-    That is TensorFlow where Keras runs on it. A process has one backend of Keras: on another one,
-    it is Keras itself, running one operation after the other, without a compiler.
-    """
-    backend = find_keras_backend()
-    return "tensorflow" if backend == "tensorflow" else f"uncompiled keras-{backend}"
 
 
 def note_parity(
@@ -75,7 +56,7 @@ def note_parity(
     sample = _load_sample(prepared)
     if not len(sample):
         return
-    from permafrost.stages.engines.tensorflow_engine import HalvingProgram
+    from permafrost.stages.engines.program import HalvingProgram
 
     with closing(open_reference()) as reference:
         errors = measure_errors(program, HalvingProgram(reference), [sample])
@@ -96,7 +77,7 @@ def note_parity(
 
 def _load_sample(prepared: Preparation) -> np.ndarray:
     """Decode images from all over the plan: a folder's first ones may all be of one class."""
-    from permafrost.pipeline.forward.loader import BatchTask, load_batch
+    from permafrost.pipeline.forward.batch import BatchTask, load_batch
 
     plan = prepared.plan
     n_images = min(SAMPLE_IMAGES, len(plan.digests))

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from permafrost.pipeline.forward.parity import Reference, is_reference, note_parity
+from permafrost.pipeline.forward.parity import is_reference, note_parity
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.stages.frameworks.start import find_keras_backend
+from permafrost.stages.engines.registry import BUILDERS, open_reference
 
 if TYPE_CHECKING:
-    from permafrost.stages.backbones.network import Network
-    from permafrost.stages.engines.tensorflow_engine import HalvingProgram
-    from permafrost.stages.engines.tracing import ProgramSpec
+    from permafrost.stages.engines.program import HalvingProgram
 
 
 # The last program of this process: who transforms one image after the other builds it once.
@@ -36,7 +33,7 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     HalvingProgram
         A uint8 batch in, the activations of each active layer out.
     """
-    from permafrost.stages.engines.tracing import ProgramSpec
+    from permafrost.stages.engines.program import ProgramSpec
 
     active = prepared.plan.active
     spec = ProgramSpec(
@@ -51,62 +48,12 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     if key not in _built:
         _built.clear()  # Before there is another: each may take a gigabyte.
         network = prepared.backbone.load()
-        _built[key] = _BUILDERS[features.engine](network, spec, batch_size)
+        _built[key] = BUILDERS[features.engine](network, spec, batch_size)
     program = _built[key]
     if not is_reference(features):
         plain = replace(spec, precision="float32")
         note_parity(
             *(features, prepared, program),
-            open_reference=lambda: _open_reference(prepared.backbone.load(), plain),
+            open_reference=lambda: open_reference(prepared.backbone.load(), plain),
         )
     return program
-
-
-def _open_reference(network: Network, spec: ProgramSpec) -> Reference:
-    """Build what other programs are compared with; `pipeline.forward.parity.name_reference` names it."""
-    if find_keras_backend() == "tensorflow":
-        from permafrost.stages.engines.tensorflow_engine import Program
-        from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
-
-        return Program(network, spec, shortcuts=NO_SHORTCUTS)
-    from permafrost.stages.engines.keras_engine import KerasProgram
-
-    return KerasProgram(network, spec, compiled=False)
-
-
-def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
-    from permafrost.stages.engines.tensorflow_engine import (
-        HalvingProgram,
-        Program,
-        SharedPrograms,
-    )
-    from permafrost.stages.frameworks.start import list_gpus
-
-    devices: list[str | None] = [*list_gpus()] or [None]
-    first, *others = devices
-    programs = [Program(network, spec, device=first)]
-    # The numbers of all of them go into one feature set: all take the same shortcuts.
-    shortcuts = programs[0].shortcuts
-    programs += [Program(network, spec, shortcuts=shortcuts, device=other) for other in others]
-    return HalvingProgram(SharedPrograms(programs), n_at_once=len(programs))
-
-
-def _build_openvino(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
-    from permafrost.stages.engines.openvino_engine import OpenVinoProgram
-    from permafrost.stages.engines.tensorflow_engine import HalvingProgram
-
-    return HalvingProgram(OpenVinoProgram(network, spec), n_at_once=2)
-
-
-def _build_keras(network: Network, spec: ProgramSpec, batch_size: int) -> HalvingProgram:
-    from permafrost.stages.engines.keras_engine import KerasProgram
-    from permafrost.stages.engines.tensorflow_engine import HalvingProgram
-
-    return HalvingProgram(KerasProgram(network, spec, batch_size=batch_size))
-
-
-_BUILDERS: dict[str, Callable[[Network, ProgramSpec, int], HalvingProgram]] = {
-    "tensorflow": _build_tensorflow,
-    "openvino": _build_openvino,
-    "keras": _build_keras,
-}

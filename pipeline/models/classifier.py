@@ -11,20 +11,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from permafrost.cache.disk.locks import locked_folder
-from permafrost.cache.disk.publish import make_durable, make_folder, published
+from permafrost.cache.disk.publish import make_durable, make_folder
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.outputs import write_rows
+from permafrost.pipeline.outputs import write_json, write_rows
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.recipe import build_recipe
+from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
+from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.heads import Head, load_head
 
 MODEL_NAME = "model.json"
@@ -65,15 +71,6 @@ class Classifier:
     head: Head
     parts: tuple[ClassifierPart, ...]
     target: str
-
-
-def read_json(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file of an earlier fit; None where there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def save_classifier(folder: Path, head: Head, record: Mapping[str, Any]) -> None:
@@ -160,7 +157,32 @@ def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[o
     return list(classes[outputs.argmax(axis=1)].tolist())
 
 
-def write_json(file: Path, value: object) -> None:
-    """Write a JSON file in one step."""
-    with published(file) as temporary:
-        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def list_features(classifier: Classifier) -> list[FeatureOptions]:
+    """List what to extract: each backbone once, with all layers that are wanted of it."""
+    layers: dict[FeatureOptions, list[str]] = {}
+    for part in classifier.parts:
+        layers.setdefault(dataclasses.replace(part.features, layers=("-",)), []).append(part.layer)
+    return [
+        dataclasses.replace(features, layers=tuple(dict.fromkeys(wanted)))
+        for features, wanted in layers.items()
+    ]
+
+
+def find_features(part: ClassifierPart, listed: Iterable[FeatureOptions]) -> FeatureOptions:
+    """Find the extraction of `list_features` that a part's layer is in."""
+    return next(
+        one for one in listed if dataclasses.replace(part.features, layers=one.layers) == one
+    )
+
+
+def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
+    """Raise PipelineError unless a backbone still gives the features that a head was fitted on."""
+    try:
+        recipe = build_recipe(part.features, backbone, parse_layer_spec(part.layer))
+    except UnknownNameError:
+        recipe = {}
+    if recipe_key(recipe) != recipe_key(part.recipe):
+        raise PipelineError(
+            f"the backbone {part.features.backbone!r} is no longer the one that the head"
+            " was fitted on; restore its weights or fit again"
+        )

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING
 
 from permafrost.cache.disk.publish import make_folder, published
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.classifier import Classifier, ClassifierPart, load_classifier
-from permafrost.pipeline.models.predict import check_recipe, find_features, list_features
+from permafrost.pipeline.models.classifier import (
+    Classifier,
+    ClassifierPart,
+    check_recipe,
+    find_features,
+    list_features,
+    load_classifier,
+)
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.backbones.layers import parse_layer_spec
-from permafrost.stages.export.classifier import (
-    SUFFIX,
-    ExportPart,
-    build_classifier,
-    save_classifier,
-)
+from permafrost.stages.export.backbone_part import ExportPart
+from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.network import Network

@@ -11,16 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.cache.store.derived import Artefacts
-from permafrost.pipeline.models.classifier import (
-    MODEL_NAME,
-    read_json,
-    save_classifier,
-    write_json,
-    write_predictions,
-)
+from permafrost.pipeline.models.classifier import MODEL_NAME, save_classifier, write_predictions
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.measure import (
     Bench,
@@ -39,6 +34,7 @@ from permafrost.pipeline.models.task import (
     digest_rows,
     make_candidate,
 )
+from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.stages.evaluation.crossfit import Candidate, predict_rows
 from permafrost.stages.evaluation.metrics import PRIMARY
 from permafrost.stages.heads import Head, fit_head

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.layers import LayerSpec
@@ -44,7 +45,7 @@ class StoredLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMatrix:
-    """A layer of an open ``features.h5`` as a `stages.matrices.matrix.Matrix`; it reads what is asked for.
+    """A layer of an open ``features.h5`` as a `Matrix`, which reads the rows that are asked for.
 
     Attributes
     ----------

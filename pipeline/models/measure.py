@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.errors import InputError

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+
 from permafrost.cache.disk.publish import make_folder, temporary_folder
 from permafrost.cache.errors import NotAViewError
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
-from permafrost.cache.store.recipe import recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.extract import extract
-from permafrost.pipeline.extraction.results import ExtractSummary, failures_path, write_failures
+from permafrost.pipeline.extraction.results import write_failures
+from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
 from permafrost.pipeline.models.classifier import (
     Classifier,
-    ClassifierPart,
+    check_recipe,
+    find_features,
+    list_features,
     load_classifier,
     write_predictions,
 )
 from permafrost.pipeline.models.rows import FeatureFiles
-from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
-from permafrost.pipeline.planning.recipe import build_recipe
-from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.table import read_table
 from permafrost.stages.datasets.targets import parse_targets
-from permafrost.stages.errors import StageError, UnknownNameError
+from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.crossfit import predict_rows
 from permafrost.stages.evaluation.metrics import score
 from permafrost.stages.heads import Head
@@ -92,37 +93,6 @@ def predict(
     figures |= {"features": None, "predictions": str(out)}
     figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
     return figures
-
-
-def list_features(classifier: Classifier) -> list[FeatureOptions]:
-    """List what to extract: each backbone once, with all layers that are wanted of it."""
-    layers: dict[FeatureOptions, list[str]] = {}
-    for part in classifier.parts:
-        layers.setdefault(dataclasses.replace(part.features, layers=("-",)), []).append(part.layer)
-    return [
-        dataclasses.replace(features, layers=tuple(dict.fromkeys(wanted)))
-        for features, wanted in layers.items()
-    ]
-
-
-def find_features(part: ClassifierPart, listed: Iterable[FeatureOptions]) -> FeatureOptions:
-    """Find the extraction of `list_features` that a part's layer is in."""
-    return next(
-        one for one in listed if dataclasses.replace(part.features, layers=one.layers) == one
-    )
-
-
-def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
-    """Raise PipelineError unless a backbone still gives the features that a head was fitted on."""
-    try:
-        recipe = build_recipe(part.features, backbone, parse_layer_spec(part.layer))
-    except UnknownNameError:
-        recipe = {}
-    if recipe_key(recipe) != recipe_key(part.recipe):
-        raise PipelineError(
-            f"the backbone {part.features.backbone!r} is no longer the one that the head"
-            " was fitted on; restore its weights or fit again"
-        )
 
 
 def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[str, object]:

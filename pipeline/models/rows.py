@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+
 from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError

@@ -16,7 +16,8 @@ from permafrost.stages.datasets.splits import (
     label_conflicts,
 )
 from permafrost.stages.errors import InputError
-from permafrost.stages.sources.source import Reader, Source, hash_images, open_source
+from permafrost.stages.sources.reading import hash_images
+from permafrost.stages.sources.source import Reader, Source, open_source
 
 _log = logging.getLogger(__name__)
 

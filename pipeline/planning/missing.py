@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from permafrost.cache.shards.writer import RowFormat
+
+from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.recipe import Recipe
 from permafrost.stages.backbones.layers import LayerSpec

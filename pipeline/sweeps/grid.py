@@ -11,7 +11,8 @@ from itertools import product
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.rows import JOINED_BY, FeatureFiles
 from permafrost.pipeline.models.task import digest_fit, make_candidate
-from permafrost.stages.backbones.layers import POOLINGS, LayerSpec, parse_layer_spec
+from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
+from permafrost.stages.backbones.pooling import POOLINGS
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.crossfit import Candidate
 from permafrost.stages.heads import HEADS, check_task

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from permafrost.cache.disk.publish import sync
 
 _log = logging.getLogger(__name__)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.classifier import write_json
 from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
-from permafrost.pipeline.outputs import write_rows
+from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.sweeps.grid import Configuration
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
 from permafrost.stages.evaluation.folds import Fold

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from permafrost.cache.disk.publish import remove_orphans
+from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.store.folders import list_set_folders
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.upkeep.compact import Compaction, compact_set
-from permafrost.cache.upkeep.examine import list_set_folders
 from permafrost.cache.upkeep.survey import is_empty, survey_set
 from permafrost.pipeline.upkeep.shared import (
     RENEW_VIEWS,
@@ -77,7 +77,7 @@ def compact(root: Path) -> CompactResult:
 
 
 def _compact(layout: CacheLayout, folder: Path, result: CompactResult, advance: Advance) -> None:
-    from permafrost.pipeline.extraction.writer import SHARD_BYTES
+    from permafrost.cache.shards.format import SHARD_BYTES
 
     try:
         survey = survey_set(layout, folder)

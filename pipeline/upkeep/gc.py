@@ -11,12 +11,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.cache.disk.publish import list_orphans, list_unpublished, remove_orphans
+
+from permafrost.cache.disk.orphans import list_orphans, list_unpublished, remove_orphans
 from permafrost.cache.errors import DamagedError, MissingShardError
-from permafrost.cache.store.featureset import join_digests
+from permafrost.cache.shards.locations import join_digests
+from permafrost.cache.store.folders import list_set_folders
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.store.leases import is_being_filled
-from permafrost.cache.upkeep.examine import list_set_folders
 from permafrost.cache.upkeep.gc import Loss, Rules, apply_plan, count_files, plan_set
 from permafrost.cache.upkeep.survey import is_empty, survey_set
 from permafrost.cache.views.features import Features

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.cache.store.layout import CacheLayout
@@ -21,21 +22,18 @@ from permafrost.pipeline.options import FeatureOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
-from permafrost.pipeline.planning.prepare import (
-    Preparation,
-    describe_layers,
-    fit_batch,
-    recall_origin,
-)
+from permafrost.pipeline.planning.prepare import Preparation, describe_layers, fit_batch
 from permafrost.pipeline.planning.recipe import build_decode_spec
+from permafrost.pipeline.planning.remembered import recall_origin
 from permafrost.pipeline.progress import Shares
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.errors import StageError
-from permafrost.stages.sources.source import find_file, hash_images
+from permafrost.stages.sources.reading import hash_images
+from permafrost.stages.sources.source import find_file
 
 if TYPE_CHECKING:
-    from permafrost.pipeline.forward.loader import LoadedBatch
+    from permafrost.pipeline.forward.batch import LoadedBatch
 
 # Of a feature set's key: the digests of the rows that are wanted.
 Wanted = Mapping[str, Sequence[bytes]]
@@ -187,8 +185,9 @@ class Recomputer:
 
     def _forward(self, features: FeatureOptions, prepared: Preparation) -> Iterator[RecomputedRow]:
         """Load → forward, overlapped, as `extract` does."""
+        from permafrost.pipeline.forward.batch import split_batches
         from permafrost.pipeline.forward.forward_pass import ForwardPass
-        from permafrost.pipeline.forward.loader import load_ahead, open_client, split_batches
+        from permafrost.pipeline.forward.loader import load_ahead, open_client
 
         plan = prepared.plan
         rows = np.arange(len(plan.digests))

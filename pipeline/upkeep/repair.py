@@ -9,27 +9,26 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.cache.disk.publish import remove_orphans, sync
+
+from permafrost.cache.disk.orphans import remove_orphans
+from permafrost.cache.disk.publish import sync
 from permafrost.cache.errors import CacheError, UnstorableError
-from permafrost.cache.rebuild import Remains, read_format, rebuild_shard
-from permafrost.cache.shards.writer import RowFormat, as_storable, shard_name
-from permafrost.cache.store.featureset import FeatureSet, split_digests
+from permafrost.cache.shards.format import RowFormat, as_storable, shard_name
+from permafrost.cache.shards.locations import split_digests
+from permafrost.cache.shards.reader import read_format
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.folders import list_set_folders, open_feature_set_folder
 from permafrost.cache.store.index import Index, IndexedShard
-from permafrost.cache.store.layout import CacheLayout, open_feature_set_folder
+from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.store.recipe import Recipe, recipe_key
-from permafrost.cache.upkeep.examine import (
-    SetExam,
-    ShardExam,
-    examine_set,
-    examine_shard,
-    list_set_folders,
-)
+from permafrost.cache.upkeep.examine import SetExam, ShardExam, examine_set, examine_shard
+from permafrost.cache.upkeep.rewrite import Remains, rebuild_shard
 from permafrost.cache.upkeep.verify import list_damage_beside
 from permafrost.pipeline.options import RunOptions
-from permafrost.pipeline.planning.prepare import recall_recipe
+from permafrost.pipeline.planning.remembered import recall_recipe
 from permafrost.pipeline.upkeep.recompute import Recomputer
 from permafrost.pipeline.upkeep.repair_report import DroppedRow, Repairs
-from permafrost.pipeline.upkeep.shared import count
+from permafrost.pipeline.upkeep.shared import count, show_sets, wait_for_turn
 
 _READ_BYTES = 1 << 20
 
@@ -259,3 +258,32 @@ def _find_read_error(path: Path) -> str | None:
     except OSError as error:
         return f"it cannot be read ({error.strerror}); see to the disk or its permissions"
     return None
+
+
+def repair(root: Path, run: RunOptions) -> Repairs:
+    """Mend a cache; killed at any point, it goes on from there when it is called again.
+
+    Parameters
+    ----------
+    root : Path
+    run : RunOptions
+        How rows are computed again.
+
+    Raises
+    ------
+    CacheError
+        There is no cache.
+    """
+    from permafrost.pipeline.upkeep.repair import Mending
+
+    layout = find_cache(root)
+    found = Repairs(root=root)
+
+    with (
+        wait_for_turn(layout),
+        Index(layout.index_file) as index,
+        show_sets(layout) as advance,
+    ):
+        mending = Mending(layout, index, run, found)
+        mending.mend(lambda shard: advance(shard.path.parent, n_shards=1))
+    return found

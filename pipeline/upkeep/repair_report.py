@@ -7,11 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import find_cache
 from permafrost.cache.upkeep.verify import Damage
-from permafrost.pipeline.options import RunOptions
-from permafrost.pipeline.upkeep.shared import count, show_sets, wait_for_turn
+from permafrost.pipeline.upkeep.shared import count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,32 +105,3 @@ class Repairs:
 
 def _to_rows(found: list[Damage]) -> list[dict[str, str]]:
     return [{"file": str(one.file), "reason": one.reason} for one in found]
-
-
-def repair(root: Path, run: RunOptions) -> Repairs:
-    """Mend a cache; killed at any point, it goes on from there when it is called again.
-
-    Parameters
-    ----------
-    root : Path
-    run : RunOptions
-        How rows are computed again.
-
-    Raises
-    ------
-    CacheError
-        There is no cache.
-    """
-    from permafrost.pipeline.upkeep.repair import Mending
-
-    layout = find_cache(root)
-    found = Repairs(root=root)
-
-    with (
-        wait_for_turn(layout),
-        Index(layout.index_file) as index,
-        show_sets(layout) as advance,
-    ):
-        mending = Mending(layout, index, run, found)
-        mending.mend(lambda shard: advance(shard.path.parent, n_shards=1))
-    return found

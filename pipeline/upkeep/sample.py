@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.cache.errors import CacheError
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.gather import StoredRows
-from permafrost.cache.shards.writer import read_digests
-from permafrost.cache.store.featureset import RowTable, list_shards, split_digests
+from permafrost.cache.shards.locations import RowTable, split_digests
+from permafrost.cache.shards.reader import list_shards, read_digests
+from permafrost.cache.store.folders import list_set_folders, read_recipe
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.store.records import Drift, read_record
-from permafrost.cache.upkeep.examine import list_set_folders, read_recipe
 from permafrost.cache.upkeep.verify import Damage
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import RunOptions

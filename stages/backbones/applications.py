@@ -15,7 +15,6 @@ from pathlib import Path
 
 from permafrost.stages.errors import InputError, UnknownNameError
 
-PREPROCESS_MODES = ("caffe", "tf", "torch", "none")
 _MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 

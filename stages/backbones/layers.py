@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from permafrost.stages.backbones.pooling import POOLINGS
 from permafrost.stages.errors import InputError, UnknownNameError
 
-POOLINGS = ("avg", "max", "flatten", "none")
 _SHAPE_RANK_WITH_SPACE = 2
 
 

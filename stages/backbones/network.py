@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
+
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
 from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.errors import InputError, UnknownNameError
 
 CLASSIFICATION = "classification"

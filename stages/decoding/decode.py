@@ -1,29 +1,31 @@
 """The bytes of an image file to the pixels a backbone takes.
 
 Pixels equal ``keras.utils.load_img`` bit for bit in every colour mode of 8 bits a channel and less,
-and for 16-bit colour, unless decoding is asked to be fast; `stages.decoding.formats` says what becomes of
-the others.
+and for 16-bit colour, unless decoding is asked to be fast; `stages.decoding.formats` says what
+becomes of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.stages.decoding.formats import Picture, read_picture
-from permafrost.stages.errors import DecoderError, InputError, UnknownNameError
 from PIL import Image, ImageFile
 
-RESIZE_METHODS: Mapping[str, Image.Resampling] = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,
-}
+from permafrost.stages.decoding.formats import Picture, read_picture
+from permafrost.stages.decoding.resizing import (
+    FROM_BELOW,
+    FROM_RIGHT,
+    RESIZE_METHODS,
+    RESIZE_MODES,
+    Box,
+    Size,
+    center,
+    turn_size,
+)
+from permafrost.stages.errors import DecoderError, InputError, UnknownNameError
 
 ORIENT_MODES = ("ignore", "exif")
 COLOR_MODES = ("rgb", "grayscale")
@@ -34,29 +36,6 @@ DECODE_MODES = ("exact", "fast")
 # twice by 0.24.
 _MARGIN = 2
 _SCALES = (8, 4, 2)
-
-# Turns after which the picture lies on its side, and its left or top edge was its right or lower.
-_ON_SIDE = {
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-}
-_FROM_RIGHT = {
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-}
-_FROM_BELOW = {
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-}
-
-_Size = tuple[int, int]
-_Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,11 +170,11 @@ def _decode(data: bytes, spec: DecodeSpec) -> Decoded:
     return Decoded(pixels=pixels.reshape(shape), rotated=picture.turn is not None)
 
 
-def _choose_scale(size: _Size, turn: Image.Transpose | None, *, spec: DecodeSpec) -> int:
+def _choose_scale(size: Size, turn: Image.Transpose | None, *, spec: DecodeSpec) -> int:
     if spec.resize == "nearest":
         return 1  # it takes single pixels, which a reduced picture no longer has
     if spec.orient == "exif":
-        size = _turn_size(size, turn)
+        size = turn_size(size, turn)
     (left, top, right, bottom), (width, height) = _place(size, spec)
     room = min((right - left) // (_MARGIN * width), (bottom - top) // (_MARGIN * height))
     return next((scale for scale in _SCALES if scale <= room), 1)
@@ -205,56 +184,19 @@ def _resize(picture: Picture, spec: DecodeSpec) -> Image.Image:
     image, size, turn = picture.image, picture.size, None
     if picture.turn is not None and spec.orient == "exif":
         turn = picture.turn
-        image, size = image.transpose(turn), _turn_size(size, turn)
+        image, size = image.transpose(turn), turn_size(size, turn)
     if spec.color == "grayscale":
         image = image.convert("L")
     in_file, placed = _place(size, spec)
     # In pixels of the reduced image, to the fraction of one.
-    left = image.width - size[0] / picture.scale if turn in _FROM_RIGHT else 0
-    top = image.height - size[1] / picture.scale if turn in _FROM_BELOW else 0
+    left = image.width - size[0] / picture.scale if turn in FROM_RIGHT else 0
+    top = image.height - size[1] / picture.scale if turn in FROM_BELOW else 0
     x, y, right, bottom = (edge / picture.scale for edge in in_file)
     box = (left + x, top + y, left + right, top + bottom)
     image = image.resize(placed, RESIZE_METHODS[spec.resize], box=box)
-    return _center(image, (spec.width, spec.height))
+    return center(image, (spec.width, spec.height))
 
 
-def _center(image: Image.Image, size: _Size) -> Image.Image:
-    if image.size == size:
-        return image
-    canvas = Image.new(image.mode, size)
-    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    return canvas
-
-
-def _turn_size(size: _Size, turn: Image.Transpose | None) -> _Size:
-    return size[::-1] if turn in _ON_SIDE else size
-
-
-def _place(size: _Size, spec: DecodeSpec) -> tuple[_Box, _Size]:
+def _place(size: Size, spec: DecodeSpec) -> tuple[Box, Size]:
     """Say which part of a picture is resized to which size."""
     return RESIZE_MODES[spec.resize_mode](size, (spec.width, spec.height))
-
-
-def _stretch(size: _Size, target: _Size) -> tuple[_Box, _Size]:
-    return (0, 0, *size), target
-
-
-def _crop(size: _Size, target: _Size) -> tuple[_Box, _Size]:
-    # Keras' integers, so that its pixels are met exactly. The box of a thin line may be empty:
-    # Pillow then enlarges the one pixel that it stands on.
-    width = min(size[0], size[1] * target[0] // target[1])
-    height = min(size[1], size[0] * target[1] // target[0])
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return (left, top, left + width, top + height), target
-
-
-def _pad(size: _Size, target: _Size) -> tuple[_Box, _Size]:
-    scale = min(target[0] / size[0], target[1] / size[1])
-    return (0, 0, *size), (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-
-
-RESIZE_MODES: Mapping[str, Callable[[_Size, _Size], tuple[_Box, _Size]]] = {
-    "stretch": _stretch,
-    "crop": _crop,
-    "pad": _pad,
-}

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.stages.decoding.limits import MeteredFile, check_scans, check_tiles
-from permafrost.stages.errors import ImageError
 from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -34,6 +32,9 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
+
+from permafrost.stages.decoding.limits import MeteredFile, check_scans, check_tiles
+from permafrost.stages.errors import ImageError
 
 # Pillow warns and logs about files that it reads all the same (odd EXIF, more pixels than it likes,
 # transparent palettes), and its libtiff writes lines of its own: a million photos would bury the
@@ -162,7 +163,7 @@ def _read_picture(data: bytes, *, max_pixels: int, choose_scale: ChooseScale | N
     except (ImageError, MemoryError):
         raise
     # On garbage, Pillow's plugins raise anything from SyntaxError to struct.error.
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  damaged EXIF, under an image that Keras reads
         raise ImageError(_explain(error, name)) from error
 
 

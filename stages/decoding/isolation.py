@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import NoReturn, Self
 
 import numpy as np
-from permafrost.stages.decoding.decode import Decoded, DecodeSpec, decode_image
-from permafrost.stages.errors import DecoderError, ImageError, InputError
 
 import permafrost
+from permafrost.stages.decoding.decode import Decoded, DecodeSpec, decode_image
+from permafrost.stages.errors import DecoderError, ImageError, InputError
 
 # Lengths of the specification and of the file.
 _REQUEST = struct.Struct("<IQ")

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import re
 
-from permafrost.stages.errors import ImageError
 from PIL.TiffImagePlugin import TiffImageFile
+
+from permafrost.stages.errors import ImageError
 
 # Pillow reads headers in Python, some bytes at a time, at 0.5 to 2 µs a read with the interpreter
 # locked, and 120 MB hold ten million empty chunks of a PNG. Photos take some tens of reads, large

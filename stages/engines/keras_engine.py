@@ -1,4 +1,4 @@
-"""The program of `stages.engines.tensorflow_engine`, run by Keras on whichever backend it is set to.
+"""A program run by Keras, on whichever backend it is set to.
 
 One Keras model from uint8 pixels to pooled float32 activations, compiled once: what is shorter than
 a batch is filled up to one. No other backend than the one that Keras is set to is imported.
@@ -12,17 +12,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from permafrost.stages.backbones.applications import PREPROCESS_MODES
+
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.network import KerasNetwork, Network, walk_layers
-from permafrost.stages.engines.tensorflow_engine import OutOfMemoryError, fill_up
-from permafrost.stages.engines.tracing import (
+from permafrost.stages.backbones.preprocessing import (
     CAFFE_MEAN_BGR,
+    PREPROCESS_MODES,
     TORCH_DEVIATION_RGB,
     TORCH_MEAN_RGB,
     VIEWS,
-    ProgramSpec,
 )
+from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, fill_up
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.frameworks.cutting import cut_model
 
@@ -104,7 +104,7 @@ def _build_model(network: Network, spec: ProgramSpec) -> Any:
     names = list(dict.fromkeys(layer.layer for layer in spec.layers))
     backbone = _set_precision(_cut(network, names), spec.precision)
     images = keras.Input(backbone.inputs[0].shape[1:], dtype="uint8", name="images")
-    pixels = preprocess(_apply_view(images, spec.view), spec.preprocess)
+    pixels = preprocess(apply_view(images, spec.view), spec.preprocess)
     found = dict(zip(names, backbone(pixels), strict=True))
     return keras.Model(images, [pool(found[layer.layer], layer) for layer in spec.layers])
 
@@ -134,7 +134,7 @@ def _check_graphs(model: Any, name: str) -> None:
 
 
 def preprocess(images: Any, mode: str) -> Any:
-    """Scale pixels as the backbone's family was trained with; see `stages.engines.tracing.preprocess`.
+    """Scale pixels as the backbone's family was trained with.
 
     Parameters
     ----------
@@ -178,7 +178,8 @@ def pool(activation: Any, layer: LayerSpec) -> Any:
     return ops.reshape(values, target) if layer.pooling == "flatten" else values
 
 
-def _apply_view(images: Any, view: str) -> Any:
+def apply_view(images: Any, view: str) -> Any:
+    """Turn images into the view that is asked for."""
     from keras import ops
 
     if view == "hflip":
@@ -209,7 +210,7 @@ def _set_precision(model: Any, precision: str) -> Any:
 
 
 def _find_delicate_layers(layers: Iterable[Any]) -> Iterator[Any]:
-    """Yield the layers that stay as they are; see `stages.engines.support.find_delicate_products`.
+    """Yield the layers that stay as they are, as `mixed_precision.find_delicate_products`.
 
     Those up to the first product of the pixels, and depthwise ones.
     """

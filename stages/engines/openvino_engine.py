@@ -12,10 +12,11 @@ from threading import Lock, Semaphore
 from typing import Any
 
 import numpy as np
+
 from permafrost.stages.backbones.network import Network
 from permafrost.stages.cores import count_cores
-from permafrost.stages.engines.tensorflow_engine import fill_up
-from permafrost.stages.engines.tracing import ProgramSpec, TracedProgram, trace_program
+from permafrost.stages.engines.program import ProgramSpec, fill_up
+from permafrost.stages.engines.tracing import TracedProgram, trace_program
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 

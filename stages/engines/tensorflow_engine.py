@@ -10,18 +10,18 @@ are constants all the same, or each batch would convert them anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
+
 from permafrost.stages.backbones.network import Network
-from permafrost.stages.engines.support import (
+from permafrost.stages.engines.mixed_precision import (
     configure_session,
     find_delicate_products,
     find_needed,
 )
-from permafrost.stages.engines.tracing import ProgramSpec, trace_program
+from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec
+from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.shortcuts.choice import (
     NO_SHORTCUTS,
     TOLERANCE,
@@ -29,17 +29,13 @@ from permafrost.stages.shortcuts.choice import (
     choose_shortcuts,
     draw_probe,
 )
-from permafrost.stages.shortcuts.differences import Run, measure_errors
+from permafrost.stages.shortcuts.differences import measure_errors
 
 _log = logging.getLogger(__name__)
 
 _SMALLEST_VARIABLE_BYTES = 4096
 # More than any network with batch normalization in keras.applications has; VGG16's fc1 has more.
 _FOLDED_BYTES = 400_000_000
-
-
-class OutOfMemoryError(Exception):
-    """The batch does not fit the device's memory; a smaller one may."""
 
 
 class Program:
@@ -135,69 +131,6 @@ class _Session:
 
     def close(self) -> None:
         self._session.close()
-
-
-class SharedPrograms:
-    """The same program on several devices as one: a batch goes to whichever is free.
-
-    Parameters
-    ----------
-    programs : sequence of callable
-        As `Program`. As many threads may call at once.
-    """
-
-    def __init__(self, programs: Sequence[Run]) -> None:
-        self._free: SimpleQueue[Run] = SimpleQueue()
-        for program in programs:
-            self._free.put(program)
-
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch; see `Program.__call__`."""
-        program = self._free.get()
-        try:
-            return program(batch)
-        finally:
-            self._free.put(program)
-
-
-class HalvingProgram:
-    """A program that goes on with smaller batches once one did not fit the device's memory.
-
-    Parameters
-    ----------
-    program : callable
-        As `Program`: raises `OutOfMemoryError`.
-    n_at_once : int
-        How many batches the program may be called with at once.
-    """
-
-    def __init__(self, program: Run, *, n_at_once: int = 1) -> None:
-        self._program = program
-        self._largest: int | None = None
-        self.n_at_once = n_at_once
-
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run a batch, in pieces if need be; see `Program.__call__`."""
-        step = self._largest or max(1, len(batch))
-        try:
-            pieces = [
-                self._program(batch[start : start + step]) for start in range(0, len(batch), step)
-            ]
-        except OutOfMemoryError:
-            if step == 1:
-                raise
-            self._largest = step // 2
-            _log.warning("out of memory with %d images at once; going on with %d", step, step // 2)
-            return self(batch)
-        if len(pieces) == 1:
-            return pieces[0]
-        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-
-
-def fill_up(batch: np.ndarray, n_images: int) -> np.ndarray:
-    """Repeat the last image of a batch that is too short, for programs of one size."""
-    missing = n_images - len(batch)
-    return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
 
 
 class _HeldArrays:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import Targets, spread_columns
 from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.fold_task import (
@@ -22,11 +23,11 @@ from permafrost.stages.evaluation.fold_task import (
     FoldOutputs,
     FoldTask,
     make_failure,
-    predict_rows,
     run_task,
 )
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import HEADS
+from permafrost.stages.heads.head import predict_rows
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows
 from permafrost.stages.matrices.reduction import Store, scale_rows

@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.heads import HEADS, Head, fit_estimator
-from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
+from permafrost.stages.heads import HEADS, fit_estimator
+from permafrost.stages.heads.head import predict_rows
+from permafrost.stages.matrices.matrix import Matrix
 from permafrost.stages.matrices.reduction import scale_rows
 
 # The number of a candidate, and that of a fold.
@@ -159,10 +161,3 @@ def _train(task: FoldTask, candidate: Candidate) -> tuple[NDArray[np.float64], N
         memory_bytes=task.memory_bytes,
     )
     return predict_rows(head, task.matrix, task.fold.test), head.classes
-
-
-def predict_rows(head: Head, matrix: Matrix, rows: Rows) -> NDArray[np.float64]:
-    """Predict rows of a matrix, block by block: ndarray of float64, shape (m, n_outputs)."""
-    n_outputs = max(1, len(head.classes))
-    blocks = [head.predict(block) for _, block in iterate_rows(matrix, rows)]
-    return np.concatenate([np.empty((0, n_outputs)), *blocks])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, Targets
 from permafrost.stages.evaluation.metrics import Judged, judge, measure_tag_losses
 

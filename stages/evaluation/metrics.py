@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import (
     CLASSIFICATION,
     MULTILABEL,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.matrices.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
 
 N_PAIRS = 10

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.frameworks.weights_file import check_archive
 from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record

@@ -20,8 +20,10 @@ from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError, WeightsError
+from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
 from permafrost.stages.matrices.scaling import BATCH_BYTES, check_finite
 
 RECORD_NAME = "head.json"
@@ -187,3 +189,10 @@ def refuse_damage(folder: Path) -> Iterator[None]:
             f"{str(folder)!r} is not a head that can be loaded ({reason[:200]});"
             " fit one with: python run.py fit"
         ) from error
+
+
+def predict_rows(head: Head, matrix: Matrix, rows: Rows) -> NDArray[np.float64]:
+    """Predict rows of a matrix, block by block: ndarray of float64, shape (m, n_outputs)."""
+    n_outputs = max(1, len(head.classes))
+    blocks = [head.predict(block) for _, block in iterate_rows(matrix, rows)]
+    return np.concatenate([np.empty((0, n_outputs)), *blocks])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.settings import choice, scale_setting, setting, whole

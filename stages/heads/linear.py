@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.settings import (

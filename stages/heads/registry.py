@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import (
     CLASSIFICATION,
     MULTILABEL,
@@ -28,7 +29,8 @@ from permafrost.stages.heads.linear import (
     fit_logreg,
     fit_ridge,
 )
-from permafrost.stages.heads.mlp.head import MlpSettings, fit_mlp, load_mlp
+from permafrost.stages.heads.mlp.head import fit_mlp, load_mlp
+from permafrost.stages.heads.mlp.network import MlpSettings
 from permafrost.stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.estimators import EstimatorHead, apply_link

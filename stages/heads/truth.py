@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, REGRESSION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.settings import ClassWeights, find_class_weights

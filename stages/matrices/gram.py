@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.scaling import ColumnStatistics, check_finite, standardise_block
 

@@ -1,8 +1,8 @@
 """Scaled rows for learners that see inner products alone: dense, or reduced where that is cheaper.
 
-Rows of many features are not handed to scikit-learn as they are: `stages.matrices.gram` makes a copy of at
-most as many columns as there are rows, on which every fit gives the same model at a fraction of
-the time and memory.
+Rows of many features are not handed to scikit-learn as they are: `stages.matrices.gram` makes a
+copy of at most as many columns as there are rows, on which every fit gives the same model at a
+fraction of the time and memory.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.gram import Gram, ReducedRows, build_grams, factor_gram

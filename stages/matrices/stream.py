@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.errors import InputError
 from permafrost.stages.matrices.budget import format_bytes
 from permafrost.stages.matrices.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
 from permafrost.stages.shortcuts.choice import Hold
 
 # The matrices of F(4, 3) on the points 0, 1, -1, 1/2, -2 and infinity. The usual 0, 1, -1, 2, -2

@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.folder import MAX_FILE_BYTES
 from permafrost.stages.sources.members import Member, MemberError, refuse_archive

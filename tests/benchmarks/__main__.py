@@ -26,7 +26,6 @@ from pathlib import Path
 from permafrost.pipeline.errors import PipelineError
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.errors import StageError
-
 from tests.benchmarks.contestants import (
     Bench,
     Contestant,

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any
 
 from permafrost.pipeline.options import FeatureOptions
-
 from tests.benchmarks.peers import NoPeerError, PeerJob, command_idiom, command_torch
 
 REPOSITORY = Path(__file__).resolve().parents[2]

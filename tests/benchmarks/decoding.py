@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from permafrost.stages.decoding.decode import DecodeSpec, decode_image
-from permafrost.stages.decoding.isolation import Isolation, decode_isolated
 from PIL import Image
 
+from permafrost.stages.decoding.decode import DecodeSpec, decode_image
+from permafrost.stages.decoding.isolation import Isolation, decode_isolated
 from tests.benchmarks.photos import choose_evenly, list_images
 
 

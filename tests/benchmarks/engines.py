@@ -19,16 +19,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.engines.openvino_engine import OpenVinoProgram
+from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.engines.tensorflow_engine import Program
-from permafrost.stages.engines.tracing import ProgramSpec
 from permafrost.stages.errors import InputError
 from permafrost.stages.shortcuts.differences import Run, measure_errors
-
 from tests.benchmarks.photos import choose_evenly, list_images
 
 ENGINES: dict[str, Callable[..., Run]] = {"tensorflow": Program, "openvino": OpenVinoProgram}

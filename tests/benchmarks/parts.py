@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+
 from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import open_cache, open_feature_set_folder
+from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.cli.groups import read_extract_options
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.forward.program import build_program

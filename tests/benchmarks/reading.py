@@ -29,9 +29,11 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 import permafrost.cache.shards.writer
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
-from permafrost.cache.store.featureset import RowLocations, join_digests
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.locations import RowLocations, join_digests
+from permafrost.cache.shards.writer import ShardWriter
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view

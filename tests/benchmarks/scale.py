@@ -26,15 +26,18 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from permafrost.cache.shards.writer import RowFormat, ShardWriter
-from permafrost.cache.store.featureset import FeatureSet, join_digests
+
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.locations import join_digests
+from permafrost.cache.shards.writer import ShardWriter
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
+from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
-
 from tests.conftest import write_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]

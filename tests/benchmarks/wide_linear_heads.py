@@ -25,6 +25,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+
 from permafrost.stages.heads import HEADS
 from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.reduction import scale_rows

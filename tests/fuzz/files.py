@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from hypothesis import strategies as st
+
 from permafrost.cache.errors import CacheError
-from permafrost.cache.shards.writer import read_digests
+from permafrost.cache.shards.reader import read_digests
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
-
 from tests.fuzz.mutation import mutate
 from tests.fuzz.texts import REFUSED, Target
 from tests.hostile_hdf5 import LAYER, RECIPE, write_cache

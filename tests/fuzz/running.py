@@ -12,10 +12,10 @@ from types import FrameType
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
+
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.errors import PipelineError
 from permafrost.stages.errors import StageError
-
 from tests.fuzz.texts import REFUSED, Target
 
 OWN_ERRORS = (StageError, CacheError, PipelineError)

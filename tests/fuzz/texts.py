@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from permafrost.cache.store.layout import CacheLayout, open_cache, open_feature_set_folder
+
+from permafrost.cache.store.folders import open_feature_set_folder, read_recipe
+from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
 from permafrost.cache.store.records import Drift, Parity, read_record, write_record
-from permafrost.cache.upkeep.examine import read_recipe
 from permafrost.pipeline.cli.groups import read_settings, split_names
 from permafrost.pipeline.experiments.schema import read_experiment
 from permafrost.pipeline.models.classifier import load_classifier
@@ -30,7 +31,6 @@ from permafrost.stages.errors import StageError
 from permafrost.stages.heads import HEADS, fit_head, parse_settings
 from permafrost.stages.matrices.matrix import ArrayMatrix
 from permafrost.stages.sources.source import find_file, open_source
-
 from tests.fuzz.mutation import mutate
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv/1", "pooling": "none", "size": [32, 32]}

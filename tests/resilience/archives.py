@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from permafrost.stages.errors import InputError
-from permafrost.stages.sources.source import hash_images, open_source
 
+from permafrost.stages.errors import InputError
+from permafrost.stages.sources.reading import hash_images
+from permafrost.stages.sources.source import open_source
 from tests import crafting
 from tests.packing import encode_digits, pack_tar, pack_zip
 from tests.resilience.report import Result, sum_up

@@ -59,7 +59,7 @@ def _plan(root: Path, seed: int) -> Iterator[_Job]:
     sound = path.read_bytes()
     yield path, check, [*flip_some(sound, n=1000, seed=seed), *cut_all(sound)]
     # More than 1,024 chunks, which HDF5 lists on pages of their own.
-    with patch("permafrost.cache.shards.writer.CHUNK_BYTES", 100):
+    with patch("permafrost.cache.shards.format.CHUNK_BYTES", 100):
         path, check = write_shard(root / "many", n_rows=2100)
     yield path, check, flip_some(path.read_bytes(), n=200, seed=seed)
     # Chunks of their usual size.

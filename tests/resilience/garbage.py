@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from permafrost.cache.views.features import Features
 
+from permafrost.cache.views.features import Features
 from tests.conftest import write_model, write_photos
 from tests.garbage import collect, flood, is_good
 from tests.litter import strew

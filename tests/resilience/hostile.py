@@ -18,7 +18,6 @@ from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import StageError
 from permafrost.stages.heads import load_head
-
 from tests import hostile, hostile_hdf5, hostile_heads
 from tests.resilience.report import Result
 

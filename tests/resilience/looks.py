@@ -10,9 +10,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+
 from permafrost.cache.views.features import Features
 from permafrost.stages.heads import load_head
-
 from tests.conftest import LAYERS
 
 Look = Mapping[str, object]

@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 
 from permafrost.pipeline.models.classifier import MODEL_NAME
 from permafrost.pipeline.sweeps.journal import JOURNAL_NAME, FoldRecord
-
 from tests.resilience.jobs import (
     Job,
     Look,

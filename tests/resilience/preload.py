@@ -19,16 +19,13 @@ import distributed  # noqa: E402, F401
 import hdf5plugin  # noqa: E402, F401
 import joblib  # noqa: E402, F401
 import keras  # noqa: E402, F401
-import permafrost.pipeline.cli.main  # noqa: E402
-import permafrost.pipeline.extraction.writer  # noqa: E402, F401
-import permafrost.pipeline.forward.forward_pass  # noqa: E402
-import permafrost.pipeline.forward.loader  # noqa: E402
-import permafrost.pipeline.models.export  # noqa: E402
-import permafrost.pipeline.sweeps.sweep  # noqa: E402
 import sklearn.linear_model  # noqa: E402
 import sklearn.neighbors  # noqa: E402, F401
 import skops.io  # noqa: E402, F401
 import tensorflow  # noqa: E402, F401
+
+import permafrost.pipeline.cli.main  # noqa: E402
+import permafrost.pipeline.extraction.writer  # noqa: E402, F401
 
 os.dup2(_stderr, 2)
 os.close(_stderr)

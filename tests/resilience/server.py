@@ -8,8 +8,8 @@ import random
 from unittest.mock import patch
 
 from permafrost.stages.sources import retries as patience
-from permafrost.stages.sources.source import hash_images, open_source, start_reading
-
+from permafrost.stages.sources.reading import hash_images, start_reading
+from permafrost.stages.sources.source import open_source
 from tests.resilience.report import NotHereError, Result, sum_up
 
 _N_IMAGES = 120

@@ -19,7 +19,6 @@ from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.verify import verify_cache
 from permafrost.cache.views.features import Features
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
-
 from tests.resilience.child import Child
 from tests.resilience.child import run as run_command
 from tests.resilience.report import Result, sum_up

@@ -5,12 +5,9 @@ It is trained on a stream of its rows; see `stages.heads.mlp.training`.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import math
-import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,19 +15,19 @@ from zipfile import ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
-from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+
+from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.frameworks.start import start_tensorflow
 from permafrost.stages.frameworks.weights_file import check_weights
 from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
-from permafrost.stages.heads.mlp.training import Lesson, train_network
-from permafrost.stages.heads.settings import (
-    class_weight_setting,
-    layer_sizes,
-    number,
-    scale_setting,
-    setting,
-    whole,
+from permafrost.stages.heads.mlp.network import (
+    MlpSettings,
+    build_network,
+    restore_units,
+    scale_inputs,
+    seeded,
 )
+from permafrost.stages.heads.mlp.training import Lesson, train_network
 from permafrost.stages.heads.truth import Truth, encode_targets, standardise
 from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.stream import learn_columns, leave_for_rows, open_stream
@@ -41,49 +38,6 @@ HELD_OUT_EVERY = 10
 MIN_HELD_OUT = 10
 # Weights, gradient, moments, best weights, and what Adam makes on the way; measured.
 BYTES_PER_WEIGHT = 32
-# The activation of the last layer, and its name.
-OUTPUTS = {
-    CLASSIFICATION: ("softmax", "probabilities"),
-    MULTILABEL: ("sigmoid", "probabilities"),
-    REGRESSION: ("linear", "value"),
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MlpSettings:
-    """Settings of a multi-layer perceptron.
-
-    Parameters
-    ----------
-    hidden : tuple of int
-        Units of the hidden layers, from the features on; empty is a softmax regression.
-    dropout : float
-        Part of every hidden layer's units that is dropped while training.
-    learning_rate : float
-        Step size of Adam.
-    epochs : int
-        Most passes over the training rows.
-    batch_size : int
-        Rows a step.
-    patience : int
-        Epochs without a lower loss on the held-out tenth of the training rows before the fit
-        stops and goes back to the best ones; 0 holds nothing out and runs all epochs.
-    scale : {"standard", "l2", "none"}
-        Columns to mean 0 and variance 1, rows to length 1, or nothing.
-    class_weight : "none", "balanced" or tuple of (str, float)
-        As in `LogregSettings`.
-    """
-
-    hidden: tuple[int, ...] = setting(
-        (256,), layer_sizes, "whole numbers from 1 on, as in 256 or 256,128"
-    )
-    dropout: float = setting(0.5, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
-    learning_rate: float = setting(1e-3, number(lambda r: 0 < r < np.inf), "a number above 0")
-    epochs: int = setting(50, whole(1), "a whole number from 1 on")
-    batch_size: int = setting(64, whole(1), "a whole number from 1 on")
-    patience: int = setting(10, whole(0), "a whole number from 0 on")
-    scale: str = scale_setting()
-    class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,15 +112,15 @@ def fit_mlp(  # noqa: PLR0913
     stream = open_stream(matrix, rows, n_bytes=n_bytes)
     columns = learn_columns(stream, kept)
     start_tensorflow()
-    with _seeded(seed):
+    with seeded(seed):
         network = build_network(
             settings, n_features=stream.n_features, n_outputs=truth.n_outputs, task=truth.task
         )
     if settings.scale == "standard":
-        _standardise(network, columns)
+        scale_inputs(network, columns)
     lesson = Lesson(stream=stream, truth=truth, kept=kept, held_out=held_out)
     train_network(network, lesson, settings, seed=seed)
-    _restore_units(network, truth)
+    restore_units(network, truth)
     return MlpHead(settings=settings, task=truth.task, classes=truth.classes, network=network)
 
 
@@ -192,29 +146,6 @@ def _hold_out(settings: MlpSettings, truth: Truth, *, seed: int) -> Rows:
     return choose_held_out(codes, seed=seed)
 
 
-def build_network(settings: MlpSettings, *, n_features: int, n_outputs: int, task: str) -> Any:
-    """Return the untrained Keras Sequential of `settings`; its scaling is part of it."""
-    from keras import Input, Sequential, layers
-
-    scaling = {
-        "standard": [layers.Normalization(name="standard")],
-        "l2": [layers.UnitNormalization(name="l2")],
-        "none": [],
-    }
-    hidden = [
-        layer
-        for i, units in enumerate(settings.hidden)
-        for layer in (
-            layers.Dense(units, activation="relu", name=f"hidden_{i}"),
-            layers.Dropout(settings.dropout, name=f"dropout_{i}"),
-        )
-    ]
-    activation, name = OUTPUTS[task]
-    output = layers.Dense(n_outputs, activation=activation, name=name)
-    inputs = Input((n_features,), name="features")
-    return Sequential([inputs, *scaling[settings.scale], *hidden, output], name="mlp")
-
-
 def choose_held_out(codes: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
     """Choose the rows on which early stopping watches the loss.
 
@@ -235,34 +166,6 @@ def choose_held_out(codes: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]
     firsts = by_class[np.unique(codes[by_class], return_index=True)[1]]
     held_out = np.setdiff1d(by_class[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY], firsts)
     return held_out if len(held_out) >= MIN_HELD_OUT else held_out[:0]
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed Keras, which has only global seeds, and give Python and numpy their state back."""
-    import keras
-
-    before = random.getstate(), np.random.get_state()
-    keras.utils.set_random_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-
-
-def _standardise(network: Any, columns: Any) -> None:
-    """Give the network's first layer the columns' mean and variance, 1 where constant."""
-    layer = network.get_layer("standard")
-    layer.set_weights([columns.mean_, columns.scale_**2, np.array(columns.n_samples_seen_)])
-    layer.finalize_state()
-
-
-def _restore_units(network: Any, truth: Truth) -> None:
-    """Have the last layer give values in their own units; what it gives otherwise stays."""
-    output = network.layers[-1]
-    kernel, bias = output.get_weights()
-    output.set_weights([kernel * truth.spread, bias * truth.spread + truth.centre])
 
 
 def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.truth import Truth
@@ -20,7 +21,7 @@ from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import RowStream
 
 if TYPE_CHECKING:
-    from permafrost.stages.heads.mlp.head import MlpSettings
+    from permafrost.stages.heads.mlp.network import MlpSettings
 
 # The loss on rows held out is taken over so many at a time.
 WATCHED_ROWS = 1024

@@ -1,0 +1,104 @@
+"""Which shard and row holds the features of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+NO_DIGESTS = np.empty((0, 32), np.uint8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLocations:
+    """Where rows lie.
+
+    Attributes
+    ----------
+    shards : list of str
+        File names of those that hold one of the rows, sorted: a view then is the same whatever
+        else the feature set holds.
+    shard : ndarray of int32, shape (n,)
+        Index into `shards`; -1 where the row does not exist.
+    row : ndarray of int64, shape (n,)
+        Row inside that shard.
+    """
+
+    shards: list[str]
+    shard: np.ndarray
+    row: np.ndarray
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Mask of the rows that do not exist: ndarray of bool, shape (n,)."""
+        missing: np.ndarray = self.shard < 0
+        return missing
+
+    def select(self, rows: slice | np.ndarray) -> RowLocations:
+        """Return the locations of some of the rows."""
+        return RowLocations(shards=self.shards, shard=self.shard[rows], row=self.row[rows])
+
+
+class RowTable:
+    """Finds rows of some shards by their digests.
+
+    Parameters
+    ----------
+    shards : iterable of (str, ndarray of uint8, shape (n, 32))
+        The name of each, and which rows it holds. Where several have a row, the first by name
+        serves it.
+    """
+
+    def __init__(self, shards: Iterable[tuple[str, np.ndarray]]) -> None:
+        named = sorted(shards, key=lambda shard: shard[0])
+        self._names = [name for name, _ in named]
+        self._starts = np.cumsum([0, *(len(digests) for _, digests in named)])
+        digests = np.concatenate([NO_DIGESTS, *(digests for _, digests in named)])
+        self._words = digests.view(np.uint64)
+        # Stable: two runs at once may compute a row twice; the first shard by name serves it.
+        self._order = np.argsort(self._words[:, 0], kind="stable")
+        self._first_words = self._words[self._order, 0]
+
+    def __len__(self) -> int:
+        """How many different rows there are."""
+        return len(np.unique(self._words, axis=0))
+
+    def locate(self, digests: np.ndarray) -> RowLocations:
+        """Find where the rows of digests, uint8 (n, 32), lie."""
+        rows = self._find(np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 4))
+        number = np.searchsorted(self._starts, rows, side="right") - 1
+        used, shard = np.unique(number, return_inverse=True)
+        n_nowhere = int((used < 0).sum())
+        return RowLocations(
+            shards=[self._names[number] for number in used[n_nowhere:]],
+            shard=(shard.reshape(-1) - n_nowhere).astype(np.int32),
+            row=np.where(rows < 0, -1, rows - self._starts[number]),
+        )
+
+    def _find(self, wanted: np.ndarray) -> np.ndarray:
+        """Return the row of each digest, counted through all shards; -1 for none."""
+        rows = np.full(len(wanted), -1, np.int64)
+        at = np.searchsorted(self._first_words, wanted[:, 0])
+        left = np.arange(len(wanted))
+        # One round is enough, unless different digests share their first word.
+        while len(left):
+            left = left[at[left] < len(self._order)]
+            left = left[self._first_words[at[left]] == wanted[left, 0]]
+            candidates = self._order[at[left]]
+            equal = (self._words[candidates] == wanted[left]).all(axis=1)
+            rows[left[equal]] = candidates[equal]
+            left = left[~equal]
+            at[left] += 1
+        return rows
+
+
+def split_digests(digests: np.ndarray) -> list[bytes]:
+    """Turn uint8 (n, 32) into n digests of 32 bytes."""
+    split: list[bytes] = np.ascontiguousarray(digests).view("V32").ravel().tolist()
+    return split
+
+
+def join_digests(digests: Sequence[bytes]) -> np.ndarray:
+    """Turn n digests of 32 bytes into uint8 (n, 32)."""
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)

@@ -1,0 +1,125 @@
+"""A shard opened and checked: its digests, its format, its checksums."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
+from permafrost.cache.hdf5.compression import find_compression, load_filters
+from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
+from permafrost.cache.hdf5.sealed import read_array
+from permafrost.cache.shards.format import DTYPES, SUMS, RowFormat, shard_name
+
+_log = logging.getLogger(__name__)
+# While shards are merged, a listing of the folder may show neither the old ones nor the new one:
+# only two that are the same tell that a row is nowhere.
+MOST_LOOKS = 10
+
+
+@contextmanager
+def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
+    """Open a shard for reading; every failure inside names the file.
+
+    Raises
+    ------
+    MissingShardError
+        There is no such file.
+    DamagedError
+        It cannot be read, or belongs to another feature set than `key`.
+    """
+    # Shards never change, so nothing is locked: some network file systems cannot.
+    with naming_shard(path), h5py.File(path, "r", locking=False) as file:
+        if file.attrs["key"] not in (key, key.encode()):
+            raise DamagedError(f"{str(path)!r} holds rows of another feature set")
+        check_kind(open_node(file, "digest"), ("uint8",), row_shape=(32,))
+        features = open_node(file, "features")
+        check_kind(features, DTYPES)
+        if has_node(file, SUMS):
+            check_kind(open_node(file, SUMS), ("uint64",), row_shape=())
+        load_filters(features)
+        yield file
+
+
+@contextmanager
+def naming_shard(path: Path) -> Iterator[None]:
+    """Make every failure to read a shard one that names its file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingShardError(f"the shard {str(path)!r} is gone") from error
+    except (OSError, KeyError, RuntimeError, ValueError, MemoryError) as error:
+        raise DamagedError(
+            f"the shard {str(path)!r} is damaged: {error};"
+            " mend it with: python run.py repair --cache DIR"
+        ) from error
+
+
+def read_digests(path: Path, key: str) -> np.ndarray:
+    """Read which rows a shard holds: ndarray of uint8, shape (n, 32)."""
+    with open_shard(path, key) as file:
+        digests = read_array(file["digest"])
+        if path.name != shard_name(digests) or len(digests) != len(file["features"]):
+            raise DamagedError(f"{str(path)!r} does not hold the rows that its name says")
+        return digests
+
+
+def find_chunks(file: h5py.File) -> StoredChunks | None:
+    """Find the chunks of a shard's features; None where only HDF5 can read them.
+
+    The rule: they have their sums, each is one run of the values, and lies in the file as these
+    values with HDF5's own checksum behind. Compressed ones do not; shards of old have no sums.
+    """
+    return match_chunks(file["features"], file[SUMS][()]) if SUMS in file else None
+
+
+def read_format(path: Path, key: str) -> RowFormat:
+    """Read what the rows of a shard look like.
+
+    Raises
+    ------
+    MissingShardError, DamagedError
+        It cannot be read.
+    """
+    with open_shard(path, key) as file:
+        dataset = file["features"]
+        return RowFormat(
+            shape=tuple(dataset.shape[1:]),
+            dtype=dataset.dtype.name,
+            compression=find_compression(dataset),
+        )
+
+
+def read_rows_of(path: Path, key: str) -> np.ndarray | None:
+    """Read which rows a shard holds: uint8 (n, 32); None where it is gone or, with a word, damaged.
+
+    The rows of a damaged one count as missing. They are computed again, and if together, then
+    under the same name.
+    """
+    try:
+        return read_digests(path, key)
+    except MissingShardError:
+        return None  # Removed since it was listed: its rows lie elsewhere, or nowhere.
+    except DamagedError as error:
+        _log.warning("%s; its rows count as missing", error)
+        return None
+
+
+def list_shards(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield each shard in a feature set's folder, and what tells file versions apart."""
+    for path in folder.glob("shard-*.h5"):
+        # Another run may merge shards or remove them at any time.
+        with contextlib.suppress(FileNotFoundError):
+            yield path, _stamp(path)
+
+
+def _stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}:{status.st_mtime_ns}"

@@ -1,0 +1,97 @@
+"""What the index remembers between runs: failures, rates, recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from permafrost.cache.store.folders import open_feature_set_folder
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.recipe import Recipe, canonical_json
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.planning.missing import LayerPlan
+
+
+def recall_failures(index: Index, decoding: str, keys: Iterable[str]) -> dict[bytes, str]:
+    """Return digest → reason of images that have no row.
+
+    Parameters
+    ----------
+    index : Index
+    decoding : str
+        In this way they cannot be decoded.
+    keys : iterable of str
+        Of feature sets, where what the network gave cannot be stored.
+    """
+    failures: dict[bytes, str] = {}
+    for kind in (decoding, *keys):
+        failures |= index.failures(kind)
+    return failures
+
+
+def recall_rate(index: Index, layers: Sequence[LayerPlan]) -> float | None:
+    """Return the images/s that these layers were last computed at, if they were."""
+    known = index.memo(_rate_key(layers))
+    return float(known) if known else None
+
+
+def _rate_key(layers: Sequence[LayerPlan]) -> str:
+    return "images/s " + " ".join(sorted(layer.features.key for layer in layers))
+
+
+def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: float) -> None:
+    """Remember how fast these layers were computed, for the next plan."""
+    index.add_memo(_rate_key(layers), f"{images_per_second:.4g}")
+
+
+def remember_sets(
+    index: Index, features: FeatureOptions, layout: CacheLayout, layers: Sequence[LayerPlan]
+) -> None:
+    """Remember each feature set's recipe and how it was asked for: what repairing it takes.
+
+    A recipe.json that is damaged is written anew.
+    """
+    for layer in layers:
+        with contextlib.suppress(OSError):  # A cache that is only read stays as it is.
+            if layer.features.folder.is_dir():
+                open_feature_set_folder(layout, layer.recipe)
+        key = layer.features.key
+        origin = replace(features, layers=(str(layer.spec),)).to_json()
+        for name, value in (
+            (_origin_key(key), origin),
+            (_recipe_key(key), canonical_json(layer.recipe)),
+        ):
+            if index.memo(name) != value:
+                index.add_memo(name, value)
+
+
+def recall_recipe(index: Index, key: str) -> Recipe | None:
+    """Return the recipe of a feature set; None where it is not known."""
+    text = index.memo(_recipe_key(key))
+    return None if text is None else json.loads(text)
+
+
+def recall_origin(index: Index, key: str) -> FeatureOptions | None:
+    """Return how a feature set was asked for, its own layer alone; None where that is not known.
+
+    Raises
+    ------
+    PipelineError
+        Keras is set to another backend.
+    """
+    origin = index.memo(_origin_key(key))
+    try:
+        return None if origin is None else FeatureOptions.from_json(origin)
+    except ValueError:
+        return None
+
+
+def _origin_key(key: str) -> str:
+    return f"origin {key}"
+
+
+def _recipe_key(key: str) -> str:
+    return f"recipe {key}"

@@ -1,0 +1,89 @@
+"""All damage of a cache found, and a sample of its rows computed again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from permafrost.cache.errors import DamagedError
+from permafrost.cache.store.layout import find_cache
+from permafrost.cache.upkeep.verify import CacheExam, Damage, verify_cache
+from permafrost.pipeline.upkeep.sample import Sample, SampleOptions, sample_rows
+from permafrost.pipeline.upkeep.shared import count, describe_bytes, show_sets
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What ``verify`` found, in the cache at `root`; the sample if one was wanted."""
+
+    root: Path
+    exam: CacheExam
+    sample: Sample | None = None
+
+    @property
+    def damaged(self) -> list[Damage]:
+        """All damage."""
+        return self.exam.damaged + (self.sample.damaged if self.sample else [])
+
+    @property
+    def status(self) -> int:
+        """The exit status that says so."""
+        return DamagedError.exit_status if self.damaged else 0
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the figures as a JSON object."""
+        exam = self.exam
+        return {
+            "feature_sets": exam.feature_sets,
+            "shards": exam.shards,
+            "rows": exam.rows,
+            "bytes": exam.n_bytes,
+            "damaged": [{"file": str(one.file), "reason": one.reason} for one in self.damaged],
+            "duplicates": exam.duplicates,
+            "temporary": len(exam.temporary),
+            "remarks": exam.remarks,
+            **({"sample": self.sample.to_dict()} if self.sample else {}),
+        }
+
+    def describe(self) -> str:
+        """Return the figures as a person wants them: damage first, a line each."""
+        exam = self.exam
+        n_files = len({one.file for one in self.damaged})
+        verdict = "no damage"
+        if n_files:
+            verdict = (
+                f"{count(n_files, 'damaged file')};"
+                f" mend with: python run.py repair --cache {self.root}"
+            )
+        lines = [f"{one.file}: {one.reason}" for one in self.damaged]
+        lines.append(
+            f"{count(exam.feature_sets, 'feature set')}, {count(exam.shards, 'shard')},"
+            f" {count(exam.rows, 'row')}, {describe_bytes(exam.n_bytes)}: {verdict}"
+        )
+        if exam.duplicates:
+            lines.append(f"  {count(exam.duplicates, 'row')} twice; gc drops one of each")
+        if exam.temporary:
+            lines.append(f"  {count(len(exam.temporary), 'file')} of killed runs; gc drops them")
+        remarks = exam.remarks + (self.sample.describe() if self.sample else [])
+        return "\n".join(lines + [f"  {remark}" for remark in remarks])
+
+
+def verify(root: Path, sample: SampleOptions | None = None) -> Verification:
+    """Read all of a cache and find all damage.
+
+    Parameters
+    ----------
+    root : Path
+    sample : SampleOptions, optional
+        Some rows are then computed again, and compared.
+
+    Raises
+    ------
+    CacheError
+        There is no cache.
+    """
+    layout = find_cache(root)
+    with show_sets(layout) as advance:
+        exam = verify_cache(layout, advance=lambda shard: advance(shard.path.parent, n_shards=1))
+    compared = None if sample is None else sample_rows(layout, sample)
+    return Verification(root=root, exam=exam, sample=compared)

@@ -1,0 +1,117 @@
+"""What a program computes, and how programs share devices and memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Protocol
+
+import numpy as np
+
+from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.shortcuts.differences import Run
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProgramSpec:
+    """What a program computes, besides the network.
+
+    Attributes
+    ----------
+    layers : tuple of LayerSpec
+        Outputs, in this order.
+    preprocess : str
+        ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+    view : str
+        ``"identity"``, or ``"hflip"`` for the mirror image.
+    precision : str
+        Of the network's products: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Preprocessing,
+        what meets its pixels first, depthwise convolutions, pooling and the outputs are float32 in
+        any case.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    preprocess: str
+    view: str = "identity"
+    precision: str = "float32"
+
+
+class OutOfMemoryError(Exception):
+    """The batch does not fit the device's memory; a smaller one may."""
+
+
+class SharedPrograms:
+    """The same program on several devices as one: a batch goes to whichever is free.
+
+    Parameters
+    ----------
+    programs : sequence of callable
+        As `Program`. As many threads may call at once.
+    """
+
+    def __init__(self, programs: Sequence[Run]) -> None:
+        self._free: SimpleQueue[Run] = SimpleQueue()
+        for program in programs:
+            self._free.put(program)
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch; see `Program.__call__`."""
+        program = self._free.get()
+        try:
+            return program(batch)
+        finally:
+            self._free.put(program)
+
+
+class HalvingProgram:
+    """A program that goes on with smaller batches once one did not fit the device's memory.
+
+    Parameters
+    ----------
+    program : callable
+        As `Program`: raises `OutOfMemoryError`.
+    n_at_once : int
+        How many batches the program may be called with at once.
+    """
+
+    def __init__(self, program: Run, *, n_at_once: int = 1) -> None:
+        self._program = program
+        self._largest: int | None = None
+        self.n_at_once = n_at_once
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run a batch, in pieces if need be; see `Program.__call__`."""
+        step = self._largest or max(1, len(batch))
+        try:
+            pieces = [
+                self._program(batch[start : start + step]) for start in range(0, len(batch), step)
+            ]
+        except OutOfMemoryError:
+            if step == 1:
+                raise
+            self._largest = step // 2
+            _log.warning("out of memory with %d images at once; going on with %d", step, step // 2)
+            return self(batch)
+        if len(pieces) == 1:
+            return pieces[0]
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def fill_up(batch: np.ndarray, n_images: int) -> np.ndarray:
+    """Repeat the last image of a batch that is too short, for programs of one size."""
+    missing = n_images - len(batch)
+    return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+
+
+class Reference(Protocol):
+    """A program that others are compared with."""
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch of uint8."""
+
+    def close(self) -> None:
+        """Release the device memory."""

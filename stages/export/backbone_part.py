@@ -1,0 +1,128 @@
+"""The first part of an exported model: from an image to the layers of its backbones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.network import KerasNetwork, Network
+from permafrost.stages.backbones.preprocessing import (
+    CAFFE_MEAN_BGR,
+    PREPROCESS_MODES,
+    TORCH_DEVIATION_RGB,
+    TORCH_MEAN_RGB,
+    VIEWS,
+)
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.frameworks.cutting import cut_model
+
+# What pixels are multiplied by, and what is then added, channel by channel.
+_RESCALING: Mapping[str, tuple[Any, Any]] = {
+    "caffe": (1.0, [-mean for mean in CAFFE_MEAN_BGR]),
+    "tf": (1 / 127.5, -1.0),
+    "torch": (
+        [1 / (255 * deviation) for deviation in TORCH_DEVIATION_RGB],
+        [-m / d for m, d in zip(TORCH_MEAN_RGB, TORCH_DEVIATION_RGB, strict=True)],
+    ),
+    "none": (1.0, 0.0),
+}
+
+_COLOUR_MODES = ("caffe", "torch")
+
+WIDTH_AXIS, CHANNEL_AXIS = 2, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPart:
+    """One layer of one backbone, as its features were computed.
+
+    Attributes
+    ----------
+    network : Network
+        What `stages.backbones.loading.load_backbone` returned, weights and all. Parts with the same
+        one share its layers, and its work where preprocessing and view are the same too.
+    layer : LayerSpec
+    preprocess : str
+        ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+    view : str
+        ``"identity"``, or ``"hflip"`` for the mirror image.
+    dtype : str
+        What the features were stored as; ``"float16"`` rounds them in the model as well, so that
+        it answers as the head did.
+    """
+
+    network: Network
+    layer: LayerSpec
+    preprocess: str
+    view: str = "identity"
+    dtype: str = "float32"
+
+    @property
+    def pixels(self) -> tuple[str, str]:
+        """What is done to the image before the network sees it."""
+        return self.preprocess, self.view
+
+
+def share_input_shape(parts: Sequence[ExportPart]) -> tuple[int, ...]:
+    """Return height, width and channels of the image that all parts take."""
+    shapes = [(*part.network.size, int(part.network.input_shape[2] or 3)) for part in parts]
+    if len(set(shapes)) > 1:
+        wanted = (
+            f"{part.layer} takes {'x'.join(map(str, shape))}"
+            for part, shape in zip(parts, shapes, strict=True)
+        )
+        raise InputError(
+            f"one model takes one image, but {', '.join(wanted)}; extract all of them with the"
+            " same --size"
+        )
+    return shapes[0]
+
+
+def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
+    """Return the activation of each part's layer."""
+    kinds = dict.fromkeys(part.pixels for part in parts)
+    pixels = {kind: _preprocess(image, *kind) for kind in kinds}
+    found: dict[tuple[Network, tuple[str, str], str], Any] = {}
+    for number, network in enumerate(dict.fromkeys(part.network for part in parts), start=1):
+        own = [part for part in parts if part.network is network]
+        layers = list(dict.fromkeys(part.layer.layer for part in own))
+        backbone = _cut_backbone(network, layers, number=number)
+        for kind in dict.fromkeys(part.pixels for part in own):
+            outputs = backbone(pixels[kind])
+            found |= {(network, kind, x): y for x, y in zip(layers, outputs, strict=True)}
+    return [found[part.network, part.pixels, part.layer.layer] for part in parts]
+
+
+def _preprocess(image: Any, mode: str, view: str) -> Any:
+    """Do what `preprocessing.preprocess` does, after the view, to within its rounding."""
+    from keras import layers, ops
+
+    if view not in VIEWS:
+        raise UnknownNameError("view", view, VIEWS)
+    if mode not in _RESCALING:
+        raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
+    if mode in _COLOUR_MODES and image.shape[CHANNEL_AXIS] != 3:
+        raise InputError(f"preprocessing {mode!r} needs 3 channels; use tf or none")
+    axes = [WIDTH_AXIS] * (view == "hflip") + [CHANNEL_AXIS] * (mode == "caffe")
+    turned = ops.flip(image, axis=axes) if axes else image
+    scale, offset = _RESCALING[mode]
+    return layers.Rescaling(scale, offset, dtype="float32", name=f"pixels_{mode}_{view}")(turned)
+
+
+def _cut_backbone(network: Network, layers: Sequence[str], *, number: int) -> Any:
+    """Return the network up to `layers`, as a model that gives a list of their outputs."""
+    import keras
+
+    if not isinstance(network, KerasNetwork):
+        raise InputError(
+            "a backbone in a SavedModel folder cannot be exported: Keras has no layers to keep of"
+            " it; save it as a .keras file with model.save('model.keras') and fit on that"
+        )
+    model = network.model
+    shape = (*network.size, network.input_shape[2])
+    pixels = keras.Input(shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
+    cut = cut_model(model, layers, inputs=[pixels], name=f"backbone_{number}_{model.name}")
+    cut.trainable = False
+    return cut

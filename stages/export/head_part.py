@@ -1,0 +1,96 @@
+"""The second part of an exported model: from layers to the head's answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from permafrost.stages.datasets.targets import REGRESSION
+from permafrost.stages.errors import InputError
+from permafrost.stages.export.backbone_part import ExportPart
+from permafrost.stages.heads import HEADS, LinearForm
+
+_ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
+
+
+def join_features(parts: Sequence[ExportPart], activations: Sequence[Any]) -> Any:
+    """Pool each part's activation, and join them side by side."""
+    from keras import layers
+
+    numbered = enumerate(zip(activations, parts, strict=True), start=1)
+    features = [_pool(activation, part, number=n) for n, (activation, part) in numbered]
+    if len(features) == 1:
+        return features[0]
+    return layers.Concatenate(dtype="float32", name="features")(features)
+
+
+def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
+    """Do what `stages.backbones.pooling.pool` does, flatten, and round as storing does."""
+    from keras import layers
+
+    shape, pooling = tuple(activation.shape[1:]), part.layer.pooling
+    part.layer.pool_shape(shape)  # Refuses to pool what has no height and width.
+    kinds = {
+        "avg": f"GlobalAveragePooling{len(shape) - 1}D",
+        "max": f"GlobalMaxPooling{len(shape) - 1}D",
+    }
+    layer = getattr(layers, kinds.get(pooling, "Flatten"))
+    pooled = layer(data_format="channels_last", dtype="float32", name=f"features_{number}")(
+        activation
+    )
+    if part.dtype == "float32":
+        return pooled
+    return layers.Identity(dtype=part.dtype, name=f"features_{number}_{part.dtype}")(pooled)
+
+
+def apply_head(head: Any, features: Any) -> Any:
+    """Put the head behind the features."""
+    network = getattr(head, "network", None)
+    if network is not None:
+        return network(features)
+    form = head.linear_form()
+    if form is None:
+        others = [name for name, kind in HEADS.items() if not kind.keeps_rows]
+        raise InputError(
+            f"the head {head.kind!r} consists of training rows and cannot be exported; fit one of"
+            f" {', '.join(others)}"
+        )
+    name = "value" if head.task == REGRESSION else "probabilities"
+    return _apply_linear(form, features, name=name)
+
+
+def _apply_linear(form: LinearForm, features: Any, *, name: str) -> Any:
+    """Scale and multiply.
+
+    Features are centred in float32 before they are divided, which is exact where it matters:
+    where the mean is large beside the deviations. The division is multiplied into the weights in
+    float64, and what the means lost as float32 comes back with the bias.
+    """
+    from keras import layers
+
+    weights, bias = form.weights, form.bias
+    if form.mean is not None and form.std is not None:
+        weights = weights / form.std[:, None]
+        mean = form.mean.astype(np.float32)
+        bias = bias - (form.mean - mean) @ weights
+        features = _build_centring(mean)(features)
+    elif form.scale == "l2":
+        features = layers.UnitNormalization(dtype="float32", name="l2")(features)
+    activation = _ACTIVATIONS[form.link]
+    dense = layers.Dense(len(bias), activation=activation, dtype="float32", name=name)
+    outputs = dense(features)
+    dense.set_weights([weights, bias])
+    return outputs
+
+
+def _build_centring(mean: Any) -> Any:
+    from keras import layers
+
+    # Given as arguments, the numbers would be text in the model's configuration.
+    centre = layers.Normalization(dtype="float32", name="centre")
+    centre.build((None, len(mean)))
+    centre.set_weights([mean, np.ones_like(mean), np.array(0)])
+    centre.finalize_state()
+    return centre

@@ -1,0 +1,72 @@
+"""Many images of a source hashed, and read ahead."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+
+from permafrost.stages.sources.remote import REMOTE_READERS, RemoteSource
+from permafrost.stages.sources.source import Reader, Source
+
+# A future costs about a kilobyte and a lock; a million images must not make a million of them.
+_PATHS_PER_TASK = 64
+
+# Images of one batch that are fetched at once, encoded: some megabytes of photos.
+_READ_AHEAD = 8
+
+
+def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[bytes | OSError]:
+    """Hash images in parallel threads.
+
+    Parameters
+    ----------
+    source : Source
+        Where the paths are read from.
+    paths : sequence of str
+        Paths as `Source.list_images` gives them.
+    workers : int
+        Number of threads, at least 1. More are used where reading is waiting.
+
+    Returns
+    -------
+    list of bytes or OSError
+        For each path, in order, the 32 bytes of its SHA-256, or why it could not be read.
+    """
+    size = _PATHS_PER_TASK
+    if isinstance(source, RemoteSource):
+        workers, size = max(workers, REMOTE_READERS), 1
+    tasks = [paths[start : start + size] for start in range(0, len(paths), size)]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        results = pool.map(lambda task: [_hash_image(source, path) for path in task], tasks)
+        return [digest for task in results for digest in task]
+
+
+def start_reading(source: Reader, paths: Sequence[str]) -> Iterator[Callable[[], bytes]]:
+    """Yield for each path, in order, what returns its bytes or raises as `Source.read` does.
+
+    From a server the next few are already on their way, because reading them is mostly waiting.
+    """
+    if not isinstance(source, RemoteSource):
+        yield from (partial(source.read, path) for path in paths)
+        return
+    rest = iter(paths)
+    with ThreadPoolExecutor(_READ_AHEAD) as pool:
+        coming = deque(pool.submit(source.read, path) for path in islice(rest, _READ_AHEAD))
+        while coming:
+            yield coming.popleft().result
+            coming.extend(pool.submit(source.read, path) for path in islice(rest, 1))
+
+
+def _hash_image(source: Source, path: str) -> bytes | OSError:
+    digest = hashlib.sha256()
+    try:
+        for block in source.read_blocks(path):
+            digest.update(block)
+    except OSError as error:
+        # The traceback would keep the reader's frames alive, and the block they hold.
+        return error.with_traceback(None)
+    return digest.digest()
