@@ -163,7 +163,7 @@ def _read_picture(data: bytes, *, max_pixels: int, choose_scale: ChooseScale | N
     except (ImageError, MemoryError):
         raise
     # On garbage, Pillow's plugins raise anything from SyntaxError to struct.error.
-    except Exception as error:  # noqa: BLE001  damaged EXIF, under an image that Keras reads
+    except Exception as error:
         raise ImageError(_explain(error, name)) from error
 
 

@@ -214,7 +214,7 @@ def _make_filesystem(root: str, _process: int) -> tuple[Any, str]:
         remedy = f'pip install "permafrost[{extra}]"' if extra else str(error)
         raise InputError(f"cannot read {root!r}: a package is missing; {remedy}") from error
     # Whatever a file system has against its address or the settings in the environment.
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise InputError(f"cannot open {root!r}: {explain(error)}; correct it") from error
     if scheme in ("s3", "s3a"):
         filesystem.retries = 1
