@@ -34,7 +34,7 @@ N_ROWS = 200
 # Merges shards of ever more rows, and drops what is there twice, for a second.
 _UPKEEP = """
 import sys, time
-import permafrost.pipeline.extraction.writer  # noqa: E402, F401
+import permafrost.cache.shards.format  # noqa: E402, F401
 from permafrost.pipeline.cli.main import main
 cache, row_bytes, manifest = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
 end_s = time.monotonic() + 1

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Set
 import numpy as np
 from numpy.typing import NDArray
 
+from permafrost.cache.shards import format as shard_format
 from permafrost.cache.store.leases import Leases, OtherRuns
-from permafrost.pipeline.extraction import writer as writing
+from permafrost.pipeline.extraction.writer import ActivationWriter
 from permafrost.pipeline.forward.batch import BatchTask, split_batches
 from permafrost.pipeline.planning.missing import ExtractionPlan
 
@@ -58,7 +59,7 @@ class Claims:
         self,
         plan: ExtractionPlan,
         leases: Leases,
-        writer: writing.ActivationWriter,
+        writer: ActivationWriter,
         *,
         batch_size: int,
         find_failures: Callable[[], Mapping[bytes, str]],
@@ -69,7 +70,7 @@ class Claims:
         self._batch_size = batch_size
         self._find_failures = find_failures
         row_bytes = max((layer.row.row_bytes for layer in plan.active), default=1)
-        self._most_batches = max(1, writing.SHARD_BYTES // (row_bytes * batch_size))
+        self._most_batches = max(1, shard_format.SHARD_BYTES // (row_bytes * batch_size))
         self._n_batches = _FIRST_BATCHES
         self._ahead: Rows = np.arange(len(plan.digests))
         self._held: list[Rows] = []

@@ -13,7 +13,7 @@ import numpy as np
 
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import UnstorableError
-from permafrost.cache.shards.format import SHARD_BYTES
+from permafrost.cache.shards import format as shard_format
 from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.shards.writer import ShardWriter
 from permafrost.cache.store.folders import open_feature_set_folder
@@ -220,7 +220,7 @@ class ActivationWriter:
 
     def _open(self, number: int, layer: LayerPlan) -> ShardWriter:
         # Room for the bytes of a full shard and the batch that goes over.
-        n_rows = min(self._left[number], 2 * SHARD_BYTES // layer.row.row_bytes + 4096)
+        n_rows = min(self._left[number], 2 * shard_format.SHARD_BYTES // layer.row.row_bytes + 4096)
         writer = ShardWriter(
             layer.features.folder, key=layer.features.key, row=layer.row, n_rows=n_rows
         )
@@ -230,7 +230,10 @@ class ActivationWriter:
 
     def _is_full(self) -> bool:
         largest = max((writer.n_bytes for writer in self._writers.values()), default=0)
-        return largest >= SHARD_BYTES or time.monotonic() - self._opened_s >= SHARD_SECONDS
+        return (
+            largest >= shard_format.SHARD_BYTES
+            or time.monotonic() - self._opened_s >= SHARD_SECONDS
+        )
 
     def _commit(self) -> None:
         for number, writer in list(self._writers.items()):

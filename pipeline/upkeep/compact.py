@@ -7,6 +7,7 @@ from pathlib import Path
 
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.shards import format as shard_format
 from permafrost.cache.store.folders import list_set_folders
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.upkeep.compact import Compaction, compact_set
@@ -77,13 +78,11 @@ def compact(root: Path) -> CompactResult:
 
 
 def _compact(layout: CacheLayout, folder: Path, result: CompactResult, advance: Advance) -> None:
-    from permafrost.cache.shards.format import SHARD_BYTES
-
     try:
         survey = survey_set(layout, folder)
         done = compact_set(
             survey,
-            largest_bytes=SHARD_BYTES,
+            largest_bytes=shard_format.SHARD_BYTES,
             advance=lambda n_shards: advance(folder, n_shards=n_shards),
         )
     except (DamagedError, MissingShardError) as error:

@@ -30,7 +30,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-import permafrost.cache.shards.writer
+import permafrost.cache.shards.format
 from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.locations import RowLocations, join_digests
 from permafrost.cache.shards.writer import ShardWriter
@@ -178,7 +178,7 @@ def measure(row: RowFormat, n_rows: int, n_rounds: int) -> dict[str, dict[str, f
     """Write one layer and read it in every way."""
     with tempfile.TemporaryDirectory() as folder:
         written = write_layer(Path(folder), row, n_rows)
-        chunk_bytes = 4 * math.prod(permafrost.cache.shards.writer.choose_chunk(row, n_rows))
+        chunk_bytes = 4 * math.prod(permafrost.cache.shards.format.choose_chunk(row, n_rows))
         with Features(written.view) as features:
             reads = list_reads(written, features)
             check_reads(reads)
@@ -199,8 +199,8 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for chunk_bytes in options.chunks or [None]:
         if chunk_bytes is not None:
-            permafrost.cache.shards.writer.CHUNK_BYTES = (
-                permafrost.cache.shards.writer.LARGEST_CHUNK_BYTES
+            permafrost.cache.shards.format.CHUNK_BYTES = (
+                permafrost.cache.shards.format.LARGEST_CHUNK_BYTES
             ) = chunk_bytes
         for name in options.shapes.split(","):
             shape = SHAPES[name]

@@ -34,9 +34,9 @@ _UNFINISHED = (".tmp-", ".partial-", ".predict-")
 
 def make_small_shards(n_bytes: int = SHARD_BYTES) -> None:
     """Have this process cut shards after a few bytes."""
-    import permafrost.pipeline.extraction.writer
+    import permafrost.cache.shards.format
 
-    permafrost.pipeline.extraction.writer.SHARD_BYTES = n_bytes
+    permafrost.cache.shards.format.SHARD_BYTES = n_bytes
 
 
 def _prepare(shard_bytes: int, prepare: Callable[[], None]) -> None:

@@ -42,9 +42,9 @@ _USED = (0, 2, 3, 7)
 
 def merge_few() -> None:
     """Have this process merge shards up to a few rows."""
-    import permafrost.pipeline.extraction.writer
+    import permafrost.cache.shards.format
 
-    permafrost.pipeline.extraction.writer.SHARD_BYTES = _MOST_ROWS * ROW_BYTES
+    permafrost.cache.shards.format.SHARD_BYTES = _MOST_ROWS * ROW_BYTES
 
 
 def die_at(step: int) -> None:
