@@ -30,7 +30,7 @@ class SizeAskedError(Exception):
 
 def run_in_graph(mode, pixels=PIXELS):
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        return session.run(preprocess(tf.constant(pixels), mode))
+        return session.run(preprocess(tf.constant(pixels), mode=mode, view="identity"))
 
 
 def ask_default_size(function, monkeypatch):

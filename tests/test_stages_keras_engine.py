@@ -21,7 +21,8 @@ from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbon
 from permafrost.stages.backbones.layers import parse_layer_specs  # noqa: E402
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone  # noqa: E402
 from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
-from permafrost.stages.engines import keras_engine  # noqa: E402
+from permafrost.stages.backbones.pooling import pool  # noqa: E402
+from permafrost.stages.backbones.preprocessing import preprocess  # noqa: E402
 from permafrost.stages.engines.keras_engine import KerasProgram  # noqa: E402
 from permafrost.stages.engines.program import (  # noqa: E402
     HalvingProgram,
@@ -136,17 +137,28 @@ def test_every_layer_and_pooling_equals_plain_keras_in_batches_of_any_size(
 
 
 @pytest.mark.parametrize("mode", ["caffe", "tf", "torch", "none"])
-def test_preprocessing_and_pooling_are_those_of_tensorflow(mode: str, pixels: np.ndarray) -> None:
-    tf = pytest.importorskip("tensorflow")
-    from permafrost.stages.engines import tracing
+@pytest.mark.parametrize("view", ["identity", "hflip"])
+def test_preprocessing_and_pooling_are_those_of_keras_and_numpy(
+    mode: str, view: str, pixels: np.ndarray
+) -> None:
+    from keras.src.applications.imagenet_utils import preprocess_input
 
     images = keras.Input((SIDE, SIDE, 3), dtype="uint8")
-    specs = parse_layer_specs("x,x:avg,x:max,x:flatten")
-    ready = keras_engine.preprocess(images, mode)
-    model = keras.Model(images, [keras_engine.pool(ready, spec) for spec in specs])
-    theirs = tracing.preprocess(tf.constant(pixels), mode)
-    for spec, ours in zip(specs, model.predict_on_batch(pixels), strict=True):
-        np.testing.assert_allclose(ours, tracing.pool(theirs, spec), rtol=1e-6, atol=1e-5)
+    poolings = ("none", "avg", "max", "flatten")
+    ready = preprocess(images, mode=mode, view=view)
+    model = keras.Model(images, [pool(keras.ops, ready, pooling) for pooling in poolings])
+    seen = pixels[:, :, ::-1] if view == "hflip" else pixels
+    expected = seen.astype(np.float32)
+    if mode != "none":
+        expected = preprocess_input(expected, data_format="channels_last", mode=mode)
+    theirs = (
+        expected,
+        expected.mean((1, 2)),
+        expected.max((1, 2)),
+        expected.reshape(len(seen), -1),
+    )
+    for ours, plain in zip(model.predict_on_batch(pixels), theirs, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-5, atol=1e-4)
 
 
 def test_the_mirror_image_is_the_image_mirrored(network: KerasNetwork, pixels: np.ndarray) -> None:

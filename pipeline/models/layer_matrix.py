@@ -15,6 +15,7 @@ import numpy as np
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.pooling import REDUCTIONS, pool
 from permafrost.stages.matrices.matrix import ArrayMatrix, Rows, iterate_rows
 
 
@@ -86,7 +87,9 @@ class LayerMatrix:
         maps = dataclasses.replace(self, layer=dataclasses.replace(self.layer, is_derived=False))
         shape = self.features.shape(self.layer.name)
         for positions, block in iterate_rows(maps, rows):
-            out[positions] = _pool(block.reshape(-1, *shape), self.layer.spec)
+            # In float64: NumPy's float32 sums of thousands of values differ from the backbone's.
+            values = block.reshape(-1, *shape).astype(np.float64)
+            out[positions] = pool(np, values, self.layer.spec.pooling)
         return out
 
     def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[np.ndarray]:
@@ -109,18 +112,8 @@ def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | No
         held = [name for name in usable if name in file.layers]
         if not held:
             return None
-        name, is_derived = held[0], spec.pooling in ("avg", "max")
+        name, is_derived = held[0], spec.pooling in REDUCTIONS
     if is_derived:
         spec.pool_shape(file.shape(name))  # refuses what has no height and width
     recipe = {**file.recipe(name), "pooling": spec.pooling}
     return StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
-
-
-def _pool(maps: np.ndarray, spec: LayerSpec) -> np.ndarray:
-    axes = tuple(range(1, maps.ndim - 1))
-    if spec.pooling == "max":
-        pooled: np.ndarray = maps.max(axis=axes)
-        return pooled
-    # In float64, as float32 sums of thousands of values in numpy's order would differ from ours.
-    means: np.ndarray = maps.mean(axis=axes, dtype=np.float64)
-    return means

@@ -1,27 +1,40 @@
-"""Poolings: from a layer's activation to what is kept of it."""
+"""Poolings: what is kept of a layer's activation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
-if TYPE_CHECKING:
-    from permafrost.stages.backbones.layers import LayerSpec
+# What becomes of a map's positions: an array namespace (NumPy, or keras.ops on any backend and in
+# any graph), maps of shape (n, *positions, channels) and the axes of the positions, to
+# (n, channels). A new pooling is one more line here.
+REDUCTIONS: Mapping[str, Callable[[Any, Any, tuple[int, ...]], Any]] = {
+    "avg": lambda xp, maps, axes: xp.mean(maps, axis=axes),
+    "max": lambda xp, maps, axes: xp.max(maps, axis=axes),
+}
+POOLINGS = (*REDUCTIONS, "flatten", "none")
 
-POOLINGS = ("avg", "max", "flatten", "none")
 
+def pool(xp: Any, activation: Any, pooling: str) -> Any:
+    """Pool activations.
 
-def pool(activation: Any, layer: LayerSpec) -> Any:
-    """Pool an activation as its spec says; the result is float32."""
-    import tensorflow as tf
+    Parameters
+    ----------
+    xp : module
+        ``keras.ops`` or ``numpy``, whichever the activations are of.
+    activation : array or tensor, shape (n, *shape)
+        The last axis of a map is its channels.
+    pooling : str
+        One of `POOLINGS`.
 
-    values = tf.cast(activation, tf.float32)
-    shape = tuple(values.shape[1:])
-    target = (-1, *layer.pool_shape(shape))
-    axes = list(range(1, len(shape)))
-    if layer.pooling == "avg":
-        return tf.reduce_mean(values, axes)
-    if layer.pooling == "max":
-        return tf.reduce_max(values, axes)
-    # A fetched tensor is handed over without a copy; one that only passes through must not alias
-    # the session's own buffers, which identity sees to.
-    return tf.reshape(values, target) if layer.pooling == "flatten" else tf.identity(values)
+    Returns
+    -------
+    array or tensor
+        Shape (n, channels) for those of `REDUCTIONS`, (n, values) for ``"flatten"``, and the
+        activation itself for ``"none"``.
+    """
+    shape = tuple(activation.shape[1:])
+    if pooling in REDUCTIONS:
+        return REDUCTIONS[pooling](xp, activation, tuple(range(1, len(shape))))
+    return xp.reshape(activation, (-1, math.prod(shape))) if pooling == "flatten" else activation

@@ -13,15 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.network import KerasNetwork, Network, walk_layers
-from permafrost.stages.backbones.preprocessing import (
-    CAFFE_MEAN_BGR,
-    PREPROCESS_MODES,
-    TORCH_DEVIATION_RGB,
-    TORCH_MEAN_RGB,
-    VIEWS,
-)
+from permafrost.stages.backbones.pooling import pool
+from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, fill_up
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.frameworks.cutting import cut_model
@@ -104,9 +98,13 @@ def _build_model(network: Network, spec: ProgramSpec) -> Any:
     names = list(dict.fromkeys(layer.layer for layer in spec.layers))
     backbone = _set_precision(_cut(network, names), spec.precision)
     images = keras.Input(backbone.inputs[0].shape[1:], dtype="uint8", name="images")
-    pixels = preprocess(apply_view(images, spec.view), spec.preprocess)
+    pixels = preprocess(images, mode=spec.preprocess, view=spec.view)
     found = dict(zip(names, backbone(pixels), strict=True))
-    return keras.Model(images, [pool(found[layer.layer], layer) for layer in spec.layers])
+    outputs = [
+        pool(keras.ops, keras.ops.cast(found[layer.layer], "float32"), layer.pooling)
+        for layer in spec.layers
+    ]
+    return keras.Model(images, outputs)
 
 
 def _cut(network: Network, names: list[str]) -> Any:
@@ -131,62 +129,6 @@ def _check_graphs(model: Any, name: str) -> None:
         outer = known["/".join(scopes[:depth])]
         if not getattr(outer, "inputs", None):
             raise InputError(f"{name!r} lies in {outer.name!r}, of a class of its own: {_REMEDY}")
-
-
-def preprocess(images: Any, mode: str) -> Any:
-    """Scale pixels as the backbone's family was trained with.
-
-    Parameters
-    ----------
-    images : keras.KerasTensor of uint8, shape (n, height, width, channels)
-        RGB, or grey.
-    mode : str
-
-    Returns
-    -------
-    keras.KerasTensor of float32
-    """
-    from keras import ops
-
-    pixels = ops.cast(images, "float32")
-    if mode == "none":
-        return pixels
-    if mode == "tf":
-        return pixels / 127.5 - 1.0
-    if images.shape[-1] != 3:
-        raise InputError(f"preprocessing {mode!r} needs 3 channels; use tf or none")
-    if mode == "caffe":
-        return ops.flip(pixels, -1) - np.array(CAFFE_MEAN_BGR, np.float32)
-    if mode == "torch":
-        mean, deviation = np.array((TORCH_MEAN_RGB, TORCH_DEVIATION_RGB), np.float32)
-        return (pixels / 255.0 - mean) / deviation
-    raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
-
-
-def pool(activation: Any, layer: LayerSpec) -> Any:
-    """Pool an activation as its spec says; the result is float32."""
-    from keras import ops
-
-    values = ops.cast(activation, "float32")
-    shape = tuple(values.shape[1:])
-    target = (-1, *layer.pool_shape(shape))
-    axes = list(range(1, len(shape)))
-    if layer.pooling == "avg":
-        return ops.mean(values, axes)
-    if layer.pooling == "max":
-        return ops.max(values, axes)
-    return ops.reshape(values, target) if layer.pooling == "flatten" else values
-
-
-def apply_view(images: Any, view: str) -> Any:
-    """Turn images into the view that is asked for."""
-    from keras import ops
-
-    if view == "hflip":
-        return ops.flip(images, 2)
-    if view == "identity":
-        return images
-    raise UnknownNameError("view", view, VIEWS)
 
 
 def _set_precision(model: Any, precision: str) -> Any:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.network import Network
 from permafrost.stages.backbones.pooling import pool
-from permafrost.stages.backbones.preprocessing import apply_view, preprocess
+from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
 
@@ -56,8 +57,18 @@ def trace_program(
     with graph.as_default(), graph.device(device):
         channels = network.input_shape[2]
         batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels), name="images")
-        inputs = preprocess(apply_view(batch, spec.view), spec.preprocess)
+        inputs = preprocess(batch, mode=spec.preprocess, view=spec.view)
         names = [layer.layer for layer in spec.layers]
         found = network.trace(inputs, names, weights=weights, hold=hold, shortcuts=shortcuts)
-        outputs = [pool(found[layer.layer], layer) for layer in spec.layers]
+        outputs = [_keep(found[layer.layer], layer) for layer in spec.layers]
     return TracedProgram(graph=graph, batch=batch, outputs=outputs)
+
+
+def _keep(activation: Any, layer: LayerSpec) -> Any:
+    import tensorflow as tf
+    from keras import ops
+
+    pooled = pool(ops, ops.cast(activation, "float32"), layer.pooling)
+    # A fetched tensor is handed over without a copy; one that only passes through must not alias
+    # the session's own buffers, which identity sees to.
+    return tf.identity(pooled) if layer.pooling == "none" else pooled

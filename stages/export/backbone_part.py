@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.network import KerasNetwork, Network
-from permafrost.stages.backbones.preprocessing import (
-    CAFFE_MEAN_BGR,
-    PREPROCESS_MODES,
-    TORCH_DEVIATION_RGB,
-    TORCH_MEAN_RGB,
-    VIEWS,
-)
-from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.backbones.preprocessing import preprocess
+from permafrost.stages.errors import InputError
 from permafrost.stages.frameworks.cutting import cut_model
-
-# What pixels are multiplied by, and what is then added, channel by channel.
-_RESCALING: Mapping[str, tuple[Any, Any]] = {
-    "caffe": (1.0, [-mean for mean in CAFFE_MEAN_BGR]),
-    "tf": (1 / 127.5, -1.0),
-    "torch": (
-        [1 / (255 * deviation) for deviation in TORCH_DEVIATION_RGB],
-        [-m / d for m, d in zip(TORCH_MEAN_RGB, TORCH_DEVIATION_RGB, strict=True)],
-    ),
-    "none": (1.0, 0.0),
-}
-
-_COLOUR_MODES = ("caffe", "torch")
-
-WIDTH_AXIS, CHANNEL_AXIS = 2, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +62,7 @@ def share_input_shape(parts: Sequence[ExportPart]) -> tuple[int, ...]:
 def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
     """Return the activation of each part's layer."""
     kinds = dict.fromkeys(part.pixels for part in parts)
-    pixels = {kind: _preprocess(image, *kind) for kind in kinds}
+    pixels = {kind: preprocess(image, mode=kind[0], view=kind[1]) for kind in kinds}
     found: dict[tuple[Network, tuple[str, str], str], Any] = {}
     for number, network in enumerate(dict.fromkeys(part.network for part in parts), start=1):
         own = [part for part in parts if part.network is network]
@@ -93,22 +72,6 @@ def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
             outputs = backbone(pixels[kind])
             found |= {(network, kind, x): y for x, y in zip(layers, outputs, strict=True)}
     return [found[part.network, part.pixels, part.layer.layer] for part in parts]
-
-
-def _preprocess(image: Any, mode: str, view: str) -> Any:
-    """Do what `preprocessing.preprocess` does, after the view, to within its rounding."""
-    from keras import layers, ops
-
-    if view not in VIEWS:
-        raise UnknownNameError("view", view, VIEWS)
-    if mode not in _RESCALING:
-        raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
-    if mode in _COLOUR_MODES and image.shape[CHANNEL_AXIS] != 3:
-        raise InputError(f"preprocessing {mode!r} needs 3 channels; use tf or none")
-    axes = [WIDTH_AXIS] * (view == "hflip") + [CHANNEL_AXIS] * (mode == "caffe")
-    turned = ops.flip(image, axis=axes) if axes else image
-    scale, offset = _RESCALING[mode]
-    return layers.Rescaling(scale, offset, dtype="float32", name=f"pixels_{mode}_{view}")(turned)
 
 
 def _cut_backbone(network: Network, layers: Sequence[str], *, number: int) -> Any:

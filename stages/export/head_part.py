@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.stages.backbones.pooling import pool
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
@@ -27,19 +28,13 @@ def join_features(parts: Sequence[ExportPart], activations: Sequence[Any]) -> An
 
 
 def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
-    """Do what `stages.backbones.pooling.pool` does, flatten, and round as storing does."""
-    from keras import layers
+    """Pool, flatten, and round as storing does."""
+    from keras import layers, ops
 
-    shape, pooling = tuple(activation.shape[1:]), part.layer.pooling
-    part.layer.pool_shape(shape)  # Refuses to pool what has no height and width.
-    kinds = {
-        "avg": f"GlobalAveragePooling{len(shape) - 1}D",
-        "max": f"GlobalMaxPooling{len(shape) - 1}D",
-    }
-    layer = getattr(layers, kinds.get(pooling, "Flatten"))
-    pooled = layer(data_format="channels_last", dtype="float32", name=f"features_{number}")(
-        activation
-    )
+    part.layer.pool_shape(tuple(activation.shape[1:]))  # Refuses what has no height and width.
+    kept = pool(ops, ops.cast(activation, "float32"), part.layer.pooling)
+    flatten = layers.Flatten("channels_last", dtype="float32", name=f"features_{number}")
+    pooled = flatten(kept)
     if part.dtype == "float32":
         return pooled
     return layers.Identity(dtype=part.dtype, name=f"features_{number}_{part.dtype}")(pooled)
