@@ -87,9 +87,10 @@ class LayerMatrix:
         maps = dataclasses.replace(self, layer=dataclasses.replace(self.layer, is_derived=False))
         shape = self.features.shape(self.layer.name)
         for positions, block in iterate_rows(maps, rows):
-            # In float64: NumPy's float32 sums of thousands of values differ from the backbone's.
-            values = block.reshape(-1, *shape).astype(np.float64)
-            out[positions] = pool(np, values, self.layer.spec.pooling)
+            # NumPy's float32 sums of thousands of values would differ from the backbone's; the copy
+            # of one map at a time stays in the processor's cache.
+            maps64 = (row.reshape(1, *shape).astype(np.float64) for row in block)
+            out[positions] = [pool(np, one, self.layer.spec.pooling)[0] for one in maps64]
         return out
 
     def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +29,16 @@ _UNPACKERS: Mapping[bytes, str] = {
     b"7z\xbc\xaf'\x1c": "7z x",
     b"Rar!": "unrar x",
 }
+
+
+# Kinds of archives: how the name ends, what is in the first 512 bytes, and what lists the members.
+# Whatever is none of these is read as a zip.
+_KINDS: tuple[
+    tuple[str, bytes | None, Callable[[str], Iterable[tuple[str, Member | None]]]], ...
+] = (
+    (".npz", None, list_arrays),
+    (".tar", TAR_MAGIC, list_tar),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +137,8 @@ def _load_members(archive: str, _size_bytes: int, _mtime_ns: int) -> Mapping[str
                 f"{archive!r} is compressed as a whole, so its images cannot be read in place;"
                 f" unpack it first: {unpacker} {archive!r}"
             )
-    if archive.lower().endswith(".npz"):
-        return index_members(archive, list_arrays(archive))
-    if TAR_MAGIC in start or archive.lower().endswith(".tar"):
-        return index_members(archive, list_tar(archive))
+    name = archive.lower()
+    for suffix, magic, list_members in _KINDS:
+        if name.endswith(suffix) or (magic and magic in start):
+            return index_members(archive, list_members(archive))
     return index_members(archive, list_zip(archive))

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -85,20 +84,42 @@ def open_source(location: str) -> Source:
         When nothing readable of these kinds is there.
     """
     location = drop_file_scheme(location)
-    if is_url(location):
-        return open_remote(location)
-    remedy = "name a folder, a .zip, .tar, .npz or .csv that is there and whole, or a URL"
     try:
-        mode = Path(location).stat().st_mode
-        if stat.S_ISDIR(mode):
-            return FolderSource(location)
-        if stat.S_ISREG(mode) and location.lower().endswith(".csv"):
-            return FolderSource(str(Path(location).parent))
-        load_members(location)
+        return next(source for opener in _OPENERS if (source := opener(location)) is not None)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"cannot open {location!r}: {reason}; {remedy}") from error
+        raise InputError(
+            f"cannot open {location!r}: {reason}; name a folder, a .zip, .tar, .npz or .csv that is"
+            " there and whole, or a URL"
+        ) from error
+
+
+def _open_url(location: str) -> Source | None:
+    return open_remote(location) if is_url(location) else None
+
+
+def _open_folder(location: str) -> Source | None:
+    return FolderSource(location) if Path(location).is_dir() else None
+
+
+def _open_folder_of_table(location: str) -> Source | None:
+    is_table = location.lower().endswith(".csv") and Path(location).is_file()
+    return FolderSource(str(Path(location).parent)) if is_table else None
+
+
+def _open_archive(location: str) -> Source | None:
+    load_members(location)
     return ArchiveSource(location)
+
+
+# Tried in this order; each returns None for what is not of its kind, and the last says what is
+# wrong with the location.
+_OPENERS: tuple[Callable[[str], Source | None], ...] = (
+    _open_url,
+    _open_folder,
+    _open_folder_of_table,
+    _open_archive,
+)
 
 
 def find_file(key: str) -> tuple[Source, str] | None:
