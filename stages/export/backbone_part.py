@@ -69,7 +69,8 @@ def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
         layers = list(dict.fromkeys(part.layer.layer for part in own))
         backbone = _cut_backbone(network, layers, number=number)
         for kind in dict.fromkeys(part.pixels for part in own):
-            outputs = backbone(pixels[kind])
+            # Said here, or layers that augment would do so in what others make of the model.
+            outputs = backbone(pixels[kind], training=False)
             found |= {(network, kind, x): y for x, y in zip(layers, outputs, strict=True)}
     return [found[part.network, part.pixels, part.layer.layer] for part in parts]
 

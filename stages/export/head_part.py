@@ -44,7 +44,7 @@ def apply_head(head: Any, features: Any) -> Any:
     """Put the head behind the features."""
     network = getattr(head, "network", None)
     if network is not None:
-        return network(features)
+        return network(features, training=False)
     form = head.linear_form()
     if form is None:
         others = [name for name, kind in HEADS.items() if not kind.keeps_rows]
