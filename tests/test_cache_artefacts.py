@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from permafrost.cache.store.derived import Artefacts
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 NAME = hashlib.sha256(b"gram").hexdigest()
 VALUES = np.random.default_rng(0).standard_normal((40, 40))
 

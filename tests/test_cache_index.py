@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from permafrost.cache.store.index import Index, IndexedFile
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 _WRITER = """
 import sys, time
 from pathlib import Path

@@ -17,8 +17,8 @@ import pytest
 from permafrost.cache.disk.owners import Owner, name_host
 from permafrost.cache.store import leases as module
 from permafrost.cache.store.leases import Leases
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 A, B, C = (bytes([n]) * 32 for n in (1, 2, 3))
 _HOLDER = """
 import sys, time

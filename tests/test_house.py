@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 # What each package may import of the others.
 PACKAGES: dict[str, set[str]] = {
     "permafrost": {"pipeline"},

@@ -14,8 +14,8 @@ import pytest
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import parse_bytes, parse_size
 from tests.conftest import Answer, Command
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 _LIGHTLY = """
 import sys
 from permafrost.pipeline.cli.main import main

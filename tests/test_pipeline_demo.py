@@ -17,8 +17,8 @@ from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.experiments.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
 from permafrost.pipeline.experiments.schema import read_experiment
 from permafrost.pipeline.extraction.summary import ExtractSummary
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 LOGREG = "logistic regression on frozen features"
 
 

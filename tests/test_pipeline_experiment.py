@@ -23,9 +23,9 @@ from permafrost.pipeline.cli.main import main
 from permafrost.pipeline.experiments.run import list_fits
 from permafrost.pipeline.experiments.schema import read_experiment
 from permafrost.pipeline.options import RunOptions
+from tests.helpers import ROOT
 
 SIDE = 40
-ROOT = Path(__file__).parents[1]
 HEADS = [{"kind": "logreg", "C": [0.01, 1]}]
 SMALL = {
     "backbones": [{"name": "tiny.keras", "layers": ["last:avg"]}],

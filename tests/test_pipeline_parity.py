@@ -14,6 +14,7 @@ import pytest
 
 from permafrost.cache.store.layout import CacheLayout
 from tests.conftest import LAYERS, Command, write_photos
+from tests.helpers import ROOT
 
 OPTIONS = ("--precision", "bfloat16")
 
@@ -189,7 +190,7 @@ sys.exit(main())
         *("--out", tmp_path / "features.h5", "--json"),
     ]
     done = subprocess.run(
-        list(map(str, command)), cwd=Path(__file__).parent.parent,
+        list(map(str, command)), cwd=ROOT,
         env={**os.environ, "KERAS_BACKEND": backend}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     figures = json.loads(done.stdout.splitlines()[-1])

@@ -20,6 +20,7 @@ from permafrost.pipeline.extraction.extract import extract as run_extract
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
 from permafrost.stages.errors import InputError, UnknownNameError
 from tests.conftest import Command, write_photos
+from tests.helpers import ROOT
 
 LAYER = "last:avg"
 
@@ -326,8 +327,7 @@ def test_opening_and_reading_loads_no_other_package(file: Path) -> None:
         f"features = open_features({str(file)!r}); features.to_numpy({LAYER!r});"
         "print(*sys.modules)"
     )
-    root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert not {"tensorflow", "keras", "sklearn", "pandas", "dask"} & set(done.stdout.split())

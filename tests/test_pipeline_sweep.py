@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -22,9 +21,9 @@ from permafrost.pipeline.sweeps.grid import Configuration, HeadGrid, split_value
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
 from permafrost.pipeline.sweeps.leaderboard import rank, write_folds
 from permafrost.stages.evaluation.folds import Fold
+from tests.helpers import ROOT
 from tests.views import write_features
 
-ROOT = Path(__file__).parent.parent
 N = 400
 DIGITS = load_digits()
 MAPS = DIGITS.images[:N, :, :, None].astype(np.float32)

@@ -18,6 +18,7 @@ from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.verify import verify_cache
 from permafrost.cache.views.features import Features
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
+from tests.helpers import ROOT
 from tests.resilience import upkeep
 from tests.shards import (
     ROW_BYTES,
@@ -29,7 +30,6 @@ from tests.shards import (
     write_whole_view,
 )
 
-ROOT = Path(__file__).parent.parent
 N_ROWS = 200
 # Merges shards of ever more rows, and drops what is there twice, for a second.
 _UPKEEP = """

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import h5py
 import keras
@@ -20,6 +19,7 @@ from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.engines.tensorflow_engine import Program
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
+from tests.helpers import ROOT
 
 SIDE = 32
 MOBILENET = "mobilenet(alpha=0.25,classes=7)"
@@ -85,8 +85,7 @@ def network():
 def run_fresh(code, **options):
     """Run code in a process of its own, and return the lines it prints."""
     command = [sys.executable, "-c", code]
-    root = Path(__file__).parent.parent
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root, **options)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT, **options)
     return done.stdout.splitlines()
 
 

@@ -23,6 +23,7 @@ from permafrost.stages.heads import HEADS, check_task, fit_head, load_head, pars
 from permafrost.stages.heads.linear import LogregSettings
 from permafrost.stages.heads.mlp.network import MlpSettings
 from permafrost.stages.matrices.matrix import ArrayMatrix
+from tests.helpers import ROOT
 
 DIGITS = load_digits()
 X = DIGITS.data.astype(np.float32)
@@ -270,7 +271,7 @@ def test_a_head_loaded_by_another_process_says_the_same(tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert done.stdout.strip() == f"logreg {','.join(head.classes)} {head.settings}"
     np.testing.assert_array_equal(np.load(tmp_path / "p.npy"), head.predict(X[TEST]))

@@ -21,10 +21,10 @@ from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.decoding.isolation import IsolatedDecoder, Isolation, decode_isolated
 from permafrost.stages.errors import DecoderError, ImageError, InputError
 from tests.garbage import collect, read_as_keras
+from tests.helpers import ROOT
 from tests.pictures import encode, exif, photo, png
 from tests.test_house import HEAVY
 
-ROOT = Path(__file__).parent.parent
 # pytest puts its own warning filters in place of those that stages.decoding.decode sets once.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 

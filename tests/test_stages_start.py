@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 CODE = """
 import sys
 from permafrost.stages.frameworks.start import find_keras_backend

@@ -17,8 +17,7 @@ from typing import IO, Any
 
 from permafrost.pipeline.options import FeatureOptions
 from tests.benchmarks.peers import NoPeerError, PeerJob, command_idiom, command_torch
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.helpers import ROOT
 
 Figures = dict[str, Any]
 
@@ -92,7 +91,7 @@ def run_measured(command: list[str]) -> Run:
     os.sync()
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as complaints:
         started_s = time.monotonic()
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=output, stderr=complaints)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=complaints)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started_s
         process.returncode = os.waitstatus_to_exitcode(status)

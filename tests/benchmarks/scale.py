@@ -39,8 +39,8 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
 from tests.conftest import write_model
+from tests.helpers import ROOT
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 LAYER = "last:avg"
 FILES_PER_FOLDER = 1000
 ROWS_PER_SHARD = 50_000
@@ -71,7 +71,7 @@ def run_measured(*command: str) -> Measured:
     """Run Python with these arguments; it must succeed."""
     started_s = time.monotonic()
     with tempfile.TemporaryFile() as said:
-        process = subprocess.Popen([sys.executable, *command], cwd=REPOSITORY, stdout=said)
+        process = subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=said)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - started_s
         said.seek(0)

@@ -32,9 +32,10 @@ from permafrost.stages.heads import HEADS, fit_head, parse_settings
 from permafrost.stages.matrices.matrix import ArrayMatrix
 from permafrost.stages.sources.source import find_file, open_source
 from tests.fuzz.mutation import mutate
+from tests.helpers import ROOT
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv/1", "pooling": "none", "size": [32, 32]}
-_EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+_EXAMPLES = ROOT / "examples"
 
 # What a target returns that has caught an error of our own.
 REFUSED = "refused"

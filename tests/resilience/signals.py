@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 from pathlib import Path
 
+from tests.helpers import ROOT
 from tests.resilience.child import Child, is_ready
 from tests.resilience.jobs import Job, list_jobs, set_scene
 from tests.resilience.report import Result, sum_up
 from tests.resilience.trials import Trial, plan_trials, try_all
 
-ROOT = Path(__file__).parent.parent.parent
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 LAST_LINE = "permafrost: interrupted; what was finished is kept"
 # How many signals each command gets, and that many starts of real processes.

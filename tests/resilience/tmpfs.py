@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.helpers import ROOT
 from tests.resilience.disk import find_wrong_words
 from tests.resilience.jobs import Job, Look, list_jobs, list_unfinished, set_scene
 from tests.resilience.report import NotHereError, Result, sum_up
@@ -40,7 +41,7 @@ def run(seed: int) -> Result:
     with tempfile.TemporaryDirectory() as scratch:
         done = subprocess.run(
             [*unshare, sys.executable, "-m", __name__, scratch, str(seed)],
-            cwd=Path(__file__).parent.parent.parent,
+            cwd=ROOT,
             stdout=subprocess.PIPE,
             check=True,
         )
