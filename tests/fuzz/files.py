@@ -19,7 +19,7 @@ from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
 from tests.fuzz.mutation import mutate
 from tests.fuzz.texts import REFUSED, Target
-from tests.hostile_hdf5 import LAYER, RECIPE, write_cache
+from tests.helpers.hostile_hdf5 import LAYER, RECIPE, write_cache
 
 TIME_LIMIT_S = 20.0
 _OUTCOMES = {0: "right", 1: REFUSED}

@@ -13,8 +13,8 @@ import numpy as np
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.reading import hash_images
 from permafrost.stages.sources.source import open_source
-from tests import crafting
-from tests.packing import encode_digits, pack_tar, pack_zip
+from tests.helpers import crafting
+from tests.helpers.packing import encode_digits, pack_tar, pack_zip
 from tests.resilience.report import Result, sum_up
 
 _N_DAMAGED = 1000  # of each kind

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
-from tests.damage import (
+from tests.helpers.damage import (
     Change,
     Check,
     blank_all,

@@ -16,8 +16,8 @@ import numpy as np
 
 from permafrost.cache.views.features import Features
 from tests.conftest import write_model, write_photos
-from tests.garbage import collect, flood, is_good
-from tests.litter import strew
+from tests.helpers.garbage import collect, flood, is_good
+from tests.helpers.litter import strew
 from tests.resilience.child import run as run_command
 from tests.resilience.report import Result
 

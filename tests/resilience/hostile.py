@@ -18,7 +18,7 @@ from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import StageError
 from permafrost.stages.heads import load_head
-from tests import hostile, hostile_hdf5, hostile_heads
+from tests.helpers import hostile, hostile_hdf5, hostile_heads
 from tests.resilience.report import Result
 
 _WHAT = "hostile models, weights, heads, views, shards and texts: refused in one line, nothing run"

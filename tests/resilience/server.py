@@ -24,7 +24,7 @@ def run(seed: int) -> Result:
         import s3fs  # noqa: F401
     except ImportError as error:
         raise NotHereError(f"{error}; pip install .[test]") from error
-    from tests.serving import CREDENTIALS, serve_proxy, serve_s3, upload
+    from tests.helpers.serving import CREDENTIALS, serve_proxy, serve_s3, upload
 
     rng = random.Random(seed)
     files = {f"{number:03d}.jpg": rng.randbytes(5000) for number in range(_N_IMAGES)}

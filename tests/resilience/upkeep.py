@@ -19,10 +19,7 @@ from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.verify import verify_cache
 from permafrost.cache.views.features import Features
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
-from tests.resilience.child import Child
-from tests.resilience.child import run as run_command
-from tests.resilience.report import Result, sum_up
-from tests.shards import (
+from tests.helpers.shards import (
     ROW_BYTES,
     expect_set,
     make_digests,
@@ -31,6 +28,9 @@ from tests.shards import (
     write_set,
     write_whole_view,
 )
+from tests.resilience.child import Child
+from tests.resilience.child import run as run_command
+from tests.resilience.report import Result, sum_up
 
 # Rows of a shard, where these are merged.
 _MOST_ROWS = 5
