@@ -38,8 +38,8 @@ from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
-from tests.conftest import write_model
 from tests.helpers import ROOT
+from tests.helpers.inputs import write_model
 
 LAYER = "last:avg"
 FILES_PER_FOLDER = 1000

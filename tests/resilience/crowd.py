@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 
 from permafrost.cache.views.features import Features
-from tests.conftest import write_model, write_photos
+from tests.helpers.inputs import write_model, write_photos
 from tests.resilience.child import Child, Ending
 from tests.resilience.jobs import make_small_shards
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.cache.views.features import Features
-from tests.conftest import write_model, write_photos
 from tests.helpers.garbage import collect, flood, is_good
+from tests.helpers.inputs import write_model, write_photos
 from tests.helpers.litter import strew
 from tests.resilience.child import run as run_command
 from tests.resilience.report import Result

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from tests.conftest import LAYERS, write_model, write_photos
+from tests.helpers.inputs import LAYERS, write_model, write_photos
 from tests.resilience.child import Child, Ending, do_nothing, run
 from tests.resilience.looks import (
     Look,

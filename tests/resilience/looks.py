@@ -13,7 +13,7 @@ import numpy as np
 
 from permafrost.cache.views.features import Features
 from permafrost.stages.heads import load_head
-from tests.conftest import LAYERS
+from tests.helpers.inputs import LAYERS
 
 Look = Mapping[str, object]
 # What two right runs may differ in.

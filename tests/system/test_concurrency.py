@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from permafrost.pipeline.models.classifier import load_classifier
-from tests.conftest import Command
+from tests.helpers.answers import Command
 from tests.resilience import together
 from tests.resilience.child import Child
 from tests.resilience.crowd import Crowd, Scene, save_slowly, set_scene

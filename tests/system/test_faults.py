@@ -20,7 +20,7 @@ import pytest
 
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.cli.main import main
-from tests.conftest import LAYERS, write_photos
+from tests.helpers.inputs import LAYERS, write_photos
 from tests.resilience.child import Child
 from tests.resilience.jobs import SHARD_BYTES, list_unfinished, make_small_shards
 

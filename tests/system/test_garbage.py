@@ -16,11 +16,12 @@ import pytest
 
 from permafrost.cache.views.features import Features
 from permafrost.stages.sources.folder import FolderSource
-from tests.conftest import Answer, Command, write_photos
+from tests.helpers.answers import Answer, Command
+from tests.helpers.codecs import spoil_codecs, write_trap
 from tests.helpers.garbage import collect, is_good
+from tests.helpers.inputs import write_photos
 from tests.helpers.litter import strew
 from tests.helpers.pictures import encode, photo
-from tests.stages.decoding.test_isolation import spoil_codecs, write_trap
 
 # pytest puts its own warning filters in place of those that stages.decoding.decode sets once.
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")

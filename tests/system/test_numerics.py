@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from permafrost.cache.views.features import Features
-from tests.conftest import Answer, Command, write_model
+from tests.helpers.answers import Answer, Command
+from tests.helpers.inputs import write_model
 
 N_DARK = 20
 

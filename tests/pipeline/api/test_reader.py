@@ -19,8 +19,9 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.extract import extract as run_extract
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
 from permafrost.stages.errors import InputError, UnknownNameError
-from tests.conftest import Command, write_photos
 from tests.helpers import ROOT
+from tests.helpers.answers import Command
+from tests.helpers.inputs import write_photos
 
 LAYER = "last:avg"
 

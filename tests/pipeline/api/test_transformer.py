@@ -22,7 +22,8 @@ import permafrost
 from permafrost import BackboneFeatures
 from permafrost.pipeline.errors import PipelineError, UnreadableError
 from permafrost.stages.errors import InputError, UnknownNameError
-from tests.conftest import Command, write_model
+from tests.helpers.answers import Command
+from tests.helpers.inputs import write_model
 
 LAYER = "last:avg"
 Make = Callable[..., BackboneFeatures]

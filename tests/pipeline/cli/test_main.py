@@ -13,8 +13,8 @@ import pytest
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import parse_bytes, parse_size
-from tests.conftest import Answer, Command
 from tests.helpers import ROOT
+from tests.helpers.answers import Answer, Command
 
 _LIGHTLY = """
 import sys

@@ -21,7 +21,8 @@ from permafrost.cache.views.features import Features
 from permafrost.pipeline.forward.loader import choose_ahead
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.planning.missing import choose_batch_size
-from tests.conftest import SIZE, Command, write_model, write_photos
+from tests.helpers.answers import Command
+from tests.helpers.inputs import SIZE, write_model, write_photos
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from permafrost.pipeline.forward.fast_decoding import FastDecoding
-from tests.conftest import LAYERS, SIZE, Command, write_photos
+from tests.helpers.answers import Command
+from tests.helpers.inputs import LAYERS, SIZE, write_photos
 
 N_PHOTOS = 4
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from permafrost.cache.store.layout import CacheLayout
-from tests.conftest import LAYERS, Command, write_photos
 from tests.helpers import ROOT
+from tests.helpers.answers import Command
+from tests.helpers.inputs import LAYERS, write_photos
 
 OPTIONS = ("--precision", "bfloat16")
 

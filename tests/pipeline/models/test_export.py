@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from permafrost.pipeline.cli.main import main
-from tests.conftest import Answer, Command, write_model, write_photos
+from tests.helpers.answers import Answer, Command
+from tests.helpers.inputs import write_model, write_photos
 
 TOLERANCE = 1e-4
 SPLIT = "test=0.3"

@@ -15,7 +15,7 @@ from permafrost.pipeline.planning import dataset
 from permafrost.pipeline.planning.dataset import open_dataset
 from permafrost.stages.datasets.manifest import read_manifest, write_manifest
 from permafrost.stages.sources.folder import FolderSource
-from tests.conftest import Command
+from tests.helpers.answers import Command
 
 N_FILES = 20
 

@@ -14,7 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
-from tests.conftest import Answer, Command, write_model
+from tests.helpers.answers import Answer, Command
+from tests.helpers.inputs import write_model
 
 N_IMAGES = 12
 ROWS_PER_CHUNK = 2

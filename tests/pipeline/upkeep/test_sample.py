@@ -10,7 +10,8 @@ import pytest
 
 from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.writer import ShardWriter
-from tests.conftest import Answer, Command, write_photos
+from tests.helpers.answers import Answer, Command
+from tests.helpers.inputs import write_photos
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from permafrost.cache.store.leases import Leases
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.datasets.manifest import read_manifest
-from tests.conftest import Command
+from tests.helpers.answers import Command
 from tests.helpers.shards import expect_set, read_set, write_set
 
 

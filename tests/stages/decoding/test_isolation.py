@@ -21,6 +21,7 @@ from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.decoding.isolation import IsolatedDecoder, Isolation, decode_isolated
 from permafrost.stages.errors import DecoderError, ImageError, InputError
 from tests.helpers import ROOT
+from tests.helpers.codecs import spoil_codecs, write_trap
 from tests.helpers.garbage import collect, read_as_keras
 from tests.helpers.pictures import encode, exif, photo, png
 from tests.test_house import HEAVY
@@ -36,39 +37,6 @@ GOOD = encode(photo(), "JPEG")
 def codecs_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have children load a Pillow that does what a GIF's comment says."""
     spoil_codecs(tmp_path / "spoilt", monkeypatch)
-
-
-def spoil_codecs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        """
-import sys
-if "permafrost.stages.decoding.isolation" in sys.orig_argv:
-    import ctypes, os, time
-    from PIL.GifImagePlugin import GifImageFile
-    load = GifImageFile.load
-    def fail(file):
-        said = file.info.get("comment", b"").decode()
-        if said == "crash":
-            ctypes.string_at(0)
-        elif said == "hang":
-            time.sleep(1000)
-        elif said == "grow":
-            bytearray(10**10)
-        elif said == "exit":
-            os._exit(7)
-        elif said == "babble":
-            os.write(0, bytes(range(256)) * 1000)
-            time.sleep(1000)
-        return load(file)
-    GifImageFile.load = fail
-"""
-    )
-    monkeypatch.setenv("PYTHONPATH", str(folder))
-
-
-def write_trap(said: str) -> bytes:
-    return encode(photo(), "GIF", comment=said)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.export.classifier import RECORD_NAME, build_classifier, save_classifier
 from permafrost.stages.heads import HEADS, LinearForm, fit_head, parse_settings
 from permafrost.stages.matrices.matrix import ArrayMatrix
-from tests.conftest import write_model
+from tests.helpers.inputs import write_model
 
 TOLERANCE = 1e-4
 SIDE = 96

@@ -18,8 +18,8 @@ from permafrost.stages.sources import retries as patience
 from permafrost.stages.sources.reading import hash_images, start_reading
 from permafrost.stages.sources.remote import RemoteSource
 from permafrost.stages.sources.source import find_file, open_source
-from tests.conftest import Command
 from tests.helpers import packing
+from tests.helpers.answers import Command
 from tests.helpers.serving import (
     CREDENTIALS,
     Proxy,
