@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -20,7 +22,8 @@ class Answer:
     def figures(self) -> dict[str, Any]:
         """The JSON object that ``--json`` prints."""
         assert self.status == 0, self.err
-        figures: dict[str, Any] = json.loads(self.out.splitlines()[-1])
+        last = self.out.splitlines()[-1]
+        figures: dict[str, Any] = json.loads(last, parse_constant=pytest.fail)
         return figures
 
 

@@ -15,7 +15,6 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from permafrost.pipeline.cli.main import main
 from tests.helpers.views import LAYER, write_features
 
 N = 300
@@ -41,32 +40,15 @@ def view(tmp_path_factory):
 
 
 @pytest.fixture
-def command(capsys):
-    """Call the command line in this process; its signal handlers do not outlive the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def call(*arguments):
-        capsys.readouterr()
-        status = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    yield call
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture
 def fit(command, tmp_path):
     """Fit a logistic regression; returns the metrics that were printed."""
 
     def call(features, *options, out=tmp_path / "out", layer=LAYER):
-        status, printed, errors = command(
+        answer = command(
             *("fit", "--features", features, "--layer", layer, "--head", "logreg"),
             *("--out", out, "--json", *options),
         )
-        assert status == 0, errors
-        return json.loads(printed.splitlines()[-1], parse_constant=pytest.fail)
+        return answer.figures
 
     return call
 
@@ -76,10 +58,10 @@ def refused(command, tmp_path):
     """Call something wrong; returns the one line that was answered."""
 
     def call(*arguments, status=2):
-        found, printed, errors = command(*arguments)
-        assert (found, printed) == (status, "")
-        assert errors.startswith("permafrost: ") and errors.count("\n") == 1
-        return errors
+        answer = command(*arguments)
+        assert (answer.status, answer.out) == (status, "")
+        assert answer.err.startswith("permafrost: ") and answer.err.count("\n") == 1
+        return answer.err
 
     return call
 
@@ -161,14 +143,14 @@ def test_a_fit_leaves_what_the_design_promises(view, fit, tmp_path):
 
 
 def test_a_fit_without_json_says_the_same_to_a_person(view, command, tmp_path):
-    status, printed, _ = command(
+    answer = command(
         *("fit", "--features", view, "--layer", LAYER, "--head", "logreg", "--cv", "2"),
         *("--out", tmp_path),
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert status == 0
-    assert f"accuracy {metrics['accuracy']:.4f}" in printed
-    assert f"2-fold: accuracy {metrics['cv_accuracy_mean']:.4f}" in printed
+    assert answer.status == 0
+    assert f"accuracy {metrics['accuracy']:.4f}" in answer.out
+    assert f"2-fold: accuracy {metrics['cv_accuracy_mean']:.4f}" in answer.out
 
 
 @pytest.mark.parametrize("split", ["test", "val"])
@@ -399,11 +381,11 @@ def test_a_fit_that_stops_half_way_vouches_for_nothing(view, fit, command, tmp_p
         signal.raise_signal(signal.SIGTERM)
 
     monkeypatch.setattr("permafrost.pipeline.models.fit.write_predictions", stop)
-    status, _, errors = command(
+    answer = command(
         *("fit", "--features", view, "--layer", LAYER, "--head", "logreg", "--set", "C=9"),
         *("--out", tmp_path / "out"),
     )
-    assert (status, errors.count("\n")) == (143, 1)
+    assert (answer.status, answer.err.count("\n")) == (143, 1)
     assert not (tmp_path / "out" / "model.json").exists()
 
 
@@ -433,11 +415,10 @@ REGRESSION = ("--task", "regression", "--target", "progression")
 
 
 def fit_head(command, features, *options, out):
-    status, printed, errors = command(
+    answer = command(
         *("fit", "--features", features, "--layer", LAYER, "--out", out, "--json", *options)
     )
-    assert status == 0, errors
-    return json.loads(printed.splitlines()[-1], parse_constant=pytest.fail)
+    return answer.figures
 
 
 def test_a_regression_equals_plain_scikit_learn(command, tmp_path):
@@ -544,12 +525,12 @@ def test_images_that_are_nearly_in_the_training_rows_are_reported(command, tmp_p
     labels, splits = digit_labels(), np.array(["train", "test"] * (N // 2))
     values[1], values[11] = values[0] * 1.01, values[20] + 0.01
     path = write_features(tmp_path / "n.h5", {LAYER: values}, labels=labels, splits=splits)
-    status, _, _ = command(
+    answer = command(
         *("fit", "--features", path, "--layer", LAYER, "--head", "nearest_mean"),
         *("--out", tmp_path / "out"),
     )
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert status == 0
+    assert answer.status == 0
     pairs = [pair[:2] for pair in metrics["near_duplicate_pairs"]]
     assert ["0001.png", "0000.png"] in pairs
     assert ["0011.png", "0020.png"] in pairs
@@ -591,14 +572,14 @@ def test_layers_of_two_files_are_one_matrix(command, tmp_path):
         splits=[""] * N,
         numbers=shuffled,
     )
-    status, printed, errors = command(
+    answer = command(
         *("fit", "--features", left, "--features", right, "--layer", "a+b", "--head", "logreg"),
         *("--out", tmp_path / "out", "--json"),
     )
-    assert status == 0, errors
+    figures = answer.figures
     whole = write_view(tmp_path / "w.h5", labels=digit_labels())
     expected = fit_head(command, whole, "--head", "logreg", out=tmp_path / "whole")
-    assert json.loads(printed)["log_loss"] == pytest.approx(expected["log_loss"], rel=1e-3)
+    assert figures["log_loss"] == pytest.approx(expected["log_loss"], rel=1e-3)
     assert [
         part["layer"] for part in json.loads((tmp_path / "out" / "model.json").read_text())["parts"]
     ] == ["a", "b"]
@@ -613,11 +594,11 @@ def test_one_layer_name_stands_for_that_layer_of_every_file(command, tmp_path):
         for i, part in enumerate(np.split(values, 2, axis=1))
     ]
     named = [text for file in files for text in ("--features", file)]
-    status, _, errors = command(
+    answer = command(
         *("fit", *named, "--layer", "avg_pool", "--head", "ridge", "--out", tmp_path / "out"),
         "--json",
     )
-    assert status == 0, errors
+    assert answer.status == 0, answer.err
     head = json.loads((tmp_path / "out" / "head" / "head.json").read_text())
     assert head["n_features"] == values.shape[1]
 
