@@ -162,3 +162,10 @@ def files() -> dict[str, bytes]:
         "tiff turned": encode(image, "TIFF", exif=exif(6)),
         "tiff pages": encode_two("TIFF"),
     }
+
+
+def noise(width: int, height: int) -> Image.Image:
+    """Make a picture with detail at every scale, so that a shift of a pixel shows."""
+    random = np.random.default_rng(0)
+    coarse = random.integers(0, 256, (1 + height // 16, 1 + width // 16, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)

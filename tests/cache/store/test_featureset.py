@@ -1,4 +1,4 @@
-"""Rows are found by their digests, whatever the digests look like."""
+"""The rows of a feature set: found by their digests, in whichever shards are whole."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from permafrost.cache.shards.writer import ShardWriter
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import recipe_key
-
-RECIPE = {"backbone": "b", "layer": "l", "pooling": "none"}
+from tests.helpers.conv_layer import RECIPE, make_digests, make_rows, write_shard
 
 
 def write_shards(folder: Path, shards: list[np.ndarray]) -> None:
@@ -57,3 +56,33 @@ def test_an_empty_set_has_no_rows(tmp_path: Path) -> None:
     assert len(features) == 0
     assert features.locate([bytes(32), b""]).missing.all()
     assert len(features.locate([]).row) == 0
+
+
+def test_a_truncated_shard_counts_as_missing_rows(
+    layout: CacheLayout, index: Index, caplog: pytest.LogCaptureFixture
+) -> None:
+    digests = make_digests(9)
+    path = write_shard(layout, digests, make_rows(9))
+    path.write_bytes(path.read_bytes()[:-100])
+    rows = FeatureSet(layout, RECIPE, index)
+    assert rows.locate(split_digests(digests)).missing.all()
+    assert path.name in caplog.text
+
+
+def test_a_shard_under_another_name_is_refused(layout: CacheLayout, index: Index) -> None:
+    path = write_shard(layout, make_digests(4), make_rows(4))
+    path.rename(path.with_name("shard-0123456789abcdef.h5"))
+    assert len(FeatureSet(layout, RECIPE, index)) == 0
+
+
+def test_the_shards_are_the_truth_whatever_the_index_says(layout: CacheLayout) -> None:
+    digests = make_digests(8)
+    path = write_shard(layout, digests, make_rows(8))
+    with Index(layout.index_file) as index:
+        assert len(FeatureSet(layout, RECIPE, index)) == 8
+    layout.index_file.write_bytes(b"garbage" * 1000)
+    with Index(layout.index_file) as index:
+        assert len(FeatureSet(layout, RECIPE, index)) == 8
+    path.unlink()
+    with Index(layout.index_file) as index:
+        assert len(FeatureSet(layout, RECIPE, index)) == 0

@@ -1,4 +1,4 @@
-"""``extract`` against plain Keras and plain h5py, and against what the cache promises."""
+"""``extract`` against plain Keras and plain h5py, however images and rows are stored."""
 
 from __future__ import annotations
 
@@ -16,54 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from permafrost.cache.errors import MissingShardError
 from permafrost.cache.views.features import Features
-from permafrost.pipeline.forward.loader import choose_ahead
-from permafrost.pipeline.options import RunOptions
-from permafrost.pipeline.planning.missing import choose_batch_size
 from tests.helpers.answers import Command
-from tests.helpers.inputs import SIZE, write_model, write_photos
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
-def predict(model_file: Path, layer: str, photos: list[Path]) -> np.ndarray:
-    """Compute what plain Keras gives: load_img, the family's preprocess_input, predict."""
-    import keras
-
-    pixels = [
-        keras.utils.img_to_array(
-            keras.utils.load_img(photo, target_size=(SIZE, SIZE), interpolation="bilinear")
-        )
-        for photo in photos
-    ]
-    model = keras.models.load_model(model_file, compile=False)
-    part = keras.Model(model.inputs, model.get_layer(layer).output)
-    batch = keras.applications.mobilenet.preprocess_input(np.stack(pixels))
-    activations: np.ndarray = part.predict(batch, verbose=0)
-    return activations
-
-
-def read_texts(dataset: h5py.Dataset) -> list[str]:
-    return [text.decode() for text in dataset[()].tolist()]
-
-
-def read_plain(file: Path, layer: str) -> np.ndarray:
-    with h5py.File(file) as opened:
-        values: np.ndarray = opened[f"features/{layer}"][()]
-        return values
-
-
-def find_shards(cache: Path, folder: str = "*") -> dict[str, int]:
-    return {str(file): file.stat().st_mtime_ns for file in cache.glob(f"*/{folder}/shard-*.h5")}
-
-
-def break_image(file: Path, text: str = "no image") -> Path:
-    file.write_text(text)
-    return file
+from tests.helpers.extracted import break_image, predict, read_plain, read_texts
+from tests.helpers.inputs import write_model, write_photos
 
 
 def test_features_equal_plain_keras_and_broken_images_shift_nothing(
@@ -126,95 +82,6 @@ def test_identical_runs_give_identical_bytes(
     time.sleep(1.1)
     extract("--materialize")
     assert out.read_bytes() == copied != written
-
-
-def test_nothing_is_computed_twice(
-    extract: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    break_image(photos / "china/bad.jpg")
-    assert extract().figures["computed"] == 12
-    (tmp_path / "moved").mkdir()
-    renamed = photos.rename(tmp_path / "moved/elsewhere")
-    shutil.copy(renamed / "china/0000.jpg", renamed / "flower/copy.jpg")
-    monkeypatch.setattr(
-        "permafrost.pipeline.extraction.extract.compute_missing", None
-    )  # Calling it would be a bug.
-    again = extract(images=renamed).figures
-    assert (again["images"], again["computed"], again["reused"], again["failed"]) == (14, 0, 13, 1)
-    assert again["bytes_written"] == 0
-
-
-def test_only_new_and_edited_photos_are_computed(
-    extract: Command, photos: Path, backbone: Path, out: Path
-) -> None:
-    extract()
-    new = photos / "flower/0000b.jpg"
-    Image.open(photos / "flower/0000.jpg").rotate(90).save(new)
-    assert extract().figures["computed"] == 1
-    edited = photos / "china/0001.jpg"
-    Image.open(edited).rotate(180).save(edited)
-    assert extract().figures["computed"] == 1
-    files = sorted(photos.rglob("*.jpg"))
-    expected = predict(backbone, "first", files)
-    assert np.allclose(read_plain(out, "first"), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_an_added_layer_computes_only_that_layer(extract: Command, tmp_path: Path) -> None:
-    extract(layers="first")
-    before = find_shards(tmp_path / "cache")
-    added = extract(layers="first,last:avg,second").figures
-    assert added["computed"] == 12
-    after = find_shards(tmp_path / "cache")
-    assert before.items() <= after.items()
-    new = after.keys() - before.keys()
-    assert added["bytes_written"] == sum(Path(shard).stat().st_size for shard in new)
-    assert {Path(shard).parent.name for shard in new} == {"last-avg", "second-none"}
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        ("--resize", "nearest"),
-        ("--resize-mode", "crop"),
-        ("--preprocess", "torch"),
-        ("--view", "hflip"),
-        ("--dtype", "float16"),
-        ("--orient", "exif"),
-    ],
-    ids=lambda options: options[0],
-)
-def test_what_changes_the_numbers_misses(extract: Command, options: tuple[str, str]) -> None:
-    extract()
-    assert extract(*options).figures["computed"] == 12
-    assert extract(*options).figures["computed"] == 0
-    assert extract().figures["computed"] == 0
-
-
-def test_what_does_not_change_the_numbers_hits(
-    extract: Command, backbone: Path, tmp_path: Path
-) -> None:
-    extract()
-    moved = shutil.copy(backbone, tmp_path / "renamed.keras")
-    for options in (
-        ("--batch-size", "3"),
-        ("--workers", "1"),
-        ("--compression", "lz4"),
-        ("--memory", "100MB"),
-        ("--materialize",),
-        ("--split", "test=0.5"),
-    ):
-        assert extract(*options, model=moved).figures["computed"] == 0, options
-
-
-def test_changed_weights_and_size_miss(extract: Command, out: Path, tmp_path: Path) -> None:
-    model = write_model(tmp_path / "any.keras", seed=1, size=None)
-    assert extract("--size", "32", model=model).figures["computed"] == 12
-    small = read_plain(out, "first")
-    assert extract("--size", "40x48", model=model).figures["computed"] == 12
-    assert read_plain(out, "first").shape == (12, 19, 23, 8)
-    write_model(model, seed=2, size=None)
-    assert extract("--size", "32", model=model).figures["computed"] == 12
-    assert not np.allclose(read_plain(out, "first"), small)
 
 
 def test_the_batch_size_changes_no_number(extract: Command, out: Path, tmp_path: Path) -> None:
@@ -307,59 +174,6 @@ def test_a_materialized_file_needs_no_cache(extract: Command, out: Path, tmp_pat
     assert np.array_equal(read_plain(out, "first"), linked)
 
 
-@pytest.mark.parametrize("harm", ["deleted", "garbage", "scrambled", "unusable"])
-def test_without_its_index_the_cache_is_as_right(
-    extract: Command, photos: Path, out: Path, tmp_path: Path, harm: str
-) -> None:
-    break_image(photos / "china/bad.jpg")
-    extract()
-    values, written = read_plain(out, "first"), out.read_bytes()
-    index = tmp_path / "cache/index.sqlite"
-    if harm == "garbage":
-        index.write_bytes(b"garbage" * 1000)
-    elif harm == "scrambled":
-        raw = index.read_bytes()
-        index.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))
-    else:
-        index.unlink()
-        if harm == "unusable":
-            index.mkdir()
-    for _ in range(2):
-        again = extract().figures
-        assert (again["computed"], again["reused"], again["failed"]) == (0, 12, 1)
-        assert out.read_bytes() == written
-    assert np.array_equal(read_plain(out, "first"), values)
-
-
-def test_a_scrambled_index_is_replaced(
-    extract: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extract()
-    index = tmp_path / "cache/index.sqlite"
-    raw = index.read_bytes()
-    index.write_bytes(raw[:4096] + b"\xa5" * (len(raw) - 4096))
-    extract()
-    extract()
-    monkeypatch.setattr(
-        "permafrost.pipeline.planning.backbone.Backbone._load", None
-    )  # Calling it would be a bug.
-    assert extract().figures["computed"] == 0
-
-
-def test_deleted_shards_are_noticed_and_computed_again(
-    extract: Command, out: Path, tmp_path: Path
-) -> None:
-    extract()
-    values = read_plain(out, "first")
-    (shard,) = find_shards(tmp_path / "cache", "first-none")
-    Path(shard).unlink()
-    with Features(out) as features, pytest.raises(MissingShardError, match="repeat the extract"):
-        features.read("first")
-    assert extract().figures["computed"] == 12
-    with Features(out) as features:
-        assert np.array_equal(features.read("first"), values)
-
-
 def test_strange_names_and_labels_survive_every_step(
     extract: Command, command: Command, photos: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -427,21 +241,3 @@ def test_images_that_ask_to_be_turned_are_counted_and_turned(
     assert extract().figures["rotated"] == 1
     ignored = read_plain(out, "first")
     assert np.abs(turned[0] - turned[1]).mean() * 5 < np.abs(ignored[0] - ignored[1]).mean()
-
-
-def test_the_batch_size_fits_the_memory() -> None:
-    for memory_bytes in (10**7, 10**9, 4 * 10**9):
-        for activation_bytes, kept_bytes in ((12_845_056, 2048), (12_845_056, 25_690_112)):
-            n = choose_batch_size(
-                activation_bytes, kept_bytes=kept_bytes, memory_bytes=memory_bytes, largest=32
-            )
-            assert 1 <= n <= 32
-            assert n == 1 or 3 * n * (activation_bytes + kept_bytes) <= memory_bytes
-    assert choose_batch_size(1, kept_bytes=1, memory_bytes=10**9, largest=32) == 32
-
-
-def test_what_loads_ahead_fits_the_memory() -> None:
-    run = RunOptions(workers=8, memory_bytes=100_000_000)
-    assert choose_ahead(1, run) == 17
-    assert choose_ahead(5_000_000, run) * 5_000_000 <= run.memory_bytes / 4
-    assert choose_ahead(10**9, run) == 2

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -17,17 +14,12 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone
-from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec, parse_layer_specs
+from permafrost.stages.backbones.layers import LayerSpec, parse_layer_specs
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.backbones.network import KerasNetwork
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.engines.mixed_precision import configure_session
-from permafrost.stages.engines.program import (
-    HalvingProgram,
-    OutOfMemoryError,
-    ProgramSpec,
-    SharedPrograms,
-)
+from permafrost.stages.engines.program import ProgramSpec, SharedPrograms
 from permafrost.stages.engines.tensorflow_engine import Program
 from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.errors import StageError, UnknownNameError
@@ -101,9 +93,6 @@ def conv(filters, name, **options):
     return kl.Conv2D(filters, 3, bias_initializer="uniform", name=name, **options)
 
 
-# Applications
-
-
 def compare_application(name, photos, *, size, batch_sizes):
     backbone = parse_backbone(f"{name}(classes=10)")
     request = BackboneRequest(backbone=backbone, weights="random", size=(size, size))
@@ -156,9 +145,6 @@ def test_networks_that_preprocess_themselves_take_raw_pixels(name, pixels):
     last = network.model.layers[-1].name
     (ours,) = run(network, last, pixels, preprocess=APPLICATIONS[name].preprocess)
     assert difference(ours, network.model.predict(pixels.astype(np.float32), verbose=0)) < TOLERANCE
-
-
-# Models of any make
 
 
 def test_layers_of_nested_models_equal_the_models_run_one_after_the_other(pixels):
@@ -261,9 +247,6 @@ def test_layers_beyond_the_deepest_requested_one_do_not_run(pixels):
         run(wrap(model), "fuse", pixels)
 
 
-# Half precision
-
-
 @pytest.fixture(scope="module")
 def deep():
     """Make a network with normalization to fold, and weights that bfloat16 has to round."""
@@ -311,9 +294,6 @@ def test_an_unknown_precision_proposes_the_nearest(deep, pixels):
         run(deep, "last", pixels, precision="bfloat")
 
 
-# Views and poolings
-
-
 @pytest.fixture(scope="module")
 def small():
     model = keras.Sequential(
@@ -359,45 +339,6 @@ def test_an_unknown_view_proposes_the_nearest(small, pixels):
         run(small, "conv", pixels, view="hflop")
 
 
-def test_an_unknown_pooling_proposes_the_nearest():
-    with pytest.raises(UnknownNameError, match=r"unknown pooling 'agv' in 'conv:agv'.*'avg'"):
-        parse_layer_spec("conv:agv")
-    with pytest.raises(StageError, match="empty layer name in ':avg'"):
-        parse_layer_spec(":avg")
-
-
-def test_layer_specs_are_read_from_text_or_list_and_count_once():
-    expected = [LayerSpec("a"), LayerSpec("b/c", "max")]
-    assert parse_layer_specs("a, b/c:max,a:none") == expected
-    assert parse_layer_specs(["a", "b/c:max"]) == expected
-    assert [str(spec) for spec in expected] == ["a", "b/c:max"]
-
-
-def test_a_batch_that_does_not_fit_is_halved_once_for_all() -> None:
-    seen: list[int] = []
-
-    def program(batch: np.ndarray) -> list[np.ndarray]:
-        seen.append(len(batch))
-        if len(batch) > 3:
-            raise OutOfMemoryError
-        return [batch * 2, batch + 1]
-
-    halving = HalvingProgram(program)
-    for _ in range(2):
-        doubled, raised = halving(np.arange(8))
-        np.testing.assert_array_equal(doubled, 2 * np.arange(8))
-        np.testing.assert_array_equal(raised, np.arange(8) + 1)
-    assert seen == [8, 4, 2, 2, 2, 2, 2, 2, 2, 2]
-
-
-def test_one_image_that_does_not_fit_is_an_error() -> None:
-    def program(batch: np.ndarray) -> list[np.ndarray]:
-        raise OutOfMemoryError(str(len(batch)))
-
-    with pytest.raises(OutOfMemoryError, match="1"):
-        HalvingProgram(program)(np.arange(8))
-
-
 def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def configure(precision: str) -> Any:
         config = configure_session(precision)
@@ -417,32 +358,3 @@ def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPa
         *(network, spec), hold=tf.constant, shortcuts=NO_SHORTCUTS, device="/CPU:1"
     )
     assert {op.device for op in traced.graph.get_operations()} == {"/device:CPU:1"}
-
-
-def test_batches_go_to_whichever_device_is_free() -> None:
-    together = threading.Barrier(2)
-    ran = []
-
-    def make(name: str) -> Callable[[np.ndarray], list[np.ndarray]]:
-        def program(batch: np.ndarray) -> list[np.ndarray]:
-            together.wait(60)
-            ran.append(name)
-            return [batch + 1]
-
-        return program
-
-    shared = SharedPrograms([make("a"), make("b")])
-    with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(shared, np.arange(8).reshape(4, 2)))
-    np.testing.assert_array_equal(np.stack(found)[:, 0], np.arange(8).reshape(4, 2) + 1)
-    assert sorted(ran) == ["a", "a", "b", "b"]
-
-
-def test_a_device_that_fails_is_free_for_the_next_batch() -> None:
-    def program(batch: np.ndarray) -> list[np.ndarray]:
-        if len(batch) > 2:
-            raise OutOfMemoryError("a batch of 4 images")
-        return [batch]
-
-    halving = HalvingProgram(SharedPrograms([program]))
-    np.testing.assert_array_equal(halving(np.arange(4))[0], np.arange(4))

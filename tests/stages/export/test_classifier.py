@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
 from zipfile import ZipFile
@@ -13,30 +13,30 @@ from zipfile import ZipFile
 import keras
 import numpy as np
 import pytest
-from keras import layers as kl
-from scipy.special import softmax
-from sklearn.datasets import load_sample_image
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
-from permafrost.stages.backbones.network import KerasNetwork
 from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES
-from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.engines.tensorflow_engine import Program
-from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.export.classifier import RECORD_NAME, build_classifier, save_classifier
-from permafrost.stages.heads import HEADS, LinearForm, fit_head, parse_settings
-from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.heads import HEADS
+from tests.helpers.exports import (
+    build_nested,
+    build_sequential,
+    build_shared,
+    crop_photos,
+    fit_real,
+    fit_sklearn,
+    load_mobilenet,
+    make_linear,
+    wrap,
+)
 from tests.helpers.inputs import write_model
 
 TOLERANCE = 1e-4
-SIDE = 96
 # Loads and runs every model of a folder; then says which modules it took.
 STRANGER = """
 import json, sys
@@ -49,138 +49,6 @@ for file in folder.glob("*.keras"):
     np.save(folder / f"{file.stem}.outputs.npy", model(images))
 print(json.dumps(sorted(sys.modules)))
 """
-
-
-def crop_photos(side, n_photos, channels=3):
-    photos = [load_sample_image(f"{name}.jpg") for name in ("china", "flower")]
-    crops = [photos[n % 2][9 * n : 9 * n + side, 17 * n : 17 * n + side] for n in range(n_photos)]
-    return np.ascontiguousarray(np.stack(crops)[..., :channels])
-
-
-# Networks
-
-
-def wrap(model, size=None):
-    network = KerasNetwork(model)
-    network.size = size or network.input_shape[:2]
-    return network
-
-
-def load_mobilenet():
-    request = BackboneRequest(
-        backbone=parse_backbone("mobilenet(alpha=0.25)"), weights="random", size=(SIDE, SIDE)
-    )
-    return load_backbone(request)
-
-
-def build_sequential(channels=3, seed=0, side=SIDE):
-    keras.utils.set_random_seed(seed)
-    layers = [kl.Conv2D(6, 5, strides=4, activation="relu", name="first"), kl.Conv2D(5, 3)]
-    return keras.Sequential([kl.Input((side, side, channels)), *layers], name="net")
-
-
-def build_nested():
-    """Put two models with the same layer names one after the other."""
-    keras.utils.set_random_seed(0)
-    inputs = [keras.Input((None, None, channels)) for channels in (3, 4)]
-    inner = [
-        keras.Model(
-            x, kl.Conv2D(8, 3, name="conv")(kl.Conv2D(6, 3, activation="relu", name="a")(x)), name=n
-        )
-        for x, n in zip(inputs, ("one", "two"), strict=True)
-    ]
-    image = keras.Input((SIDE, SIDE, 3))
-    middle = kl.Conv2D(4, 3, strides=3, name="conv")(inner[0](kl.Rescaling(1 / 255)(image)))
-    return keras.Model(image, kl.Conv2D(3, 3, name="end")(inner[1](middle)), name="outer")
-
-
-def build_shared():
-    """Call one layer twice, on the image and on what came of it."""
-    keras.utils.set_random_seed(0)
-    image = keras.Input((SIDE, SIDE, 3))
-    shared = kl.Conv2D(3, 3, name="shared")
-    return keras.Model(image, kl.Conv2D(2, 3, name="end")(shared(shared(image))), name="twice")
-
-
-# Heads
-
-
-@dataclass(frozen=True)
-class LinearHead:
-    """A linear form and, by itself, what it says of features."""
-
-    form: LinearForm
-    kind: str = "logreg"
-    task: str = "classification"
-
-    @property
-    def n_features(self):
-        return len(self.form.weights)
-
-    def linear_form(self):
-        return self.form
-
-    def predict(self, features):
-        return softmax(score(self.form, features), axis=1)
-
-
-def score(form, features):
-    return (features.astype(np.float64) - form.mean) / form.std @ form.weights + form.bias
-
-
-def make_linear(features):
-    """Return a head with weights drawn at random, that gives answers between the extremes."""
-    rng = np.random.default_rng(0)
-    values = features.astype(np.float64)
-    # Divided by deviations near 0, the rounding of any two ways to run a network would be all.
-    std = np.maximum(values.std(axis=0), values.std(axis=0).max() / 100)
-    weights, bias = rng.normal(size=(features.shape[1], 3)), rng.normal(size=3)
-    form = make_form(mean=values.mean(axis=0), std=std, weights=weights, bias=bias)
-    return LinearHead(replace(form, weights=weights / np.abs(score(form, features)).max()))
-
-
-def make_form(**arrays):
-    return LinearForm(scale="standard", link="softmax", **arrays)
-
-
-def fit_sklearn(features):
-    """Return a real binary regression: two outputs that sum to 1."""
-    pipeline = make_pipeline(StandardScaler(), LogisticRegression())
-    pipeline.fit(features.astype(np.float64), np.arange(len(features)) % 2)
-    scaler, classifier = pipeline[0], pipeline[1]
-    form = make_form(
-        mean=scaler.mean_,
-        std=scaler.scale_,
-        weights=np.column_stack([np.zeros(features.shape[1]), classifier.coef_[0]]),
-        bias=np.array([0, classifier.intercept_[0]]),
-    )
-    head = LinearHead(form)
-    expected = pipeline.predict_proba(features.astype(np.float64))
-    assert np.allclose(head.predict(features), expected, atol=1e-9)
-    return head
-
-
-def fit_real(features, kind, task, **settings):
-    """Fit a head of the registry on targets that the pictures say nothing about."""
-    numbers = np.random.default_rng(0).integers(0, 3, (len(features), 2))
-    values = {
-        "classification": np.array(["a", "b", "c"])[numbers[:, 0]],
-        "multilabel": numbers > 0,
-        "regression": numbers[:, 0] / 3,
-    }
-    classes = {"classification": ["a", "b", "c"], "multilabel": ["s", "t"], "regression": []}
-    return fit_head(
-        kind,
-        parse_settings(kind, settings),
-        ArrayMatrix(features),
-        Targets(task=task, values=values[task], classes=np.array(classes[task], np.str_)),
-        train=np.arange(len(features)),
-        seed=0,
-    )
-
-
-# What is exported
-
 
 HEAD_CASES = [
     f"{kind} {task} {scale}"
@@ -347,9 +215,6 @@ def test_exported_files_name_their_outputs(exported):
     }
 
 
-# Precision and size
-
-
 def test_features_with_means_far_above_their_deviations_keep_their_precision():
     net = wrap(build_sequential(side=40))
     weights = net.model.get_layer("first").get_weights()
@@ -361,70 +226,3 @@ def test_features_with_means_far_above_their_deviations_keep_their_precision():
     assert (head.form.mean / head.form.std).max() > 1000
     outputs = build_classifier([part], head).predict(images, verbose=0)
     assert np.abs(outputs - head.predict(features)).max() < TOLERANCE / 10
-
-
-# Errors
-
-
-@pytest.fixture(scope="module")
-def part():
-    net = wrap(build_sequential(side=40))
-    return ExportPart(network=net, layer=parse_layer_spec("first:avg"), preprocess="tf")
-
-
-@pytest.fixture(scope="module")
-def head():
-    return make_linear(np.random.default_rng(0).normal(size=(5, 6)))
-
-
-def test_a_head_of_rows_is_refused_with_those_that_have_weights(part):
-    knn = fit_real(np.random.default_rng(0).normal(size=(9, 6)), "knn", "classification")
-    with pytest.raises(InputError, match=r"'knn' consists of training rows.*logreg.*mlp"):
-        build_classifier([part], knn)
-
-
-def test_a_head_of_other_features_is_refused(part, head):
-    with pytest.raises(InputError, match="fitted on 6 features an image, and first give 486"):
-        build_classifier([replace(part, layer=parse_layer_spec("first"))], head)
-
-
-def test_backbones_of_different_sizes_are_refused(part, head):
-    other = replace(part, network=wrap(build_sequential(side=32)))
-    with pytest.raises(InputError, match=r"first:avg takes 40x40x3, first:avg takes 32x32x3"):
-        build_classifier([part, other], head)
-
-
-def test_savedmodels_are_refused_with_the_remedy(tmp_path, head):
-    build_sequential(side=32).export(tmp_path / "saved", verbose=False)
-    backbone = parse_backbone(str(tmp_path / "saved"))
-    network = load_backbone(BackboneRequest(backbone=backbone))
-    part = ExportPart(network=network, layer=parse_layer_spec("first"), preprocess="tf")
-    with pytest.raises(InputError, match=r"SavedModel.*model\.save"):
-        build_classifier([part], head)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"layer": parse_layer_spec("frist")},
-            "unknown layer 'frist' of net; did you mean 'first'",
-        ),
-        ({"preprocess": "cafe"}, "did you mean 'caffe'"),
-        ({"view": "vflip"}, "did you mean 'hflip'"),
-    ],
-)
-def test_unknown_names_propose_the_nearest(changes, message, part, head):
-    with pytest.raises(UnknownNameError, match=message):
-        build_classifier([replace(part, **changes)], head)
-
-
-def test_grey_backbones_have_no_colours_to_preprocess(part, head):
-    grey = replace(part, network=wrap(build_sequential(channels=1, side=40)), preprocess="torch")
-    with pytest.raises(InputError, match="'torch' needs 3 channels"):
-        build_classifier([grey], head)
-
-
-def test_a_file_that_is_not_called_keras_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"ends in \.keras"):
-        save_classifier(None, tmp_path / "model.h5", task="regression", classes=[], pixels={})
