@@ -15,7 +15,7 @@ import numpy as np
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.layers import LayerSpec
-from permafrost.stages.backbones.pooling import REDUCTIONS, pool
+from permafrost.stages.backbones.pooling import REDUCTIONS
 from permafrost.stages.matrices.matrix import ArrayMatrix, Rows, iterate_rows
 
 
@@ -90,7 +90,7 @@ class LayerMatrix:
             # NumPy's float32 sums of thousands of values would differ from the backbone's; the copy
             # of one map at a time stays in the processor's cache.
             maps64 = (row.reshape(1, *shape).astype(np.float64) for row in block)
-            out[positions] = [pool(np, one, self.layer.spec.pooling)[0] for one in maps64]
+            out[positions] = [self.layer.spec.pool(np, one)[0] for one in maps64]
         return out
 
     def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[np.ndarray]:

@@ -6,8 +6,9 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from permafrost.stages.backbones.pooling import POOLINGS
+from permafrost.stages.backbones.pooling import POOLINGS, pool
 from permafrost.stages.errors import InputError, UnknownNameError
 
 _SHAPE_RANK_WITH_SPACE = 2
@@ -36,6 +37,11 @@ class LayerSpec:
                 f" write it without {':' + self.pooling!r}"
             )
         return (shape[-1],)
+
+    def pool(self, xp: Any, activation: Any) -> Any:
+        """Pool activations of this layer, as `pooling.pool`; refuses what `pool_shape` does."""
+        self.pool_shape(tuple(activation.shape[1:]))
+        return pool(xp, activation, self.pooling)
 
 
 def parse_layer_spec(text: str) -> LayerSpec:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from permafrost.stages.backbones.network import KerasNetwork, Network, walk_layers
-from permafrost.stages.backbones.pooling import pool
 from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, fill_up
 from permafrost.stages.errors import InputError, UnknownNameError
@@ -101,7 +100,7 @@ def _build_model(network: Network, spec: ProgramSpec) -> Any:
     pixels = preprocess(images, mode=spec.preprocess, view=spec.view)
     found = dict(zip(names, backbone(pixels), strict=True))
     outputs = [
-        pool(keras.ops, keras.ops.cast(found[layer.layer], "float32"), layer.pooling)
+        layer.pool(keras.ops, keras.ops.cast(found[layer.layer], "float32"))
         for layer in spec.layers
     ]
     return keras.Model(images, outputs)

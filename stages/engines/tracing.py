@@ -7,7 +7,6 @@ from typing import Any
 
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.network import Network
-from permafrost.stages.backbones.pooling import pool
 from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
@@ -68,7 +67,7 @@ def _keep(activation: Any, layer: LayerSpec) -> Any:
     import tensorflow as tf
     from keras import ops
 
-    pooled = pool(ops, ops.cast(activation, "float32"), layer.pooling)
+    pooled = layer.pool(ops, ops.cast(activation, "float32"))
     # A fetched tensor is handed over without a copy; one that only passes through must not alias
     # the session's own buffers, which identity sees to.
     return tf.identity(pooled) if layer.pooling == "none" else pooled

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.stages.backbones.pooling import pool
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
@@ -31,8 +30,7 @@ def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
     """Pool, flatten, and round as storing does."""
     from keras import layers, ops
 
-    part.layer.pool_shape(tuple(activation.shape[1:]))  # Refuses what has no height and width.
-    kept = pool(ops, ops.cast(activation, "float32"), part.layer.pooling)
+    kept = part.layer.pool(ops, ops.cast(activation, "float32"))
     flatten = layers.Flatten("channels_last", dtype="float32", name=f"features_{number}")
     pooled = flatten(kept)
     if part.dtype == "float32":

@@ -24,12 +24,25 @@ def write_photos(root: Path, *, n_each: int, side: int = 60) -> Path:
     return root
 
 
-def write_model(file: Path, *, seed: int = 0, scale: float = 1.0, size: int | None = SIZE) -> Path:
-    """Save a small convolutional network, whose model name says its family's preprocessing."""
+def write_model(
+    file: Path,
+    *,
+    seed: int = 0,
+    scale: float = 1.0,
+    size: int | None = SIZE,
+    exact: bool = False,
+) -> Path:
+    """Save a small convolutional network, whose model name says its family's preprocessing.
+
+    An exact one has weights of -1 and 1: of pixels from 0 to 255 its sums are whole numbers below
+    2^24, which no order of summation rounds, so its features are the same bit for bit in batches
+    of any size and on every processor.
+    """
     from permafrost.stages.frameworks.start import start_keras
 
     start_keras()
     import keras
+    import numpy as np
     from keras import layers
 
     keras.utils.set_random_seed(seed)
@@ -43,5 +56,7 @@ def write_model(file: Path, *, seed: int = 0, scale: float = 1.0, size: int | No
         name="mobilenet_small",
     )
     model.layers[-1].set_weights([weight * scale for weight in model.layers[-1].get_weights()])
+    if exact:
+        model.set_weights([np.sign(weight) for weight in model.get_weights()])
     model.save(file)
     return file

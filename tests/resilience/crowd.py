@@ -117,7 +117,7 @@ class Scene:
 def set_scene(folder: Path, *, n_images: int = _N_IMAGES) -> Scene:
     """Write photos and a network."""
     photos = write_photos(folder / "photos", n_each=n_images // 2, side=50)
-    write_model(folder / "small.keras")
+    write_model(folder / "small.keras", exact=True)
     names = [file.relative_to(folder).as_posix() for file in sorted(photos.rglob("*.jpg"))]
     return Scene(folder, names)
 
@@ -164,7 +164,8 @@ class Crowd:
             csv.writer(stream).writerows([("path", "label"), *rows])
         arguments = [
             *("extract", "--images", listed, "--backbone", self.scene.folder / "small.keras"),
-            *("--layers", ",".join(layers), "--batch-size", 4, "--out", ask.out),
+            *("--layers", ",".join(layers), "--preprocess", "none", "--batch-size", 4),
+            *("--out", ask.out),
         ]
         return self._start(ask, arguments, prepare)
 

@@ -93,7 +93,7 @@ def set_scene(folder: Path, *, n_images: int = 120) -> Scene:
     write_photos(scene.photos, n_each=n_images // 2, side=50)
     broken = scene.photos / "china/0001.jpg"
     broken.write_bytes(broken.read_bytes()[:500])
-    write_model(scene.backbone)
+    write_model(scene.backbone, exact=True)
     scene.nothing.mkdir()
     for job, made in (("extract", scene.extracted), ("fit", scene.fitted)):
         start = list_jobs(scene)[job]
@@ -175,7 +175,8 @@ def ask_extract(scene: Scene, folder: object, *options: object) -> list[object]:
     """Return the arguments of an extraction of all photos into ``folder/cache``."""
     return [
         *("extract", "--images", scene.photos, "--split", "test=0.3"),
-        *("--backbone", scene.backbone, "--layers", LAYERS, "--batch-size", 4, "--json"),
+        *("--backbone", scene.backbone, "--layers", LAYERS, "--preprocess", "none"),
+        *("--batch-size", 4, "--json"),
         *("--cache", f"{folder}/cache", "--out", f"{folder}/features.h5", *options),
     ]
 

@@ -10,8 +10,18 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
-SOURCES = ("pyproject.toml", "setup.py", "README.md", "permafrost", "pipeline", "stages", "cache")
+from tests.helpers import ROOT
+
+SOURCES = (
+    "pyproject.toml",
+    "setup.py",
+    "README.md",
+    "LICENSE",
+    "permafrost",
+    "pipeline",
+    "stages",
+    "cache",
+)
 # What a notebook does, and what starts a process of its own: a decoder that must find the package.
 USE = """
 import io

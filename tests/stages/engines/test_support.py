@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.stages.engines import support as precision
+from permafrost.stages.engines import support
+from permafrost.stages.engines.mixed_precision import find_delicate_products
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.frameworks import start
@@ -30,10 +31,10 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
     ) -> None:
         processor = tmp_path / "cpuinfo"
         processor.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
-        monkeypatch.setattr(precision, "_PROCESSOR", processor)
-        monkeypatch.setattr(precision, "_has_gpu", lambda _backend: gpu)
+        monkeypatch.setattr(support, "_PROCESSOR", processor)
+        monkeypatch.setattr(support, "_has_gpu", lambda _backend: gpu)
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: name != missing or None)
-        for module in (precision, start):
+        for module in (support, start):
             monkeypatch.setattr(module, "find_keras_backend", lambda: backend)
         monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
 
@@ -61,7 +62,7 @@ def test_bfloat16_is_refused_where_the_processor_cannot_be_asked(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine()
-    monkeypatch.setattr(precision, "_PROCESSOR", Path("/nonexistent"))
+    monkeypatch.setattr(support, "_PROCESSOR", Path("/nonexistent"))
     with pytest.raises(InputError, match="use float32"):
         check_precision("tensorflow", "bfloat16")
 
@@ -162,6 +163,6 @@ def test_products_of_pixels_and_depthwise_ones_stay_float32_where_they_are_neede
         )
         tf.nn.conv2d(pixels, kernel, 1, "SAME", name="unused")
         outputs = [tf.reduce_mean(deep, [1, 2]), second]
-        found = precision.find_delicate_products(batch, outputs)
+        found = find_delicate_products(batch, outputs)
     # The mixed one meets the pixels too, beside a product of them.
     assert {op.name for op in found} == {tensor.op.name for tensor in (first, mixed, deep)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +26,12 @@ from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.errors import StageError, UnknownNameError
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 
+# oneDNN, which rounds products to bfloat16, has no way to do so on processors without AVX-512.
+_PROCESSOR = Path("/proc/cpuinfo")
+needs_avx512 = pytest.mark.skipif(
+    not (_PROCESSOR.exists() and " avx512f " in _PROCESSOR.read_text()),
+    reason="needs a processor with AVX-512",
+)
 TOLERANCE = 1e-4
 SIDE = 32
 # For each network, layers inside, at the end and of the classifier.
@@ -266,17 +273,17 @@ def deep():
     return wrap(model)
 
 
-def test_bfloat16_is_near_plain_keras_and_is_no_float32(deep, pixels):
+def test_bfloat16_is_near_plain_keras(deep, pixels):
     names = ["relu", "last", "dense"]
     ours = run(deep, names, pixels, preprocess="caffe", precision="bfloat16")
     inputs = keras.applications.vgg16.preprocess_input(pixels.astype(np.float32))
     layers = [deep.model.get_layer(name).output for name in names]
     for mine, theirs in zip(ours, predict(deep.model, inputs, *layers), strict=True):
         assert difference(mine, theirs) < 2**-6
-    assert difference(ours[1], predict(deep.model, inputs, layers[1])[0]) > 2**-16
 
 
-def test_pixels_less_a_mean_are_not_rounded(deep, pixels):
+@needs_avx512
+def test_bfloat16_rounds_products_but_those_of_pixels_less_a_mean(deep, pixels):
     names = ["first", "last"]
     half = run(deep, names, pixels, preprocess="caffe", precision="bfloat16")
     full = run(deep, names, pixels, preprocess="caffe")
