@@ -1,9 +1,9 @@
 """The chunks of a shard's features: which values each holds, where it lies, and its checksum.
 
 HDF5 verifies its Fletcher-32 under its one lock, at half the speed at which memory is copied. That
-checksum stays in the file, for whoever reads it with plain h5py. Ours lies beside it, in the
-dataset ``xxh3``: one 64-bit xxh3 of the values in each chunk, in the chunks' order.
-`cache.hdf5.direct` reads with it.
+checksum stays in the file, for whoever reads it with plain h5py. Ours lies beside it: one
+`cache.hdf5.checksum` of the values in each chunk, in the chunks' order. `cache.hdf5.direct` reads
+with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import h5py
 import numpy as np
 from h5py import h5z
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
+
+from permafrost.cache.hdf5.checksum import sum_values
 
 # What the Fletcher-32 filter appends to a chunk.
 _FLETCHER_BYTES = 4
@@ -94,11 +95,11 @@ class ChunkGrid:
         return (starts + np.array(self.edges[:-1], np.int64)).reshape(-1)
 
     def sum_chunks(self, rows: NDArray[Any]) -> list[int]:
-        """Return the xxh3 of each chunk in rows, shape (n, *shape), which begin with a chunk."""
+        """Return the checksum of each chunk in rows (n, *shape), which begin with a chunk."""
         flat = np.ascontiguousarray(rows).reshape(-1)
         starts = self.begin_chunks(len(rows)).tolist()
         cuts = itertools.pairwise([*starts, flat.size])
-        return [xxh3_64_intdigest(flat[start:stop].data) for start, stop in cuts]
+        return [sum_values(flat[start:stop]) for start, stop in cuts]
 
 
 def lay_grid(row_shape: tuple[int, ...], chunk: tuple[int, ...]) -> ChunkGrid | None:

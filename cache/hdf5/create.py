@@ -29,9 +29,12 @@ def create_file(stream: WriteStream) -> h5py.File:
 
 
 def create_group(file: h5py.File, name: str) -> h5py.Group:
-    """Create a group and those above it, or return the one that exists; without time stamps."""
+    """Create a group and those above it, or return the one that exists; without time stamps.
+
+    The name of the root group is empty.
+    """
     group: h5py.Group = file["/"]
-    for part in name.split("/"):
+    for part in filter(None, name.split("/")):
         if part not in group:
             h5g.create(group.id, part.encode(), gcpl=_timeless(h5p.GROUP_CREATE))
         group = group[part]

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
 
+from permafrost.cache.hdf5.checksum import sum_values
 from permafrost.cache.hdf5.chunks import Run, StoredChunks
 
 # One thread for each so many bytes. Reading and summing release the interpreter's lock, and each
@@ -139,7 +139,7 @@ class _Reading:
 
     def _read_checked(self, number: int, values: NDArray[Any]) -> None:
         _fill(self.file.descriptor, values, int(self.file.chunks.offsets[number]))
-        if xxh3_64_intdigest(values.data) != self.file.chunks.sums[number]:
+        if sum_values(values) != self.file.chunks.sums[number]:
             raise OSError(f"chunk {number} of its features differs from its checksum")
 
 

@@ -14,23 +14,30 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64
 
-# The attribute of a dataset with the xxh3 of its values: attributes lie in checksummed headers.
-_SUM = "xxh3"
+from permafrost.cache.hdf5.checksum import SUM_DTYPE, SUM_NAME, Checksum
+
 # The twin, of fixed length, of an attribute that is text.
 _TWIN = "{} (bytes)"
 
 
 def write_array(group: h5py.Group, name: str, values: NDArray[Any], *, n_rows: int) -> None:
     """Store an array as a dataset in chunks of at most `n_rows` rows."""
-    chunk = (max(1, min(len(values), n_rows)), *values.shape[1:])
+    write_chunks(group, name, values, chunk=(max(1, min(len(values), n_rows)), *values.shape[1:]))
+
+
+def write_chunks(
+    group: h5py.Group, name: str, values: NDArray[Any], *, chunk: tuple[int, ...]
+) -> None:
+    """Store an array as a dataset in chunks of that shape."""
     dataset = group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
-    seal(dataset, xxh3_64(np.ascontiguousarray(values).data))
+    total = Checksum()
+    total.add(values)
+    seal(dataset, total)
 
 
 def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
-    """Read what `write_array` wrote.
+    """Read what `write_array` or `write_chunks` wrote.
 
     Raises
     ------
@@ -38,16 +45,18 @@ def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
         It is damaged.
     """
     values: NDArray[Any] = dataset[()]
-    check_seal(dataset, xxh3_64(values.data))
+    total = Checksum()
+    total.add(values)
+    check_seal(dataset, total)
     return values
 
 
-def seal(dataset: h5py.Dataset, values: xxh3_64) -> None:
-    """Note the sum of all the values in a dataset."""
-    dataset.attrs[_SUM] = np.uint64(values.intdigest())
+def seal(dataset: h5py.Dataset, values: Checksum) -> None:
+    """Note the sum of all the values in a dataset; attributes lie where HDF5 sums up itself."""
+    dataset.attrs[SUM_NAME] = np.dtype(SUM_DTYPE).type(values.value)
 
 
-def check_seal(dataset: h5py.Dataset, values: xxh3_64) -> None:
+def check_seal(dataset: h5py.Dataset, values: Checksum) -> None:
     """Compare the values that were read with the sum; files of old have none.
 
     Raises
@@ -55,7 +64,7 @@ def check_seal(dataset: h5py.Dataset, values: xxh3_64) -> None:
     OSError
         They are others.
     """
-    if dataset.attrs.get(_SUM, values.intdigest()) != values.intdigest():
+    if dataset.attrs.get(SUM_NAME, values.value) != values.value:
         raise OSError(f"the values of {dataset.name} differ from their checksum")
 
 

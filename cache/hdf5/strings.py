@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import h5py
 import numpy as np
-from xxhash import xxh3_64
 
+from permafrost.cache.hdf5.checksum import Checksum
 from permafrost.cache.hdf5.sealed import check_seal, decode, seal
 
 _STRINGS_PER_CHUNK = 4096
@@ -34,11 +34,11 @@ def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
         fletcher32=True,
         compression="gzip" if width > _WIDE_BYTES else None,
     )
-    start, total = 0, xxh3_64()
+    start, total = 0, Checksum()
     for raw in _encode(texts):
         block = np.array(raw, f"S{width}").astype(dataset.dtype)
         dataset[start : start + len(block)] = block
-        total.update(block.data)
+        total.add(block)
         start += len(block)
     seal(dataset, total)
 
@@ -63,10 +63,10 @@ def read_strings(dataset: h5py.Dataset) -> list[str]:
         It is damaged.
     """
     texts: list[str] = []
-    total = xxh3_64()
+    total = Checksum()
     for start in range(0, len(dataset), _STRINGS_PER_CHUNK):
         block = dataset[start : start + _STRINGS_PER_CHUNK]
-        total.update(block.data)
+        total.add(block)
         raw = block.tolist()
         found = b"\n".join(raw).decode(errors="surrogateescape").split("\n")
         if len(found) != len(raw):  # one holds a line break

@@ -19,14 +19,10 @@ LARGEST_CHUNK_BYTES = 1024 * 1024
 
 DIGESTS_PER_CHUNK = 8192
 
-SUMS_PER_CHUNK = 8192
-
 SHARD_NAME = re.compile(r"shard-[0-9a-f]{16}\.h5")
 
 # Of features.
 DTYPES = ("float32", "float16")
-
-SUMS = "xxh3"
 
 # What a kill may cost: about a minute of work, or this much of the largest layer.
 SHARD_BYTES = 256 * 1024 * 1024

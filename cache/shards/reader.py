@@ -12,11 +12,12 @@ import h5py
 import numpy as np
 
 from permafrost.cache.errors import DamagedError, MissingShardError
+from permafrost.cache.hdf5.checksum import SUM_DTYPE, SUM_NAME
 from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
 from permafrost.cache.hdf5.compression import find_compression, load_filters
 from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array
-from permafrost.cache.shards.format import DTYPES, SUMS, RowFormat, shard_name
+from permafrost.cache.shards.format import DTYPES, RowFormat, shard_name
 
 _log = logging.getLogger(__name__)
 # While shards are merged, a listing of the folder may show neither the old ones nor the new one:
@@ -42,8 +43,8 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
         check_kind(open_node(file, "digest"), ("uint8",), row_shape=(32,))
         features = open_node(file, "features")
         check_kind(features, DTYPES)
-        if has_node(file, SUMS):
-            check_kind(open_node(file, SUMS), ("uint64",), row_shape=())
+        if has_node(file, SUM_NAME):
+            check_kind(open_node(file, SUM_NAME), (SUM_DTYPE,), row_shape=())
         load_filters(features)
         yield file
 
@@ -77,7 +78,7 @@ def find_chunks(file: h5py.File) -> StoredChunks | None:
     The rule: they have their sums, each is one run of the values, and lies in the file as these
     values with HDF5's own checksum behind. Compressed ones do not; shards of old have no sums.
     """
-    return match_chunks(file["features"], file[SUMS][()]) if SUMS in file else None
+    return match_chunks(file["features"], file[SUM_NAME][()]) if SUM_NAME in file else None
 
 
 def read_format(path: Path, key: str) -> RowFormat:

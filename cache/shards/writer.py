@@ -3,31 +3,76 @@
 A shard holds ``digest`` (n, 32) uint8 and ``features`` (n, *shape). Every chunk carries HDF5's
 Fletcher-32 checksum, and the newest file format is used because only there HDF5 checks its own
 metadata: a flipped bit anywhere is an error when read, never a wrong feature. Uncompressed ones
-also hold ``xxh3`` (n_chunks,) uint64, with which `cache.hdf5.chunks` reads them faster; whoever
-does not know it reads the same features without.
+also hold their chunks' own `cache.hdf5.checksum` (n_chunks,) uint64, with which `cache.hdf5.direct`
+reads them faster; whoever does not know it reads the same features without.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from permafrost.cache.disk.publish import publish, temporary_path
+from permafrost.cache.hdf5.checksum import SUM_DTYPE, SUM_NAME
 from permafrost.cache.hdf5.chunks import lay_grid
 from permafrost.cache.hdf5.compression import compression_options
-from permafrost.cache.hdf5.create import WriteStream, create_file
+from permafrost.cache.hdf5.create import WriteStream, create_file, create_group
 from permafrost.cache.hdf5.sealed import write_array
 from permafrost.cache.shards.format import (
     DIGESTS_PER_CHUNK,
-    SUMS,
-    SUMS_PER_CHUNK,
     RowFormat,
     as_storable,
     choose_chunk,
     shard_name,
 )
+
+_SUMS_PER_CHUNK = 8192
+
+
+class FeatureDataset:
+    """A new dataset of features, whose chunks are summed up as they are written.
+
+    Parameters
+    ----------
+    file : h5py.File
+    name : str
+        Its path; groups above it are created.
+    row : RowFormat
+    n_rows : int
+    """
+
+    def __init__(self, file: h5py.File, name: str, *, row: RowFormat, n_rows: int) -> None:
+        self._file = file
+        self.chunk = choose_chunk(row, n_rows)
+        parent, _, leaf = name.rpartition("/")
+        self.dataset = create_group(file, parent).create_dataset(
+            leaf,
+            shape=(n_rows, *row.shape),
+            maxshape=(n_rows, *row.shape),
+            chunks=self.chunk,
+            dtype=row.dtype,
+            fletcher32=True,
+            **compression_options(row.compression),
+        )
+        self._grid = lay_grid(row.shape, self.chunk) if row.compression == "none" else None
+        self._sums: list[int] = []
+
+    def write(self, start: int, rows: NDArray[Any]) -> None:
+        """Write the next rows, whole chunks of them unless they are the last."""
+        self.dataset[start : start + len(rows)] = rows
+        self._sums += self._grid.sum_chunks(rows) if self._grid else []
+
+    def write_sums(self, name: str) -> None:
+        """Store the checksums of the chunks under a path, where `match_chunks` can use them."""
+        if self._sums:
+            parent, _, leaf = name.rpartition("/")
+            group, sums = create_group(self._file, parent), np.array(self._sums, SUM_DTYPE)
+            write_array(group, leaf, sums, n_rows=_SUMS_PER_CHUNK)
 
 
 class ShardWriter:
@@ -54,25 +99,14 @@ class ShardWriter:
         self._path = temporary_path(folder / "shard.h5")
         self._digests: list[np.ndarray] = []
         self._n_written = 0
-        self._chunk = choose_chunk(row, n_rows)
-        self._buffer = np.empty((self._chunk[0], *row.shape), row.dtype)
-        self._n_buffered = 0
-        self._grid = lay_grid(row.shape, self._chunk) if row.compression == "none" else None
-        self._sums: list[int] = []
         self._stream = WriteStream(self._path)
         self._file = create_file(self._stream)
         # Fixed in length: other strings lie in HDF5's global heap, which has no checksum, and one
         # flipped bit there keeps HDF5 looking for them for ever.
         self._file.attrs["key"] = np.bytes_(key)
-        self._features = self._file.create_dataset(
-            "features",
-            shape=(n_rows, *row.shape),
-            maxshape=(n_rows, *row.shape),
-            chunks=self._chunk,
-            dtype=row.dtype,
-            fletcher32=True,
-            **compression_options(row.compression),
-        )
+        self._features = FeatureDataset(self._file, "features", row=row, n_rows=n_rows)
+        self._buffer = np.empty((self._features.chunk[0], *row.shape), row.dtype)
+        self._n_buffered = 0
 
     @property
     def n_rows(self) -> int:
@@ -110,13 +144,9 @@ class ShardWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        stop = self._n_written + self._n_buffered
-        rows = self._buffer[: self._n_buffered]
-        self._features[self._n_written : stop] = rows
+        self._features.write(self._n_written, self._buffer[: self._n_buffered])
         self._stream.check()
-        if self._grid is not None:
-            self._sums += self._grid.sum_chunks(rows)
-        self._n_written = stop
+        self._n_written += self._n_buffered
         self._n_buffered = 0
 
     def publish(self, *, time_ns: int | None = None) -> Path:
@@ -129,11 +159,9 @@ class ShardWriter:
         """
         self._flush()
         digests = np.concatenate(self._digests)
-        self._features.resize(len(digests), axis=0)
+        self._features.dataset.resize(len(digests), axis=0)
         write_array(self._file, "digest", digests, n_rows=DIGESTS_PER_CHUNK)
-        if self._grid is not None:
-            sums = np.array(self._sums, np.uint64)
-            write_array(self._file, SUMS, sums, n_rows=SUMS_PER_CHUNK)
+        self._features.write_sums(SUM_NAME)
         self._close()
         self._stream.check()
         if time_ns is not None:

@@ -11,12 +11,12 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64
 
 from permafrost.cache.disk.publish import published
+from permafrost.cache.hdf5.checksum import Checksum
 from permafrost.cache.hdf5.create import WriteStream, create_file
 from permafrost.cache.hdf5.opening import check_storage, open_node
-from permafrost.cache.hdf5.sealed import check_seal, read_array, seal
+from permafrost.cache.hdf5.sealed import check_seal, read_array, write_chunks
 from permafrost.cache.shards.format import RowFormat, choose_chunk
 from permafrost.cache.store.folders import mark_used
 
@@ -100,9 +100,7 @@ def _write(file: Path, name: str, values: NDArray[Any]) -> None:
             # Of fixed length: HDF5 does not checksum the heap where it puts other strings, and a
             # flipped bit there can keep it reading for ever (seen with HDF5 1.14).
             opened.attrs["name"] = np.bytes_(name)
-            chunks = choose_chunk(row, len(values))
-            dataset = opened.create_dataset("values", data=values, chunks=chunks, fletcher32=True)
-            seal(dataset, xxh3_64(np.ascontiguousarray(values).data))
+            write_chunks(opened, "values", values, chunk=choose_chunk(row, len(values)))
         stream.check()
 
 
@@ -120,8 +118,7 @@ def check_artefact(path: Path) -> None:
         if file.attrs["name"] != path.stem.removeprefix("derived-").encode():
             raise ValueError("it has the name of another")
         check_storage(file, "values")
-        dataset, total = file["values"], xxh3_64()
+        dataset, total = file["values"], Checksum()
         for start in range(0, len(dataset), dataset.chunks[0]):
-            block = dataset[start : start + dataset.chunks[0]]
-            total.update(np.ascontiguousarray(block).data)
+            total.add(dataset[start : start + dataset.chunks[0]])
         check_seal(dataset, total)

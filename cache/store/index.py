@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
-from xxhash import xxh3_64_hexdigest
+
+from permafrost.cache.hdf5.checksum import SUM_HEX_DIGITS, sum_text
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ _SCHEMA = (
     "CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
     f"PRAGMA user_version = {_SCHEMA_VERSION}",
 )
-_SUM_CHARACTERS = 16
 # What a garbled file makes sqlite3 raise.
 FAILURES = (sqlite3.DatabaseError, UnicodeDecodeError)
 # Another run may be committing; a commit takes milliseconds.
@@ -167,7 +167,7 @@ class Index:
     def memo(self, key: str) -> str | None:
         """Return a remembered text."""
         for (value,) in self._query("SELECT value FROM memos WHERE key = ?", [key]):
-            text = str(value)[_SUM_CHARACTERS:]
+            text = str(value)[SUM_HEX_DIGITS:]
             # SQLite has no checksums, and what is remembered here is believed.
             return text if _seal(key, text) == value else None
         return None
@@ -314,4 +314,4 @@ def _is_digest(value: object) -> bool:
 
 def _seal(key: str, text: str) -> str:
     """Put a checksum before a text."""
-    return f"{xxh3_64_hexdigest(f'{key} {text}'.encode(errors='surrogatepass'))}{text}"
+    return sum_text(f"{key} {text}") + text

@@ -16,22 +16,21 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from xxhash import xxh3_64_intdigest
 
 from permafrost.cache.errors import DamagedError
+from permafrost.cache.hdf5.checksum import SUM_NAME, sum_values
 from permafrost.cache.hdf5.chunks import CAN_LIST
 from permafrost.cache.hdf5.compression import load_filters
 from permafrost.cache.hdf5.direct import RawFile, open_raw, read_chunks
 from permafrost.cache.hdf5.opening import check_storage
 from permafrost.cache.hdf5.sealed import decode, read_array
-from permafrost.cache.shards.format import SUMS, shard_name
+from permafrost.cache.shards.format import DTYPES, shard_name
 from permafrost.cache.shards.reader import find_chunks, list_shards
 from permafrost.cache.store.folders import read_recipe
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, recipe_key
 
-_MEMBERS = {"digest", "features", SUMS}
-_DTYPES = ("float32", "float16")
+_MEMBERS = {"digest", "features", SUM_NAME}
 # What a garbled file makes h5py raise.
 READ_FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError)
 # Read and compared at once, twice: what fits a processor's cache.
@@ -171,11 +170,11 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
     """Find out which rows of a shard are intact, and why others are not."""
     dataset = file["features"]
     n_rows = len(file["digest"])
-    if dataset.dtype.name not in _DTYPES or len(dataset) != n_rows:
+    if dataset.dtype.name not in DTYPES or len(dataset) != n_rows:
         raise ValueError(f"its features are {dataset.dtype} {dataset.shape} for {n_rows} rows")
     load_filters(dataset)
     chunks = find_chunks(file)
-    if chunks is None and SUMS in file and CAN_LIST:
+    if chunks is None and SUM_NAME in file and CAN_LIST:
         raise ValueError("its checksums are not those of its chunks")
     raw = None if chunks is None else RawFile(descriptor=descriptor, chunks=chunks)
     row_bytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
@@ -224,7 +223,7 @@ class _DoubleReading:
             columns = (0, found.shape[1])
             # Checks our own sums on the way.
             read_chunks(self.raw, rows, positions=rows - start, columns=columns, out=found)
-            if xxh3_64_intdigest(found.data) != xxh3_64_intdigest(values.data):
+            if sum_values(found) != sum_values(values):
                 raise ValueError("its values are others when read past HDF5")
         if not np.isfinite(values).all():
             raise ValueError("it holds values that are not finite")

@@ -18,16 +18,15 @@ import h5py
 import numpy as np
 
 from permafrost.cache.disk.publish import published
-from permafrost.cache.hdf5.chunks import lay_grid
-from permafrost.cache.hdf5.compression import compression_options
 from permafrost.cache.hdf5.create import WriteStream, create_file, create_group, create_virtual
 from permafrost.cache.hdf5.sealed import as_bytes, write_array, write_text
 from permafrost.cache.hdf5.strings import escape_name, write_strings
 from permafrost.cache.shards.blocks import split_rows
 from permafrost.cache.shards.follow import follow_rows
-from permafrost.cache.shards.format import SUMS_PER_CHUNK, RowFormat, choose_chunk
+from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.gather import StoredRows
 from permafrost.cache.shards.locations import RowLocations
+from permafrost.cache.shards.writer import FeatureDataset
 from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
 
 _log = logging.getLogger(__name__)
@@ -121,35 +120,20 @@ def _write_values(
     file: h5py.File, layer: ViewLayer, digests: np.ndarray, stream: WriteStream
 ) -> None:
     n_rows, row = len(digests), layer.row
-    parent, _, leaf = f"features/{layer.spec}".rpartition("/")
-    chunk = choose_chunk(row, max(1, n_rows))
-    dataset = create_group(file, parent).create_dataset(
-        leaf,
-        shape=(n_rows, *row.shape),
-        dtype=row.dtype,
-        chunks=chunk,
-        fletcher32=True,
-        **compression_options(row.compression),
-    )
-    _write_recipe(dataset, layer.recipe)
+    features = FeatureDataset(file, f"features/{layer.spec}", row=row, n_rows=n_rows)
+    _write_recipe(features.dataset, layer.recipe)
     stored = StoredRows(
         folder=layer.folder,
         key=recipe_key(layer.recipe),
         locations=layer.locations,
         digests=digests,
     )
-    grid = lay_grid(row.shape, chunk) if row.compression == "none" else None
-    sums: list[int] = []
-    for start, stop in split_rows(n_rows, row.row_bytes, chunk_rows=chunk[0]):
+    for start, stop in split_rows(n_rows, row.row_bytes, chunk_rows=features.chunk[0]):
         block = np.empty((stop - start, *row.shape), row.dtype)
         stored = follow_rows(stored, np.arange(start, stop), block)
-        dataset[start:stop] = block
+        features.write(start, block)
         stream.check()
-        sums += grid.sum_chunks(block) if grid else []
-    if sums:
-        parent, _, leaf = f"sums/{layer.spec}".rpartition("/")
-        group = create_group(file, parent)
-        write_array(group, leaf, np.array(sums, np.uint64), n_rows=SUMS_PER_CHUNK)
+    features.write_sums(f"sums/{layer.spec}")
 
 
 def _write_recipe(node: h5py.Dataset, recipe: Recipe) -> None:
