@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from permafrost.cache.hdf5.compression import COMPRESSIONS
+from permafrost.cache.shards.format import DTYPES
+from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
-from permafrost.stages.cores import count_cores
 from permafrost.stages.decoding.decode import DECODE_MODES, ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
 from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
@@ -21,7 +22,6 @@ from permafrost.stages.frameworks.start import find_keras_backend
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
-DTYPES = ("float32", "float16")
 PRECISIONS = ("float32", "bfloat16", "float16")
 DECODINGS = DECODE_MODES
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}

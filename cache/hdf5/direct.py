@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from permafrost.cache.hdf5.checksum import sum_values
 from permafrost.cache.hdf5.chunks import Run, StoredChunks
+from permafrost.cores import count_cores
 
 # One thread for each so many bytes. Reading and summing release the interpreter's lock, and each
 # thread has a stretch of the output for itself: two read 1.4 to 1.8 times as fast as one.
@@ -77,9 +78,9 @@ def read_chunks(
 
 
 def _count_threads(n_groups: int, n_bytes: int) -> int:
-    has_affinity = hasattr(os, "sched_getaffinity")  # macOS has none.
-    n_cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    return max(1, min(n_groups, n_bytes // _THREAD_BYTES, n_cores))
+    n_threads = min(n_groups, n_bytes // _THREAD_BYTES)
+    # Counting reads files, which small reads need not wait for.
+    return min(n_threads, count_cores()) if n_threads > 1 else 1
 
 
 def _group_lines(lines: NDArray[np.int64]) -> list[tuple[int, int, int]]:

@@ -18,6 +18,7 @@ from permafrost.cache.hdf5.compression import find_compression, load_filters
 from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array
 from permafrost.cache.shards.format import DTYPES, RowFormat, shard_name
+from permafrost.stamps import write_stamp
 
 _log = logging.getLogger(__name__)
 # While shards are merged, a listing of the folder may show neither the old ones nor the new one:
@@ -118,9 +119,4 @@ def list_shards(folder: Path) -> Iterator[tuple[Path, str]]:
     for path in folder.glob("shard-*.h5"):
         # Another run may merge shards or remove them at any time.
         with contextlib.suppress(FileNotFoundError):
-            yield path, _stamp(path)
-
-
-def _stamp(path: Path) -> str:
-    status = path.stat()
-    return f"{status.st_size}:{status.st_mtime_ns}"
+            yield path, write_stamp(path.stat())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import re
 from pathlib import Path
@@ -19,6 +18,7 @@ from permafrost.cache.hdf5.opening import check_storage, open_node
 from permafrost.cache.hdf5.sealed import check_seal, read_array, write_chunks
 from permafrost.cache.shards.format import RowFormat, choose_chunk
 from permafrost.cache.store.folders import mark_used
+from permafrost.warn import warn_once
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,11 @@ class Artefacts:
         try:
             _write(file, name, values)
         except OSError as error:
-            _warn_of_loss(file.parent, error.strerror or str(error))
+            # Once for each folder and reason: a sweep saves many arrays.
+            warn_once(
+                f"cannot keep derived arrays in {file.parent} ({error.strerror or error}); they are"
+                " made again each time"
+            )
 
     def _find(self, name: str) -> Path | None:
         if not _HEX.fullmatch(name):
@@ -102,14 +106,6 @@ def _write(file: Path, name: str, values: NDArray[Any]) -> None:
             opened.attrs["name"] = np.bytes_(name)
             write_chunks(opened, "values", values, chunk=choose_chunk(row, len(values)))
         stream.check()
-
-
-@functools.cache
-def _warn_of_loss(folder: Path, reason: str) -> None:
-    """Once for each folder and reason: a sweep saves many arrays."""
-    _log.warning(
-        "cannot keep derived arrays in %s (%s); they are made again each time", folder, reason
-    )
 
 
 def check_artefact(path: Path) -> None:

@@ -15,13 +15,13 @@ import numpy as np
 from permafrost.cache.shards.locations import NO_DIGESTS, RowLocations, RowTable
 from permafrost.cache.shards.reader import (
     MOST_LOOKS,
-    _stamp,
     list_shards,
     read_rows_of,
 )
 from permafrost.cache.store.index import Index, IndexedShard
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.stamps import write_stamp
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class FeatureSet:
 
     def add(self, shard: Path, digests: np.ndarray) -> None:
         """Tell the index of a shard that was just published."""
-        self._index.replace_shards(self.key, add=[IndexedShard(shard.name, _stamp(shard), digests)])
+        indexed = IndexedShard(shard.name, write_stamp(shard.stat()), digests)
+        self._index.replace_shards(self.key, add=[indexed])
 
     def _read_shards(self, stamps: Mapping[str, str]) -> Iterator[IndexedShard]:
         indexed = self._index.shards_of(self.key)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from permafrost.cache.errors import DamagedError
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.gather import StoredRows
 from permafrost.cache.shards.locations import join_digests
@@ -28,7 +27,7 @@ from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.api.reader import name_features
 from permafrost.pipeline.errors import PipelineError, UnreadableError
 from permafrost.pipeline.extraction.extract import fill_cache
-from permafrost.pipeline.extraction.results import list_failures
+from permafrost.pipeline.extraction.results import list_failures, locate_again
 from permafrost.pipeline.extraction.summary import Tally
 from permafrost.pipeline.options import (
     DEFAULT_CACHE,
@@ -303,11 +302,8 @@ def _warn_of_failures(failed: list[tuple[str, str]], *, n_images: int) -> None:
 
 def _gather(layer: LayerPlan, digests: list[bytes], *, n_failed: int) -> NDArray[np.float32]:
     # What this run computed is not in the set as it was when planned.
-    layer.features.refresh()
-    locations = layer.features.locate(digests)
+    locations = locate_again(layer, digests, n_failed=n_failed)
     found = np.flatnonzero(~locations.missing)
-    if len(found) + n_failed < len(digests):
-        raise DamagedError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
     stored = np.empty((len(found), *layer.row.shape), layer.row.dtype)
     wanted = StoredRows(
         folder=layer.features.folder,

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.cache.hdf5.compression import COMPRESSIONS
+from permafrost.cache.shards.format import DTYPES
+from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import (
     DECODINGS,
     DEFAULT_CACHE,
-    DTYPES,
     PRECISIONS,
     DatasetOptions,
     ExtractOptions,
@@ -21,7 +22,6 @@ from permafrost.pipeline.options import (
     parse_size,
 )
 from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
-from permafrost.stages.cores import count_cores
 from permafrost.stages.datasets.targets import CLASSIFICATION, TASKS
 from permafrost.stages.decoding.decode import ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from permafrost.cores import count_cores
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
     SOURCES,
@@ -17,7 +18,6 @@ from permafrost.pipeline.cli.groups import (
     read_task_options,
     split_names,
 )
-from permafrost.stages.cores import count_cores
 from permafrost.stages.heads import HEADS
 
 if TYPE_CHECKING:

@@ -120,7 +120,9 @@ def compute_missing(
             ForwardPass(lambda: build_program(features, prepared), shares)
         )
         claims = Claims(
-            *(plan, leases, writer),
+            plan,
+            leases,
+            writer,
             batch_size=prepared.batch_size,
             find_failures=lambda: recall_failures(index, prepared.decoding, keys),
         )
@@ -144,7 +146,8 @@ def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -
     from permafrost.pipeline.extraction.writer import ActivationWriter
 
     return ActivationWriter(
-        *(prepared.layout, prepared.plan),
+        prepared.layout,
+        prepared.plan,
         index=index,
         decoding=prepared.decoding,
         on_error=options.run.on_error,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.shards.locations import join_digests
+from permafrost.cache.shards.locations import RowLocations, join_digests
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
 from permafrost.pipeline.extraction.summary import Tally, failures_path
@@ -72,10 +72,7 @@ def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
     locations = layer.features.locate(digests)
     if locations.missing.any() or not all((folder / name).exists() for name in locations.shards):
         # The set is not as it was when planned: this run added rows, or shards were merged.
-        layer.features.refresh()
-        locations = layer.features.locate(digests)
-    if locations.missing.any():
-        raise DamagedError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
+        locations = locate_again(layer, digests)
     return ViewLayer(
         spec=str(layer.spec),
         recipe=layer.recipe,
@@ -83,6 +80,21 @@ def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
         row=layer.row,
         locations=locations,
     )
+
+
+def locate_again(layer: LayerPlan, digests: list[bytes], *, n_failed: int = 0) -> RowLocations:
+    """Find rows in a feature set that changed since it was planned.
+
+    Raises
+    ------
+    DamagedError
+        More of them are missing than the `n_failed` that could not be computed.
+    """
+    layer.features.refresh()
+    locations = layer.features.locate(digests)
+    if locations.missing.sum() > n_failed:
+        raise DamagedError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
+    return locations
 
 
 def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:

@@ -53,7 +53,9 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
     if not is_reference(features):
         plain = replace(spec, precision="float32")
         note_parity(
-            *(features, prepared, program),
+            features,
+            prepared,
+            program,
             open_reference=lambda: open_reference(prepared.backbone.load(), plain),
         )
     return program

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,8 +21,7 @@ from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, parse_targets
 from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows
-
-_log = logging.getLogger(__name__)
+from permafrost.warn import warn_once
 
 JOINED_BY = "+"
 
@@ -255,7 +253,7 @@ def _align(files: Sequence[Features]) -> list[Rows]:
     for file, own in zip(files, keys, strict=True):
         n_left_out = sum(key not in shared for key in own)
         if n_left_out:
-            _warn_once(
+            warn_once(
                 f"{n_left_out} of {len(own)} images of {str(file.path)!r} are not in every file and"
                 " are left out"
             )
@@ -278,13 +276,7 @@ def _warn_of_conflicts(column: str, ours: Features, theirs: Features) -> None:
     rows = zip(ours.paths, _list_keys(ours), ours.column(column), strict=True)
     conflicts = [path for path, key, value in rows if value not in said.get(key, {value})]
     if conflicts:
-        _warn_once(
+        warn_once(
             f"{len(conflicts)} images have another {column} in {str(theirs.path)!r} than in"
             f" {str(ours.path)!r}, whose {column} counts; the first is {conflicts[0]!r}"
         )
-
-
-@cache
-def _warn_once(text: str) -> None:
-    """Log a warning; a sweep opens the same files for each of its steps."""
-    _log.warning("%s", text)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from permafrost.cache.store.recipe import canonical_json
@@ -20,8 +18,7 @@ from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.crossfit import Candidate
 from permafrost.stages.heads import check_task, parse_settings
-
-_log = logging.getLogger(__name__)
+from permafrost.warn import warn_once
 
 # What scikit-learn and Keras take.
 _SEEDS = 2**32
@@ -93,7 +90,7 @@ def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
         )
     tagged = [name for name in classes if SEPARATOR in name]
     if tagged:
-        _warn_once(
+        warn_once(
             f"{tagged[0]!r} is taken as one class; --task multilabel makes tags of what"
             f" {SEPARATOR!r} separates"
         )
@@ -106,12 +103,6 @@ def _are_measurements(texts: Sequence[str]) -> bool:
     except ValueError:
         return False
     return not all(value.is_integer() for value in values)
-
-
-@cache
-def _warn_once(text: str) -> None:
-    """Warn, though a sweep asks before all fits and again before the last."""
-    _log.warning("%s", text)
 
 
 def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:

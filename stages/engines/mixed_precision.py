@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from permafrost.stages.cores import count_cores
+from permafrost.cores import count_cores
 from permafrost.stages.errors import UnknownNameError
 
 # Grappler's pass for each half precision.

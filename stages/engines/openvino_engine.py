@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.cores import count_cores
 from permafrost.stages.backbones.network import Network
-from permafrost.stages.cores import count_cores
 from permafrost.stages.engines.program import ProgramSpec, fill_up
 from permafrost.stages.engines.tracing import TracedProgram, trace_program
 from permafrost.stages.errors import UnknownNameError

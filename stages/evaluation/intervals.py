@@ -223,7 +223,7 @@ def compare_paired(a: NDArray[Any], b: NDArray[Any]) -> float:
 
 def _test_discordant(n_first: int, n_second: int) -> float:
     """Return the two-sided p value of so many heads and tails from a fair coin."""
-    from scipy.special import bdtr
+    from scipy.stats import binomtest
 
-    rarer = min(n_first, n_second)
-    return min(1.0, 2 * float(bdtr(rarer, n_first + n_second, 0.5)))
+    n_rows = n_first + n_second
+    return float(binomtest(n_first, n_rows).pvalue) if n_rows else 1.0

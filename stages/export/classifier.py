@@ -85,9 +85,3 @@ def save_classifier(
     record = {"task": task, "classes": [str(name) for name in classes], "pixels": dict(pixels)}
     with ZipFile(path, "a") as archive:
         archive.writestr(RECORD_NAME, json.dumps(record, indent=2) + "\n")
-
-
-# Backbones
-
-
-# Features and head

@@ -206,16 +206,15 @@ def _read_weights(estimator: Any, task: str) -> tuple[NDArray[np.float64], NDArr
 
 
 def _widen(estimator: Any, restore: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:
-    """Return a copy of `estimator` whose weights, or training rows, have the full width."""
+    """Return a copy of a linear `estimator` whose weights have the full width."""
     wide = copy.deepcopy(estimator)
     parts = list_parts(wide)
-    name = "coef_" if _is_linear(wide) else "_fit_X"
-    narrow = [getattr(part, name) for part in parts]
+    narrow = [part.coef_ for part in parts]
     # All at once, since restoring is a pass over the whole matrix.
     restored = restore(np.vstack(narrow).astype(np.float64))
     heights = np.cumsum([len(np.atleast_2d(one)) for one in narrow])
     for part, one, rows in zip(parts, narrow, np.split(restored, heights[:-1]), strict=True):
-        setattr(part, name, rows.reshape(*one.shape[:-1], -1))
+        part.coef_ = rows.reshape(*one.shape[:-1], -1)
         part.n_features_in_ = rows.shape[1]
     wide.n_features_in_ = restored.shape[1]
     return wide

@@ -174,7 +174,9 @@ def _warn_unless_converged(kind: str, fitted: Any, max_iter: int) -> None:
         logger.warning(
             "%s has not converged after max_iter=%d iterations; raise it with"
             " --set max_iter=%d, or scale the features",
-            *(kind, max_iter, max_iter * 4),
+            kind,
+            max_iter,
+            max_iter * 4,
         )
 
 

@@ -14,11 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from permafrost.stages.errors import InputError
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES, check_size, is_hidden, stat_regular
+from permafrost.stages.sources.folder import IMAGE_SUFFIXES, check_size, list_visible, stat_regular
 from permafrost.stages.sources.members import Member, MemberError, index_members
 from permafrost.stages.sources.npz import list_arrays
 from permafrost.stages.sources.tar import TAR_MAGIC, list_tar
 from permafrost.stages.sources.zip import list_zip
+from permafrost.stamps import write_stamp
 
 # What is compressed as a whole has no members to go to: how it begins → what unpacks it in place.
 _UNPACKERS: Mapping[bytes, str] = {
@@ -83,8 +84,7 @@ class ArchiveSource:
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return the member's own fingerprint, then ``size:mtime_ns`` of the archive."""
-        members, status = load_members(self.root), os.stat(self.root)
-        archive = f"{status.st_size}:{status.st_mtime_ns}"
+        members, archive = load_members(self.root), write_stamp(os.stat(self.root))
         found = map(members.get, paths)
         return [
             f"{member.fingerprint}:{archive}" if member else self._no_member(path)
@@ -96,10 +96,7 @@ class ArchiveSource:
         return ArchiveSource(os.path.join(os.getcwd(), self.root))
 
     def _list_files(self, suffixes: tuple[str, ...]) -> list[str]:
-        names = (name for name in load_members(self.root) if name.lower().endswith(suffixes))
-        return sorted(
-            (name for name in names if not any(map(is_hidden, name.split("/")))), key=os.fsencode
-        )
+        return list_visible(load_members(self.root), suffixes)
 
     def _name(self, path: str) -> str:
         return self.file_keys([path])[0]

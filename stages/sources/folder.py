@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from permafrost.stages.errors import InputError
+from permafrost.stamps import write_stamp
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif"),
@@ -87,6 +88,14 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def list_visible(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    """List the names that end so and have no hidden part, sorted by their bytes."""
+    found = (name for name in names if name.lower().endswith(suffixes))
+    return sorted(
+        (name for name in found if not any(map(is_hidden, name.split("/")))), key=os.fsencode
+    )
+
+
 def stat_regular(file: str) -> os.stat_result:
     """Stat a file; `OSError` when it is none, because opening a FIFO would wait for ever."""
     try:
@@ -121,10 +130,9 @@ def _fold(root: str, path: str) -> str:
 
 def _fingerprint(file: str) -> str | OSError:
     try:
-        status = stat_regular(file)
+        return write_stamp(stat_regular(file))
     except OSError as error:
         return error.with_traceback(None)
-    return f"{status.st_size}:{status.st_mtime_ns}"
 
 
 def _walk(root: str) -> Iterator[str]:

@@ -15,7 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 from permafrost.stages.errors import InputError
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES, MAX_FILE_BYTES, check_size, is_hidden
+from permafrost.stages.sources.folder import (
+    IMAGE_SUFFIXES,
+    MAX_FILE_BYTES,
+    check_size,
+    list_visible,
+)
 from permafrost.stages.sources.retries import (
     READ_TIMEOUT_S,
     explain,
@@ -71,10 +76,7 @@ class RemoteSource:
 
     def list_images(self) -> list[str]:
         """List the images, sorted by their bytes."""
-        names = (name for name in self.files or () if name.lower().endswith(IMAGE_SUFFIXES))
-        return sorted(
-            (name for name in names if not any(map(is_hidden, name.split("/")))), key=os.fsencode
-        )
+        return list_visible(self.files or (), IMAGE_SUFFIXES)
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes; `OSError` when that failed, several times if need be."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.stages.cores import count_cores
+from permafrost.cores import count_cores
 
 ALLOWED = len(os.sched_getaffinity(0))
 
