@@ -20,7 +20,7 @@ from permafrost.stages.sources.source import ArchiveSource, FolderSource, Source
 _GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
-def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
+def list_dataset(location: str, *, labels: str | None = None) -> tuple[Manifest, Source]:
     """List the images at a location with labels and predefined splits; digests are empty.
 
     A CSV gives its rows in their order, everything else gives its images sorted by path. A table
@@ -36,17 +36,18 @@ def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
         name or stem; without a column of labels, those of the default stay).
         By default what the CSV at the location or in the archive says; otherwise the folders.
 
+    Returns
+    -------
+    Manifest
+    Source
+        What its paths are read from.
+
     Raises
     ------
     InputError
         When there are no images, a table is unusable or names a missing file, or labels that were
         asked for are found for none of the images.
     """
-    return list_dataset(location, labels=labels)[0]
-
-
-def list_dataset(location: str, *, labels: str | None = None) -> tuple[Manifest, Source]:
-    """Do what `build_manifest` does, and return the opened source as well."""
     location = drop_file_scheme(location)
     source = open_source(location)
     is_table = isinstance(source, FolderSource) and not Path(location).is_dir()

@@ -23,7 +23,6 @@ from permafrost.pipeline.options import FeatureOptions, RunOptions, parse_bytes,
 from permafrost.pipeline.sweeps.grid import split_values
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_spec, parse_layer_specs
-from permafrost.stages.datasets.labels import build_manifest
 from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.datasets.splits import assign_splits
 from permafrost.stages.datasets.targets import parse_targets
@@ -33,6 +32,7 @@ from permafrost.stages.matrices.matrix import ArrayMatrix
 from permafrost.stages.sources.source import find_file, open_source
 from tests.fuzz.mutation import mutate
 from tests.helpers import ROOT
+from tests.helpers.manifests import build_manifest
 
 RECIPE: Recipe = {"backbone": "tiny", "layer": "conv/1", "pooling": "none", "size": [32, 32]}
 _EXAMPLES = ROOT / "examples"

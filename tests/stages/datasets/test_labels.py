@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.stages.datasets.labels import build_manifest
 from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.source import open_source
 from tests.helpers import packing
+from tests.helpers.manifests import build_manifest
 
 
 def fill(folder: Path, *paths: str) -> str:

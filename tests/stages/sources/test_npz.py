@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 
-from permafrost.stages.datasets.labels import build_manifest
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources import npz as arrays
 from permafrost.stages.sources.archive import ArchiveSource, load_members
 from permafrost.stages.sources.reading import hash_images
 from permafrost.stages.sources.source import open_source
+from tests.helpers.manifests import build_manifest
 
 DIGITS = (load_digits().images[:30] * 15).astype(np.uint8)
 CLASSES = load_digits().target[:30]

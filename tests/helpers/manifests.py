@@ -1,0 +1,10 @@
+"""Manifests of images that lie somewhere, without the source that reads them."""
+
+from __future__ import annotations
+
+from permafrost.stages.datasets.labels import list_dataset
+from permafrost.stages.datasets.manifest import Manifest
+
+
+def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
+    return list_dataset(location, labels=labels)[0]
