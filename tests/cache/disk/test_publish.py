@@ -48,7 +48,7 @@ def test_a_number_that_was_given_again_keeps_nothing_alive(tmp_path: Path) -> No
     owner = Owner.current()
     if not owner.start:
         pytest.skip("this system does not say when a process started")
-    leave(tmp_path, dataclasses.replace(owner, start=owner.start + 1))
+    leave(tmp_path, dataclasses.replace(owner, start=owner.start + 1000))
     remove_orphans(tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -94,7 +94,7 @@ def test_the_lease_of_a_killed_process_ends_at_once(tmp_path: Path, is_reaped: b
 
 def test_a_process_number_that_is_used_again_does_not_revive_a_lease(tmp_path: Path) -> None:
     now = Owner.current()
-    (tmp_path / f"lease-{Owner(now.host, now.pid, now.start + 1)}-0").write_bytes(
+    (tmp_path / f"lease-{Owner(now.host, now.pid, now.start + 1000)}-0").write_bytes(
         b'{"keys": ["k"], "waiting": false}\n' + A
     )
     with Leases(tmp_path, ["k"]) as leases:
