@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.records import Drift, Parity
-from permafrost.pipeline.forward.drift import describe_largest, read_drifts
+from permafrost.pipeline.forward.drift import describe_largest
 from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
 from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import prepare
-from permafrost.pipeline.planning.remembered import recall_rate
+from permafrost.pipeline.planning.remembered import recall_rate, recall_records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,5 +132,5 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         layers=layers,
         fast_decoding=measure_fast_decoding(prepared),
         parity=read_parities(options.features, plan.layers),
-        drift=read_drifts(plan.layers),
+        drift=recall_records(plan.layers, Drift),
     )

@@ -8,11 +8,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from permafrost.cache.store.records import Drift, Parity
-from permafrost.pipeline.forward.drift import describe_largest, read_drifts
+from permafrost.pipeline.forward.drift import describe_largest
 from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
 from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
+from permafrost.pipeline.planning.remembered import recall_records
 from permafrost.pipeline.progress import Shares
 
 # The share of a run's time that another way of decoding must save to be worth a word.
@@ -155,5 +156,5 @@ def summarize(
         features=str(out),
         failures=str(failures_path(out)) if failed else None,
         parity=read_parities(options.features, prepared.plan.layers),
-        drift=read_drifts(prepared.plan.layers),
+        drift=recall_records(prepared.plan.layers, Drift),
     )

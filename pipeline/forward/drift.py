@@ -59,12 +59,6 @@ def _note(
             _log.warning("%s; this network amplifies rounding", describe_drift(layer.spec, drift))
 
 
-def read_drifts(layers: Sequence[LayerPlan]) -> dict[str, Drift]:
-    """Return what is known of each layer."""
-    found = {str(layer.spec): read_record(layer.features.folder, Drift) for layer in layers}
-    return {layer: drift for layer, drift in found.items() if drift is not None}
-
-
 def describe_drift(layer: object, drift: Drift) -> str:
     """Return a line for people."""
     return (

@@ -13,6 +13,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
+from permafrost.pipeline.planning.remembered import recall_records
 from permafrost.stages.engines.program import Reference
 from permafrost.stages.engines.registry import name_reference
 from permafrost.stages.shortcuts.differences import Run, measure_errors
@@ -98,8 +99,7 @@ def read_parities(options: FeatureOptions, layers: list[LayerPlan]) -> dict[str,
     """Return what is known of each layer; nothing where the features are the reference."""
     if is_reference(options):
         return {}
-    found = {str(layer.spec): read_record(layer.features.folder, Parity) for layer in layers}
-    return {layer: parity for layer, parity in found.items() if parity is not None}
+    return recall_records(layers, Parity)
 
 
 def describe_parity(layer: str, parity: Parity) -> str:

@@ -1,4 +1,4 @@
-"""What the index remembers between runs: failures, rates, recipes."""
+"""What is remembered between runs: failures, rates, recipes, and what was measured of layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, canonical_json
+from permafrost.cache.store.records import Record, read_record
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.missing import LayerPlan
 
@@ -30,6 +31,12 @@ def recall_failures(index: Index, decoding: str, keys: Iterable[str]) -> dict[by
     for kind in (decoding, *keys):
         failures |= index.failures(kind)
     return failures
+
+
+def recall_records(layers: Iterable[LayerPlan], kind: type[Record]) -> dict[str, Record]:
+    """Return what was measured of each layer, by its spec; nothing of those never measured."""
+    found = {str(layer.spec): read_record(layer.features.folder, kind) for layer in layers}
+    return {layer: record for layer, record in found.items() if record is not None}
 
 
 def recall_rate(index: Index, layers: Sequence[LayerPlan]) -> float | None:

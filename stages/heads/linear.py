@@ -67,26 +67,11 @@ class LogregSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearSvmSettings:
+class LinearSvmSettings(LogregSettings):
     """Settings of a linear support vector machine with the squared hinge loss.
 
-    Parameters
-    ----------
-    C : float
-        Inverse strength of the L2 penalty.
-    scale, class_weight
-        As in `LogregSettings`.
-    max_iter : int
-        Most iterations of liblinear.
-    tol : float
-        How near to the optimum liblinear stops.
+    Those of a logistic regression: iterations and tolerance are liblinear's.
     """
-
-    C: float = setting(1.0, parse_positive, "a number above 0")
-    scale: str = scale_setting()
-    class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
-    max_iter: int = setting(1000, whole(1), "a whole number from 1 on")
-    tol: float = setting(1e-4, parse_positive, "a number above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
