@@ -18,15 +18,13 @@ from permafrost.pipeline.models.classifier import (
 )
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.recipe import PIXELS
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.network import Network
-
-# How an image file becomes the pixels that the model takes.
-_PIXELS = ("size", "color", "resize", "resize_mode", "orient", "decode")
 
 
 def export(model: Path, out: Path) -> dict[str, object]:
@@ -80,7 +78,7 @@ def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
     for part in parts[1:]:
         differing = [
             f"{name} {first.recipe[name]} and {part.recipe[name]}"
-            for name in _PIXELS
+            for name in PIXELS
             if first.recipe[name] != part.recipe[name]
         ]
         if differing:
@@ -88,7 +86,7 @@ def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
                 f"one model takes one image, but {first.layer} and {part.layer} were extracted from"
                 f" different ones ({', '.join(differing)}); extract both alike"
             )
-    return {name: first.recipe[name] for name in _PIXELS}
+    return {name: first.recipe[name] for name in PIXELS}
 
 
 def _load_parts(classifier: Classifier) -> list[ExportPart]:

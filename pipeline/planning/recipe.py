@@ -10,6 +10,8 @@ from permafrost.stages.decoding.decode import DecodeSpec
 
 # Raised when our own code changes the numbers it computes from the same inputs.
 NUMERICS = 2
+# What in a recipe says how an image file becomes pixels.
+PIXELS = ("size", "color", "resize", "resize_mode", "orient", "decode")
 
 
 def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) -> Recipe:
