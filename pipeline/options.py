@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from permafrost.cache.hdf5.compression import COMPRESSIONS
 from permafrost.cache.shards.format import DTYPES
@@ -20,11 +22,52 @@ from permafrost.stages.engines.registry import ENGINES
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.frameworks.start import find_keras_backend
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Options = TypeVar("Options", bound=DataclassInstance)
+    T = TypeVar("T")
+
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 PRECISIONS = ("float32", "bfloat16", "float16")
-DECODINGS = DECODE_MODES
+SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def parse_bytes(text: str) -> int:
+    """Read ``4GB``, ``500MB`` or ``1000000``."""
+    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    try:
+        number = float(match[1]) if match else 0.0
+    except ValueError:
+        number = 0.0
+    if match is None or number <= 0:
+        raise PipelineError(f"cannot read {text!r} as an amount of memory; write it as 4GB")
+    unit = _BYTE_UNITS[match[2].upper()]
+    return int(number * (unit if not match[3] else 1024 ** (len(f"{unit:.0f}") // 3)))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read ``224`` or ``224x320``, height first."""
+    match = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", text)
+    if match is None or int(match[1]) < 1 or match[2] == "0":
+        raise PipelineError(f"cannot read {text!r} as a size; write it as 224 or 224x320 (height)")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_layers(text: str) -> tuple[str, ...]:
+    """Read ``SPEC,SPEC``."""
+    return tuple(text.split(","))
+
+
+def _option(default: T, **metadata: Any) -> T:
+    """Declare a field as an option, once for all that show, read or check it.
+
+    The metadata is what `add_argument` of the command line takes; and, where the field's name does
+    not do, a `flag` in its place there, and a `kind` in its place in errors.
+    """
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +86,17 @@ class DatasetOptions:
         Of a random split.
     """
 
-    images: str | None = None
-    manifest: Path | None = None
-    labels: str | None = None
-    split: str | None = None
-    seed: int = 0
+    images: str | None = _option(None, metavar="SOURCE", help=SOURCES)
+    manifest: Path | None = field(
+        default=None, metadata={"type": Path, "metavar": "FILE", "help": "what index wrote"}
+    )
+    labels: str | None = _option(
+        None, metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
+    )
+    split: str | None = _option(
+        None, metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
+    )
+    seed: int = _option(0, type=int, metavar="N", help="of a random split")
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.manifest is None):
@@ -73,32 +122,40 @@ class FeatureOptions:
     resize, resize_mode, preprocess, view, orient, dtype, engine, precision, decode : str
     """
 
-    backbone: str
-    layers: tuple[str, ...]
-    weights: str = "imagenet"
-    size: tuple[int, int] | None = None
-    resize: str = "bilinear"
-    resize_mode: str = "stretch"
-    preprocess: str = "auto"
-    view: str = "identity"
-    orient: str = "ignore"
-    dtype: str = "float32"
-    engine: str = "tensorflow"
-    precision: str = "float32"
-    decode: str = "exact"
+    backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, or a model file"})
+    layers: tuple[str, ...] = field(
+        metadata={
+            "type": parse_layers,
+            "metavar": "SPEC,SPEC",
+            "help": "as block2_pool,block5_pool:avg",
+        }
+    )
+    weights: str = _option("imagenet", metavar="imagenet|random|FILE")
+    size: tuple[int, int] | None = _option(
+        None, type=parse_size, metavar="N", help="input size in pixels"
+    )
+    resize: str = _option("bilinear", choices=RESIZE_METHODS, kind="resize method")
+    resize_mode: str = _option("stretch", choices=RESIZE_MODES, kind="resize mode")
+    preprocess: str = _option("auto", choices=("auto", *PREPROCESS_MODES), kind="preprocessing")
+    view: str = _option("identity", choices=VIEWS)
+    orient: str = _option("ignore", choices=ORIENT_MODES, kind="orientation")
+    dtype: str = _option("float32", choices=DTYPES)
+    engine: str = _option(
+        "tensorflow",
+        choices=ENGINES,
+        help="keras runs on the backend that Keras is set to: KERAS_BACKEND=jax|torch|tensorflow",
+    )
+    precision: str = _option(
+        "float32",
+        choices=PRECISIONS,
+        help="of the products: bfloat16 on processors that have it, float16 on GPUs",
+    )
+    decode: str = _option("exact", choices=DECODE_MODES, kind="decoding")
 
     def __post_init__(self) -> None:
         if not self.layers:
             raise PipelineError("name at least one layer with --layers SPEC,SPEC")
-        _check("resize method", self.resize, RESIZE_METHODS)
-        _check("resize mode", self.resize_mode, RESIZE_MODES)
-        _check("preprocessing", self.preprocess, ("auto", *PREPROCESS_MODES))
-        _check("view", self.view, VIEWS)
-        _check("orientation", self.orient, ORIENT_MODES)
-        _check("dtype", self.dtype, DTYPES)
-        _check("engine", self.engine, ENGINES)
-        _check("precision", self.precision, PRECISIONS)
-        _check("decoding", self.decode, DECODINGS)
+        _check_choices(self)
 
     @property
     def full_engine(self) -> str:
@@ -151,8 +208,6 @@ class RunOptions:
     ----------
     batch_size : int, optional
         Chosen from the memory budget if not given.
-    workers : int
-        Threads that read and decode images.
     memory_bytes : int
         Budget for images and activations in flight.
     compression : str
@@ -160,24 +215,32 @@ class RunOptions:
         ``"skip"`` or ``"fail"``.
     scheduler : str, optional
         Address of a Dask scheduler; threads of this process by default.
+    workers : int
+        Threads that read and decode images.
     materialize : bool
         Write values instead of pointers into ``features.h5``.
     isolation : Isolation, optional
         Decode in processes of their own, each image within these limits.
     """
 
-    batch_size: int | None = None
-    workers: int = field(default_factory=count_cores)
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
-    compression: str = "none"
-    on_error: str = "skip"
-    scheduler: str | None = None
+    batch_size: int | None = _option(None, metavar="auto|N")
+    memory_bytes: int = _option(
+        DEFAULT_MEMORY_BYTES, flag="--memory", type=parse_bytes, metavar="4GB"
+    )
+    compression: str = _option("none", choices=COMPRESSIONS)
+    on_error: str = _option("skip", choices=("skip", "fail"), kind="--on-error")
+    scheduler: str | None = _option(None, metavar="ADDRESS", help="of a Dask cluster that decodes")
+    workers: int = field(
+        default_factory=count_cores,
+        metadata={"type": int, "metavar": "N", "help": "threads (default: the cores)"},
+    )
     materialize: bool = False
     isolation: Isolation | None = None
 
     def __post_init__(self) -> None:
-        _check("compression", self.compression, COMPRESSIONS)
-        _check("--on-error", self.on_error, ("skip", "fail"))
+        _check_choices(self)
+        if self.workers < 1:
+            raise PipelineError(f"--workers {self.workers}: at least 1 is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,28 +253,14 @@ class ExtractOptions:
     run: RunOptions = field(default_factory=RunOptions)
 
 
-def parse_bytes(text: str) -> int:
-    """Read ``4GB``, ``500MB`` or ``1000000``."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    try:
-        number = float(match[1]) if match else 0.0
-    except ValueError:
-        number = 0.0
-    if match is None or number <= 0:
-        raise PipelineError(f"cannot read {text!r} as an amount of memory; write it as 4GB")
-    unit = _BYTE_UNITS[match[2].upper()]
-    return int(number * (unit if not match[3] else 1024 ** (len(f"{unit:.0f}") // 3)))
+def read_options(options: type[Options], given: Mapping[str, Any]) -> Options:
+    """Build options from what was given under the names of their fields; ignore the rest."""
+    names = {option.name for option in fields(options)}
+    return options(**{name: value for name, value in given.items() if name in names})
 
 
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``224`` or ``224x320``, height first."""
-    match = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", text)
-    if match is None or int(match[1]) < 1 or match[2] == "0":
-        raise PipelineError(f"cannot read {text!r} as a size; write it as 224 or 224x320 (height)")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def _check(kind: str, value: str, known: object) -> None:
-    names = list(known)  # type: ignore[call-overload]
-    if value not in names:
-        raise UnknownNameError(kind, value, names)
+def _check_choices(options: FeatureOptions | RunOptions) -> None:
+    for option in fields(options):
+        value, choices = getattr(options, option.name), option.metadata.get("choices")
+        if choices is not None and value not in tuple(choices):
+            raise UnknownNameError(option.metadata.get("kind", option.name), value, choices)

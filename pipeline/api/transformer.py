@@ -10,6 +10,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -37,6 +38,7 @@ from permafrost.pipeline.options import (
     RunOptions,
     parse_bytes,
     parse_size,
+    read_options,
 )
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.missing import LayerPlan
@@ -47,6 +49,8 @@ from permafrost.stages.errors import InputError, UnknownNameError
 _ON_ERROR = ("fail", "nan")
 
 
+# scikit-learn clones and searches by the names in the signature of `__init__`.
+@dataclass(eq=False, repr=False)
 class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Paths of images in, activations of a frozen backbone's layer out.
 
@@ -91,47 +95,25 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Everything that determines the numbers.
     """
 
-    # One parameter an option, which is how scikit-learn clones and searches.
-    def __init__(  # noqa: PLR0913
-        self,
-        backbone: str | os.PathLike[str] = "vgg16",
-        layer: str = "block5_pool:avg",
-        *,
-        weights: str | os.PathLike[str] = "imagenet",
-        size: int | tuple[int, int] | None = None,
-        preprocess: str = "auto",
-        resize: str = "bilinear",
-        resize_mode: str = "stretch",
-        view: str = "identity",
-        orient: str = "ignore",
-        dtype: str = "float32",
-        engine: str = "tensorflow",
-        precision: str = "float32",
-        decode: str = "exact",
-        cache_dir: str | os.PathLike[str] = DEFAULT_CACHE.name,
-        memory: str | int = "4GB",
-        batch_size: int | None = None,
-        on_error: str = "fail",
-        verbose: bool = False,
-    ) -> None:
-        self.backbone = backbone
-        self.layer = layer
-        self.weights = weights
-        self.size = size
-        self.preprocess = preprocess
-        self.resize = resize
-        self.resize_mode = resize_mode
-        self.view = view
-        self.orient = orient
-        self.dtype = dtype
-        self.engine = engine
-        self.precision = precision
-        self.decode = decode
-        self.cache_dir = cache_dir
-        self.memory = memory
-        self.batch_size = batch_size
-        self.on_error = on_error
-        self.verbose = verbose
+    backbone: str | os.PathLike[str] = "vgg16"
+    layer: str = "block5_pool:avg"
+    _: KW_ONLY
+    weights: str | os.PathLike[str] = "imagenet"
+    size: int | tuple[int, int] | None = None
+    preprocess: str = "auto"
+    resize: str = "bilinear"
+    resize_mode: str = "stretch"
+    view: str = "identity"
+    orient: str = "ignore"
+    dtype: str = "float32"
+    engine: str = "tensorflow"
+    precision: str = "float32"
+    decode: str = "exact"
+    cache_dir: str | os.PathLike[str] = DEFAULT_CACHE.name
+    memory: str | int = "4GB"
+    batch_size: int | None = None
+    on_error: str = "fail"
+    verbose: bool = False
 
     def fit(self, X: Iterable[str | os.PathLike[str]], y: object = None) -> Self:
         """Check the options and the paths, and look the backbone up; no image is opened.
@@ -203,21 +185,9 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             raise InputError(f"layer is {self.layer!r}; give a name, as 'block5_pool:avg'")
         sides = self.size if isinstance(self.size, tuple | list) else [self.size]
         size = None if self.size is None else parse_size("x".join(map(str, sides)))
-        return FeatureOptions(
-            backbone=os.fspath(self.backbone),
-            layers=(self.layer,),
-            weights=os.fspath(self.weights),
-            size=size,
-            resize=self.resize,
-            resize_mode=self.resize_mode,
-            preprocess=self.preprocess,
-            view=self.view,
-            orient=self.orient,
-            dtype=self.dtype,
-            engine=self.engine,
-            precision=self.precision,
-            decode=self.decode,
-        )
+        files = {"backbone": os.fspath(self.backbone), "weights": os.fspath(self.weights)}
+        given = self.get_params() | files | {"layers": (self.layer,), "size": size}
+        return read_options(FeatureOptions, given)
 
     def _choose_run(self) -> RunOptions:
         if self.on_error not in _ON_ERROR:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import (
+from permafrost.pipeline.cli.groups import add_options
+from permafrost.pipeline.options import (
     SOURCES,
-    add_backbone_options,
-    add_label_options,
-    add_workers,
-    read_workers,
+    DatasetOptions,
+    FeatureOptions,
+    RunOptions,
+    read_options,
 )
-from permafrost.pipeline.options import DatasetOptions, FeatureOptions
 
 if TYPE_CHECKING:
     from permafrost.pipeline.cli.groups import Commands
@@ -26,7 +27,7 @@ def add_layers(commands: Commands) -> argparse.ArgumentParser:
     """Add the parser of `layers`."""
     parser = commands.add_parser("layers", help="list a backbone's layers, shapes and sizes")
     parser.add_argument("backbone", metavar="BACKBONE")
-    add_backbone_options(parser)
+    add_options(parser, FeatureOptions, "weights", "size")
     parser.set_defaults(call=run_layers)
     return parser
 
@@ -36,13 +37,10 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.planning.backbone import Backbone
     from permafrost.stages.backbones.applications import parse_backbone
 
+    options = read_options(FeatureOptions, vars(parsed) | {"layers": ("-",)})
     # Layers and shapes are the same with any weights; there is no need to download half a gigabyte.
-    weights = "random" if parsed.weights == "imagenet" else parsed.weights
-    if parse_backbone(parsed.backbone).is_file:
-        weights = parsed.weights
-    options = FeatureOptions(
-        backbone=parsed.backbone, layers=("-",), weights=weights, size=parsed.size
-    )
+    if options.weights == "imagenet" and not parse_backbone(options.backbone).is_file:
+        options = replace(options, weights="random")
     card = Backbone(options).describe_all()
     rows = [
         (name, "x".join(map(str, layer.shape)), 4 * math.prod(layer.shape))
@@ -64,8 +62,8 @@ def add_index(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("index", help="list a dataset's images, labels and splits")
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
-    add_label_options(parser)
-    add_workers(parser)
+    add_options(parser, DatasetOptions, "labels", "split", "seed")
+    add_options(parser, RunOptions, "workers")
     parser.set_defaults(call=run_index)
     return parser
 
@@ -76,10 +74,9 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.planning.dataset import open_dataset
     from permafrost.stages.datasets.manifest import write_manifest
 
-    options = DatasetOptions(
-        images=parsed.images, labels=parsed.labels, split=parsed.split, seed=parsed.seed
-    )
-    dataset = open_dataset(options, None, workers=read_workers(parsed))
+    options = read_options(DatasetOptions, vars(parsed))
+    workers = read_options(RunOptions, vars(parsed)).workers
+    dataset = open_dataset(options, None, workers=workers)
     make_folder(parsed.out.absolute().parent)
     with published(parsed.out) as temporary:
         write_manifest(dataset.manifest, temporary)

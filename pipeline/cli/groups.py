@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from permafrost.cache.hdf5.compression import COMPRESSIONS
-from permafrost.cache.shards.format import DTYPES
-from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import (
-    DECODINGS,
     DEFAULT_CACHE,
-    PRECISIONS,
     DatasetOptions,
     ExtractOptions,
     FeatureOptions,
     RunOptions,
     parse_bytes,
-    parse_size,
+    read_options,
 )
-from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
 from permafrost.stages.datasets.targets import CLASSIFICATION, TASKS
-from permafrost.stages.decoding.decode import ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
-from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
-from permafrost.stages.engines.registry import ENGINES
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from permafrost.pipeline.models.task import TaskOptions
 
     # Generic for the type checker only.
@@ -38,45 +32,18 @@ if TYPE_CHECKING:
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
     """Read the options of `extract` and `plan`, as their parser gave them."""
     return ExtractOptions(
-        dataset=DatasetOptions(
-            images=parsed.images,
-            manifest=parsed.manifest,
-            labels=parsed.labels,
-            split=parsed.split,
-            seed=parsed.seed,
-        ),
-        features=FeatureOptions(
-            backbone=parsed.backbone,
-            layers=tuple(parsed.layers.split(",")),
-            weights=parsed.weights,
-            size=parsed.size,
-            resize=parsed.resize,
-            resize_mode=parsed.resize_mode,
-            preprocess=parsed.preprocess,
-            view=parsed.view,
-            orient=parsed.orient,
-            dtype=parsed.dtype,
-            engine=parsed.engine,
-            precision=parsed.precision,
-            decode=parsed.decode,
-        ),
-        cache=Path(parsed.cache),
+        dataset=read_options(DatasetOptions, vars(parsed)),
+        features=read_options(FeatureOptions, vars(parsed)),
+        cache=parsed.cache,
         run=read_run_options(parsed),
     )
 
 
 def read_run_options(parsed: argparse.Namespace) -> RunOptions:
     """Read how a run goes about it."""
-    return RunOptions(
-        batch_size=_read_batch_size(parsed.batch_size),
-        workers=read_workers(parsed),
-        memory_bytes=parsed.memory,
-        compression=parsed.compression,
-        on_error=parsed.on_error,
-        scheduler=parsed.scheduler,
-        materialize=getattr(parsed, "materialize", False),
-        isolation=_read_isolation(parsed),
-    )
+    batch_size = _read_batch_size(getattr(parsed, "batch_size", "auto"))
+    options = read_options(RunOptions, vars(parsed) | {"batch_size": batch_size})
+    return replace(options, isolation=_read_isolation(parsed))
 
 
 def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
@@ -96,27 +63,11 @@ def _read_batch_size(text: str) -> int | None:
     return int(text)
 
 
-def read_workers(parsed: argparse.Namespace) -> int:
-    """Read ``--workers``: the cores by default."""
-    if parsed.workers is None:
-        return count_cores()
-    if parsed.workers < 1:
-        raise PipelineError(f"--workers {parsed.workers}: at least 1 is needed")
-    return int(parsed.workers)
-
-
 def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
     """Read what `fit` and `sweep` share."""
     from permafrost.pipeline.models.task import TaskOptions
 
-    return TaskOptions(
-        features=tuple(parsed.features),
-        task=parsed.task,
-        target=parsed.target,
-        cv=parsed.cv,
-        seed=parsed.seed,
-        memory_bytes=parsed.memory,
-    )
+    return read_options(TaskOptions, vars(parsed) | {"features": tuple(parsed.features)})
 
 
 def split_names(text: str | None, option: str) -> tuple[str, ...] | None:
@@ -142,36 +93,28 @@ def read_settings(pairs: list[str]) -> dict[str, str]:
     return settings
 
 
-SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
+def add_options(
+    parser: argparse._ActionsContainer, options: type[DataclassInstance], *names: str
+) -> None:
+    """Add the options that fields declare: those of these names, or all.
+
+    One that is not given has no place in what the parser returns: the field has its default.
+    """
+    for option in fields(options):
+        shown = dict(option.metadata)
+        flag = shown.pop("flag", f"--{option.name.replace('_', '-')}")
+        shown.pop("kind", None)
+        required = option.default is option.default_factory is MISSING
+        if shown and (not names or option.name in names):
+            parser.add_argument(
+                flag, dest=option.name, required=required, default=argparse.SUPPRESS, **shown
+            )
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
     """Add what `extract` and `plan` share."""
-    which = parser.add_argument_group("which images")
-    which.add_argument("--images", metavar="SOURCE", help=SOURCES)
-    which.add_argument("--manifest", type=Path, metavar="FILE", help="what index wrote")
-    add_label_options(which)
-    what = parser.add_argument_group("which features")
-    what.add_argument("--backbone", required=True, metavar="B", help="vgg16, …, or a model file")
-    what.add_argument(
-        "--layers", required=True, metavar="SPEC,SPEC", help="as block2_pool,block5_pool:avg"
-    )
-    add_backbone_options(what)
-    what.add_argument("--resize", default="bilinear", choices=list(RESIZE_METHODS))
-    what.add_argument("--resize-mode", default="stretch", choices=list(RESIZE_MODES))
-    what.add_argument("--preprocess", default="auto", choices=["auto", *PREPROCESS_MODES])
-    what.add_argument("--view", default="identity", choices=VIEWS)
-    what.add_argument("--orient", default="ignore", choices=ORIENT_MODES)
-    what.add_argument("--dtype", default="float32", choices=DTYPES)
-    what.add_argument(
-        "--engine", default="tensorflow", choices=ENGINES,
-        help="keras runs on the backend that Keras is set to: KERAS_BACKEND=jax|torch|tensorflow",
-    )  # fmt: skip
-    what.add_argument(
-        "--precision", default="float32", choices=PRECISIONS,
-        help="of the products: bfloat16 on processors that have it, float16 on GPUs",
-    )  # fmt: skip
-    what.add_argument("--decode", default="exact", choices=DECODINGS)
+    add_options(parser.add_argument_group("which images"), DatasetOptions)
+    add_options(parser.add_argument_group("which features"), FeatureOptions)
     add_cache(parser)
     parser.add_argument(
         "--materialize", action="store_true", help="copy the values into features.h5"
@@ -194,8 +137,9 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--seed", type=int, default=0, metavar="N", help="of folds, held-out rows and weights"
     )
     parser.add_argument(
-        "--memory", type=parse_bytes, default="4GB", metavar="4GB", help="what features may take"
-    )
+        "--memory", dest="memory_bytes", type=parse_bytes, default="4GB", metavar="4GB",
+        help="what features may take",
+    )  # fmt: skip
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
@@ -203,32 +147,10 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
 
 
-def add_label_options(parser: argparse._ActionsContainer) -> None:
-    """Add the rules of labels and splits."""
-    parser.add_argument(
-        "--labels", metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
-    )
-    parser.add_argument(
-        "--split", metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random split")
-
-
-def add_backbone_options(parser: argparse._ActionsContainer) -> None:
-    """Add a backbone's weights and size."""
-    parser.add_argument("--weights", default="imagenet", metavar="imagenet|random|FILE")
-    parser.add_argument("--size", type=parse_size, metavar="N", help="input size in pixels")
-
-
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add how a run goes about it, which changes no number."""
     how = parser.add_argument_group("how (changes no number)")
-    how.add_argument("--batch-size", default="auto", metavar="auto|N")
-    how.add_argument("--memory", type=parse_bytes, default="4GB", metavar="4GB")
-    how.add_argument("--compression", default="none", choices=COMPRESSIONS)
-    how.add_argument("--on-error", default="skip", choices=["skip", "fail"])
-    how.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster that decodes")
-    add_workers(how)
+    add_options(how, RunOptions)
     how.add_argument(
         "--isolate", action="store_true",
         help="decode in processes of their own: a codec that crashes or hangs loses one image",
@@ -237,8 +159,3 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         "--image-timeout", type=float, metavar="SECONDS",
         help="of one image, with --isolate (default: 60)",
     )  # fmt: skip
-
-
-def add_workers(parser: argparse._ActionsContainer) -> None:
-    """Add ``--workers``."""
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")

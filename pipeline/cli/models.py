@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from permafrost.cores import count_cores
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
-    SOURCES,
     add_cache,
     add_run_options,
     add_task_options,
@@ -18,6 +17,7 @@ from permafrost.pipeline.cli.groups import (
     read_task_options,
     split_names,
 )
+from permafrost.pipeline.options import SOURCES
 from permafrost.stages.heads import HEADS
 
 if TYPE_CHECKING:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.yaml_text import read_yaml
@@ -18,7 +19,7 @@ from permafrost.pipeline.options import (
     ExtractOptions,
     FeatureOptions,
     RunOptions,
-    parse_size,
+    read_options,
 )
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs
@@ -44,28 +45,35 @@ class SplitSection(_Section):
         return ",".join(f"{name}={share}" for name, share in shares.items() if share)
 
 
-class BackboneSection(_Section):
+# The options of a feature set that have a default, and those of them that are read from text.
+_OPTIONS = [option for option in fields(FeatureOptions) if option.default is not MISSING]
+_PARSERS = {
+    option.name: option.metadata["type"] for option in _OPTIONS if "type" in option.metadata
+}
+
+
+class _NamedBackbone(_Section):
     """One backbone and the layers to keep of it; the other keys are options of ``extract``."""
 
     name: str
     layers: list[str] = Field(min_length=1)
-    weights: str = "imagenet"
-    size: int | str | None = None
-    resize: str = "bilinear"
-    resize_mode: str = "stretch"
-    preprocess: str = "auto"
-    view: str = "identity"
-    orient: str = "ignore"
-    dtype: str = "float32"
-    engine: str = "tensorflow"
-    precision: str = "float32"
-    decode: str = "exact"
 
     def to_options(self) -> FeatureOptions:
         """Return the same as `extract` takes it."""
-        fields = self.model_dump(exclude={"name", "layers", "size"})
-        size = None if self.size is None else parse_size(str(self.size))
-        return FeatureOptions(backbone=self.name, layers=tuple(self.layers), size=size, **fields)
+        given = self.model_dump(exclude_unset=True, exclude_none=True)
+        given |= {name: _PARSERS[name](str(given[name])) for name in _PARSERS.keys() & given}
+        named = {"backbone": self.name, "layers": tuple(self.layers)}
+        return read_options(FeatureOptions, given | named)
+
+
+if TYPE_CHECKING:
+    BackboneSection = _NamedBackbone
+else:
+    _KEYS = {
+        option.name: (int | str | None if option.name in _PARSERS else str, option.default)
+        for option in _OPTIONS
+    }
+    BackboneSection = create_model("BackboneSection", __base__=_NamedBackbone, **_KEYS)
 
 
 class HeadSection(BaseModel):

@@ -1,0 +1,58 @@
+"""An option of a feature set is declared as a field; whoever has to know it follows."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, fields
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from permafrost.cache.store.recipe import recipe_key
+from permafrost.pipeline.api.transformer import BackboneFeatures
+from permafrost.pipeline.cli.parser import build_parser
+from permafrost.pipeline.experiments.schema import BackboneSection
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.recipe import build_recipe
+from permafrost.stages.backbones.layers import parse_layer_spec
+
+OPTIONS = [option for option in fields(FeatureOptions) if option.default is not MISSING]
+CHOSEN = [option for option in OPTIONS if "choices" in option.metadata]
+
+
+def find_key(**options: str) -> str:
+    """Return the key of a feature set without its network."""
+    features = FeatureOptions(backbone="any", layers=("last",), **cast("Any", options))
+    card = SimpleNamespace(
+        name="any", channels=3, size=(8, 8), find_layer=lambda _: SimpleNamespace(digest="0")
+    )
+    backbone = cast("Backbone", SimpleNamespace(card=card, preprocess=features.preprocess))
+    return recipe_key(build_recipe(features, backbone, parse_layer_spec("last")))
+
+
+@pytest.mark.parametrize("option", CHOSEN, ids=lambda option: str(option.name))
+def test_every_choice_is_another_recipe(option: Any) -> None:
+    choices = list(option.metadata["choices"])
+    assert len({find_key(**{option.name: choice}) for choice in choices}) == len(choices) > 1
+
+
+def test_the_transformer_takes_every_option_with_its_default() -> None:
+    parameters = inspect.signature(BackboneFeatures).parameters
+    assert {option.name: option.default for option in OPTIONS} == {
+        option.name: parameters[option.name].default for option in OPTIONS
+    }
+
+
+def test_an_experiment_takes_every_option_with_its_default() -> None:
+    section = BackboneSection(name="vgg16", layers=["last"])
+    assert section.to_options() == FeatureOptions(backbone="vgg16", layers=("last",))
+    assert set(BackboneSection.model_fields) == {"name", "layers", *(one.name for one in OPTIONS)}
+
+
+@pytest.mark.parametrize("command", ["extract", "plan"])
+def test_what_is_not_typed_is_left_to_the_field(command: str) -> None:
+    required = ["--images", "photos", "--backbone", "vgg16", "--layers", "last", "--out", "f.h5"]
+    parsed = build_parser().parse_args([command, *required])
+    assert not vars(parsed).keys() & {option.name for option in OPTIONS}
