@@ -22,6 +22,8 @@ ROWS_PER_CHUNK = 2
 # Of the layer "first", (15, 15, 8) float32.
 ROW_BYTES = 7200
 
+GARBAGE = np.random.default_rng(0).bytes(99)
+
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,7 +241,7 @@ def test_what_lies_beside_shards_is_removed_or_written_anew(filled: Scene) -> No
     filled.check_sound()
 
 
-@pytest.mark.parametrize("content", [b"", b'{"backbone":', b"{}", np.random.default_rng(0).bytes(99)])
+@pytest.mark.parametrize("content", [b"", b'{"backbone":', b"{}", GARBAGE])
 def test_an_extract_writes_a_garbled_recipe_anew(filled: Scene, content: bytes) -> None:
     file = filled.find_shard().parent / "recipe.json"
     recipe = file.read_bytes()
