@@ -170,6 +170,10 @@ class Index:
         """Remember a text."""
         self._write("INSERT OR REPLACE INTO memos VALUES (?, ?)", [(key, _seal(key, value))])
 
+    def forget_memo(self, key: str) -> None:
+        """Forget a remembered text."""
+        self._write("DELETE FROM memos WHERE key = ?", [(key,)])
+
     def _query(self, query: str, values: list[Any]) -> list[Any]:
         with self._lock:
             try:

@@ -30,7 +30,7 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
-from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
 
 MODEL_NAME = "model.json"
@@ -177,12 +177,16 @@ def find_features(part: ClassifierPart, listed: Iterable[FeatureOptions]) -> Fea
 
 def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
     """Raise PipelineError unless a backbone still gives the features that a head was fitted on."""
+    recipe: Recipe = {}
+    why = ""
     try:
         recipe = build_recipe(part.features, backbone, parse_layer_spec(part.layer))
     except UnknownNameError:
-        recipe = {}
+        pass
+    except InputError as error:
+        why = f" ({error})"
     if recipe_key(recipe) != recipe_key(part.recipe):
         raise PipelineError(
             f"the backbone {part.features.backbone!r} is no longer the one that the head"
-            " was fitted on; restore its weights or fit again"
+            f" was fitted on; restore its weights or fit again{why}"
         )

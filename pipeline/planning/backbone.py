@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.cache.store.index import Index, IndexedFile
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.stages.backbones.applications import (
     APPLICATIONS,
@@ -19,7 +20,7 @@ from permafrost.stages.backbones.applications import (
 )
 from permafrost.stages.backbones.layers import BackboneCard, LayerSpec, parse_layer_specs
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
-from permafrost.stages.frameworks.start import find_keras_backend
+from permafrost.stages.frameworks.start import find_keras_settings
 from permafrost.stamps import write_stamp
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class Backbone:
         self.layers = parse_layer_specs(options.layers)
         self._networks: dict[bool, Network] = {}
         self._with_top = False
+        self._checked: Network | None = None
+        self._remembered: str | None = None
 
     @cached_property
     def card(self) -> BackboneCard:
@@ -66,19 +69,30 @@ class Backbone:
 
     @cached_property
     def preprocess(self) -> str:
-        """The preprocessing mode; ``auto`` is resolved by the family."""
+        """The preprocessing mode; ``auto`` is resolved by the family, where the graph agrees.
+
+        Raises
+        ------
+        InputError
+            ``auto`` would be a guess.
+        """
         mode = self._options.preprocess
         if mode != "auto":
             return mode
+        card = self.card
         if not self.name.is_file:
-            return APPLICATIONS[self.name.name].preprocess
-        family = family_preprocess(self.card.name)
-        if family is None:
-            raise InputError(
-                f"cannot tell how images are preprocessed for the model {self.card.name!r};"
-                " say it with --preprocess caffe|tf|torch|none (none: pixels as 0 to 255)"
-            )
-        return family
+            entry = APPLICATIONS[self.name.name]
+            is_bare = entry.preprocess == "none" and not card.scales_input
+            return entry.outside if is_bare else entry.preprocess
+        family = family_preprocess(card.name)
+        if family is not None and (family == "none") == card.scales_input:
+            return family
+        does = "scales its input itself" if card.scales_input else "does not scale its input"
+        but = "" if family is None else f": its graph {does}, unlike the network it is called after"
+        raise InputError(
+            f"cannot tell how images are preprocessed for the model {card.name!r}{but};"
+            " say it with --preprocess caffe|tf|torch|none (none: pixels as 0 to 255)"
+        )
 
     def describe_all(self) -> BackboneCard:
         """Return the card with the most layers there are: with the classifier if it can be had."""
@@ -90,9 +104,31 @@ class Backbone:
         return self._find_card([])
 
     def load(self) -> Network:
-        """Load the network; this imports Keras."""
-        _ = self.card
-        return self._load(with_top=self._with_top)
+        """Load the network; this imports Keras.
+
+        Raises
+        ------
+        PipelineError
+            It is not the one that the card tells of, under whose digests rows would be kept.
+        """
+        card = self.card
+        network = self._load(with_top=self._with_top)
+        if network is not self._checked:
+            self._check(network, card)
+            self._checked = network
+        return network
+
+    def _check(self, network: Network, card: BackboneCard) -> None:
+        """Forget a card from the index that is not of this network, and stop."""
+        digests = network.digest_layers()
+        if all(digests.get(s.layer) == card.layers[s.layer].digest for s in self.layers):
+            return
+        if self._index and self._remembered:
+            self._index.forget_memo(self._remembered)
+        raise PipelineError(
+            f"the backbone {str(self.name)!r} is not what it was when it was last looked at: its"
+            " files or Keras' settings have changed since; run the same again"
+        )
 
     def _find_card(self, layers: Sequence[LayerSpec]) -> BackboneCard:
         try:
@@ -120,8 +156,11 @@ class Backbone:
         memo_key = self._memo_key(with_top=with_top)
         known = self._index.memo(memo_key) if self._index else None
         if known is not None:
+            self._remembered = memo_key
             return BackboneCard.from_json(known)
-        card = self._load(with_top=with_top).describe()
+        network = self._load(with_top=with_top)
+        card = network.describe()
+        self._checked = network
         if self._index:
             self._index.add_memo(memo_key, card.to_json())
         return card
@@ -148,7 +187,7 @@ class Backbone:
         # Not just whatever exists: a folder here may be called like an application.
         files = [self.name.name] * self.name.is_file + [weights] * named
         facts = {
-            "card": 1,
+            "card": 2,
             "backbone": "file" if self.name.is_file else str(self.name),
             "weights": "file" if named else weights,
             "files": [hash_path(Path(name), self._index) for name in files],
@@ -156,8 +195,8 @@ class Backbone:
             "top": with_top,
             # Which layers an application has, and how it is wired, is up to Keras.
             "keras": importlib.metadata.version("keras"),
-            # Random weights are another network on each.
-            "backend": find_keras_backend(),
+            # Random weights are another network on each backend, and types are another's in floatx.
+            "settings": find_keras_settings(),
         }
         return json.dumps(facts, sort_keys=True)
 

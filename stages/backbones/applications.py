@@ -30,19 +30,23 @@ class Application:
         Default height and width of its input, in pixels.
     preprocess : str
         The mode of its family's ``preprocess_input``; ``"none"`` where the network does it itself.
+    outside : str
+        The mode that stands for what the network does itself, where it was built without that
+        (``include_preprocessing=False``).
     """
 
     function: str
     size: int
     preprocess: str
+    outside: str = "none"
 
 
 APPLICATIONS: Mapping[str, Application] = {
-    "convnext_base": Application("ConvNeXtBase", 224, "none"),
-    "convnext_large": Application("ConvNeXtLarge", 224, "none"),
-    "convnext_small": Application("ConvNeXtSmall", 224, "none"),
-    "convnext_tiny": Application("ConvNeXtTiny", 224, "none"),
-    "convnext_xlarge": Application("ConvNeXtXLarge", 224, "none"),
+    "convnext_base": Application("ConvNeXtBase", 224, "none", "torch"),
+    "convnext_large": Application("ConvNeXtLarge", 224, "none", "torch"),
+    "convnext_small": Application("ConvNeXtSmall", 224, "none", "torch"),
+    "convnext_tiny": Application("ConvNeXtTiny", 224, "none", "torch"),
+    "convnext_xlarge": Application("ConvNeXtXLarge", 224, "none", "torch"),
     "densenet121": Application("DenseNet121", 224, "torch"),
     "densenet169": Application("DenseNet169", 224, "torch"),
     "densenet201": Application("DenseNet201", 224, "torch"),
@@ -54,19 +58,19 @@ APPLICATIONS: Mapping[str, Application] = {
     "efficientnet_b5": Application("EfficientNetB5", 456, "none"),
     "efficientnet_b6": Application("EfficientNetB6", 528, "none"),
     "efficientnet_b7": Application("EfficientNetB7", 600, "none"),
-    "efficientnet_v2_b0": Application("EfficientNetV2B0", 224, "none"),
-    "efficientnet_v2_b1": Application("EfficientNetV2B1", 240, "none"),
-    "efficientnet_v2_b2": Application("EfficientNetV2B2", 260, "none"),
-    "efficientnet_v2_b3": Application("EfficientNetV2B3", 300, "none"),
-    "efficientnet_v2_l": Application("EfficientNetV2L", 480, "none"),
-    "efficientnet_v2_m": Application("EfficientNetV2M", 480, "none"),
-    "efficientnet_v2_s": Application("EfficientNetV2S", 384, "none"),
+    "efficientnet_v2_b0": Application("EfficientNetV2B0", 224, "none", "torch"),
+    "efficientnet_v2_b1": Application("EfficientNetV2B1", 240, "none", "torch"),
+    "efficientnet_v2_b2": Application("EfficientNetV2B2", 260, "none", "torch"),
+    "efficientnet_v2_b3": Application("EfficientNetV2B3", 300, "none", "torch"),
+    "efficientnet_v2_l": Application("EfficientNetV2L", 480, "none", "tf"),
+    "efficientnet_v2_m": Application("EfficientNetV2M", 480, "none", "tf"),
+    "efficientnet_v2_s": Application("EfficientNetV2S", 384, "none", "tf"),
     "inception_resnet_v2": Application("InceptionResNetV2", 299, "tf"),
     "inception_v3": Application("InceptionV3", 299, "tf"),
     "mobilenet": Application("MobileNet", 224, "tf"),
     "mobilenet_v2": Application("MobileNetV2", 224, "tf"),
-    "mobilenet_v3_large": Application("MobileNetV3Large", 224, "none"),
-    "mobilenet_v3_small": Application("MobileNetV3Small", 224, "none"),
+    "mobilenet_v3_large": Application("MobileNetV3Large", 224, "none", "tf"),
+    "mobilenet_v3_small": Application("MobileNetV3Small", 224, "none", "tf"),
     "nasnet_large": Application("NASNetLarge", 331, "tf"),
     "nasnet_mobile": Application("NASNetMobile", 224, "tf"),
     "resnet101": Application("ResNet101", 224, "caffe"),

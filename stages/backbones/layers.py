@@ -88,6 +88,9 @@ class BackboneCard:
         Height and width of its input, in pixels.
     channels : int
         3, or 1 for a network of grey images.
+    scales_input : bool
+        Whether the network changes the values of its pixels before its first weights: what they
+        are otherwise prepared with, it does itself.
     layers : mapping of str to LayerCard
         In the network's order.
     """
@@ -95,6 +98,7 @@ class BackboneCard:
     name: str
     size: tuple[int, int]
     channels: int
+    scales_input: bool
     layers: Mapping[str, LayerCard]
 
     def find_layer(self, name: str, *, backbone: str = "BACKBONE") -> LayerCard:
@@ -119,14 +123,20 @@ class BackboneCard:
     def to_json(self) -> str:
         """Write the card as JSON."""
         layers = {name: [list(card.shape), card.digest] for name, card in self.layers.items()}
-        return json.dumps([self.name, self.size, self.channels, layers])
+        return json.dumps([self.name, self.size, self.channels, self.scales_input, layers])
 
     @classmethod
     def from_json(cls, text: str) -> BackboneCard:
         """Read what `to_json` wrote."""
-        name, (height, width), channels, layers = json.loads(text)
+        name, (height, width), channels, scales_input, layers = json.loads(text)
         cards = {
             layer: LayerCard(shape=tuple(shape), digest=digest)
             for layer, (shape, digest) in layers.items()
         }
-        return cls(name=name, size=(height, width), channels=channels, layers=cards)
+        return cls(
+            name=name,
+            size=(height, width),
+            channels=channels,
+            scales_input=scales_input,
+            layers=cards,
+        )

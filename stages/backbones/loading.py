@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import warnings
@@ -11,13 +12,16 @@ from typing import Any
 
 from permafrost.stages.backbones.applications import APPLICATIONS, BackboneName
 from permafrost.stages.backbones.network import KerasNetwork, Network
+from permafrost.stages.backbones.preprocessing import TORCH_DEVIATION_RGB
 from permafrost.stages.errors import InputError, StageError, WeightsError
 from permafrost.stages.frameworks.model_file import check_model
 from permafrost.stages.frameworks.start import start_keras
-from permafrost.stages.frameworks.weights_file import check_weights
+from permafrost.stages.frameworks.weights_file import check_weights, list_saved_layers
 
 # Random weights are for speed and shapes; the same ones every time, so that they can be cached.
 RANDOM_WEIGHTS_SEED = 0
+# Of all applications, those that Keras builds otherwise for weights="imagenet".
+_RESCALED_FOR_IMAGENET = "EfficientNetB"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,7 @@ class BackboneRequest:
     backbone : BackboneName
     weights : str
         ``"imagenet"``, ``"random"`` or the path of a weights file; a model file brings its own.
+        The network is the one that Keras builds for ImageNet's weights, or without weights.
     size : tuple of int, optional
         Height and width in pixels; the backbone's default if not given.
     """
@@ -105,15 +110,18 @@ def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
     except Exception as error:
         raise _explain_download(name, error) from error
     if request.weights not in ("imagenet", "random"):
-        _load_weights(model, Path(request.weights), with_top=with_top)
+        model = _load_weights(model, entry.function, Path(request.weights), with_top=with_top)
     return KerasNetwork(model)
 
 
-def _load_weights(model: Any, path: Path, *, with_top: bool) -> None:
+def _load_weights(model: Any, function: str, path: Path, *, with_top: bool) -> Any:
+    """Return the network that the weights are of, with the weights."""
     if not path.is_file():
         raise WeightsError(f"there is no weights file {str(path)!r}")
     try:
         check_weights(path)
+        if function.startswith(_RESCALED_FOR_IMAGENET) and _is_rescaled(path):
+            model = _rescale(model)
         with warnings.catch_warnings(action="ignore"):  # One a layer, and then it raises.
             model.load_weights(path)
     except WeightsError as error:
@@ -123,6 +131,33 @@ def _load_weights(model: Any, path: Path, *, with_top: bool) -> None:
         raise WeightsError(
             f"the weights {str(path)!r} do not fit {model.name} {part}: {_one_line(error)}"
         ) from error
+    return model
+
+
+def _is_rescaled(path: Path) -> bool:
+    """Tell whether weights are of the network that ImageNet's are of.
+
+    A file of Keras 3 says so; one of Keras 2, as the published ones are, does not: those are.
+    """
+    layers = list_saved_layers(path)
+    return not layers or "rescaling_1" in layers
+
+
+def _rescale(model: Any) -> Any:
+    """Put in what Keras builds into an EfficientNet for ImageNet's weights, and for no others.
+
+    Those hold deviations where Normalization takes variances, of which it divides by the root.
+    """
+    import keras
+
+    scaling = keras.layers.Rescaling([1 / math.sqrt(one) for one in TORCH_DEVIATION_RGB])
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if layer.name == "stem_conv_pad":
+            args = (scaling(*args),)
+        return layer(*args, **kwargs)
+
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
 def _explain_download(name: str, error: Exception) -> StageError:

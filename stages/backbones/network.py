@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 
+from permafrost.stages.backbones.digests import digest_layers, list_entries
+from permafrost.stages.backbones.input_scaling import list_calls, scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
 from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
 from permafrost.stages.shortcuts.winograd import replacing_convolutions
-
-# Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
-# what is unset, so that an option a later Keras adds does not change every digest. Shapes are told
-# apart by their whole names: Reshape's target_shape does change what it computes.
-_IRRELEVANT = ("initializer", "regularizer", "constraint", "trainable")
-_IRRELEVANT_NAMES = ("batch_shape", "batch_input_shape", "input_shape", "shape", "build_config")
 
 # The values of the trainable and of the other variables.
 Weights = tuple[list[np.ndarray], list[np.ndarray]]
@@ -49,7 +43,10 @@ class Network(Protocol):
         """
 
     def describe(self) -> BackboneCard:
-        """Note each layer's output shape and digest."""
+        """Note each layer's output shape and digest, and whether the input is scaled inside."""
+
+    def digest_layers(self) -> dict[str, str]:
+        """Return the digests of `describe` alone, which takes a fraction of the time."""
 
     def read_weights(self) -> Weights:
         """Return the weights that `trace` puts into the graph; outside any graph."""
@@ -164,20 +161,25 @@ class KerasNetwork:
         return outputs
 
     def describe(self) -> BackboneCard:
-        """Note each layer's output shape and digest, on any of Keras' backends."""
-        digests = dict(_digest_layers(self.model))
+        """Note each layer's output shape and digest; see `Network.describe`."""
         shapes = self._trace_shapes()
         layers = {
-            name: LayerCard(shape=shapes[name], digest=digests[name.split("/")[0]])
-            for name, _ in walk_layers(self.model)
+            name: LayerCard(shape=shapes[name], digest=digest)
+            for name, digest in self.digest_layers().items()
             if name in shapes
         }
         return BackboneCard(
             name=self.model.name,
             size=self.size,
             channels=int(self.input_shape[2] or 3),
+            scales_input=scales_input(list_calls(list_entries(self.model).values())),
             layers=layers,
         )
+
+    def digest_layers(self) -> dict[str, str]:
+        """Return the layers' digests, on any of Keras' backends; see `Network.digest_layers`."""
+        digests = digest_layers(self.model)
+        return {name: digests[name.split("/")[0]] for name, _ in walk_layers(self.model)}
 
     def _trace_shapes(self) -> dict[str, tuple[int, ...]]:
         """Have Keras call the network with shapes alone, which each of its backends can."""
@@ -269,45 +271,3 @@ def walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix + layer.name, layer
         if isinstance(layer, keras.Model):
             yield from walk_layers(layer, f"{prefix}{layer.name}/")
-
-
-def _digest_layers(model: Any) -> Iterator[tuple[str, str]]:
-    """Yield each layer's digest: architecture and weights of it and of all before it.
-
-    Keras orders layers topologically, so that covers all a layer depends on; it does not cover
-    what follows, so ``block5_pool`` is the same feature with and without the classifier on top.
-    """
-    wiring = _describe_wiring(model)
-    running = hashlib.sha256()
-    for layer in model.layers:
-        running.update(json.dumps(wiring.get(layer.name), sort_keys=True).encode())
-        for weight in layer.get_weights():
-            running.update(f"{weight.dtype}{weight.shape}".encode())
-            running.update(np.ascontiguousarray(weight).data)
-        yield layer.name, running.hexdigest()
-
-
-def _describe_wiring(model: Any) -> dict[str, Any]:
-    """Return class, configuration and inputs of each layer, as far as they change the numbers."""
-    try:
-        entries = model.get_config()["layers"]
-    except (NotImplementedError, KeyError, TypeError):  # A subclassed model: its layers tell all.
-        entries = [
-            {"class_name": type(layer).__name__, "config": layer.get_config()}
-            for layer in model.layers
-        ]
-    return {entry["config"]["name"]: _strip(entry) for entry in entries}
-
-
-def _strip(node: Any) -> Any:
-    if isinstance(node, dict):
-        return {
-            key: _strip(value)
-            for key, value in node.items()
-            if value is not None
-            and key not in _IRRELEVANT_NAMES
-            and not str(key).endswith(_IRRELEVANT)
-        }
-    if isinstance(node, list | tuple):
-        return [_strip(value) for value in node]
-    return node if isinstance(node, str | int | float | bool) else str(node)

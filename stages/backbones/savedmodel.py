@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from permafrost.stages.backbones.input_scaling import Call, scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
 from permafrost.stages.backbones.network import Weights
 from permafrost.stages.errors import InputError, WeightsError
@@ -65,21 +66,34 @@ class SavedNetwork:
         return tuple(None if size < 0 else size for size in sizes[1:])
 
     def describe(self) -> BackboneCard:
-        """Note each layer's output shape and digest."""
+        """Note each layer's output shape and digest; see `Network.describe`."""
+        tensors, digests = self._digest()
+        layers = {
+            name: LayerCard(shape=tuple(tensor.shape[1:]), digest=digests[name])
+            for name, tensor in tensors.items()
+            if tensor.shape.rank and tensor.shape[0] is None and None not in tensor.shape[1:]
+        }
+        return BackboneCard(
+            name=self.name,
+            size=self.size,
+            channels=self.input_shape[2] or 3,
+            scales_input=scales_input(_list_calls(self._graph_def)),
+            layers=layers,
+        )
+
+    def digest_layers(self) -> dict[str, str]:
+        """Return the layers' digests; see `Network.digest_layers`."""
+        return self._digest()[1]
+
+    def _digest(self) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return each layer's tensor for images of the size that was asked for, and its digest."""
         import tensorflow as tf
 
         with tf.Graph().as_default() as graph:
             images = tf.compat.v1.placeholder(tf.float32, (None, *self.size, self.input_shape[2]))
             tensors = self._import(images, list(self._operations))
         digests = _digest_operations(graph)
-        layers = {
-            name: LayerCard(shape=tuple(tensor.shape[1:]), digest=digests[tensor.op.name])
-            for name, tensor in tensors.items()
-            if tensor.shape.rank and tensor.shape[0] is None and None not in tensor.shape[1:]
-        }
-        return BackboneCard(
-            name=self.name, size=self.size, channels=self.input_shape[2] or 3, layers=layers
-        )
+        return tensors, {name: digests[tensor.op.name] for name, tensor in tensors.items()}
 
     @property
     def normalizes(self) -> bool:
@@ -222,6 +236,12 @@ def _list_paths(graph_def: Any) -> Iterator[tuple[str, list[str]]]:
         scopes = inside.split("/")[:-1]
         if scopes and scopes[0] != "Func" and shape.rank and shape.rank > 1 and shape[0] is None:
             yield operation.name, scopes
+
+
+def _list_calls(graph_def: Any) -> Iterator[Call]:
+    for node in graph_def.node:
+        names = (name.removeprefix("^").split(":")[0] for name in node.input)
+        yield Call(name=node.name, kind=node.op, sources=frozenset(names))
 
 
 def _digest_operations(graph: Any) -> dict[str, str]:

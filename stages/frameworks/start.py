@@ -20,25 +20,43 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
+# What Keras' settings are where keras.json does not say.
+KERAS_DEFAULTS = {
+    "backend": "tensorflow",
+    "epsilon": 1e-7,
+    "floatx": "float32",
+    "image_data_format": "channels_last",
+}
 # Of Keras; each is called like its package.
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def find_keras_backend() -> str:
     """Return the backend that Keras is set to, without importing Keras."""
+    return str(find_keras_settings()["backend"])
+
+
+def find_keras_settings() -> dict[str, object]:
+    """Return what of Keras' settings a network depends on, without importing Keras.
+
+    Returns
+    -------
+    dict
+        ``backend``, ``epsilon``, ``floatx`` and ``image_data_format``.
+    """
     if "keras" in sys.modules:
-        return str(sys.modules["keras"].config.backend())
+        config = sys.modules["keras"].config
+        return {name: getattr(config, name)() for name in KERAS_DEFAULTS}
     named = os.environ.get("KERAS_BACKEND")
-    if named:
-        return named
     # As Keras looks for it.
     base = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")
     home = Path(os.environ.get("KERAS_HOME", base / ".keras")).expanduser()
-    try:
-        settings = json.loads((home / "keras.json").read_text(encoding="utf-8"))
-        return str(settings.get("backend", "tensorflow"))
-    except (OSError, ValueError, AttributeError):
-        return "tensorflow"
+    kept: object = None
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads((home / "keras.json").read_text(encoding="utf-8"))
+    settings = dict(kept) if isinstance(kept, dict) else {}
+    settings |= {"backend": named} if named else {}
+    return {name: settings.get(name, usual) for name, usual in KERAS_DEFAULTS.items()}
 
 
 def start_keras() -> None:

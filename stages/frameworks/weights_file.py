@@ -58,6 +58,23 @@ def check_weights(path: Path) -> int:
     raise WeightsError(f"its name does not end in {wanted}; save weights as one such file")
 
 
+def list_saved_layers(path: Path) -> set[str]:
+    """List what Keras 3 calls the layers in a checked weights file, those without weights too.
+
+    Returns
+    -------
+    set of str
+        As ``conv2d_1``: their classes, numbered; empty for a file in the format of Keras 2.
+    """
+    import h5py
+
+    is_archive = path.suffix == MODEL_SUFFIX
+    content = read_member(path, "model.weights.h5") if is_archive else b""
+    with io.BytesIO(content) if is_archive else path.open("rb") as stream:
+        file = h5py.File(stream, "r")
+        return set(file.get("layers", ()))
+
+
 def read_member(path: Path, name: str) -> bytes:
     """Read a member of a ``.keras`` archive in which there is nothing strange.
 
