@@ -41,6 +41,8 @@ class DatasetOptions:
         Rules as on the command line; what the source itself says by default.
     seed : int
         Of a random split.
+    group : str, optional
+        Column of which rows with one value are in one split; ``group`` if there is one.
     """
 
     images: str | None = None
@@ -48,6 +50,7 @@ class DatasetOptions:
     labels: str | None = None
     split: str | None = None
     seed: int = 0
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.manifest is None):

@@ -77,7 +77,11 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     from permafrost.stages.datasets.manifest import write_manifest
 
     options = DatasetOptions(
-        images=parsed.images, labels=parsed.labels, split=parsed.split, seed=parsed.seed
+        images=parsed.images,
+        labels=parsed.labels,
+        split=parsed.split,
+        seed=parsed.seed,
+        group=parsed.group,
     )
     dataset = open_dataset(options, None, workers=read_workers(parsed))
     make_folder(parsed.out.absolute().parent)

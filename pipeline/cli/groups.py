@@ -44,6 +44,7 @@ def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
             labels=parsed.labels,
             split=parsed.split,
             seed=parsed.seed,
+            group=parsed.group,
         ),
         features=FeatureOptions(
             backbone=parsed.backbone,
@@ -114,6 +115,7 @@ def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
         task=parsed.task,
         target=parsed.target,
         cv=parsed.cv,
+        group=parsed.group,
         seed=parsed.seed,
         memory_bytes=parsed.memory,
     )
@@ -190,6 +192,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--target", default="label", metavar="COLUMN", help="the column with the truth"
     )
     parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
+    add_group(parser)
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of folds, held-out rows and weights"
     )
@@ -212,6 +215,15 @@ def add_label_options(parser: argparse._ActionsContainer) -> None:
         "--split", metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random split")
+    add_group(parser)
+
+
+def add_group(parser: argparse._ActionsContainer) -> None:
+    """Add ``--group``."""
+    parser.add_argument(
+        "--group", metavar="COLUMN",
+        help="keep rows with the same value in one split or fold (default: group, if there is one)",
+    )  # fmt: skip
 
 
 def add_backbone_options(parser: argparse._ActionsContainer) -> None:

@@ -37,6 +37,8 @@ class FeatureFiles:
     Parameters
     ----------
     files : sequence of Path
+    group : str, optional
+        The column to keep together by, instead of ``group``.
 
     Raises
     ------
@@ -46,7 +48,8 @@ class FeatureFiles:
         The files have no image in common.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], *, group: str | None = None) -> None:
+        self.group = group
         with ExitStack() as stack:
             self._files = [stack.enter_context(Features(file)) for file in files]
             self._rows = _align(self._files)
@@ -88,15 +91,19 @@ class FeatureFiles:
     def groups(self) -> np.ndarray:
         """Which rows must stay on one side, ndarray of int64, shape (n,).
 
-        Those of one image, and those with the same value in a column ``group``.
+        Those of one image, and those with the same value in the column to keep together by.
         """
-        names = sorted({name for file in self._files for name in file.columns})
-        named = find_group_column({name: [name] for name in names})
+        named = find_group_column({name: [name] for name in self.columns}, self.group)
         if named is not None:
             return join_groups(self.digests, self.column(named[0]))
         # Numbered by digest, the same rows in another order are drawn into the same folds.
         keys = np.ascontiguousarray(self.digests).view("V32").ravel()
         return np.unique(keys, return_inverse=True)[1]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The further columns of all files, sorted."""
+        return sorted({name for file in self._files for name in file.columns})
 
     @cached_property
     def layers(self) -> list[str]:
@@ -255,7 +262,7 @@ def _align(files: Sequence[Features]) -> list[Rows]:
     for file, own in zip(files, keys, strict=True):
         n_left_out = sum(key not in shared for key in own)
         if n_left_out:
-            _warn_once(
+            warn_once(
                 f"{n_left_out} of {len(own)} images of {str(file.path)!r} are not in every file and"
                 " are left out"
             )
@@ -278,13 +285,13 @@ def _warn_of_conflicts(column: str, ours: Features, theirs: Features) -> None:
     rows = zip(ours.paths, _list_keys(ours), ours.column(column), strict=True)
     conflicts = [path for path, key, value in rows if value not in said.get(key, {value})]
     if conflicts:
-        _warn_once(
+        warn_once(
             f"{len(conflicts)} images have another {column} in {str(theirs.path)!r} than in"
             f" {str(ours.path)!r}, whose {column} counts; the first is {conflicts[0]!r}"
         )
 
 
 @cache
-def _warn_once(text: str) -> None:
-    """Log a warning; a sweep opens the same files for each of its steps."""
+def warn_once(text: str) -> None:
+    """Log a warning, once: a sweep does the same for each of its layers and steps."""
     _log.warning("%s", text)

@@ -5,24 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from permafrost.cache.store.recipe import canonical_json
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
+from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, warn_once
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
 from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.crossfit import Candidate
 from permafrost.stages.heads import check_task, parse_settings
 
-_log = logging.getLogger(__name__)
-
+# What heads are compared on where there is no val split.
+DEFAULT_FOLDS = 5
 # What scikit-learn and Keras take.
 _SEEDS = 2**32
 
@@ -41,6 +39,8 @@ class TaskOptions:
         The column with the truth.
     cv : int, optional
         Folds over all rows that are not in the test split.
+    group : str, optional
+        Column of which rows with one value are in one fold; ``group`` if there is one.
     seed : int
     memory_bytes : int
         Budget for features in memory.
@@ -50,6 +50,7 @@ class TaskOptions:
     task: str = CLASSIFICATION
     target: str = "label"
     cv: int | None = None
+    group: str | None = None
     seed: int = 0
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
@@ -74,6 +75,16 @@ def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> C
     return Candidate(kind=kind, settings=parse_settings(kind, settings))
 
 
+def choose_folds(options: TaskOptions, files: FeatureFiles) -> TaskOptions:
+    """Say what heads are compared on: the folds asked for, else the val split, else five folds.
+
+    Never the test split: of many heads the one that suits it best is measured too well by it.
+    """
+    if options.cv is not None or (files.splits == "val").any():
+        return options
+    return dataclasses.replace(options, cv=DEFAULT_FOLDS)
+
+
 def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
     """Raise where classes are measurements; say where they look like tags.
 
@@ -93,7 +104,7 @@ def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
         )
     tagged = [name for name in classes if SEPARATOR in name]
     if tagged:
-        _warn_once(
+        warn_once(
             f"{tagged[0]!r} is taken as one class; --task multilabel makes tags of what"
             f" {SEPARATOR!r} separates"
         )
@@ -106,12 +117,6 @@ def _are_measurements(texts: Sequence[str]) -> bool:
     except ValueError:
         return False
     return not all(value.is_integer() for value in values)
-
-
-@cache
-def _warn_once(text: str) -> None:
-    """Warn, though a sweep asks before all fits and again before the last."""
-    _log.warning("%s", text)
 
 
 def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:

@@ -140,7 +140,8 @@ def rank(
     fitted = [entry for entry in entries if not entry.error]
     if not fitted:
         raise PipelineError(entries[0].error)
-    fitted.sort(key=lambda entry: _place(entry, PRIMARY[task]))
+    names = (f"{PRIMARY[task]}_mean", "log_loss_mean")
+    fitted.sort(key=lambda entry: place(*(entry.summary.get(name) for name in names)))
     compared = [
         dataclasses.replace(entry, p_value=_compare(fitted[0], entry, task=task))
         for entry in fitted[1:]
@@ -172,9 +173,8 @@ def _compare(first: Entry, other: Entry, *, task: str) -> float:
     return compare_draws(np.sum(ours, axis=0), np.sum(theirs, axis=0), difference=best - score)
 
 
-def _place(entry: Entry, metric: str) -> tuple[float, float]:
+def place(score: float | None, loss: float | None) -> tuple[float, float]:
     """Order by score, of equal ones by log loss; else it stays as listed, never by seconds."""
-    score, loss = (entry.summary.get(f"{name}_mean") for name in (metric, "log_loss"))
     # The mean of the same scores in another order differs in its last digits.
     return (
         float("inf") if score is None else -round(score, 9),

@@ -25,7 +25,7 @@ from permafrost.pipeline.models.fit import (
 )
 from permafrost.pipeline.models.measure import plan_trial
 from permafrost.pipeline.models.rows import FeatureFiles, read_labels
-from permafrost.pipeline.models.task import TaskOptions, check_classes, digest_rows
+from permafrost.pipeline.models.task import TaskOptions, check_classes, choose_folds, digest_rows
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.sweeps.grid import (
     Configuration,
@@ -42,7 +42,6 @@ from permafrost.stages.evaluation.crossfit import Candidate, FoldOutputs, Trial,
 from permafrost.stages.evaluation.metrics import PRIMARY, Scores, score
 from permafrost.stages.heads import check_training
 
-DEFAULT_FOLDS = 5
 BEST_NAME = "best"
 
 # A configuration, and the number of a fold.
@@ -147,9 +146,9 @@ def sweep(options: SweepOptions) -> SweepResult:
     """
     started_s = time.monotonic()
     candidates = options.heads.expand(options.data.task)
-    with FeatureFiles(options.data.features) as files:
+    with FeatureFiles(options.data.features, group=options.data.group) as files:
         layers = choose_layers(files, options.layers, options.poolings)
-        data = _choose_folds(options.data, files)
+        data = choose_folds(options.data, files)
         rows_key = digest_rows(data, files)
         configurations = list_configurations(files, layers, candidates, rows_key=rows_key)
         make_folder(options.out)
@@ -174,12 +173,6 @@ def sweep(options: SweepOptions) -> SweepResult:
         seconds=time.monotonic() - started_s,
         out=options.out,
     )
-
-
-def _choose_folds(data: TaskOptions, files: FeatureFiles) -> TaskOptions:
-    if data.cv is not None or (files.splits == "val").any():
-        return data
-    return dataclasses.replace(data, cv=DEFAULT_FOLDS)
 
 
 def _check_training(

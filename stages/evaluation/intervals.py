@@ -218,5 +218,5 @@ def _sum_parts(
 
 def _accumulate(rows: NDArray[np.float32]) -> None:
     """Add to each row all those before it; `cumsum` down the columns takes five times as long."""
-    for before, row in itertools.pairwise(rows):
-        row += before
+    for before, after in itertools.pairwise(rows):
+        np.add(before, after, out=after)
