@@ -119,8 +119,8 @@ def fit(options: FitOptions) -> FitResult:
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
         # Before anything is fitted, as there may be no such folds.
-        n_folds = options.data.cv
-        trial = None if n_folds is None else plan_trial(bench, n_folds=n_folds)
+        cv = options.data.cv
+        trial = None if cv is None else plan_trial(bench, n_folds=cv)
         record = _build_record(options, candidate, files, layers)
         make_folder(options.out)
         head = fit_head(

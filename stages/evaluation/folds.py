@@ -150,8 +150,8 @@ def describe_untrained(targets: Targets, folds: Sequence[Fold]) -> str | None:
     names = list(dict.fromkeys(name for _, name in found))
     shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
     return (
-        f"{len({row for row, _ in found})} of {len(targets)} rows will count as wrong whatever the head:"
-        f" no row outside the fold that tests them is {shown}; add images of it, or do without:"
+        f"{len({row for row, _ in found})} of {len(targets)} rows will count as wrong whatever the"
+        f" head: no row outside the fold that tests them is {shown}; add images of it, or do without:"
         " leave its label empty in the table of --labels csv:FILE"
     )
 
