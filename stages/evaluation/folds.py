@@ -151,8 +151,8 @@ def describe_untrained(targets: Targets, folds: Sequence[Fold]) -> str | None:
     shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
     return (
         f"{len({row for row, _ in found})} of {len(targets)} rows will count as wrong whatever the"
-        f" head: no row outside the fold that tests them is {shown}; add images of it, or do without:"
-        " leave its label empty in the table of --labels csv:FILE"
+        f" head: no row outside the fold that tests them is {shown}; add images of it, or do"
+        " without: leave its label empty in the table of --labels csv:FILE"
     )
 
 
