@@ -119,8 +119,7 @@ def fit(options: FitOptions) -> FitResult:
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
         # Before anything is fitted, as there may be no such folds.
-        cv = options.data.cv
-        trial = None if cv is None else plan_trial(bench, n_folds=cv)
+        trial = _plan_folds(bench, options.data.cv)
         record = _build_record(options, candidate, files, layers)
         make_folder(options.out)
         head = fit_head(
@@ -152,6 +151,13 @@ def fit(options: FitOptions) -> FitResult:
             # Its last file vouches for the others.
             save_classifier(options.out, head, record)
     return FitResult(metrics=metrics, out=options.out)
+
+
+def _plan_folds(bench: Bench, n_folds: int | None) -> Trial | None:
+    if n_folds is not None:
+        return plan_trial(bench, n_folds=n_folds)
+    warn_of_parted_groups(bench.files)
+    return None
 
 
 def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
@@ -186,7 +192,6 @@ def find_fit(options: FitOptions) -> FitResult | None:
 def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]) -> Bench:
     """Put together what heads are fitted on and measured with."""
     folder = files.artefact_folder(layers)
-    warn_of_parted_groups(files, files.splits.tolist(), what="the splits")
     return Bench(
         files=files,
         matrix=files.open_matrix(layers),

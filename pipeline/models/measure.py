@@ -170,6 +170,7 @@ def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
     if n_folds is None:
         fold = Fold(np.searchsorted(rows, labelled.train), np.searchsorted(rows, labelled.val))
         folds = [fold]
+        warn_of_parted_groups(bench.files)
     else:
         folds = make_folds(
             labelled.targets.select(rows),
@@ -196,17 +197,20 @@ def _warn_of_folds(bench: Bench, folds: Sequence[Fold]) -> None:
     untrained = describe_untrained(bench.labelled.targets.select(rows), folds)
     if untrained is not None:
         warn_once(f"of {bench.files.name}, {untrained}")
-    parts = np.full(len(bench.files), "", object)
-    for number, fold in enumerate(folds):
-        parts[rows[fold.test]] = str(number)
-    warn_of_parted_groups(bench.files, parts.tolist(), what="the folds")
+    warn_of_parted_groups(
+        bench.files, {number: rows[fold.test] for number, fold in enumerate(folds)}
+    )
 
 
-def warn_of_parted_groups(files: FeatureFiles, parts: Sequence[str], *, what: str) -> None:
-    """Warn of columns that look like groups and of which `what` parts rows of one value."""
+def warn_of_parted_groups(files: FeatureFiles, folds: Mapping[int, Rows] | None = None) -> None:
+    """Warn of columns that look like groups where splits, or folds within them, part a value."""
+    parts = files.splits.astype(object)
+    for number, rows in (folds or {}).items():
+        parts[rows] = str(number)
     names = [name for name in files.columns if not is_group(name, files.group)]
-    parted = find_parted({name: files.column(name) for name in names}, parts)
+    parted = find_parted({name: files.column(name) for name in names}, parts.tolist())
     if parted:
+        what = "the folds" if folds else "the splits"
         warn_once(f"{files.name}: {describe_parted(parted, what=what)}")
 
 

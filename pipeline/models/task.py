@@ -12,11 +12,12 @@ from pathlib import Path
 from permafrost.cache.store.recipe import canonical_json
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, warn_once
+from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels, warn_once
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
 from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.crossfit import Candidate
+from permafrost.stages.evaluation.folds import count_possible_folds
 from permafrost.stages.heads import check_task, parse_settings
 
 # What heads are compared on where there is no val split.
@@ -78,11 +79,15 @@ def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> C
 def choose_folds(options: TaskOptions, files: FeatureFiles) -> TaskOptions:
     """Say what heads are compared on: the folds asked for, else the val split, else five folds.
 
-    Never the test split: of many heads the one that suits it best is measured too well by it.
+    Fewer where no class has five images. Never the test split: of many heads the one that suits
+    it best is measured too well by it.
     """
     if options.cv is not None or (files.splits == "val").any():
         return options
-    return dataclasses.replace(options, cv=DEFAULT_FOLDS)
+    labelled = read_labels(files, task=options.task, column=options.target)
+    rows = labelled.folds
+    n_possible = count_possible_folds(labelled.targets.select(rows), files.groups[rows])
+    return dataclasses.replace(options, cv=max(2, min(DEFAULT_FOLDS, n_possible)))
 
 
 def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:

@@ -116,6 +116,16 @@ def _check_classes(targets: Targets, members: _Members, *, n_folds: int) -> None
         )
 
 
+def count_possible_folds(targets: Targets, groups: NDArray[Any]) -> int:
+    """Count the folds that `make_folds` can make at most: of what is least rare, a group each."""
+    group_of_row = np.unique(groups, return_inverse=True)[1]
+    if targets.task != CLASSIFICATION:
+        return int(group_of_row.max(initial=-1)) + 1
+    codes = np.unique(targets.values, return_inverse=True)[1]
+    pairs = np.unique(np.column_stack([codes, group_of_row]), axis=0)
+    return int(np.bincount(pairs[:, 0]).max(initial=0))
+
+
 def check_folds(targets: Targets, folds: Sequence[Fold]) -> None:
     """Raise InputError where the training rows of a fold are all alike; say why."""
     for train, test in folds:

@@ -72,6 +72,14 @@ def test_two_classes_of_which_one_has_one_image_are_refused_by_name(command, tmp
     assert "add images of 'lone'" in answer.err
 
 
+def test_folds_that_nobody_asked_for_are_as_many_as_there_can_be(command, tmp_path):
+    labels = np.array([""] * N, dtype="<U5")
+    labels[:7] = ["cat", "dog", "cat", "dog", "cat", "dog", "cat"]
+    found = sweep(command, write_view(tmp_path, labels=labels)).figures
+    assert [len(one["folds"]) for one in found["configurations"]] == [4, 4]
+    assert "give --cv 4" in sweep(command, tmp_path / "features.h5", "--cv", 5).err
+
+
 # Groups
 
 

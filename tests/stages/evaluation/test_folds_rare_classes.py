@@ -7,7 +7,12 @@ import pytest
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from permafrost.stages.errors import InputError
-from permafrost.stages.evaluation.folds import check_folds, describe_untrained, make_folds
+from permafrost.stages.evaluation.folds import (
+    check_folds,
+    count_possible_folds,
+    describe_untrained,
+    make_folds,
+)
 
 
 def make_classes(counts):
@@ -58,6 +63,8 @@ def test_folds_that_leave_one_class_to_learn_from_are_refused() -> None:
 
 def test_the_remedy_named_helps() -> None:
     targets = make_classes({"cat": 4, "dog": 3})
+    assert count_possible_folds(targets, np.arange(7)) == 4
+    assert count_possible_folds(targets, np.array([0, 0, 0, 1, 2, 3, 4])) == 3
     with pytest.raises(InputError, match="give --cv 4 or add images"):
         make_folds(targets, np.arange(7), n_folds=5, seed=0)
     check_folds(targets, make_folds(targets, np.arange(7), n_folds=4, seed=0))
