@@ -14,7 +14,7 @@ import hdf5plugin  # noqa: F401
 import numpy as np
 import pytest
 
-from tests.conftest import Command
+from tests.helpers.answers import Command
 
 OPTIONS = {
     "first,last:avg": (),

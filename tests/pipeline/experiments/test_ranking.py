@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Command, write_photos
+from tests.helpers.answers import Command
+from tests.helpers.inputs import write_photos
 
 HEADS = [{"kind": "ridge", "alpha": [0.001, 1, 1000]}, {"kind": "nearest_mean"}]
 

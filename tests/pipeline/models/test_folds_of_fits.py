@@ -11,8 +11,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from tests.conftest import Command
-from tests.views import LAYER, write_features
+from tests.helpers.answers import Command
+from tests.helpers.views import LAYER, write_features
 
 N = 200
 PIXELS = load_digits().data[:N].astype(np.float32)
