@@ -32,6 +32,7 @@ DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 PRECISIONS = ("float32", "bfloat16", "float16")
 SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
+GROUP_HELP = "keep rows with one value in one split or fold (default: group, if there is one)"
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -84,6 +85,8 @@ class DatasetOptions:
         Rules as on the command line; what the source itself says by default.
     seed : int
         Of a random split.
+    group : str, optional
+        Column of which rows with one value are in one split; ``group`` if there is one.
     """
 
     images: str | None = _option(None, metavar="SOURCE", help=SOURCES)
@@ -97,6 +100,7 @@ class DatasetOptions:
         None, metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
     )
     seed: int = _option(0, type=int, metavar="N", help="of a random split")
+    group: str | None = _option(None, metavar="COLUMN", help=GROUP_HELP)
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.manifest is None):

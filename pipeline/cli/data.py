@@ -62,7 +62,7 @@ def add_index(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("index", help="list a dataset's images, labels and splits")
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
-    add_options(parser, DatasetOptions, "labels", "split", "seed")
+    add_options(parser, DatasetOptions, "labels", "split", "seed", "group")
     add_options(parser, RunOptions, "workers")
     parser.set_defaults(call=run_index)
     return parser

@@ -133,6 +133,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--target", default="label", metavar="COLUMN", help="the column with the truth"
     )
     parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
+    add_options(parser, DatasetOptions, "group")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of folds, held-out rows and weights"
     )

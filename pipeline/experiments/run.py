@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -16,9 +17,11 @@ from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
 from permafrost.pipeline.models.fit import FitOptions, FitResult, find_fit, fit
 from permafrost.pipeline.models.measure import name_metric
-from permafrost.pipeline.models.task import TaskOptions
+from permafrost.pipeline.models.rows import FeatureFiles
+from permafrost.pipeline.models.task import TaskOptions, choose_folds
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.outputs import write_json
+from permafrost.pipeline.sweeps.leaderboard import place
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs
 from permafrost.stages.evaluation.metrics import PRIMARY
@@ -37,7 +40,7 @@ class ExperimentResult:
     extractions : list of ExtractSummary
         One for each backbone.
     fits : list of FitResult
-        Best first: by cross-validated accuracy where there is one, else by test accuracy.
+        Best first, by the folds, or by the val split where there are none; never by the test split.
     n_fitted : int
         How many were fitted now; the others were there already.
     out : Path
@@ -61,9 +64,10 @@ class ExperimentResult:
         """Return the table of heads, best first."""
         lines = [summary.describe() for summary in self.extractions]
         metric = name_metric(PRIMARY[self.fits[0].metrics["task"]])
-        lines.append(
-            f"{len(self.fits)} heads, {self.n_fitted} fitted now; best first, by {metric}:"
-        )
+        n_folds = self.fits[0].metrics.get("cv_folds")
+        chosen_on = "the val split" if n_folds is None else f"{n_folds} folds"
+        order = f"best first, by {metric} on {chosen_on}" if len(self.fits) > 1 else "it is"
+        lines.append(f"{len(self.fits)} heads, {self.n_fitted} fitted now; {order}:")
         shown = self.fits[:_MOST_SHOWN]
         lines += [f"  {_measured(result.metrics)}  {result.out}" for result in shown]
         if len(shown) < len(self.fits):
@@ -78,6 +82,8 @@ def _measured(metrics: dict[str, Any]) -> str:
     if metrics.get(f"cv_{name}_mean") is not None:
         mean, std = metrics[f"cv_{name}_mean"], metrics[f"cv_{name}_std"]
         parts.append(f"cv {mean:.4f} ± {std:.4f}")
+    elif metrics.get(f"val_{name}") is not None:
+        parts.append(f"val {metrics[f'val_{name}']:.4f}")
     if metrics.get(name) is not None:
         parts.append(f"test {metrics[name]:.4f}")
     return "  ".join(parts) or "not measured"
@@ -85,6 +91,9 @@ def _measured(metrics: dict[str, Any]) -> str:
 
 def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
     """Extract every backbone's features and fit every head on every layer.
+
+    Where there is more than one head to choose from, each is measured as a sweep would: on the
+    folds asked for, else the val split, else five folds.
 
     Parameters
     ----------
@@ -96,19 +105,28 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
     extractions: list[ExtractSummary] = []
     fits: list[FitResult] = []
     n_fitted = 0
-    for (backbone, options), name in zip(
-        experiment.extractions(run), _name_backbones(experiment.backbones), strict=True
-    ):
-        view = out / name / "features.h5"
+    names = _name_backbones(experiment.backbones)
+    views = [out / name / "features.h5" for name in names]
+    plans = list(zip(experiment.extractions(run), views, strict=True))
+    wanted = [list_fits(experiment, backbone, view, run) for (backbone, _), view in plans]
+    is_choice = sum(map(len, wanted)) > 1
+    for ((_, options), view), fit_list in zip(plans, wanted, strict=True):
         extractions.append(extract(options, view))
-        for fit_options in list_fits(experiment, backbone, view, run):
+        for fit_options in _compare_fits(fit_list) if is_choice else fit_list:
             found = find_fit(fit_options)
             n_fitted += found is None
             fits.append(found or _fit_now(fit_options))
-    fits.sort(key=lambda result: _rank(result.metrics), reverse=True)
+    fits.sort(key=lambda result: _place(result.metrics))
     result = ExperimentResult(extractions=extractions, fits=fits, n_fitted=n_fitted, out=out)
     write_json(out / SUMMARY_NAME, result.to_dict())
     return result
+
+
+def _compare_fits(fits: list[FitOptions]) -> list[FitOptions]:
+    """Let fits on the same features be measured on rows by which they may be ranked."""
+    with FeatureFiles(fits[0].data.features) as files:
+        data = choose_folds(fits[0].data, files)
+    return [dataclasses.replace(one, data=data) for one in fits]
 
 
 def _fit_now(options: FitOptions) -> FitResult:
@@ -127,6 +145,7 @@ def list_fits(
         task=experiment.task,
         target=experiment.target,
         cv=experiment.cv,
+        group=experiment.group,
         seed=experiment.seed,
         memory_bytes=run.memory_bytes,
     )
@@ -180,8 +199,10 @@ def _as_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "unnamed"
 
 
-def _rank(metrics: dict[str, Any]) -> tuple[float, float]:
-    name = PRIMARY[metrics["task"]]
-    found = (metrics.get(f"cv_{name}_mean"), metrics.get(name))
-    folds, test = (float("-inf") if value is None else value for value in found)
-    return folds, test
+def _place(metrics: dict[str, Any]) -> tuple[float, float]:
+    """Order as the leaderboard of a sweep does: by score, and equal ones by log loss."""
+    score, loss = (
+        metrics.get(f"cv_{name}_mean", metrics.get(f"val_{name}"))
+        for name in (PRIMARY[metrics["task"]], "log_loss")
+    )
+    return place(score, loss)

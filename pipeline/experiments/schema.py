@@ -119,6 +119,7 @@ class Experiment(_Section):
     task: str = CLASSIFICATION
     target: str = "label"
     cv: int | None = Field(default=None, ge=2)
+    group: str | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     out: str
 
@@ -150,7 +151,9 @@ class Experiment(_Section):
         if isinstance(split, SplitSection):
             seed = seed if split.seed is None else split.seed
             split = split.rule
-        dataset = DatasetOptions(images=self.images, labels=self.labels, split=split, seed=seed)
+        dataset = DatasetOptions(
+            images=self.images, labels=self.labels, split=split, seed=seed, group=self.group
+        )
         for backbone in self.backbones:
             yield (
                 backbone,

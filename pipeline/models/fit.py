@@ -22,9 +22,12 @@ from permafrost.pipeline.models.measure import (
     Unseen,
     cross_validate,
     measure_test,
+    measure_val,
     name_metric,
+    plan_trial,
     warn_of_near_duplicates,
     warn_of_new_classes,
+    warn_of_parted_groups,
 )
 from permafrost.pipeline.models.rows import FeatureFiles, read_labels
 from permafrost.pipeline.models.task import (
@@ -35,7 +38,7 @@ from permafrost.pipeline.models.task import (
     make_candidate,
 )
 from permafrost.pipeline.outputs import read_json, write_json
-from permafrost.stages.evaluation.crossfit import Candidate, predict_rows
+from permafrost.stages.evaluation.crossfit import Candidate, Trial, predict_rows
 from permafrost.stages.evaluation.metrics import PRIMARY
 from permafrost.stages.heads import Head, fit_head
 
@@ -80,6 +83,8 @@ class FitResult:
         if found.get(name) is not None:
             others = f", log loss {found['log_loss']:.4f}" if "log_loss" in found else ""
             lines.append(f"  test: {describe_score(name, found)}{others}, {found['n_test']} rows")
+        if found.get(f"val_{name}") is not None:
+            lines.append(f"  val: {name_metric(name)} {found[f'val_{name}']:.4f}")
         if found.get(f"cv_{name}_mean") is not None:
             lines.append(
                 f"  {found['cv_folds']}-fold: {name_metric(name)}"
@@ -109,10 +114,12 @@ def fit(options: FitOptions) -> FitResult:
     """
     started_s = time.monotonic()
     candidate = make_candidate(options.head, options.settings, task=options.data.task)
-    with FeatureFiles(options.data.features) as files:
+    with FeatureFiles(options.data.features, group=options.data.group) as files:
         layers = files.find_layers(options.layer)
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
+        # Before anything is fitted, as there may be no such folds.
+        trial = _plan_folds(bench, options.data.cv)
         record = _build_record(options, candidate, files, layers)
         make_folder(options.out)
         head = fit_head(
@@ -125,7 +132,7 @@ def fit(options: FitOptions) -> FitResult:
             memory_bytes=bench.memory_bytes,
             store=bench.store,
         )
-        metrics, unseen = _measure(options, candidate, bench, head)
+        metrics, unseen = _measure(candidate, bench, head, trial)
         metrics["seconds"] = round(time.monotonic() - started_s, 3)
         metrics |= {
             "head": options.head,
@@ -146,6 +153,13 @@ def fit(options: FitOptions) -> FitResult:
     return FitResult(metrics=metrics, out=options.out)
 
 
+def _plan_folds(bench: Bench, n_folds: int | None) -> Trial | None:
+    if n_folds is not None:
+        return plan_trial(bench, n_folds=n_folds)
+    warn_of_parted_groups(bench.files)
+    return None
+
+
 def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
     column = files.column(options.data.target)
     write_predictions(
@@ -161,7 +175,7 @@ def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> N
 def find_fit(options: FitOptions) -> FitResult | None:
     """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
     candidate = make_candidate(options.head, options.settings, task=options.data.task)
-    with FeatureFiles(options.data.features) as files:
+    with FeatureFiles(options.data.features, group=options.data.group) as files:
         record = _build_record(options, candidate, files, files.find_layers(options.layer))
     known = read_json(options.out / MODEL_NAME)
     metrics = read_json(options.out / "metrics.json")
@@ -209,7 +223,7 @@ def _build_record(
 
 
 def _measure(
-    options: FitOptions, candidate: Candidate, bench: Bench, head: Head
+    candidate: Candidate, bench: Bench, head: Head, trial: Trial | None
 ) -> tuple[dict[str, Any], Unseen]:
     """Return the metrics, and what is said of the rows that the head was not fitted on."""
     labelled = bench.labelled
@@ -222,8 +236,10 @@ def _measure(
         metrics |= found | figures
         for line in filter(None, (warning, warn_of_new_classes(labelled))):
             _log.warning("%s", line)
-    if options.data.cv is not None:
-        found, out_of_fold = cross_validate(candidate, bench, n_folds=options.data.cv)
+    if len(labelled.val):
+        metrics |= measure_val(head, bench)
+    if trial is not None:
+        found, out_of_fold = cross_validate(candidate, trial)
         metrics |= found
         if not len(labelled.test):
             classes, measured, outputs = labelled.targets.classes, labelled.folds, out_of_fold

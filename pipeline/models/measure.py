@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
+from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.crossfit import (
@@ -18,7 +19,12 @@ from permafrost.stages.evaluation.crossfit import (
     cross_fit,
     predict_rows,
 )
-from permafrost.stages.evaluation.folds import Fold, make_folds
+from permafrost.stages.evaluation.folds import (
+    Fold,
+    check_folds,
+    describe_untrained,
+    make_folds,
+)
 from permafrost.stages.evaluation.intervals import bootstrap_interval
 from permafrost.stages.evaluation.metrics import count_confusions, describe_classes, score
 from permafrost.stages.evaluation.near_duplicates import (
@@ -28,6 +34,7 @@ from permafrost.stages.evaluation.near_duplicates import (
 from permafrost.stages.heads import Head
 from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.reduction import Store
+from permafrost.warn import warn_once
 
 Scores = dict[str, float | None]
 
@@ -118,10 +125,16 @@ def warn_of_new_classes(labelled: LabelledRows) -> str | None:
     return f"{is_new.sum()} test rows count as wrong: no training row has their label, as {first!r}"
 
 
-def cross_validate(
-    candidate: Candidate, bench: Bench, *, n_folds: int
-) -> tuple[dict[str, Any], np.ndarray]:
-    """Measure a head on folds of all rows outside the test split.
+def measure_val(head: Head, bench: Bench) -> Scores:
+    """Measure a head on the val split, by which heads are chosen: ``val_accuracy``, …."""
+    rows = bench.labelled.val
+    truth = bench.labelled.targets.select(rows)
+    scores = score(truth, predict_rows(head, bench.matrix, rows), head.classes)
+    return {f"val_{name}": value for name, value in scores.items()}
+
+
+def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], np.ndarray]:
+    """Measure a head on the folds that `plan_trial` made.
 
     Returns
     -------
@@ -130,10 +143,9 @@ def cross_validate(
     outputs : ndarray of float64, shape (n_folds_rows, n_outputs)
         Out of fold, a column for each class of the targets.
     """
-    trial = plan_trial(bench, n_folds=n_folds)
     found = list(cross_fit([candidate], trial))
-    truth = bench.labelled.targets.select(trial.rows)
-    scores: list[Scores] = [{}] * n_folds
+    truth = trial.targets.select(trial.rows)
+    scores: list[Scores] = [{}] * len(trial.folds)
     for one in found:
         if one.error:
             raise InputError(one.error)
@@ -142,17 +154,24 @@ def cross_validate(
     metrics: dict[str, Any] = {
         f"cv_{name}": value for name, value in summarize_scores(scores).items()
     }
-    metrics |= {"cv_folds": n_folds, "folds": scores}
+    metrics |= {"cv_folds": len(trial.folds), "folds": scores}
     return metrics, collect_outputs(found, trial)
 
 
 def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
-    """Make the folds: over all rows outside the test split, or the one of train against val."""
+    """Make the folds: over all rows outside the test split, or the one of train against val.
+
+    Raises
+    ------
+    InputError
+        There are no such folds, or one of them leaves nothing to learn from.
+    """
     labelled = bench.labelled
     rows = labelled.folds
     if n_folds is None:
         fold = Fold(np.searchsorted(rows, labelled.train), np.searchsorted(rows, labelled.val))
         folds = [fold]
+        warn_of_parted_groups(bench.files)
     else:
         folds = make_folds(
             labelled.targets.select(rows),
@@ -160,6 +179,8 @@ def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
             n_folds=n_folds,
             seed=bench.seed,
         )
+        check_folds(labelled.targets.select(rows), folds)
+        _warn_of_folds(bench, folds)
     return Trial(
         matrix=bench.matrix,
         targets=labelled.targets,
@@ -169,6 +190,29 @@ def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
         memory_bytes=bench.memory_bytes,
         store=bench.store,
     )
+
+
+def _warn_of_folds(bench: Bench, folds: Sequence[Fold]) -> None:
+    """Warn of rows that no head can get right, and of columns that look like groups."""
+    rows = bench.labelled.folds
+    untrained = describe_untrained(bench.labelled.targets.select(rows), folds)
+    if untrained is not None:
+        warn_once(f"of {bench.files.name}, {untrained}")
+    warn_of_parted_groups(
+        bench.files, {number: rows[fold.test] for number, fold in enumerate(folds)}
+    )
+
+
+def warn_of_parted_groups(files: FeatureFiles, folds: Mapping[int, Rows] | None = None) -> None:
+    """Warn of columns that look like groups where splits, or folds within them, part a value."""
+    parts = files.splits.astype(object)
+    for number, rows in (folds or {}).items():
+        parts[rows] = str(number)
+    names = [name for name in files.columns if not is_group(name, files.group)]
+    parted = find_parted({name: files.column(name) for name in names}, parts.tolist())
+    if parted:
+        what = "the folds" if folds else "the splits"
+        warn_once(f"{files.name}: {describe_parted(parted, what=what)}")
 
 
 def summarize_scores(scores: Iterable[Mapping[str, float | None]]) -> Scores:

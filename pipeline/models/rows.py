@@ -35,6 +35,8 @@ class FeatureFiles:
     Parameters
     ----------
     files : sequence of Path
+    group : str, optional
+        The column to keep together by, instead of ``group``.
 
     Raises
     ------
@@ -44,7 +46,8 @@ class FeatureFiles:
         The files have no image in common.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], *, group: str | None = None) -> None:
+        self.group = group
         with ExitStack() as stack:
             self._files = [stack.enter_context(Features(file)) for file in files]
             self._rows = _align(self._files)
@@ -86,15 +89,19 @@ class FeatureFiles:
     def groups(self) -> np.ndarray:
         """Which rows must stay on one side, ndarray of int64, shape (n,).
 
-        Those of one image, and those with the same value in a column ``group``.
+        Those of one image, and those with the same value in the column to keep together by.
         """
-        names = sorted({name for file in self._files for name in file.columns})
-        named = find_group_column({name: [name] for name in names})
+        named = find_group_column({name: [name] for name in self.columns}, self.group)
         if named is not None:
             return join_groups(self.digests, self.column(named[0]))
         # Numbered by digest, the same rows in another order are drawn into the same folds.
         keys = np.ascontiguousarray(self.digests).view("V32").ravel()
         return np.unique(keys, return_inverse=True)[1]
+
+    @cached_property
+    def columns(self) -> list[str]:
+        """The further columns of all files, sorted."""
+        return sorted({name for file in self._files for name in file.columns})
 
     @cached_property
     def layers(self) -> list[str]:

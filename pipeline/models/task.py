@@ -12,14 +12,17 @@ from pathlib import Path
 from permafrost.cache.store.recipe import canonical_json
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
+from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
 from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.crossfit import Candidate
+from permafrost.stages.evaluation.folds import count_possible_folds
 from permafrost.stages.heads import check_task, parse_settings
 from permafrost.warn import warn_once
 
+# What heads are compared on where there is no val split.
+DEFAULT_FOLDS = 5
 # What scikit-learn and Keras take.
 _SEEDS = 2**32
 
@@ -38,6 +41,8 @@ class TaskOptions:
         The column with the truth.
     cv : int, optional
         Folds over all rows that are not in the test split.
+    group : str, optional
+        Column of which rows with one value are in one fold; ``group`` if there is one.
     seed : int
     memory_bytes : int
         Budget for features in memory.
@@ -47,6 +52,7 @@ class TaskOptions:
     task: str = CLASSIFICATION
     target: str = "label"
     cv: int | None = None
+    group: str | None = None
     seed: int = 0
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
@@ -69,6 +75,20 @@ def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> C
     """
     check_task(kind, task)
     return Candidate(kind=kind, settings=parse_settings(kind, settings))
+
+
+def choose_folds(options: TaskOptions, files: FeatureFiles) -> TaskOptions:
+    """Say what heads are compared on: the folds asked for, else the val split, else five folds.
+
+    Fewer where no class has five images. Never the test split: of many heads the one that suits
+    it best is measured too well by it.
+    """
+    if options.cv is not None or (files.splits == "val").any():
+        return options
+    labelled = read_labels(files, task=options.task, column=options.target)
+    rows = labelled.folds
+    n_possible = count_possible_folds(labelled.targets.select(rows), files.groups[rows])
+    return dataclasses.replace(options, cv=max(2, min(DEFAULT_FOLDS, n_possible)))
 
 
 def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.pipeline.options import DatasetOptions
+from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
 from permafrost.stages.datasets.labels import list_dataset
 from permafrost.stages.datasets.manifest import Manifest, read_manifest
 from permafrost.stages.datasets.splits import (
@@ -62,8 +63,8 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
     _warn_of_changes(manifest, digests)
     manifest = replace(manifest, digests=digests)
     if options.split is not None or options.manifest is None:
-        manifest = assign_splits(manifest, options.split, seed=options.seed)
-    _warn_of_duplicates(manifest)
+        manifest = assign_splits(manifest, options.split, seed=options.seed, group=options.group)
+    _warn_of_duplicates(manifest, options.group)
     return Dataset(manifest=manifest, source=source, unreadable=unreadable)
 
 
@@ -122,7 +123,7 @@ def _warn_of_changes(manifest: Manifest, digests: list[bytes]) -> None:
         _log.warning("%d images changed since the manifest was written", n_changed)
 
 
-def _warn_of_duplicates(manifest: Manifest) -> None:
+def _warn_of_duplicates(manifest: Manifest, group: str | None) -> None:
     crossing = find_crossing_duplicates(manifest)
     if crossing:
         first, second = crossing[0]
@@ -132,7 +133,7 @@ def _warn_of_duplicates(manifest: Manifest) -> None:
             first,
             second,
         )
-    straddling = find_crossing_groups(manifest)
+    straddling = find_crossing_groups(manifest, group)
     if straddling:
         first, second = straddling[0]
         _log.warning(
@@ -141,6 +142,10 @@ def _warn_of_duplicates(manifest: Manifest) -> None:
             first,
             second,
         )
+    others = {name: column for name, column in manifest.extra.items() if not is_group(name, group)}
+    parted = find_parted(others, manifest.splits)
+    if parted:
+        _log.warning("%s", describe_parted(parted, what="the splits"))
     n_conflicts = label_conflicts(manifest)
     if n_conflicts:
         _log.warning("%d images occur with different labels", n_conflicts)

@@ -29,8 +29,8 @@ class FoldRecord:
         Digest of the configuration and of all that it was fitted on.
     fold : int
     scores : dict of str to float or None
-    losses : ndarray of bool or float64, shape (n_test,)
-        Of each row, for paired comparisons.
+    evidence : ndarray of int64 or float64
+        What `stages.evaluation.comparison` compares heads by.
     n_train, n_test : int
     seconds : float
     error : str
@@ -40,7 +40,7 @@ class FoldRecord:
     key: str
     fold: int
     scores: dict[str, float | None]
-    losses: np.ndarray
+    evidence: np.ndarray
     n_train: int
     n_test: int
     seconds: float
@@ -59,14 +59,14 @@ class FoldRecord:
 
     def to_json(self) -> str:
         """Write the record on one line."""
-        is_bool = self.losses.dtype == np.bool_
-        packed = np.packbits(self.losses) if is_bool else self.losses.astype("<f8")
+        is_count = self.evidence.dtype == np.int64
+        packed = self.evidence.astype("<i4" if is_count else "<f8")
         fields: dict[str, Any] = {
             "key": self.key,
             "fold": self.fold,
             "scores": self.scores,
-            "losses": base64.b85encode(packed.tobytes()).decode(),
-            "wrong_only": bool(is_bool),
+            "evidence": base64.b64encode(packed.tobytes()).decode(),
+            "is_count": is_count,
             "n_train": self.n_train,
             "n_test": self.n_test,
             "seconds": self.seconds,
@@ -77,11 +77,9 @@ class FoldRecord:
     def from_json(cls, text: str) -> FoldRecord:
         """Read what `to_json` wrote."""
         fields = json.loads(text)
-        packed = base64.b85decode(fields.pop("losses"))
-        if fields.pop("wrong_only"):
-            bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=fields["n_test"])
-            return cls(losses=bits.astype(np.bool_), **fields)
-        return cls(losses=np.frombuffer(packed, "<f8"), **fields)
+        packed = base64.b64decode(fields.pop("evidence"))
+        stored, kept = ("<i4", np.int64) if fields.pop("is_count") else ("<f8", np.float64)
+        return cls(evidence=np.frombuffer(packed, stored).astype(kept), **fields)
 
 
 class Journal:
@@ -100,16 +98,20 @@ class Journal:
 
     def _read(self) -> None:
         lines = self._file.read_text(encoding="utf-8", errors="replace").splitlines()
-        n_torn = 0
+        n_useless = 0
         for line in filter(None, lines):
             try:
                 record = FoldRecord.from_json(line)
             except (ValueError, KeyError, TypeError):
-                n_torn += 1  # a kill or a full disk; what it said is fitted again
+                n_useless += 1  # a kill, a full disk or another version; it is fitted again
                 continue
             self._records[record.key, record.fold] = record
-        if n_torn:
-            _log.warning("%d lines of %s are torn and are done again", n_torn, self._file)
+        if n_useless:
+            _log.warning(
+                "%d lines of %s are torn or of another version, and are done again",
+                n_useless,
+                self._file,
+            )
 
     def find(self, key: str, fold: int) -> FoldRecord | None:
         """Return the record of a configuration on a fold, if there is one."""

@@ -14,8 +14,9 @@ from permafrost.pipeline.models.measure import Scores, name_metric, summarize_sc
 from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.sweeps.grid import Configuration
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
+from permafrost.stages.datasets.targets import CLASSIFICATION
+from permafrost.stages.evaluation.comparison import compare_counts, compare_draws
 from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.evaluation.intervals import compare_paired
 from permafrost.stages.evaluation.metrics import PRIMARY
 
 # Above this p value a difference from the first is called noise.
@@ -34,7 +35,8 @@ class Entry:
     summary : dict
         Mean and standard deviation of each score over the folds.
     p_value : float or None
-        Of the paired comparison with the first, on the same rows; None for the first itself.
+        Of the paired comparison with the first, on the same rows, of what all are ranked by; None
+        for the first itself.
     error : str
         Why the head could not be fitted.
     """
@@ -138,10 +140,10 @@ def rank(
     fitted = [entry for entry in entries if not entry.error]
     if not fitted:
         raise PipelineError(entries[0].error)
-    fitted.sort(key=lambda entry: _place(entry, PRIMARY[task]))
-    first = _join_losses(fitted[0])
+    names = (f"{PRIMARY[task]}_mean", "log_loss_mean")
+    fitted.sort(key=lambda entry: place(*(entry.summary.get(name) for name in names)))
     compared = [
-        dataclasses.replace(entry, p_value=compare_paired(first, _join_losses(entry)))
+        dataclasses.replace(entry, p_value=_compare(fitted[0], entry, task=task))
         for entry in fitted[1:]
     ]
     failed = [entry for entry in entries if entry.error]
@@ -160,13 +162,19 @@ def _read_entry(configuration: Configuration, journal: Journal, *, n_folds: int)
     )
 
 
-def _join_losses(entry: Entry) -> np.ndarray:
-    return np.concatenate([record.losses for record in entry.folds])
+def _compare(first: Entry, other: Entry, *, task: str) -> float:
+    """Return the p value of the difference in the mean by which the two are ranked."""
+    ours, theirs = ([record.evidence for record in entry.folds] for entry in (first, other))
+    if task == CLASSIFICATION:
+        return compare_counts(np.concatenate(ours), np.concatenate(theirs))
+    best, score = (entry.summary[f"{PRIMARY[task]}_mean"] for entry in (first, other))
+    if best is None or score is None:
+        return 1.0
+    return compare_draws(np.sum(ours, axis=0), np.sum(theirs, axis=0), difference=best - score)
 
 
-def _place(entry: Entry, metric: str) -> tuple[float, float]:
+def place(score: float | None, loss: float | None) -> tuple[float, float]:
     """Order by score, of equal ones by log loss; else it stays as listed, never by seconds."""
-    score, loss = (entry.summary.get(f"{name}_mean") for name in (metric, "log_loss"))
     # The mean of the same scores in another order differs in its last digits.
     return (
         float("inf") if score is None else -round(score, 9),

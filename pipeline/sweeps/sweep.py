@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+import numpy as np
+
 from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder
 from permafrost.pipeline.errors import PipelineError
@@ -23,7 +25,7 @@ from permafrost.pipeline.models.fit import (
 )
 from permafrost.pipeline.models.measure import plan_trial
 from permafrost.pipeline.models.rows import FeatureFiles, read_labels
-from permafrost.pipeline.models.task import TaskOptions, check_classes, digest_rows
+from permafrost.pipeline.models.task import TaskOptions, check_classes, choose_folds, digest_rows
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.sweeps.grid import (
     Configuration,
@@ -35,12 +37,11 @@ from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
 from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_folds, write_tables
 from permafrost.pipeline.sweeps.workers import open_scratch
 from permafrost.stages.errors import StageError
+from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Candidate, FoldOutputs, Trial, cross_fit
-from permafrost.stages.evaluation.intervals import row_losses
-from permafrost.stages.evaluation.metrics import PRIMARY, score
+from permafrost.stages.evaluation.metrics import PRIMARY, Scores, score
 from permafrost.stages.heads import check_training
 
-DEFAULT_FOLDS = 5
 BEST_NAME = "best"
 
 # A configuration, and the number of a fold.
@@ -145,9 +146,9 @@ def sweep(options: SweepOptions) -> SweepResult:
     """
     started_s = time.monotonic()
     candidates = options.heads.expand(options.data.task)
-    with FeatureFiles(options.data.features) as files:
+    with FeatureFiles(options.data.features, group=options.data.group) as files:
         layers = choose_layers(files, options.layers, options.poolings)
-        data = _choose_folds(options.data, files)
+        data = choose_folds(options.data, files)
         rows_key = digest_rows(data, files)
         configurations = list_configurations(files, layers, candidates, rows_key=rows_key)
         make_folder(options.out)
@@ -172,12 +173,6 @@ def sweep(options: SweepOptions) -> SweepResult:
         seconds=time.monotonic() - started_s,
         out=options.out,
     )
-
-
-def _choose_folds(data: TaskOptions, files: FeatureFiles) -> TaskOptions:
-    if data.cv is not None or (files.splits == "val").any():
-        return data
-    return dataclasses.replace(data, cv=DEFAULT_FOLDS)
 
 
 def _check_training(
@@ -212,7 +207,8 @@ def _fit_missing(
                 scratch=scratch,
             )
             write_folds(options.out, [files.paths[row] for row in trial.rows], trial.folds)
-            with closing(_run(fits, trial)) as found:
+            resamples = Resamples(trial.folds, files.groups[trial.rows], seed=data.seed)
+            with closing(_run(fits, trial, resamples)) as found:
                 for record, configuration in found:
                     journal.add(record)
                     best.note(record, configuration)
@@ -220,7 +216,7 @@ def _fit_missing(
 
 
 def _run(
-    fits: Sequence[Fit], trial: Trial
+    fits: Sequence[Fit], trial: Trial, resamples: Resamples
 ) -> Generator[tuple[FoldRecord, Configuration], None, None]:
     """Fit configurations of one layer and measure each on its fold."""
     configurations = list(dict.fromkeys(configuration for configuration, _ in fits))
@@ -233,20 +229,24 @@ def _run(
     with closing(outputs) as found:
         for one in found:
             configuration = configurations[one.candidate]
-            yield _measure(configuration.key, one, trial), configuration
+            yield _measure(configuration.key, one, trial, resamples), configuration
 
 
-def _measure(key: str, found: FoldOutputs, trial: Trial) -> FoldRecord:
+def _measure(key: str, found: FoldOutputs, trial: Trial, resamples: Resamples) -> FoldRecord:
     train, test = trial.folds[found.fold]
-    truth = trial.targets.select(trial.rows[test])
-    failed = bool(found.error)
+    scores: Scores = {}
+    evidence = np.empty(0)
+    if not found.error:
+        said = (trial.targets.select(trial.rows[test]), found.outputs, found.classes)
+        scores = score(*said)
+        evidence = collect_evidence(*said, resamples=resamples, fold=found.fold)
     return FoldRecord(
         key=key,
         fold=found.fold,
-        scores={} if failed else score(truth, found.outputs, found.classes),
-        losses=row_losses(truth, found.outputs, found.classes) if not failed else test[:0] > 0,
+        scores=scores,
+        evidence=evidence,
         n_train=len(train),
-        n_test=0 if failed else len(test),
+        n_test=0 if found.error else len(test),
         seconds=round(found.seconds, 4),
         error=found.error,
     )

@@ -9,6 +9,7 @@ import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.manifest import Manifest
@@ -22,16 +23,19 @@ _MOST_PARTS = 10
 _LEAST_ROWS = 10
 
 
-def assign_splits(manifest: Manifest, split: str | None, *, seed: int = 0) -> Manifest:
+def assign_splits(
+    manifest: Manifest, split: str | None, *, seed: int = 0, group: str | None = None
+) -> Manifest:
     """Give every row its split.
 
     A random split is stratified by label. Rows of one digest, and those of one value of a column
     ``group`` if there is one, stay together, under the first of their labels in sorted order; a
     row without either is a group of its own. Which group goes where depends on its digests (or
-    paths), the labels and the seed, not on the order of the rows. Every class keeps at least one
-    group in ``train``, and each of its shares is met within one group; what rounding leaves over
-    in one class is made up for in the next, so that the shares of the whole come out right even
-    when every class is small.
+    paths), the labels and the seed, not on the order of the rows. Each share of a class is met
+    within one group; what rounding leaves over in one class is made up for in the next, so that
+    the shares of the whole come out right even when every class is small. Every class and tag
+    keeps at least one group in ``train``, also where groups mix them: then the smallest group of
+    a class that has none moves there, and a group that can be spared takes its place.
 
     That would never test a value or a set of tags that only one row has. So where these are more
     than a tenth of the labelled rows, numbers are stratified by their deciles (fewer, larger
@@ -46,11 +50,15 @@ def assign_splits(manifest: Manifest, split: str | None, *, seed: int = 0) -> Ma
         in ``"test=0.3,val=0.1"``; all other rows become ``train``.
     seed : int, optional
         Another seed draws another random split.
+    group : str, optional
+        The column to keep together by, instead of ``group``.
 
     Raises
     ------
     InputError
-        When ``"predefined"`` finds no split, or the shares make no sense.
+        When ``"predefined"`` finds no split, the shares make no sense, or no row is left for one.
+    UnknownNameError
+        When there is no such column.
     """
     if split is None:
         return manifest
@@ -60,7 +68,7 @@ def assign_splits(manifest: Manifest, split: str | None, *, seed: int = 0) -> Ma
                 f"no predefined splits in {manifest.root!r}; draw them: --split test=0.3"
             )
         return manifest
-    splits = _draw_splits(manifest, _parse_shares(split), seed=seed)
+    splits = _draw_splits(manifest, _parse_shares(split), seed=seed, group=group)
     return dataclasses.replace(manifest, splits=splits)
 
 
@@ -75,15 +83,15 @@ def find_crossing_duplicates(manifest: Manifest) -> list[tuple[str, str]]:
     return _find_crossing(manifest, manifest.digests)
 
 
-def find_crossing_groups(manifest: Manifest) -> list[tuple[str, str]]:
-    """Find values of the column ``group`` in different splits.
+def find_crossing_groups(manifest: Manifest, group: str | None = None) -> list[tuple[str, str]]:
+    """Find values of a column, by default ``group``, in different splits.
 
     Returns
     -------
     list of (str, str)
-        As `find_crossing_duplicates`; empty without such a column.
+        As `find_crossing_duplicates`; empty without a column ``group``.
     """
-    column = find_group_column(manifest.extra) or []
+    column = find_group_column(manifest.extra, group) or []
     return _find_crossing(manifest, [value.strip() for value in column])
 
 
@@ -146,35 +154,112 @@ def _bad_shares(text: str, reason: str) -> InputError:
     return InputError(f"cannot split by {text!r}: {reason}; write, for example, test=0.3,val=0.1")
 
 
-def _draw_splits(manifest: Manifest, shares: dict[str, float], *, seed: int) -> list[str]:
-    splits = ["train"] * len(manifest)
+@dataclass(slots=True, kw_only=True)
+class _Group:
+    """Rows that stay together, and where they go."""
+
+    rows: list[int]
+    stratum: str
+    classes: set[str]
+    split: str = "train"
+
+
+def _draw_splits(
+    manifest: Manifest, shares: dict[str, float], *, seed: int, group: str | None
+) -> list[str]:
     owed = dict.fromkeys(shares, 0.0)
-    strata = _group_rows(manifest)
+    strata = _group_rows(manifest, group)
+    drawn: list[_Group] = []
     for stratum in sorted(strata):
         groups = strata[stratum]
         # Ranked by a hash, not by a generator: then neither the order of the rows nor a library's
         # version can change who goes where.
         ranked = sorted(groups, key=lambda key: hashlib.sha256(b"%d:" % seed + key).digest())
-        chosen = _allot([len(groups[key]) for key in ranked], shares, owed)
-        for key, split in zip(ranked, chosen, strict=False):
-            for row in groups[key]:
-                splits[row] = split
+        ordered = [groups[key] for key in ranked]
+        for one, split in zip(ordered, _allot(ordered, shares, owed), strict=False):
+            one.split = split
+        drawn += ordered
+    _train_every_class(drawn)
+    splits = [""] * len(manifest)
+    for one in drawn:
+        for row in one.rows:
+            splits[row] = one.split
     return splits
 
 
-def _group_rows(manifest: Manifest) -> dict[str, dict[bytes, list[int]]]:
-    """Collect stratum → group key → rows."""
+def _group_rows(manifest: Manifest, group: str | None) -> dict[str, dict[bytes, _Group]]:
+    """Collect stratum → group key → group."""
     pairs = zip(manifest.digests, manifest.paths, strict=True)
     keys = [digest or os.fsencode(path) for digest, path in pairs]
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for row, group in enumerate(join_groups(keys, find_group_column(manifest.extra)).tolist()):
-        groups[group].append(row)
+    members: defaultdict[int, list[int]] = defaultdict(list)
+    column = find_group_column(manifest.extra, group)
+    for row, number in enumerate(join_groups(keys, column).tolist()):
+        members[number].append(row)
     stratum_of = _stratify([label for label in manifest.labels if label])
-    strata: defaultdict[str, dict[bytes, list[int]]] = defaultdict(dict)
-    for rows in groups.values():
-        label = min((manifest.labels[row] for row in rows if manifest.labels[row]), default="")
-        strata[stratum_of.get(label, "")][min(keys[row] for row in rows)] = rows
+    classes_of = {label: _list_classes(label, stratum) for label, stratum in stratum_of.items()}
+    strata: defaultdict[str, dict[bytes, _Group]] = defaultdict(dict)
+    for rows in members.values():
+        labels = {manifest.labels[row] for row in rows} - {""}
+        stratum = stratum_of[min(labels)] if labels else ""
+        strata[stratum][min(keys[row] for row in rows)] = _Group(
+            rows=rows,
+            stratum=stratum,
+            classes=set().union(*(classes_of[label] for label in labels)),
+        )
     return strata
+
+
+def _list_classes(label: str, stratum: str) -> set[str]:
+    """List what training rows should show of a label: itself, or its tags, but no single value."""
+    if stratum == SEPARATOR:
+        return {tag.strip() for tag in label.split(SEPARATOR)} - {""}
+    return {label} if stratum == label else set()
+
+
+def _train_every_class(groups: list[_Group]) -> None:
+    """Move groups to train until every class is there, and others into their places.
+
+    Raises
+    ------
+    InputError
+        Training rows of every class leave none for a split that was asked for.
+    """
+    trained = Counter(name for one in groups if one.split == "train" for name in one.classes)
+    every = set().union(*(one.classes for one in groups))
+    for name in sorted(every - trained.keys()):
+        if trained[name]:  # with a group that was moved for another class
+            continue
+        moved = min((one for one in groups if name in one.classes), key=lambda one: len(one.rows))
+        split, moved.split = moved.split, "train"
+        trained.update(moved.classes)
+        spare = _find_spare(groups, moved, trained)
+        if spare is not None:
+            spare.split = split
+            trained.subtract(spare.classes)
+        elif not any(one.split == split for one in groups):
+            raise InputError(
+                f"no rows are left for {split}: those of class {name!r} are needed for training,"
+                " as its images are of too few groups; add images of others, or drop the class"
+            )
+
+
+def _find_spare(groups: list[_Group], moved: _Group, trained: Counter[str]) -> _Group | None:
+    """Find the training group most like `moved` without which every class is trained still."""
+    n_rows = len(moved.rows)
+    spares = (
+        one
+        for one in groups
+        if one.split == "train"
+        and one is not moved
+        # A larger one would take the shares further off than they are without it.
+        and len(one.rows) < 2 * n_rows
+        and all(trained[name] > 1 for name in one.classes)
+    )
+    return min(
+        spares,
+        key=lambda one: (one.stratum != moved.stratum, abs(len(one.rows) - n_rows)),
+        default=None,
+    )
 
 
 def _stratify(labels: list[str]) -> dict[str, str]:
@@ -209,9 +294,10 @@ def _parse_number(text: str) -> float:
         return math.nan
 
 
-def _allot(sizes: list[int], shares: dict[str, float], owed: dict[str, float]) -> list[str]:
+def _allot(groups: list[_Group], shares: dict[str, float], owed: dict[str, float]) -> list[str]:
     """Choose splits for a class's first groups, the rest being train; update what is owed."""
     chosen: list[str] = []
+    sizes = [len(one.rows) for one in groups]
     rows = sum(sizes)
     for split, share in shares.items():
         target, taken = share * rows + owed[split], 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,13 +59,13 @@ def make_folds(targets: Targets, groups: NDArray[Any], *, n_folds: int, seed: in
     Returns
     -------
     list of Fold
-        Every row is in exactly one fold's `test`. Nothing is promised of rare tags, nor of classes
-        within groups that mix them: a fold's `train` or `test` may be without one.
+        Every row is in exactly one fold's `test`. Nothing is promised of rare classes and tags, nor
+        of classes within groups that mix them: a fold's `train` or `test` may be without one.
 
     Raises
     ------
     InputError
-        Fewer than two folds, no rows, fewer groups than folds, or a class in fewer groups than
+        Fewer than two folds, no rows, fewer groups than folds, or every class in fewer groups than
         there are folds.
     """
     # Groups are numbered once, and drawn by number. scikit-learn's StratifiedGroupKFold weighs
@@ -95,19 +96,74 @@ def _check_counts(n_rows: int, n_groups: int, *, n_folds: int) -> None:
     if n_groups < n_folds:
         raise InputError(
             f"{n_rows} rows are only {n_groups} groups of images that belong together, fewer than"
-            f" {n_folds} folds: lower --cv or add images"
+            f" {n_folds} folds: {_advise(n_groups)}"
         )
+
+
+def _advise(most: int) -> str:
+    return f"give --cv {most} or add images" if most > 1 else "add images that are not of one group"
 
 
 def _check_classes(targets: Targets, members: _Members, *, n_folds: int) -> None:
     n_groups = np.bincount(members.strata)[1:]
-    rarest = n_groups.argmin()
-    if n_groups[rarest] < n_folds:
-        name = str(np.unique(targets.values)[rarest])
+    commonest = n_groups.argmax()
+    most = int(n_groups[commonest])
+    if most < n_folds:
+        name = str(np.unique(targets.values)[commonest])
         raise InputError(
-            f"class {name!r} has {n_groups[rarest]} distinct images, fewer than {n_folds} folds"
-            " (a group of images counts as one): lower --cv or add images"
+            f"class {name!r} has {most} distinct images, and no other has more, fewer than"
+            f" {n_folds} folds (a group of images counts as one): {_advise(most)}"
         )
+
+
+def count_possible_folds(targets: Targets, groups: NDArray[Any]) -> int:
+    """Count the folds that `make_folds` can make at most: of what is least rare, a group each."""
+    group_of_row = np.unique(groups, return_inverse=True)[1]
+    if targets.task != CLASSIFICATION:
+        return int(group_of_row.max(initial=-1)) + 1
+    codes = np.unique(targets.values, return_inverse=True)[1]
+    pairs = np.unique(np.column_stack([codes, group_of_row]), axis=0)
+    return int(np.bincount(pairs[:, 0]).max(initial=0))
+
+
+def check_folds(targets: Targets, folds: Sequence[Fold]) -> None:
+    """Raise InputError where the training rows of a fold are all alike; say why."""
+    for train, test in folds:
+        values = targets.values[train]
+        if len(values) and (values != values[0]).any():
+            continue
+        if targets.task != CLASSIFICATION or not len(values):
+            raise InputError(
+                f"the {len(train)} training rows of a fold are all alike; add images that differ"
+            )
+        lone = str(np.setdiff1d(targets.values[test], values[:1])[0])
+        raise InputError(
+            f"the fold that tests {lone!r} leaves only {str(values[0])!r} to learn from: add images"
+            f" of {lone!r} that do not belong together"
+        )
+
+
+def describe_untrained(targets: Targets, folds: Sequence[Fold]) -> str | None:
+    """Return a line on test rows whose class or tag no training row of their fold has, if any."""
+    if targets.task == REGRESSION:
+        return None
+    found: list[tuple[int, str]] = []
+    for train, test in folds:
+        if targets.task == CLASSIFICATION:
+            is_new = ~np.isin(targets.values[test], targets.values[train])
+            found += [(row, str(targets.values[row])) for row in test[is_new]]
+        else:
+            is_new = targets.values[test] & ~targets.values[train].any(axis=0)
+            found += [(test[row], str(targets.classes[tag])) for row, tag in np.argwhere(is_new)]
+    if not found:
+        return None
+    names = list(dict.fromkeys(name for _, name in found))
+    shown = ", ".join(map(repr, names[:5])) + (", …" if len(names) > 5 else "")
+    return (
+        f"{len({row for row, _ in found})} of {len(targets)} rows will count as wrong whatever the"
+        f" head: no row outside the fold that tests them is {shown}; add images of it, or do"
+        " without: leave its label empty in the table of --labels csv:FILE"
+    )
 
 
 def _stratify(targets: Targets, *, n_bins: int) -> tuple[Rows, Rows]:

@@ -153,7 +153,7 @@ def _score_tags(judged: Judged) -> Scores:
         "macro_f1": _average(_divide(2 * right, claimed)),
         "micro_f1": _divide(2 * right.sum(keepdims=True), claimed.sum(keepdims=True))[0],
         "roc_auc": _average(roc_auc(*column) for column in columns),
-        "log_loss": float(measure_tag_losses(judged).mean()),
+        "log_loss": float(_measure_tag_losses(judged).mean()),
     }
 
 
@@ -179,7 +179,7 @@ def _measure_class_losses(judged: Judged) -> NDArray[np.float64]:
     return _log_loss(judged.outputs[np.arange(len(judged.truth)), judged.truth])
 
 
-def measure_tag_losses(judged: Judged) -> NDArray[np.float64]:
+def _measure_tag_losses(judged: Judged) -> NDArray[np.float64]:
     """Return each row's log loss, in nats, the mean over tags."""
     right = np.where(judged.truth, judged.outputs, 1 - judged.outputs)
     losses: NDArray[np.float64] = _log_loss(right).mean(axis=1)

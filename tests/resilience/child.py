@@ -6,6 +6,7 @@ TensorFlow takes four seconds to import. Python's fork server imports everything
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import multiprocessing
@@ -155,4 +156,7 @@ def _run(arguments: list[str], out: Path, err: Path, prepare: Callable[[], None]
 
     sys.argv = ["run.py", *arguments]
     prepare()
-    sys.exit(main())
+    status = main()
+    # As the end of an interpreter, which processes that are forked do not come to.
+    atexit._run_exitfuncs()
+    sys.exit(status)

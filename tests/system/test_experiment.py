@@ -53,9 +53,9 @@ def test_a_run_equals_plain_scikit_learn_on_its_features(finished):
 def test_the_summary_lists_all_heads_best_first(place, run):
     figures = run()
     assert json.loads((place / "runs" / "summary.json").read_text()) == figures
-    ranks = [(fit["cv_accuracy_mean"], fit["accuracy"]) for fit in figures["fits"]]
+    ranks = [(-fit["cv_accuracy_mean"], fit["cv_log_loss_mean"]) for fit in figures["fits"]]
     assert len(ranks) == 6
-    assert ranks == sorted(ranks, reverse=True)
+    assert ranks == sorted(ranks)
     for fit in figures["fits"]:
         metrics = json.loads((place / fit["out"] / "metrics.json").read_text())
         assert metrics | {"out": fit["out"]} == fit

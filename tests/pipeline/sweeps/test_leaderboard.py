@@ -35,7 +35,7 @@ def test_of_equal_scores_the_lower_log_loss_wins_and_never_the_clock(tmp_path):
                     key=one.key,
                     fold=fold,
                     scores={"accuracy": score, "log_loss": loss},
-                    losses=np.zeros(10, np.bool_),
+                    evidence=np.zeros(10, np.int64),
                     n_train=10,
                     n_test=10,
                     seconds=seconds,

@@ -334,11 +334,12 @@ def test_a_fit_on_reduced_rows_is_the_fit_on_the_full_matrix(kind, task, scale):
     settings = parse_settings(kind, {"scale": scale, **TIGHT.get(kind, {})})
     scaled = reduce(values, scaler)
     fitted = fit_estimator(kind, settings, scaled.values[train], targets.select(train), seed=0)
-    head = fitted.to_head(scaled)
-    assert head.n_features == WIDE.shape[1] > 10 * len(WIDE)
-    np.testing.assert_allclose(
-        head.predict(WIDE[test]), fitted.predict(scaled.values[test]), rtol=1e-3, atol=1e-3
-    )
+    if kind != "knn":  # which keeps its rows, and is not kept where they are reduced
+        head = fitted.to_head(scaled)
+        assert head.n_features == WIDE.shape[1] > 10 * len(WIDE)
+        np.testing.assert_allclose(
+            head.predict(WIDE[test]), fitted.predict(scaled.values[test]), rtol=1e-3, atol=1e-3
+        )
     if (kind, task) not in TIGHT_PLAIN:
         full = fit_estimator(kind, settings, values[train], targets.select(train), seed=0)
         np.testing.assert_allclose(
