@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from permafrost.pipeline.models.task import TaskOptions
 
-    # Generic for the type checker only.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
     """Read the options of `extract` and `plan`, as their parser gave them."""
