@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -159,13 +157,3 @@ def as_index(indices: NDArray[np.int64]) -> Index:
     if len(indices) and (len(indices) == 1 or (np.diff(indices) == 1).all()):
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return indices
-
-
-@contextmanager
-def open_raw(path: Path) -> Iterator[int]:
-    """Open a file and yield its descriptor, for `cache.hdf5.direct`."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

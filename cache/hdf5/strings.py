@@ -40,7 +40,7 @@ def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
         dataset[start : start + len(block)] = block
         total.add(block)
         start += len(block)
-    seal(dataset, total)
+    seal(dataset, total.value)
 
 
 def _encode(texts: Sequence[str]) -> Iterator[list[bytes]]:
@@ -74,7 +74,7 @@ def read_strings(dataset: h5py.Dataset) -> list[str]:
         # Labels and splits recur: one text serves all the rows of the block.
         once: dict[str, str] = {}
         texts += map(once.setdefault, found, found)
-    check_seal(dataset, total)
+    check_seal(dataset, total.value)
     return texts
 
 

@@ -42,21 +42,17 @@ def follow_rows(
         A value could not be read as it was written.
     """
     known: dict[str, NDArray[np.uint8]] = {}
-    first: MissingShardError | None = None
-    for _ in range(MOST_LOOKS):
+    errors: list[MissingShardError] = []
+    for _ in range(MOST_LOOKS + 1):
         try:
             gather_rows(source.select(rows), out, block=block)
         except MissingShardError as error:
-            first = first or error
+            errors.append(error)
             source = replace(source, locations=_look_again(source, known))
         else:
             return source
-    try:
-        gather_rows(source.select(rows), out, block=block)
-    except MissingShardError as error:
-        # The first one names the shard that they were in.
-        raise first or error from None
-    return source
+    # The first one names the shard that they were in.
+    raise errors[0]
 
 
 def _look_again(source: StoredRows, known: dict[str, NDArray[np.uint8]]) -> RowLocations:

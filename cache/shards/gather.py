@@ -15,7 +15,7 @@ import numpy as np
 
 from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.hdf5.chunks import StoredChunks
-from permafrost.cache.hdf5.direct import RawFile, as_index, open_raw, read_chunks
+from permafrost.cache.hdf5.direct import RawFile, as_index, read_chunks
 from permafrost.cache.shards.blocks import READ_BYTES, Block, flatten_block
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.shards.reader import find_chunks, naming_shard, open_shard
@@ -78,7 +78,9 @@ def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> No
     MissingShardError, DamagedError
         Never is a wrong row returned.
     """
-    _check_there(source)
+    n_gone = int(source.locations.missing.sum())
+    if n_gone:
+        raise MissingShardError(f"{n_gone} rows are gone from {str(source.folder)!r}")
     for number, positions in _group_positions(source.locations.shard):
         path = source.folder / source.locations.shards[number]
         index = as_index(positions)
@@ -111,12 +113,6 @@ def read_rows(
         return
     for piece in _split_reads(rows, dataset, row_bytes=math.prod(out.shape[1:]) * out.itemsize):
         _read_piece(dataset, rows[piece], out, positions[piece], block)
-
-
-def _check_there(source: StoredRows) -> None:
-    n_gone = int(source.locations.missing.sum())
-    if n_gone:
-        raise MissingShardError(f"{n_gone} rows are gone from {str(source.folder)!r}")
 
 
 def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -160,11 +156,11 @@ def _open_surveyed(path: Path, key: str) -> Iterator[tuple[int, _Survey]]:
     same rows at the same time, or from a repair.
     """
     while True:
-        with open_raw(path) as descriptor:
-            stamp = _stamp(os.fstat(descriptor))
+        with path.open("rb") as opened:
+            stamp = _stamp(os.fstat(opened.fileno()))
             survey = _survey_shard(path, key, stamp)
             if _stamp(path.stat()) == stamp:
-                yield descriptor, survey
+                yield opened.fileno(), survey
                 return
 
 

@@ -21,7 +21,7 @@ from permafrost.cache.errors import DamagedError
 from permafrost.cache.hdf5.checksum import SUM_NAME, sum_values
 from permafrost.cache.hdf5.chunks import CAN_LIST
 from permafrost.cache.hdf5.compression import load_filters
-from permafrost.cache.hdf5.direct import RawFile, open_raw, read_chunks
+from permafrost.cache.hdf5.direct import RawFile, read_chunks
 from permafrost.cache.hdf5.opening import check_storage
 from permafrost.cache.hdf5.sealed import decode, read_array
 from permafrost.cache.shards.format import DTYPES, shard_name
@@ -136,11 +136,11 @@ def examine_shard(path: Path, key: str | None) -> ShardExam:
         return replace(exam, damage="it is no file" if path.exists() else "it is gone")
     try:
         exam = replace(exam, n_bytes=path.stat().st_size)
-        with open_raw(path) as descriptor, h5py.File(path, "r", locking=False) as file:
-            exam = replace(exam, key=_read_key(file))
+        with path.open("rb") as raw, h5py.File(path, "r", locking=False) as file:
+            exam = replace(exam, key=decode(file.attrs["key"]))
             digests = _read_digests(file)
             exam = replace(exam, digests=digests, intact=np.zeros(len(digests), np.bool_))
-            intact, damage = _examine_rows(file, descriptor)
+            intact, damage = _examine_rows(file, raw.fileno())
     except READ_FAILURES as error:
         return replace(exam, damage=describe_failure(error))
     if path.name != shard_name(digests):
@@ -148,10 +148,6 @@ def examine_shard(path: Path, key: str | None) -> ShardExam:
     if key not in (None, exam.key):
         damage = f"it holds rows of another feature set ({exam.key})"
     return replace(exam, intact=intact, damage=damage)
-
-
-def _read_key(file: h5py.File) -> str:
-    return decode(file.attrs["key"])
 
 
 def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
@@ -208,7 +204,7 @@ def _cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _DoubleReading:
-    """The features of a shard, and where they are read to in each of two ways."""
+    """The features of a shard, and two buffers: for what HDF5 reads, and for what we read."""
 
     dataset: h5py.Dataset
     raw: RawFile | None

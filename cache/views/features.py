@@ -13,18 +13,19 @@ import h5py
 import numpy as np
 
 from permafrost.cache.errors import MissingShardError, NotAViewError
+from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
+from permafrost.cache.hdf5.direct import RawFile, read_chunks
 from permafrost.cache.hdf5.opening import check_kind, has_node, walk_nodes
-from permafrost.cache.hdf5.sealed import read_text
-from permafrost.cache.shards.blocks import Block, split_columns, split_rows
+from permafrost.cache.hdf5.sealed import read_array, read_text
+from permafrost.cache.shards.blocks import Block, flatten_block, split_columns, split_rows
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.format import DTYPES, RowFormat, choose_chunk
-from permafrost.cache.shards.gather import StoredRows
+from permafrost.cache.shards.gather import StoredRows, read_rows
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.recipe import Recipe
 from permafrost.cache.views.images import ImageTable
 from permafrost.cache.views.pointers import check_length, read_dtype, read_pointers, read_shape
-from permafrost.cache.views.values import StoredValues
 
 
 class Features(ImageTable):
@@ -43,7 +44,7 @@ class Features(ImageTable):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._stored: dict[str, StoredRows] = {}
-        self._values: dict[str, StoredValues] = {}
+        self._chunks: dict[str, StoredChunks | None] = {}
         self._nodes: dict[str, h5py.Dataset | h5py.Group] = {}
 
     @cached_property
@@ -124,7 +125,7 @@ class Features(ImageTable):
         stored = self._locate(layer)
         if stored is None:
             with self._naming_damage():
-                self._open_values(layer).read(rows, out, block=block)
+                self._read_values(layer, rows, out, block)
         else:
             self._stored[layer] = self._follow(stored, rows, out, block)
         return out
@@ -197,11 +198,27 @@ class Features(ImageTable):
                 mark_used(self._shard_folder(node))
         return self._stored[layer]
 
-    def _open_values(self, layer: str) -> StoredValues:
-        if layer not in self._values:
-            node = self._node(layer)
-            self._values[layer] = StoredValues(self._file, node, sums=f"sums/{layer}")
-        return self._values[layer]
+    def _read_values(self, layer: str, rows: np.ndarray, out: np.ndarray, block: Block) -> None:
+        """Read rows of a layer whose values this file holds itself."""
+        node, positions = self._node(layer), np.arange(len(rows))
+        if layer not in self._chunks:
+            # Compressed chunks have no checksums of ours, as they cannot be unpacked when they are
+            # zeros; nor have the chunks of the first versions. HDF5 reads these.
+            sums, name = None, f"sums/{layer}"
+            if has_node(self._file, name):
+                sums = read_array(self._open(name))
+            self._chunks[layer] = None if sums is None else match_chunks(node, sums)
+        chunks = self._chunks[layer]
+        if chunks is None or not len(rows):
+            read_rows(node, rows, positions=positions, out=out, block=block)
+            return
+        read_chunks(
+            RawFile(descriptor=self._file.id.get_vfd_handle(), chunks=chunks),
+            rows,
+            positions=positions,
+            columns=flatten_block(block, node.shape[1:]),
+            out=out.reshape(len(out), -1),
+        )
 
     def _shard_folder(self, node: h5py.Group) -> Path:
         with self._naming_damage():
