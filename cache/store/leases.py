@@ -120,7 +120,9 @@ class Leases:
                 temporary.replace(self._file)
             finally:
                 temporary.unlink(missing_ok=True)
-            self._start_heart()
+            if self._heart is None:
+                self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+                self._heart.start()
 
     @contextlib.contextmanager
     def _tolerating(self) -> Iterator[None]:
@@ -139,11 +141,6 @@ class Leases:
                     error.strerror or error,
                 )
 
-    def _start_heart(self) -> None:
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
-            self._heart.start()
-
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):
@@ -155,13 +152,10 @@ class Leases:
 
         Its clock stamps the leases; on a network file system it need not be ours.
         """
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            wait_for_lock(descriptor, timeout_s=LOCK_TIMEOUT_S)
+        with self._lock.open("a") as opened:
+            wait_for_lock(opened.fileno(), timeout_s=LOCK_TIMEOUT_S)
             os.utime(self._lock)
-            yield os.fstat(descriptor).st_mtime
-        finally:
-            os.close(descriptor)
+            yield os.fstat(opened.fileno()).st_mtime
 
     def _survey(self, now_s: float) -> OtherRuns:
         others = OtherRuns()

@@ -17,7 +17,7 @@ from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
 from permafrost.cache.hdf5.direct import RawFile, read_chunks
 from permafrost.cache.hdf5.opening import check_kind, has_node, walk_nodes
 from permafrost.cache.hdf5.sealed import read_array, read_text
-from permafrost.cache.shards.blocks import Block, flatten_block, split_columns, split_rows
+from permafrost.cache.shards.blocks import Block, flatten_block, split_columns
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.format import DTYPES, RowFormat, choose_chunk
 from permafrost.cache.shards.gather import StoredRows, read_rows
@@ -89,9 +89,9 @@ class Features(ImageTable):
         with self._naming_damage():
             return np.dtype(read_dtype(node))
 
-    def row_bytes(self, layer: str) -> int:
-        """Return the bytes of one row."""
-        return math.prod(self.shape(layer)) * self.dtype(layer).itemsize
+    def row_format(self, layer: str) -> RowFormat:
+        """Return shape and dtype of one row."""
+        return RowFormat(shape=self.shape(layer), dtype=self.dtype(layer).name)
 
     def read(self, layer: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Read rows of a layer into memory.
@@ -130,11 +130,6 @@ class Features(ImageTable):
             self._stored[layer] = self._follow(stored, rows, out, block)
         return out
 
-    def iterate(self, layer: str) -> Iterator[np.ndarray]:
-        """Yield the layer's rows in order, in blocks of a bounded size."""
-        for start, stop in split_rows(len(self), self.row_bytes(layer)):
-            yield self.read(layer, np.arange(start, stop))
-
     def iterate_columns(
         self, layer: str, rows: np.ndarray, *, n_bytes: int
     ) -> Iterator[np.ndarray]:
@@ -161,11 +156,9 @@ class Features(ImageTable):
         MissingShardError, DamagedError
             As `read` does.
         """
-        wanted = self._choose_rows(rows)
-        shape, dtype = self.shape(layer), self.dtype(layer)
-        n_columns = max(1, n_bytes // max(1, len(wanted) * dtype.itemsize))
-        chunk = choose_chunk(RowFormat(shape=shape, dtype=dtype.name), 1)[1:]
-        for block in split_columns(shape, n_columns, chunk=chunk):
+        wanted, row = self._choose_rows(rows), self.row_format(layer)
+        n_columns = max(1, n_bytes // max(1, len(wanted) * self.dtype(layer).itemsize))
+        for block in split_columns(row.shape, n_columns, chunk=choose_chunk(row, 1)[1:]):
             values = self._read(layer, wanted, block)
             yield values.reshape(len(wanted), math.prod(values.shape[1:]))
 

@@ -274,16 +274,9 @@ def repair(root: Path, run: RunOptions) -> Repairs:
     CacheError
         There is no cache.
     """
-    from permafrost.pipeline.upkeep.repair import Mending
-
     layout = find_cache(root)
     found = Repairs(root=root)
-
-    with (
-        wait_for_turn(layout),
-        Index(layout.index_file) as index,
-        show_sets(layout) as advance,
-    ):
+    with wait_for_turn(layout), Index(layout.index_file) as index, show_sets(layout) as advance:
         mending = Mending(layout, index, run, found)
         mending.mend(lambda shard: advance(shard.path.parent, n_shards=1))
     return found

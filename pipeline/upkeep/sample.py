@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from permafrost.cache.errors import CacheError
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.gather import StoredRows
-from permafrost.cache.shards.locations import RowTable, split_digests
+from permafrost.cache.shards.locations import NO_DIGESTS, RowTable, split_digests
 from permafrost.cache.shards.reader import list_shards, read_digests
 from permafrost.cache.store.folders import list_set_folders, read_recipe
 from permafrost.cache.store.index import Index
@@ -205,9 +205,7 @@ def _choose_rows(folder: Path, recipe: Recipe, options: SampleOptions) -> _Compa
     for path, _ in list_shards(folder):
         with contextlib.suppress(CacheError):
             shards.append((path.name, read_digests(path, key)))
-    digests = np.unique(
-        np.concatenate([np.empty((0, 32), np.uint8), *(d for _, d in shards)]), axis=0
-    )
+    digests = np.unique(np.concatenate([NO_DIGESTS, *(rows for _, rows in shards)]), axis=0)
     # Digests are as good as random: those next to a random one are too, and the same in every set.
     words = np.ascontiguousarray(digests).view(np.uint64)[:, 0]
     nearness = words ^ np.random.default_rng(options.seed).integers(0, 1 << 64, dtype=np.uint64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -45,11 +45,9 @@ def show_sets(layout: CacheLayout) -> Iterator[Advance]:
         yield tell
 
 
-@contextmanager
-def wait_for_turn(layout: CacheLayout) -> Iterator[bool]:
-    """Wait until no other upkeep runs; yield whether that can be told, and is so."""
-    with lock(layout.upkeep_lock, purpose="another gc, compact or repair") as is_held:
-        yield is_held
+def wait_for_turn(layout: CacheLayout) -> AbstractContextManager[bool]:
+    """Wait until no other upkeep runs; yield False where the file system has no locks."""
+    return lock(layout.upkeep_lock, purpose="another gc, compact or repair")
 
 
 def forget_shards(layout: CacheLayout, survey: SetSurvey) -> None:
