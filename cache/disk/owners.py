@@ -38,13 +38,8 @@ def name_host() -> str:
 class Owner:
     """A process.
 
-    Attributes
-    ----------
-    host : str
-    pid : int
-    start : int
-        When it started, as process numbers are used again: in the system's ticks, on Linux since
-        the machine did, elsewhere since 1970; 0 where the system does not say.
+    `start` tells it from a later one with the same number: when it started, in the system's ticks,
+    on Linux since the machine did, elsewhere since 1970; 0 where the system does not say.
     """
 
     host: str

@@ -104,11 +104,7 @@ class Leases:
     def hold(self, digests: Sequence[bytes], *, waiting: bool) -> None:
         """Say which rows this run is going to compute, instead of those it said before.
 
-        Parameters
-        ----------
-        digests : sequence of bytes
-        waiting : bool
-            Whether the run waits for rows of others.
+        `waiting` tells others whether this run waits for rows of theirs.
         """
         header = {"keys": sorted(self._keys), "waiting": waiting}
         with self._tolerating():
@@ -185,15 +181,7 @@ class Leases:
 
 
 def is_being_filled(folder: Path, key: str) -> bool:
-    """Tell whether some run is going to add rows to a feature set; nothing is changed.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the leases of a cache lie.
-    key : str
-        Of the feature set.
-    """
+    """Tell whether a lease in `folder` says that its run adds rows to the feature set `key`."""
     for file in folder.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError), file.open("rb") as held:
             if key in json.loads(held.readline())["keys"] and not _has_expired(file, time.time()):

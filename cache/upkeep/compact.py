@@ -28,14 +28,8 @@ def compact_set(
 ) -> Compaction:
     """Merge shards into such of up to `largest_bytes`, before compression.
 
-    The new one is there before the old ones go. Done again, nothing is left to do.
-
-    Parameters
-    ----------
-    survey : SetSurvey
-    largest_bytes : int
-    advance : callable
-        Is told the number of shards that were just dealt with.
+    The new one is there before the old ones go. Done again, nothing is left to do. `advance` is
+    told the number of shards that were just dealt with.
 
     Raises
     ------

@@ -68,17 +68,8 @@ class ShardExam:
 class SetExam:
     """What the folder of a feature set holds.
 
-    Attributes
-    ----------
-    folder : Path
-    recipe : Recipe or None
-        None where recipe.json is missing or damaged.
-    key : str or None
-        Of that recipe.
-    damage : str or None
-        What is wrong with recipe.json, in one line without the path.
-    shards : list of ShardExam
-        By name.
+    `recipe` and its `key` are None where recipe.json is missing or damaged; `damage` then says in
+    one line what is wrong, without the path. The shards are sorted by name.
     """
 
     folder: Path
@@ -93,15 +84,8 @@ def examine_set(
 ) -> SetExam:
     """Examine a feature set: its recipe, and every chunk of every shard.
 
-    Shards that another run puts in the place of others meanwhile are examined too.
-
-    Parameters
-    ----------
-    layout : CacheLayout
-    folder : Path
-        One of `list_set_folders`.
-    advance : callable
-        Is told of each shard when it is done.
+    Shards that another run puts in the place of others meanwhile are examined too. `advance` is
+    told of each shard when it is done.
     """
     recipe, damage = None, None
     try:
@@ -125,11 +109,7 @@ def examine_set(
 def examine_shard(path: Path, key: str | None) -> ShardExam:
     """Read all of a shard, with every check there is; memory is bounded, and nothing is raised.
 
-    Parameters
-    ----------
-    path : Path
-    key : str or None
-        The feature set that it must belong to; None where that is not known.
+    `key` is the feature set's that it must belong to; None where that is not known.
     """
     exam = ShardExam(path=path, intact=np.zeros(0, np.bool_))
     if not path.is_file():

@@ -75,13 +75,8 @@ class SetPlan:
 def plan_set(survey: SetSurvey, rules: Rules, *, may_drop_repeats: bool) -> SetPlan:
     """Find out what goes from a feature set.
 
-    Parameters
-    ----------
-    survey : SetSurvey
-    rules : Rules
-    may_drop_repeats : bool
-        Whether rows that are there twice go once: only where no other upkeep runs, which might
-        drop the other one.
+    With `may_drop_repeats`, of rows that are there twice one goes: only where no other upkeep
+    runs, which might drop the other one.
     """
     idle_days = count_idle_days(survey.folder)
     if rules.keep_days is not None and idle_days >= rules.keep_days:

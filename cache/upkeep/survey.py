@@ -22,15 +22,8 @@ from permafrost.cache.store.recipe import recipe_key
 class StoredShard:
     """One shard, by what its file says of itself.
 
-    Attributes
-    ----------
-    path : Path
-    digests : ndarray of uint8, shape (n, 32)
-    row : RowFormat
-    n_bytes : int
-        Of the file.
-    time_ns : int
-        When its newest row was computed.
+    Its digests are of shape (n, 32), `n_bytes` is the size of the file, and `time_ns` when its
+    newest row was computed.
     """
 
     path: Path
@@ -47,15 +40,7 @@ class StoredShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetSurvey:
-    """One feature set.
-
-    Attributes
-    ----------
-    folder : Path
-    key : str
-    shards : list of StoredShard
-        By name: where several have a row, the first serves it.
-    """
+    """One feature set, and its shards by name: where several have a row, the first serves it."""
 
     folder: Path
     key: str

@@ -72,11 +72,7 @@ def verify_cache(
 ) -> CacheExam:
     """Examine everything in a cache; memory is bounded by the rows of one feature set.
 
-    Parameters
-    ----------
-    layout : CacheLayout
-    advance : callable
-        Is told of each shard when it is done.
+    `advance` is told of each shard when it is done.
     """
     found = CacheExam(temporary=[*list_orphans(layout.root), *list_orphans(layout.leases_folder)])
     keys: dict[Path, str] = {}

@@ -31,10 +31,6 @@ from permafrost.cache.views.pointers import check_length, read_dtype, read_point
 class Features(ImageTable):
     """An open ``features.h5``: its images, and the layers' values of each.
 
-    Parameters
-    ----------
-    path : Path
-
     Raises
     ------
     NotAViewError

@@ -152,13 +152,7 @@ def list_configurations(
 ) -> list[Configuration]:
     """List every candidate on every layer.
 
-    Parameters
-    ----------
-    files : FeatureFiles
-    layers : sequence of str
-    candidates : sequence of Candidate
-    rows_key : str
-        Digest of the rows and of what is asked of them.
+    `rows_key` is the digest of the rows and of what is asked of them.
     """
     texts = [_describe_settings(one, candidates) for one in candidates]
     return [

@@ -85,12 +85,7 @@ class FoldRecord:
 
 
 class Journal:
-    """The records of all sweeps into one folder.
-
-    Parameters
-    ----------
-    folder : Path
-    """
+    """The records of all sweeps into one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / JOURNAL_NAME

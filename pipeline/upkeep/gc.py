@@ -42,13 +42,8 @@ _ROOT = "."
 class GcOptions:
     """What ``gc`` was asked for.
 
-    Attributes
-    ----------
-    root : Path
-    keep_days : float or None
-    unused_by : sequence of Path
-        Manifests or features.h5 whose images are used; none of them for no such rule.
-    dry_run : bool
+    `unused_by` are manifests or features.h5 whose images are used; without any there is no such
+    rule.
     """
 
     root: Path
@@ -65,13 +60,8 @@ class GcOptions:
 class GcResult:
     """What went, or would go.
 
-    Attributes
-    ----------
-    options : GcOptions
-    losses : list of (str, Loss)
-        By the name of the feature set; ``"."`` for the cache's own folder.
-    skipped : list of str
-        What was left as it is, and why.
+    Each loss comes with the name of its feature set, or ``"."`` for the cache's own folder;
+    `skipped` says what was left as it is, and why.
     """
 
     options: GcOptions

@@ -85,12 +85,7 @@ class KnownFiles:
 class Recomputer:
     """Computes rows of feature sets from their images.
 
-    Parameters
-    ----------
-    layout : CacheLayout
-    index : Index
-        Knows how the features were asked for, and where the images lie.
-    run : RunOptions
+    The index knows how the features were asked for, and where the images lie.
     """
 
     def __init__(self, layout: CacheLayout, index: Index, run: RunOptions) -> None:
@@ -103,10 +98,6 @@ class Recomputer:
         """Yield each row that is wanted, in any order.
 
         An image goes through a backbone once, for all the layers that it is wanted of.
-
-        Parameters
-        ----------
-        wanted : mapping of str to sequence of bytes
         """
         different = {one for digests in wanted.values() for one in digests}
         paths, lost = _find_images(different, self._index)

@@ -34,16 +34,9 @@ _READ_BYTES = 1 << 20
 
 
 class Mending:
-    """Mends a whole cache.
+    """Mends a whole cache, and tells `found` what is done.
 
-    Parameters
-    ----------
-    layout : CacheLayout
-    index : Index
-        Knows recipes, images, and which rows a shard held that can no longer say so.
-    run : RunOptions
-    found : Repairs
-        Is told what is done.
+    The index knows recipes, images, and which rows a shard held that can no longer say so.
     """
 
     def __init__(self, layout: CacheLayout, index: Index, run: RunOptions, found: Repairs) -> None:
@@ -55,13 +48,7 @@ class Mending:
         self._pending: list[Path] = []
 
     def mend(self, advance: Callable[[ShardExam], None]) -> None:
-        """Examine everything, and mend what is damaged.
-
-        Parameters
-        ----------
-        advance : callable
-            Is told of each shard when it was examined.
-        """
+        """Examine everything, and mend what is damaged; tell `advance` of each shard examined."""
         remove_orphans(self._layout.root)
         self._pending = list_set_folders(self._layout)
         while self._pending:
@@ -263,11 +250,7 @@ def _find_read_error(path: Path) -> str | None:
 def repair(root: Path, run: RunOptions) -> Repairs:
     """Mend a cache; killed at any point, it goes on from there when it is called again.
 
-    Parameters
-    ----------
-    root : Path
-    run : RunOptions
-        How rows are computed again.
+    `run` says how rows are computed again.
 
     Raises
     ------

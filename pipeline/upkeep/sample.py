@@ -40,13 +40,8 @@ _DRIFTS = 4
 class SampleOptions:
     """Which rows are computed again, and how.
 
-    Attributes
-    ----------
-    share : float
-        Of the rows of each feature set, from 0 to 1; at least one row of each.
-    seed : int
-        Which ones.
-    run : RunOptions
+    `share` is the part of the rows of each feature set, from 0 to 1, at least one row of each;
+    `seed` decides which ones.
     """
 
     share: float
@@ -64,14 +59,8 @@ class SampleOptions:
 class SetSample:
     """What was compared of one feature set.
 
-    Attributes
-    ----------
-    folder : str
-    rows : int
-    max_error : float
-        Largest difference, relative to the largest value; both absolute.
-    tolerance : float
-        Above which a row counts as damaged.
+    `max_error` is the largest difference, relative to the largest value, both absolute; a row with
+    more than `tolerance` counts as damaged.
     """
 
     folder: str
@@ -82,15 +71,7 @@ class SetSample:
 
 @dataclass(slots=True, kw_only=True)
 class Sample:
-    """What came of it.
-
-    Attributes
-    ----------
-    sets : list of SetSample
-    skipped : Counter of str
-        Why rows were not compared, and how many.
-    damaged : list of Damage
-    """
+    """What came of the comparison; `skipped` counts rows not compared, by the reason why."""
 
     sets: list[SetSample] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)

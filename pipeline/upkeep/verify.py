@@ -69,13 +69,7 @@ class Verification:
 
 
 def verify(root: Path, sample: SampleOptions | None = None) -> Verification:
-    """Read all of a cache and find all damage.
-
-    Parameters
-    ----------
-    root : Path
-    sample : SampleOptions, optional
-        Some rows are then computed again, and compared.
+    """Read all of a cache and find all damage; with `sample`, compute some rows again and compare.
 
     Raises
     ------

@@ -74,10 +74,6 @@ class IsolatedDecoder:
     """`decode_image` in a child process, which is started at the first image and after each crash.
 
     For one thread at a time. Ends its child when it is closed, or no longer referred to.
-
-    Parameters
-    ----------
-    limits : Isolation
     """
 
     def __init__(self, limits: Isolation) -> None:
@@ -101,21 +97,12 @@ class IsolatedDecoder:
         return self._process.pid if self._process else None
 
     def decode(self, data: bytes, spec: DecodeSpec) -> Decoded:
-        """Decode the first picture of an image file.
-
-        Parameters
-        ----------
-        data : bytes
-        spec : DecodeSpec
-
-        Returns
-        -------
-        Decoded
+        """Decode the first picture of an image file, as `decode_image` does.
 
         Raises
         ------
         ImageError
-            As `decode_image`; the message is the reason.
+            The file cannot be read; the message is the reason.
         DecoderError
             The decoder crashed, or needed more time or memory than it may.
         InputError
@@ -222,23 +209,7 @@ _own = threading.local()
 
 
 def decode_isolated(data: bytes, spec: DecodeSpec, limits: Isolation) -> Decoded:
-    """Decode in the calling thread's own child, which lives as long as the thread.
-
-    Parameters
-    ----------
-    data : bytes
-    spec : DecodeSpec
-    limits : Isolation
-
-    Returns
-    -------
-    Decoded
-
-    Raises
-    ------
-    ImageError, DecoderError, InputError
-        As `IsolatedDecoder.decode`.
-    """
+    """Decode as `IsolatedDecoder.decode`, in a child of the calling thread that lives as long."""
     decoder: IsolatedDecoder | None = getattr(_own, "decoder", None)
     if decoder is None or decoder.limits != limits:
         decoder = _own.decoder = IsolatedDecoder(limits)

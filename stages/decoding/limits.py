@@ -43,12 +43,7 @@ _MOST_OVER_THE_EDGE = 2
 
 
 class MeteredFile(io.BytesIO):
-    """A file in memory that refuses to be read in too many pieces.
-
-    Parameters
-    ----------
-    data : bytes
-    """
+    """A file in memory that refuses to be read in too many pieces."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -73,17 +68,9 @@ class MeteredFile(io.BytesIO):
 
 
 def check_scans(data: bytes, size: tuple[int, int]) -> None:
-    """Refuse a JPEG whose scans, each over all pixels, take more than some seconds.
+    """Raise ImageError for a JPEG whose scans, each over all pixels, take more than some seconds.
 
-    Parameters
-    ----------
-    data : bytes
-    size : tuple of int
-        Width and height in pixels.
-
-    Raises
-    ------
-    ImageError
+    `size` is width and height in pixels.
     """
     width, height = (-(-length // _BLOCK) * _BLOCK for length in size)
     most = _MOST_PIXEL_SCANS // (width * height)
