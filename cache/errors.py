@@ -1,4 +1,4 @@
-"""Everything the cache may complain about.
+"""The errors that the cache raises.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Create HDF5 files that are the same every time and close whatever the disk does."""
+"""Create HDF5 files whose bytes are the same every time, and that close even on a full disk."""
 
 from __future__ import annotations
 

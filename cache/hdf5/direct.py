@@ -1,4 +1,4 @@
-"""Read rows straight out of a file's chunks, each chunk checked before a value of it is used."""
+"""Read rows from a file's chunks without HDF5, each chunk checked before a value of it is used."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _count_threads(n_groups: int, n_bytes: int) -> int:
 
 
 def _group_lines(lines: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """Return the line of chunks, and start and stop, of the rows that lie in the same one."""
+    """Return, for each run of rows in one line of chunks, the line and the run's start and stop."""
     starts = [0, *(np.flatnonzero(np.diff(lines)) + 1).tolist()]
     return list(zip(lines[starts].tolist(), starts, [*starts[1:], len(lines)], strict=True))
 
@@ -104,7 +104,7 @@ class _Indices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What `read_chunks` was told: rows as where they lie in their chunks, and where they go."""
+    """The read that was asked for: `sources` are rows in their chunks, `places` those in `out`."""
 
     file: RawFile
     sources: _Indices

@@ -20,7 +20,7 @@ from permafrost.cache.hdf5.compression import PLUGIN_FILTERS, list_filters
 # A dataset or a group; h5py has no types.
 Node = Any
 
-# Beside them those that HDF5 has itself.
+# Those that HDF5 has itself, and those of our compressions.
 _FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, *PLUGIN_FILTERS}
 # Ours take a megabyte. HDF5 unpacks a chunk as a whole, whatever part of it is read.
 _LARGEST_CHUNK_BYTES = 64 * 1024 * 1024

@@ -70,12 +70,12 @@ def write_text(node: h5py.HLObject, name: str, text: str) -> None:
 
 
 def as_bytes(text: str) -> np.bytes_:
-    """Return a text as an attribute that only `read_text` has to read."""
+    """Return a text as the value of an attribute of fixed length, which `read_text` reads."""
     return np.bytes_(os.fsencode(text))
 
 
 def read_text(node: h5py.HLObject, name: str) -> str:
-    """Return an attribute that `write_text` wrote, or that is there once."""
+    """Return an attribute that `write_text` wrote, or whose value `as_bytes` made."""
     twin = _TWIN.format(name)
     return decode(node.attrs[twin if twin in node.attrs else name])
 

@@ -1,4 +1,4 @@
-"""Read rows wherever they lie now: shards may have been merged since one looked."""
+"""Read rows wherever they lie now: shards may have been merged since the rows were located."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from permafrost.cache.shards.blocks import READ_BYTES, Block, flatten_block
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.shards.reader import find_chunks, naming_shard, open_shard
 
-# Scattered rows are read here first, then put in their places: what fits a processor's cache.
+# Scattered rows are read into a buffer, then put in their places; this fits a processor's cache.
 _SCATTERED_BYTES = 4 * 1024 * 1024
 
 
@@ -125,7 +125,7 @@ def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return what tells one file of a name from the next."""
+    """Return what tells a file from another one that takes its name."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 

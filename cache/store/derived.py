@@ -1,4 +1,4 @@
-"""Arrays derived from a feature set, kept beside its shards: what can be made again at a price."""
+"""Arrays derived from a feature set, kept beside its shards, as making them again takes time."""
 
 from __future__ import annotations
 

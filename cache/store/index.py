@@ -1,4 +1,4 @@
-"""index.sqlite: what would otherwise be read or computed again; never the truth.
+"""index.sqlite remembers digests of files, rows of shards and images that failed; never the truth.
 
 It may be deleted at any time. Where it cannot be used (read-only, a file system without locks,
 garbage in the file) everything goes on with an index in memory: right, but slower next time.
@@ -73,7 +73,7 @@ class Index:
         self._path = path
         connection = None if path is None else _open_file(path)
         self._connection = connection or _connect(":memory:")
-        # The loop looks up what its writer commits.
+        # One thread looks up what another commits.
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -231,7 +231,7 @@ def _connect(path: str) -> sqlite3.Connection:
             _prepare(connection)
         except FAILURES as error:
             connection.close()
-            # Of runs that start at once, SQLite lets none wait for another's change to WAL.
+            # SQLite itself does not wait while another run that starts now switches to WAL.
             is_busy = _find_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
             if not is_busy or time.monotonic() >= deadline_s:
                 raise

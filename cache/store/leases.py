@@ -125,7 +125,7 @@ class Leases:
         try:
             yield
         except OSError as error:
-            # None is better than one which says what was true before.
+            # No lease is better than one that says what is true no more.
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
             if self._is_usable:
@@ -177,7 +177,7 @@ class Leases:
             others.n_runs += 1
             others.are_waiting |= bool(header["waiting"])
         except (ValueError, KeyError, TypeError):
-            return  # A power cut leaves such a one, or none.
+            return  # A power cut may leave a lease with a part of its bytes.
 
 
 def is_being_filled(folder: Path, key: str) -> bool:

@@ -86,7 +86,7 @@ def _merge(survey: SetSurvey, group: Sequence[StoredShard]) -> int:
     merged = write_parts(survey, list(_drop_repeats(group)))
     n_bytes = merged.stat().st_size
     for shard in group:
-        # After a kill, one of them may be what they become.
+        # After a kill, one of them may be the merged shard already.
         if shard.path != merged:
             shard.path.unlink(missing_ok=True)
     return n_bytes

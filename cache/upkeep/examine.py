@@ -154,7 +154,7 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
         raise ValueError("its checksums are not those of its chunks")
     raw = None if chunks is None else RawFile(descriptor=descriptor, chunks=chunks)
     row_bytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
-    # A line of chunks costs a call; several of them at once, as many fewer.
+    # Several lines of chunks at a time, as each read costs a call.
     step = dataset.chunks[0]
     stride = step * max(1, _PIECE_BYTES // max(1, step * row_bytes))
     buffers = np.empty((2, min(stride, n_rows), *dataset.shape[1:]), dataset.dtype)
@@ -178,7 +178,7 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
 
 
 def _cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:
-    """Cut rows into pieces, the first one last."""
+    """Cut rows into pieces, in reverse order: the last one of the list is to be read first."""
     return [(first, min(first + step, stop)) for first in reversed(range(start, stop, step))]
 
 

@@ -1,4 +1,4 @@
-"""What lies in a feature set's folder, as upkeep has to know it: a look that reads no features."""
+"""List the shards in a feature set's folder with their rows and formats, reading no features."""
 
 from __future__ import annotations
 

@@ -47,8 +47,8 @@ class Features(ImageTable):
     def layers(self) -> list[str]:
         """The layer specs, sorted."""
         with self._naming_damage():
-            # A view has pointers or values. Opening what is virtual beside pointers is not for us:
-            # its sources stand in HDF5's heap, without a checksum.
+            # A view has pointers or values. The virtual datasets beside pointers are not opened:
+            # HDF5 keeps the names of their sources in its heap, which has no checksum.
             top, holds = ("rows", h5py.Group) if self._has_pointers else ("features", h5py.Dataset)
             if not has_node(self._file, top):
                 return []

@@ -1,4 +1,4 @@
-"""The parts of a view that stand for values: each read once, and believed only if it can be."""
+"""Read what features.h5 says of a layer's rows (where they lie, shape, dtype), with every check."""
 
 from __future__ import annotations
 

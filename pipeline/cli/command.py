@@ -1,4 +1,4 @@
-"""One function a command: options out of arguments, the work, and what to tell."""
+"""What every command returns to the command line."""
 
 from __future__ import annotations
 

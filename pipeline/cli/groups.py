@@ -1,4 +1,4 @@
-"""Options out of what was typed: from the parser's namespace to typed values."""
+"""Options that several commands share: added to their parsers, and read as typed values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: arguments in, one stage called, a few lines or one JSON object out."""
+"""Run one command: parse its arguments, print its outcome or one line on what went wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be typed: one parser a command, options in groups that commands share."""
+"""The table of commands, and the parser of the command line that is built from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a sweep has finished so far, one line a fold, so that a kill costs the fits in progress."""
+"""The fits that a sweep has finished, one line each, so that a kill costs only those in hand."""
 
 from __future__ import annotations
 

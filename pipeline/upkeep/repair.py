@@ -1,4 +1,4 @@
-"""How a cache is mended: file by file, each step one that can be the last."""
+"""``repair``: mend a cache file by file, so that a kill at any point leaves it usable."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Mending:
     def _take_up(
         self, shard: ShardExam, key: str, known: Mapping[str, IndexedShard]
     ) -> Remains | None:
-        """Deal with what is no shard of this set; return what is left of one that is."""
+        """Remove or move away what is no shard of this set; return what remains of one that is."""
         path, digests = shard.path, shard.digests
         if not path.exists():  # another run has merged or mended it
             return None
@@ -183,7 +183,7 @@ class Mending:
         self._found.dropped.append(DroppedRow(file=path, digest="", reason=reason))
 
     def _rebuild(self, old: Remains, recipe: Recipe) -> None:
-        """Put a whole shard in the place of one that is not."""
+        """Put a sound shard in the place of a damaged one."""
         if old.intact.all() and old.path.name == shard_name(old.digests):
             return  # Its name was all that was wrong.
         fresh = self._recompute(old, str(recipe["dtype"]))

@@ -1,4 +1,4 @@
-"""``repair``: what is told of it."""
+"""What ``repair`` reports: damage, what was done about it, and rows that are lost."""
 
 from __future__ import annotations
 

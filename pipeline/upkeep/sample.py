@@ -32,7 +32,8 @@ from permafrost.pipeline.upkeep.recompute import RecomputedRow, Recomputer
 _TOLERANCES = {"float32": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
 # Storing in float16 rounds to 11 bits once: to the neighbour of where the other one went.
 _STORED_AS_HALF = 2e-3
-# Of what a run measured between an image alone and in a batch: of two images, not of all.
+# Extraction measured, on two images, how far an image alone is from the same one in a batch. Other
+# images may be this many times further off.
 _DRIFTS = 4
 
 
@@ -125,7 +126,7 @@ class _Comparison:
         self.largest = max(self.largest, float(np.abs(values).max(initial=0)))
         difference = np.abs(found[0].astype(np.float32) - values)
         self.differences[row.digest] = float(difference.max(initial=0))
-        if difference.max(initial=0) > 0:  # others cannot be damaged
+        if difference.max(initial=0) > 0:  # only damaged rows need the names of their images
             self.images[row.digest] = row.image
 
     def sum_up(self, root: Path) -> SetSample:
@@ -155,7 +156,7 @@ def sample_rows(layout: CacheLayout, options: SampleOptions) -> Sample:
     """Compute some rows of every feature set again, of the same images where sets share them."""
     chosen: dict[str, _Comparison] = {}
     for folder in list_set_folders(layout):
-        # What cannot be read is named by who examines it.
+        # `verify_cache` names what cannot be read.
         with contextlib.suppress(OSError, CacheError):
             recipe = read_recipe(layout, folder)
             chosen[recipe_key(recipe)] = _choose_rows(folder, recipe, options)

@@ -1,4 +1,4 @@
-"""What the commands that look after a cache have in common, and ``verify``."""
+"""What verify, repair, gc and compact share: their lock, progress, and words of their reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RENEW_VIEWS = "repeat extract to renew views for other HDF5 readers"
 
 
 class Advance(Protocol):
-    """Whoever shows progress."""
+    """What `show_sets` yields, to be called whenever shards are done."""
 
     def __call__(self, folder: Path, *, n_shards: int | None = None) -> None:
         """Tell that shards of a folder are done; by default all that are left."""

@@ -1,4 +1,4 @@
-"""All damage of a cache found, and a sample of its rows computed again."""
+"""``verify``: find all damage of a cache, and compute a sample of its rows again."""
 
 from __future__ import annotations
 

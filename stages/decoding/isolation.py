@@ -37,7 +37,7 @@ _READY = b"\x06"
 _START_TIMEOUT_S = 60
 _LONGEST_REASON_BYTES = 1000
 _OUT_OF_MEMORY = 3
-# Beyond the owner's, which it is to outlive only where there is no owner left.
+# A child ends itself this long after its owner's timeout: only where no owner is left to end it.
 _ALARM_MARGIN_S = 1
 _END_TIMEOUT_S = 10
 # Each thread of these takes address space, and none has work here.
@@ -108,7 +108,7 @@ class IsolatedDecoder:
         InputError
             No process can be started.
         """
-        # What ended since the last image did not end because of this one.
+        # A child that has ended since the last image did not end because of this one.
         if self._process is None or self._process.poll() is not None:
             self._start()
         try:
@@ -183,7 +183,7 @@ class IsolatedDecoder:
         """Fill a buffer by the deadline."""
         left = memoryview(buffer)
         while left:
-            # Of zero seconds, a socket would not wait at all and say so in another way.
+            # With a timeout of zero a socket does not wait at all, and raises another error.
             self._socket.settimeout(max(1e-3, self._deadline_s - time.monotonic()))
             n_bytes = self._socket.recv_into(left)
             if not n_bytes:
@@ -251,10 +251,10 @@ def main(memory_bytes: int, alarm_s: float) -> NoReturn:
             owner.sendall(head)
             owner.sendall(body)
     except (MemoryError, DecoderError):
-        # A fresh process is the surest way to have it back.
+        # A fresh process is the surest way to get the memory back.
         os._exit(_OUT_OF_MEMORY)
     except (ConnectionError, struct.error):
-        pass  # the owner ended in the middle of a sentence
+        pass  # the owner ended in the middle of a request
     os._exit(0)
 
 
