@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -54,12 +54,7 @@ class StoredRows:
     def select(self, rows: np.ndarray) -> StoredRows:
         """Return some of the rows."""
         index = as_index(rows)
-        return StoredRows(
-            folder=self.folder,
-            key=self.key,
-            locations=self.locations.select(index),
-            digests=self.digests[index],
-        )
+        return replace(self, locations=self.locations.select(index), digests=self.digests[index])
 
 
 def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> None:

@@ -128,7 +128,4 @@ def _find_errno(error: OSError) -> int:
     """Return the error number, which HDF5 mentions in its message only."""
     if error.errno is not None:
         return error.errno
-    for number in _DISK_ERRORS:
-        if f"errno = {number}," in str(error):
-            return number
-    return 0
+    return next((number for number in _DISK_ERRORS if f"errno = {number}," in str(error)), 0)
