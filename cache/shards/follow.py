@@ -11,7 +11,7 @@ from permafrost.cache.errors import MissingShardError
 from permafrost.cache.shards.blocks import Block
 from permafrost.cache.shards.gather import StoredRows, gather_rows
 from permafrost.cache.shards.locations import NO_DIGESTS, RowLocations, RowTable
-from permafrost.cache.shards.reader import MOST_LOOKS, list_shards, read_rows_of
+from permafrost.cache.shards.reader import MOST_LOOKS, list_shards, read_digests_or_none
 
 
 def follow_rows(
@@ -64,6 +64,6 @@ def _look_again(source: StoredRows, known: dict[str, NDArray[np.uint8]]) -> RowL
         for name in known.keys() - there.keys():
             del known[name]
         for name in there.keys() - known.keys():
-            digests = read_rows_of(there[name], source.key)
+            digests = read_digests_or_none(there[name], source.key)
             known[name] = NO_DIGESTS if digests is None else digests
     return RowTable(known.items()).locate(source.digests)

@@ -99,7 +99,7 @@ def read_format(path: Path, key: str) -> RowFormat:
         )
 
 
-def read_rows_of(path: Path, key: str) -> np.ndarray | None:
+def read_digests_or_none(path: Path, key: str) -> np.ndarray | None:
     """Read which rows a shard holds: uint8 (n, 32); None where it is gone or damaged.
 
     The log warns of a damaged one. Its rows count as missing and are computed again; where they

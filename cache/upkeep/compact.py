@@ -51,9 +51,9 @@ def plan_groups(
 ) -> Iterator[list[StoredShard]]:
     """Yield the shards that become one, or stay what they are if alone.
 
-    They are taken in the order in which they were computed. A dataset's rows were computed in its
-    own order, so that reading it reads on in the merged ones, and a view of it has few pieces.
-    Compressed and other shards are not mixed.
+    They are taken in the order in which they were computed, which is that of a dataset's rows: its
+    rows then follow each other in the merged shards, and a view of it has few pieces. Shards of
+    different compressions are not mixed.
     """
     ordered = sorted(shards, key=lambda one: (one.row.compression, one.time_ns, one.path.name))
     for _, same in itertools.groupby(ordered, key=lambda one: one.row.compression):

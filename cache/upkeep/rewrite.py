@@ -1,8 +1,8 @@
 """Write rows of some shards as one new shard: each checked as it is read, summed as it is written.
 
-What makes upkeep safe beside anything else that runs, and at any kill: a shard is removed only when
-all of its rows that are to stay lie in a shard which whoever removes it has published itself. Then
-the worst that can remain is a row that is there twice.
+What makes upkeep safe beside anything else that runs, and at any kill: a process removes a shard
+only after it has itself published another one with all rows that are to stay. Then the worst that
+can remain is a row that is there twice.
 """
 
 from __future__ import annotations

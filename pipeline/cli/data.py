@@ -26,7 +26,7 @@ def add_layers(parser: argparse.ArgumentParser) -> None:
 
 
 def run_layers(parsed: argparse.Namespace) -> Outcome:
-    """``layers``."""
+    """Run `layers`."""
     from permafrost.pipeline.planning.backbone import Backbone
     from permafrost.stages.backbones.applications import parse_backbone
 
@@ -59,7 +59,7 @@ def add_index(parser: argparse.ArgumentParser) -> None:
 
 
 def run_index(parsed: argparse.Namespace) -> Outcome:
-    """``index``."""
+    """Run `index`."""
     from permafrost.cache.disk.publish import make_folder, published
     from permafrost.pipeline.planning.dataset import open_dataset
     from permafrost.stages.datasets.manifest import write_manifest

@@ -15,7 +15,7 @@ def add_demo(parser: argparse.ArgumentParser) -> None:
 
 
 def run_demo(parsed: argparse.Namespace) -> Outcome:
-    """``demo``."""
+    """Run `demo`."""
     from permafrost.pipeline.experiments.demo import demo
 
     result = demo(parsed.out)
@@ -29,7 +29,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def run_experiment(parsed: argparse.Namespace) -> Outcome:
-    """``run``."""
+    """Run `run`."""
     from permafrost.pipeline.experiments.run import run_experiment as run
     from permafrost.pipeline.experiments.schema import read_experiment
 

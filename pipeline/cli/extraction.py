@@ -16,7 +16,7 @@ def add_extract(parser: argparse.ArgumentParser) -> None:
 
 
 def run_extract(parsed: argparse.Namespace) -> Outcome:
-    """``extract``."""
+    """Run `extract`."""
     from permafrost.pipeline.extraction.extract import extract
 
     summary = extract(read_extract_options(parsed), parsed.out)
@@ -30,7 +30,7 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def run_plan(parsed: argparse.Namespace) -> Outcome:
-    """``plan``."""
+    """Run `plan`."""
     from permafrost.pipeline.extraction.plan import preview
 
     found = preview(read_extract_options(parsed))

@@ -35,7 +35,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
 
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
-    """``fit``."""
+    """Run `fit`."""
     from permafrost.pipeline.models.fit import FitOptions, fit
 
     options = FitOptions(
@@ -69,7 +69,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
-    """``sweep``."""
+    """Run `sweep`."""
     from permafrost.pipeline.sweeps.grid import HeadGrid
     from permafrost.pipeline.sweeps.sweep import SweepOptions, sweep
 
@@ -95,7 +95,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def run_export(parsed: argparse.Namespace) -> Outcome:
-    """``export``."""
+    """Run `export`."""
     from permafrost.pipeline.models.export import export
 
     figures = export(parsed.model, parsed.out)
@@ -112,7 +112,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
-    """``predict``."""
+    """Run `predict`."""
     from permafrost.pipeline.models.predict import predict
 
     figures = predict(

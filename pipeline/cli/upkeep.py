@@ -21,7 +21,7 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
 
 
 def run_verify(parsed: argparse.Namespace) -> Outcome:
-    """``verify``."""
+    """Run `verify`."""
     from permafrost.pipeline.upkeep.sample import SampleOptions
     from permafrost.pipeline.upkeep.verify import verify
 
@@ -40,7 +40,7 @@ def add_repair(parser: argparse.ArgumentParser) -> None:
 
 
 def run_repair(parsed: argparse.Namespace) -> Outcome:
-    """``repair``."""
+    """Run `repair`."""
     from permafrost.pipeline.upkeep.repair import repair
 
     found = repair(parsed.cache, read_run_options(parsed))
@@ -61,7 +61,7 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
 
 
 def run_gc(parsed: argparse.Namespace) -> Outcome:
-    """``gc``."""
+    """Run `gc`."""
     from permafrost.pipeline.upkeep.gc import GcOptions, collect
 
     options = GcOptions(
@@ -75,7 +75,7 @@ def run_gc(parsed: argparse.Namespace) -> Outcome:
 
 
 def run_compact(parsed: argparse.Namespace) -> Outcome:
-    """``compact``."""
+    """Run `compact`."""
     from permafrost.pipeline.upkeep.compact import compact
 
     result = compact(parsed.cache)

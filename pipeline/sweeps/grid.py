@@ -47,7 +47,7 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """The whole as text."""
+        """Head and layer as text."""
         return f"{self.head} on {self.layer}"
 
     def to_dict(self) -> dict[str, object]:

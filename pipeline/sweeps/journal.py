@@ -48,7 +48,7 @@ class FoldRecord:
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """What people are told of it."""
+        """What the tables of a sweep say of it."""
         return {
             "fold": self.fold,
             "n_train": self.n_train,

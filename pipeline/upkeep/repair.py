@@ -113,7 +113,7 @@ class Mending:
             if shard.name not in done and _is_gone(shard, features):
                 path = exam.folder / shard.name
                 self._found.note_damage(path, "it is gone")
-                self._rebuild(_know_nothing(path, key, shard.digests), recipe)
+                self._rebuild(_describe_lost(path, key, shard.digests), recipe)
         features.refresh()
 
     def _take_up(
@@ -141,7 +141,7 @@ class Mending:
         """Return which rows a shard held that can no longer say so itself."""
         entry = known.get(path.name)
         if entry is not None and shard_name(entry.digests) == path.name:
-            return _know_nothing(path, key, entry.digests)
+            return _describe_lost(path, key, entry.digests)
         self._remove(path, "which ones it held is not known here")
         return None
 
@@ -223,7 +223,7 @@ def _is_gone(shard: IndexedShard, features: FeatureSet) -> bool:
     return bool(features.locate(split_digests(shard.digests)).missing.any())
 
 
-def _know_nothing(path: Path, key: str, digests: NDArray[np.uint8]) -> Remains:
+def _describe_lost(path: Path, key: str, digests: NDArray[np.uint8]) -> Remains:
     return Remains(path=path, key=key, digests=digests, intact=np.zeros(len(digests), np.bool_))
 
 

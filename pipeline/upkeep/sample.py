@@ -30,7 +30,7 @@ from permafrost.pipeline.upkeep.recompute import RecomputedRow, Recomputer
 # precision rounds to 8 or 11 bits after every layer, and another processor, or a batch of another
 # size, does so elsewhere. Another image or another layer is off by a tenth and more.
 _TOLERANCES = {"float32": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
-# Storing in float16 rounds to 11 bits once: to the neighbour of where the other one went.
+# Storing in float16 rounds once more, to 11 bits: two values that differ little become neighbours.
 _STORED_AS_HALF = 2e-3
 # Extraction measured, on two images, how far an image alone is from the same one in a batch. Other
 # images may be this many times further off.
