@@ -1,4 +1,4 @@
-"""Everything the cache may complain about.
+"""The errors that the cache raises.
 
 ::
 
@@ -42,15 +42,7 @@ class MissingShardError(CacheError):
 
 
 class UnstorableError(CacheError):
-    """A value that must not be stored.
-
-    Parameters
-    ----------
-    row : int
-        Which row of the block that was appended holds it.
-    reason : str
-        What is wrong with it.
-    """
+    """A value that must not be stored: in which row of the block that was appended, and why."""
 
     def __init__(self, row: int, reason: str) -> None:
         super().__init__(reason)

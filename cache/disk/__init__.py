@@ -1,4 +1,4 @@
-"""Files that get their names once their bytes are down, and what guards and cleans up after them.
+"""Files published whole or not at all, locks between processes, and clearing up after killed ones.
 
 Knows nothing of HDF5 or features; everything in the cache may import it.
 """

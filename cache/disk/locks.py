@@ -13,7 +13,7 @@ from pathlib import Path
 
 _log = logging.getLogger(__name__)
 
-# What file systems without locks say.
+# The errors of file systems that have no locks.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EBADF}
 _POLL_S = 0.005
 
@@ -27,7 +27,7 @@ def lock(file: Path, *, purpose: str) -> Iterator[bool]:
     file : Path
         Made if need be, and left: another process may wait for it.
     purpose : str
-        What is said of whoever is waited for, as in "another gc".
+        Who is waited for, as the log says it: "another gc".
 
     Yields
     ------
@@ -54,8 +54,8 @@ def _acquire(descriptor: int, purpose: str) -> bool:
 def wait_for_lock(descriptor: int, *, timeout_s: float) -> None:
     """Lock an open file for this process alone, until it is closed.
 
-    Where locks do not work, or their owner does not let go in time, as it may be stopped, this
-    returns without: whoever asks loses work then, or order, but never hangs.
+    This returns without the lock where the file system has none, and where another process keeps
+    it for `timeout_s`, as one that is stopped does. Callers must be right without it.
     """
     deadline_s = time.monotonic() + timeout_s
     with suppress(OSError):
@@ -70,7 +70,7 @@ def wait_for_lock(descriptor: int, *, timeout_s: float) -> None:
 
 @contextmanager
 def locked_folder(folder: Path, *, timeout_s: float = 60.0) -> Iterator[None]:
-    """Keep others that lock this folder from writing files into it that belong together."""
+    """Hold the lock of a folder, while files that belong together are written into it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         wait_for_lock(descriptor, timeout_s=timeout_s)

@@ -1,4 +1,4 @@
-"""Which process a file belongs to: what a dead one left is cleared away, a live one's is not."""
+"""Which process wrote a file, and whether it still lives: what a dead one left is cleared away."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NAME = re.compile(r"(?P<host>.*)-(?P<pid>\d+)-(?P<start>\d+)", re.DOTALL)
 _INITIAL_NAMESPACE = "pid:[4026531836]"  # of Linux, outside of any container
 _UNKNOWN_START = 0
 _DEAD_STATES = ("zombie", "dead")  # A killed process is a zombie until its parent has looked.
-# What is reckoned from a clock may come out a second off when it is set just then.
+# A start that is reckoned from the clock comes out a second off when the clock is set just then.
 _LEEWAY_S = 2
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -38,13 +38,8 @@ def name_host() -> str:
 class Owner:
     """A process.
 
-    Attributes
-    ----------
-    host : str
-    pid : int
-    start : int
-        When it started, as process numbers are used again: in the system's ticks, on Linux since
-        the machine did, elsewhere since 1970; 0 where the system does not say.
+    `start` tells it from a later one with the same number: when it started, in the system's ticks,
+    on Linux since the machine did, elsewhere since 1970; 0 where the system does not say.
     """
 
     host: str

@@ -72,7 +72,7 @@ def make_durable(folder: Path) -> None:
 
 
 def remove_durably(file: Path) -> None:
-    """Remove a file, if it is there, before anything that comes after."""
+    """Remove a file, if it is there, and wait until the disk knows."""
     if file.exists():
         file.unlink(missing_ok=True)
         sync(file.parent)

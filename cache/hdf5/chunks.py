@@ -19,6 +19,7 @@ from h5py import h5z
 from numpy.typing import NDArray
 
 from permafrost.cache.hdf5.checksum import sum_values
+from permafrost.cache.hdf5.compression import list_filters
 
 # What the Fletcher-32 filter appends to a chunk.
 _FLETCHER_BYTES = 4
@@ -154,9 +155,8 @@ def match_chunks(dataset: h5py.Dataset, sums: NDArray[np.uint64]) -> StoredChunk
 
 
 def _is_plain(dataset: h5py.Dataset) -> bool:
-    pipeline = dataset.id.get_create_plist()
-    filters = [pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())]
-    return CAN_LIST and filters == [h5z.FILTER_FLETCHER32] and dataset.dtype.isnative
+    is_unpacked = list_filters(dataset) == [h5z.FILTER_FLETCHER32]
+    return CAN_LIST and is_unpacked and dataset.dtype.isnative
 
 
 def _list_chunks(dataset: h5py.Dataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -31,6 +31,11 @@ def load_filters(dataset: h5py.Dataset) -> None:
 
 def find_compression(dataset: h5py.Dataset) -> str:
     """Return which of `COMPRESSIONS` a dataset has."""
+    found = (PLUGIN_FILTERS.get(one) for one in list_filters(dataset))
+    return next(filter(None, found), "none")
+
+
+def list_filters(dataset: h5py.Dataset) -> list[int]:
+    """Return the numbers of a dataset's filters, in the order in which they are applied."""
     pipeline = dataset.id.get_create_plist()
-    filters = (pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters()))
-    return next((PLUGIN_FILTERS[one] for one in filters if one in PLUGIN_FILTERS), "none")
+    return [pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())]

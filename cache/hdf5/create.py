@@ -1,4 +1,4 @@
-"""Create HDF5 files that are the same every time and close whatever the disk does."""
+"""Create HDF5 files whose bytes are the same every time, and that close even on a full disk."""
 
 from __future__ import annotations
 
@@ -63,10 +63,6 @@ class WriteStream(io.FileIO):
     collected and when the process ends; on a full disk that ends in a segmentation fault (seen
     with HDF5 1.14). Told that all is well, it closes its file and is done; whoever writes
     calls `check` after each step and before the file gets its name.
-
-    Parameters
-    ----------
-    path : Path
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,14 +1,12 @@
-"""Read rows straight out of a file's chunks, each chunk checked before a value of it is used."""
+"""Read rows from a file's chunks without HDF5, each chunk checked before a value of it is used."""
 
 from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,7 +82,7 @@ def _count_threads(n_groups: int, n_bytes: int) -> int:
 
 
 def _group_lines(lines: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-    """Return the line of chunks, and start and stop, of the rows that lie in the same one."""
+    """Return, for each run of rows in one line of chunks, the line and the run's start and stop."""
     starts = [0, *(np.flatnonzero(np.diff(lines)) + 1).tolist()]
     return list(zip(lines[starts].tolist(), starts, [*starts[1:], len(lines)], strict=True))
 
@@ -106,7 +104,7 @@ class _Indices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """What `read_chunks` was told: rows as where they lie in their chunks, and where they go."""
+    """The read that was asked for: `sources` are rows in their chunks, `places` those in `out`."""
 
     file: RawFile
     sources: _Indices
@@ -159,13 +157,3 @@ def as_index(indices: NDArray[np.int64]) -> Index:
     if len(indices) and (len(indices) == 1 or (np.diff(indices) == 1).all()):
         return slice(int(indices[0]), int(indices[-1]) + 1)
     return indices
-
-
-@contextmanager
-def open_raw(path: Path) -> Iterator[int]:
-    """Open a file and yield its descriptor, for `cache.hdf5.direct`."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)

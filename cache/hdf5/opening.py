@@ -15,12 +15,12 @@ from typing import Any
 import h5py
 from h5py import h5l, h5o, h5z
 
-from permafrost.cache.hdf5.compression import PLUGIN_FILTERS
+from permafrost.cache.hdf5.compression import PLUGIN_FILTERS, list_filters
 
 # A dataset or a group; h5py has no types.
 Node = Any
 
-# Beside them those that HDF5 has itself.
+# Those that HDF5 has itself, and those of our compressions.
 _FILTERS = {h5z.FILTER_DEFLATE, h5z.FILTER_SHUFFLE, h5z.FILTER_FLETCHER32, *PLUGIN_FILTERS}
 # Ours take a megabyte. HDF5 unpacks a chunk as a whole, whatever part of it is read.
 _LARGEST_CHUNK_BYTES = 64 * 1024 * 1024
@@ -93,11 +93,10 @@ def _check_storage(dataset: h5py.Dataset) -> None:
 
     HDF5 reads what was never written as zeros.
     """
-    name, pipeline = repr(dataset.name[1:]), dataset.id.get_create_plist()
-    filters = {pipeline.get_filter(number)[0] for number in range(pipeline.get_nfilters())}
+    name, filters = repr(dataset.name[1:]), list_filters(dataset)
     if dataset.is_virtual or dataset.external:
         raise ValueError(f"its {name} lies elsewhere")
-    if filters - _FILTERS:
+    if not _FILTERS.issuperset(filters):
         raise ValueError(f"its {name} takes a filter that is not ours ({max(filters)})")
     if dataset.shape is None:
         raise ValueError(f"its {name} is empty")

@@ -15,7 +15,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.cache.hdf5.checksum import SUM_DTYPE, SUM_NAME, Checksum
+from permafrost.cache.hdf5.checksum import SUM_DTYPE, SUM_NAME, sum_values
 
 # The twin, of fixed length, of an attribute that is text.
 _TWIN = "{} (bytes)"
@@ -31,9 +31,7 @@ def write_chunks(
 ) -> None:
     """Store an array as a dataset in chunks of that shape."""
     dataset = group.create_dataset(name, data=values, chunks=chunk, fletcher32=True)
-    total = Checksum()
-    total.add(values)
-    seal(dataset, total)
+    seal(dataset, sum_values(values))
 
 
 def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
@@ -45,26 +43,21 @@ def read_array(dataset: h5py.Dataset) -> NDArray[Any]:
         It is damaged.
     """
     values: NDArray[Any] = dataset[()]
-    total = Checksum()
-    total.add(values)
-    check_seal(dataset, total)
+    check_seal(dataset, sum_values(values))
     return values
 
 
-def seal(dataset: h5py.Dataset, values: Checksum) -> None:
-    """Note the sum of all the values in a dataset; attributes lie where HDF5 sums up itself."""
-    dataset.attrs[SUM_NAME] = np.dtype(SUM_DTYPE).type(values.value)
+def seal(dataset: h5py.Dataset, total: int) -> None:
+    """Note the checksum of all values of a dataset in its attributes, which HDF5 itself checks."""
+    dataset.attrs[SUM_NAME] = np.dtype(SUM_DTYPE).type(total)
 
 
-def check_seal(dataset: h5py.Dataset, values: Checksum) -> None:
-    """Compare the values that were read with the sum; files of old have none.
+def check_seal(dataset: h5py.Dataset, total: int) -> None:
+    """Raise OSError if the values that were read have another checksum than `seal` noted.
 
-    Raises
-    ------
-    OSError
-        They are others.
+    Files of the first versions have none.
     """
-    if dataset.attrs.get(SUM_NAME, values.value) != values.value:
+    if dataset.attrs.get(SUM_NAME, total) != total:
         raise OSError(f"the values of {dataset.name} differ from their checksum")
 
 
@@ -77,12 +70,12 @@ def write_text(node: h5py.HLObject, name: str, text: str) -> None:
 
 
 def as_bytes(text: str) -> np.bytes_:
-    """Return a text as an attribute that only `read_text` has to read."""
+    """Return a text as the value of an attribute of fixed length, which `read_text` reads."""
     return np.bytes_(os.fsencode(text))
 
 
 def read_text(node: h5py.HLObject, name: str) -> str:
-    """Return an attribute that `write_text` wrote, or that is there once."""
+    """Return an attribute that `write_text` wrote, or whose value `as_bytes` made."""
     twin = _TWIN.format(name)
     return decode(node.attrs[twin if twin in node.attrs else name])
 

@@ -1,4 +1,4 @@
-"""Text in HDF5 files: fixed-length UTF-8, which HDF5 can checksum; names that may hold anything."""
+"""Texts in HDF5 files, of fixed length so that HDF5 can checksum them; any text as a link name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from permafrost.cache.hdf5.checksum import Checksum
 from permafrost.cache.hdf5.sealed import check_seal, decode, seal
 
 _STRINGS_PER_CHUNK = 4096
-# Every text takes as much as the longest; where that is much (captions, JSON), it is mostly zeros.
+# Every text takes as much as the longest. Where that is more than this (captions, JSON), most bytes
+# are zeros, and are compressed.
 _WIDE_BYTES = 256
 # A link in HDF5 cannot be empty or ".", nor hold a slash, a zero or what is no UTF-8.
 _EMPTY_NAME = "%"
@@ -40,7 +41,7 @@ def write_strings(group: h5py.Group, name: str, texts: Sequence[str]) -> None:
         dataset[start : start + len(block)] = block
         total.add(block)
         start += len(block)
-    seal(dataset, total)
+    seal(dataset, total.value)
 
 
 def _encode(texts: Sequence[str]) -> Iterator[list[bytes]]:
@@ -74,7 +75,7 @@ def read_strings(dataset: h5py.Dataset) -> list[str]:
         # Labels and splits recur: one text serves all the rows of the block.
         once: dict[str, str] = {}
         texts += map(once.setdefault, found, found)
-    check_seal(dataset, total)
+    check_seal(dataset, total.value)
     return texts
 
 

@@ -1,4 +1,4 @@
-"""Read rows wherever they lie now: shards may have been merged since one looked."""
+"""Read rows wherever they lie now: shards may have been merged since the rows were located."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from permafrost.cache.errors import MissingShardError
 from permafrost.cache.shards.blocks import Block
 from permafrost.cache.shards.gather import StoredRows, gather_rows
 from permafrost.cache.shards.locations import NO_DIGESTS, RowLocations, RowTable
-from permafrost.cache.shards.reader import MOST_LOOKS, list_shards, read_rows_of
+from permafrost.cache.shards.reader import MOST_LOOKS, list_shards, read_digests_or_none
 
 
 def follow_rows(
@@ -42,21 +42,17 @@ def follow_rows(
         A value could not be read as it was written.
     """
     known: dict[str, NDArray[np.uint8]] = {}
-    first: MissingShardError | None = None
-    for _ in range(MOST_LOOKS):
+    errors: list[MissingShardError] = []
+    for _ in range(MOST_LOOKS + 1):
         try:
             gather_rows(source.select(rows), out, block=block)
         except MissingShardError as error:
-            first = first or error
+            errors.append(error)
             source = replace(source, locations=_look_again(source, known))
         else:
             return source
-    try:
-        gather_rows(source.select(rows), out, block=block)
-    except MissingShardError as error:
-        # The first one names the shard that they were in.
-        raise first or error from None
-    return source
+    # The first one names the shard that they were in.
+    raise errors[0]
 
 
 def _look_again(source: StoredRows, known: dict[str, NDArray[np.uint8]]) -> RowLocations:
@@ -68,6 +64,6 @@ def _look_again(source: StoredRows, known: dict[str, NDArray[np.uint8]]) -> RowL
         for name in known.keys() - there.keys():
             del known[name]
         for name in there.keys() - known.keys():
-            digests = read_rows_of(there[name], source.key)
+            digests = read_digests_or_none(there[name], source.key)
             known[name] = NO_DIGESTS if digests is None else digests
     return RowTable(known.items()).locate(source.digests)

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import h5py
@@ -15,12 +15,12 @@ import numpy as np
 
 from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.hdf5.chunks import StoredChunks
-from permafrost.cache.hdf5.direct import RawFile, as_index, open_raw, read_chunks
+from permafrost.cache.hdf5.direct import RawFile, as_index, read_chunks
 from permafrost.cache.shards.blocks import READ_BYTES, Block, flatten_block
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.shards.reader import find_chunks, naming_shard, open_shard
 
-# Scattered rows are read here first, then put in their places: what fits a processor's cache.
+# Scattered rows are read into a buffer, then put in their places; this fits a processor's cache.
 _SCATTERED_BYTES = 4 * 1024 * 1024
 
 
@@ -54,12 +54,7 @@ class StoredRows:
     def select(self, rows: np.ndarray) -> StoredRows:
         """Return some of the rows."""
         index = as_index(rows)
-        return StoredRows(
-            folder=self.folder,
-            key=self.key,
-            locations=self.locations.select(index),
-            digests=self.digests[index],
-        )
+        return replace(self, locations=self.locations.select(index), digests=self.digests[index])
 
 
 def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> None:
@@ -78,7 +73,9 @@ def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> No
     MissingShardError, DamagedError
         Never is a wrong row returned.
     """
-    _check_there(source)
+    n_gone = int(source.locations.missing.sum())
+    if n_gone:
+        raise MissingShardError(f"{n_gone} rows are gone from {str(source.folder)!r}")
     for number, positions in _group_positions(source.locations.shard):
         path = source.folder / source.locations.shards[number]
         index = as_index(positions)
@@ -113,12 +110,6 @@ def read_rows(
         _read_piece(dataset, rows[piece], out, positions[piece], block)
 
 
-def _check_there(source: StoredRows) -> None:
-    n_gone = int(source.locations.missing.sum())
-    if n_gone:
-        raise MissingShardError(f"{n_gone} rows are gone from {str(source.folder)!r}")
-
-
 def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Yield each shard's number with the positions of its rows, rising."""
     order = np.argsort(shards, kind="stable")
@@ -129,7 +120,7 @@ def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _stamp(status: os.stat_result) -> tuple[int, ...]:
-    """Return what tells one file of a name from the next."""
+    """Return what tells a file from another one that takes its name."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
@@ -160,11 +151,11 @@ def _open_surveyed(path: Path, key: str) -> Iterator[tuple[int, _Survey]]:
     same rows at the same time, or from a repair.
     """
     while True:
-        with open_raw(path) as descriptor:
-            stamp = _stamp(os.fstat(descriptor))
+        with path.open("rb") as opened:
+            stamp = _stamp(os.fstat(opened.fileno()))
             survey = _survey_shard(path, key, stamp)
             if _stamp(path.stat()) == stamp:
-                yield descriptor, survey
+                yield opened.fileno(), survey
                 return
 
 

@@ -22,7 +22,7 @@ from permafrost.stamps import write_stamp
 
 _log = logging.getLogger(__name__)
 # While shards are merged, a listing of the folder may show neither the old ones nor the new one:
-# only two that are the same tell that a row is nowhere.
+# only two equal listings show that a row is nowhere.
 MOST_LOOKS = 10
 
 
@@ -77,7 +77,7 @@ def find_chunks(file: h5py.File) -> StoredChunks | None:
     """Find the chunks of a shard's features; None where only HDF5 can read them.
 
     The rule: they have their sums, each is one run of the values, and lies in the file as these
-    values with HDF5's own checksum behind. Compressed ones do not; shards of old have no sums.
+    values with HDF5's own checksum behind. Compressed ones do not; the first versions had no sums.
     """
     return match_chunks(file["features"], file[SUM_NAME][()]) if SUM_NAME in file else None
 
@@ -99,11 +99,11 @@ def read_format(path: Path, key: str) -> RowFormat:
         )
 
 
-def read_rows_of(path: Path, key: str) -> np.ndarray | None:
-    """Read which rows a shard holds: uint8 (n, 32); None where it is gone or, with a word, damaged.
+def read_digests_or_none(path: Path, key: str) -> np.ndarray | None:
+    """Read which rows a shard holds: uint8 (n, 32); None where it is gone or damaged.
 
-    The rows of a damaged one count as missing. They are computed again, and if together, then
-    under the same name.
+    The log warns of a damaged one. Its rows count as missing and are computed again; where they
+    all go into one shard, it takes the name of the damaged one.
     """
     try:
         return read_digests(path, key)
@@ -115,7 +115,7 @@ def read_rows_of(path: Path, key: str) -> np.ndarray | None:
 
 
 def list_shards(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield each shard in a feature set's folder, and what tells file versions apart."""
+    """Yield each shard in a feature set's folder, and its stamp, which changes with the file."""
     for path in folder.glob("shard-*.h5"):
         # Another run may merge shards or remove them at any time.
         with contextlib.suppress(FileNotFoundError):

@@ -37,13 +37,7 @@ _SUMS_PER_CHUNK = 8192
 class FeatureDataset:
     """A new dataset of features, whose chunks are summed up as they are written.
 
-    Parameters
-    ----------
-    file : h5py.File
-    name : str
-        Its path; groups above it are created.
-    row : RowFormat
-    n_rows : int
+    `name` is its path in the file; groups above it are created.
     """
 
     def __init__(self, file: h5py.File, name: str, *, row: RowFormat, n_rows: int) -> None:

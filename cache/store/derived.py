@@ -1,4 +1,4 @@
-"""Arrays derived from a feature set, kept beside its shards: what can be made again at a price."""
+"""Arrays derived from a feature set, kept beside its shards, as making them again takes time."""
 
 from __future__ import annotations
 
@@ -117,4 +117,4 @@ def check_artefact(path: Path) -> None:
         dataset, total = file["values"], Checksum()
         for start in range(0, len(dataset), dataset.chunks[0]):
             total.add(dataset[start : start + dataset.chunks[0]])
-        check_seal(dataset, total)
+        check_seal(dataset, total.value)

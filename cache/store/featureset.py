@@ -13,11 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.cache.shards.locations import NO_DIGESTS, RowLocations, RowTable
-from permafrost.cache.shards.reader import (
-    MOST_LOOKS,
-    list_shards,
-    read_rows_of,
-)
+from permafrost.cache.shards.reader import MOST_LOOKS, list_shards, read_digests_or_none
 from permafrost.cache.store.index import Index, IndexedShard
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, recipe_key
@@ -29,12 +25,7 @@ _log = logging.getLogger(__name__)
 class FeatureSet:
     """All rows ever computed under one recipe.
 
-    Parameters
-    ----------
-    layout : CacheLayout
-    recipe : Recipe
-    index : Index
-        Consulted, and brought up to date with what lies in the folder.
+    The index is consulted, and brought up to date with what lies in the folder.
     """
 
     def __init__(self, layout: CacheLayout, recipe: Recipe, index: Index) -> None:
@@ -76,7 +67,7 @@ class FeatureSet:
         for name, stamp in stamps.items():
             shard = known.get(name)
             if shard is None or shard.stamp != stamp:
-                digests = read_rows_of(self.folder / name, self.key)
+                digests = read_digests_or_none(self.folder / name, self.key)
                 shard = IndexedShard(name, stamp, NO_DIGESTS if digests is None else digests)
                 if digests is not None:
                     unknown.append(shard)

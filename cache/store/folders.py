@@ -1,4 +1,4 @@
-"""When something in the cache was last used: the time of its file, a feature set's recipe.json."""
+"""The folders of feature sets: listing them, their recipe.json, and when each was last used."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from permafrost.cache.errors import DamagedError
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, canonical_json
 
+_log = logging.getLogger(__name__)
+
 _DAY_S = 24 * 3600
+_FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
 
 
 def mark_used(file: Path) -> None:
-    """Note that a file of ours, or the feature set in a folder of ours, is used now, if possible.
+    """Note that a file of the cache, or the feature set in a folder of it, is used now.
 
-    A cache that cannot be written to is none that is cleaned up.
+    Where that cannot be written, gc cannot drop anything either.
     """
     with contextlib.suppress(OSError):
         os.utime(_find_clock(file))
@@ -33,11 +36,8 @@ def count_idle_days(file: Path) -> float:
 
 
 def _find_clock(file: Path) -> Path:
+    """Return the file whose time of change says when a file or a feature set was last used."""
     return file / "recipe.json" if file.is_dir() else file
-
-
-_log = logging.getLogger(__name__)
-_FOLDER_NAME = re.compile(r".+-[0-9a-f]{12}")
 
 
 def list_set_folders(layout: CacheLayout) -> list[Path]:
@@ -83,8 +83,8 @@ def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
 def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
     """Create a feature set's folder with its ``recipe.json``, or check the one that is there.
 
-    One that is not the folder's is written anew, with a word: whose rows a shard holds it says
-    itself.
+    One with other content is written anew, of which the log warns; no row is in doubt, as each
+    shard says itself which feature set it belongs to.
     """
     folder = layout.feature_set_folder(recipe)
     file = folder / "recipe.json"

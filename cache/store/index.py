@@ -1,4 +1,4 @@
-"""index.sqlite: what would otherwise be read or computed again; never the truth.
+"""index.sqlite remembers digests of files, rows of shards and images that failed; never the truth.
 
 It may be deleted at any time. Where it cannot be used (read-only, a file system without locks,
 garbage in the file) everything goes on with an index in memory: right, but slower next time.
@@ -73,7 +73,7 @@ class Index:
         self._path = path
         connection = None if path is None else _open_file(path)
         self._connection = connection or _connect(":memory:")
-        # The loop looks up what its writer commits.
+        # One thread looks up what another commits.
         self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
@@ -92,7 +92,8 @@ class Index:
             for key, fingerprint, digest in self._query(query, plain):
                 name = _to_name(key)
                 # A garbled index may answer with what was not asked for.
-                if fingerprints.get(name) == fingerprint and _is_digest(digest):
+                is_digest = isinstance(digest, bytes) and len(digest) == 32
+                if is_digest and fingerprints.get(name) == fingerprint:
                     known[name] = digest
         return known
 
@@ -130,8 +131,7 @@ class Index:
 
     def feature_sets(self) -> list[str]:
         """Return the keys of the feature sets whose shards are known."""
-        found = self._query("SELECT DISTINCT feature_set FROM shards", [])
-        return [key for (key,) in found]
+        return [key for (key,) in self._query("SELECT DISTINCT feature_set FROM shards", [])]
 
     def replace_shards(
         self, feature_set: str, *, add: Iterable[IndexedShard], remove: Iterable[str] = ()
@@ -205,18 +205,15 @@ class Index:
 
 
 def _open_file(path: Path) -> sqlite3.Connection | None:
-    try:
-        return _connect(str(path))
-    except FAILURES as error:
-        if not _is_garbage(error):
-            _warn(path, error)
-            return None
-    _remove(path)
-    try:
-        return _connect(str(path))
-    except FAILURES as error:
-        _warn(path, error)
-        return None
+    for is_first in (True, False):
+        try:
+            return _connect(str(path))
+        except FAILURES as error:
+            if not is_first or not _is_garbage(error):
+                _warn(path, error)
+                break
+            _remove(path)
+    return None
 
 
 def _remove(path: Path) -> None:
@@ -238,8 +235,9 @@ def _connect(path: str) -> sqlite3.Connection:
             _prepare(connection)
         except FAILURES as error:
             connection.close()
-            # Of runs that start at once, SQLite lets none wait for another's change to WAL.
-            if not _is_busy(error) or time.monotonic() >= deadline_s:
+            # SQLite itself does not wait while another run that starts now switches to WAL.
+            is_busy = _find_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            if not is_busy or time.monotonic() >= deadline_s:
                 raise
             time.sleep(_RETRY_S)
         else:
@@ -255,7 +253,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     # Asked again: another run may have made the tables just now, and filled them.
     if _read_version(connection) != _SCHEMA_VERSION:
-        _drop_tables(connection)
+        query = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        for (name,) in connection.execute(query).fetchall():
+            connection.execute(f'DROP TABLE "{name}"')
         for statement in _SCHEMA:
             connection.execute(statement)
     connection.commit()
@@ -264,16 +264,6 @@ def _prepare(connection: sqlite3.Connection) -> None:
 def _read_version(connection: sqlite3.Connection) -> int:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     return int(version)
-
-
-def _drop_tables(connection: sqlite3.Connection) -> None:
-    query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-    for (name,) in connection.execute(query).fetchall():
-        connection.execute(f'DROP TABLE "{name}"')
-
-
-def _is_busy(error: Exception) -> bool:
-    return _find_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _is_garbage(error: Exception) -> bool:
@@ -304,10 +294,6 @@ def _to_blob_text(name: str) -> str | bytes:
 
 def _to_name(text: object) -> str:
     return text.decode(errors="surrogateescape") if isinstance(text, bytes) else str(text)
-
-
-def _is_digest(value: object) -> bool:
-    return isinstance(value, bytes) and len(value) == 32
 
 
 def _seal(key: str, text: str) -> str:

@@ -104,11 +104,7 @@ class Leases:
     def hold(self, digests: Sequence[bytes], *, waiting: bool) -> None:
         """Say which rows this run is going to compute, instead of those it said before.
 
-        Parameters
-        ----------
-        digests : sequence of bytes
-        waiting : bool
-            Whether the run waits for rows of others.
+        `waiting` tells others whether this run waits for rows of theirs.
         """
         header = {"keys": sorted(self._keys), "waiting": waiting}
         with self._tolerating():
@@ -120,14 +116,16 @@ class Leases:
                 temporary.replace(self._file)
             finally:
                 temporary.unlink(missing_ok=True)
-            self._start_heart()
+            if self._heart is None:
+                self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
+                self._heart.start()
 
     @contextlib.contextmanager
     def _tolerating(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            # None is better than one which says what was true before.
+            # No lease is better than one that says what is true no more.
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
             if self._is_usable:
@@ -138,11 +136,6 @@ class Leases:
                     self._folder,
                     error.strerror or error,
                 )
-
-    def _start_heart(self) -> None:
-        if self._heart is None:
-            self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
-            self._heart.start()
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
@@ -155,13 +148,10 @@ class Leases:
 
         Its clock stamps the leases; on a network file system it need not be ours.
         """
-        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            wait_for_lock(descriptor, timeout_s=LOCK_TIMEOUT_S)
+        with self._lock.open("a") as opened:
+            wait_for_lock(opened.fileno(), timeout_s=LOCK_TIMEOUT_S)
             os.utime(self._lock)
-            yield os.fstat(descriptor).st_mtime
-        finally:
-            os.close(descriptor)
+            yield os.fstat(opened.fileno()).st_mtime
 
     def _survey(self, now_s: float) -> OtherRuns:
         others = OtherRuns()
@@ -187,19 +177,11 @@ class Leases:
             others.n_runs += 1
             others.are_waiting |= bool(header["waiting"])
         except (ValueError, KeyError, TypeError):
-            return  # A power cut leaves such a one, or none.
+            return  # A power cut may leave a lease with a part of its bytes.
 
 
 def is_being_filled(folder: Path, key: str) -> bool:
-    """Tell whether some run is going to add rows to a feature set; nothing is changed.
-
-    Parameters
-    ----------
-    folder : Path
-        Where the leases of a cache lie.
-    key : str
-        Of the feature set.
-    """
+    """Tell whether a lease in `folder` says that its run adds rows to the feature set `key`."""
     for file in folder.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError), file.open("rb") as held:
             if key in json.loads(held.readline())["keys"] and not _has_expired(file, time.time()):

@@ -28,14 +28,8 @@ def compact_set(
 ) -> Compaction:
     """Merge shards into such of up to `largest_bytes`, before compression.
 
-    The new one is there before the old ones go. Done again, nothing is left to do.
-
-    Parameters
-    ----------
-    survey : SetSurvey
-    largest_bytes : int
-    advance : callable
-        Is told the number of shards that were just dealt with.
+    The new one is there before the old ones go. Done again, nothing is left to do. `advance` is
+    told the number of shards that were just dealt with.
 
     Raises
     ------
@@ -57,9 +51,9 @@ def plan_groups(
 ) -> Iterator[list[StoredShard]]:
     """Yield the shards that become one, or stay what they are if alone.
 
-    They are taken in the order in which they were computed. A dataset's rows were computed in its
-    own order, so that reading it reads on in the merged ones, and a view of it has few pieces.
-    Compressed and other shards are not mixed.
+    They are taken in the order in which they were computed, which is that of a dataset's rows: its
+    rows then follow each other in the merged shards, and a view of it has few pieces. Shards of
+    different compressions are not mixed.
     """
     ordered = sorted(shards, key=lambda one: (one.row.compression, one.time_ns, one.path.name))
     for _, same in itertools.groupby(ordered, key=lambda one: one.row.compression):
@@ -92,7 +86,7 @@ def _merge(survey: SetSurvey, group: Sequence[StoredShard]) -> int:
     merged = write_parts(survey, list(_drop_repeats(group)))
     n_bytes = merged.stat().st_size
     for shard in group:
-        # After a kill, one of them may be what they become.
+        # After a kill, one of them may be the merged shard already.
         if shard.path != merged:
             shard.path.unlink(missing_ok=True)
     return n_bytes

@@ -21,7 +21,7 @@ from permafrost.cache.errors import DamagedError
 from permafrost.cache.hdf5.checksum import SUM_NAME, sum_values
 from permafrost.cache.hdf5.chunks import CAN_LIST
 from permafrost.cache.hdf5.compression import load_filters
-from permafrost.cache.hdf5.direct import RawFile, open_raw, read_chunks
+from permafrost.cache.hdf5.direct import RawFile, read_chunks
 from permafrost.cache.hdf5.opening import check_storage
 from permafrost.cache.hdf5.sealed import decode, read_array
 from permafrost.cache.shards.format import DTYPES, shard_name
@@ -68,17 +68,8 @@ class ShardExam:
 class SetExam:
     """What the folder of a feature set holds.
 
-    Attributes
-    ----------
-    folder : Path
-    recipe : Recipe or None
-        None where recipe.json is missing or damaged.
-    key : str or None
-        Of that recipe.
-    damage : str or None
-        What is wrong with recipe.json, in one line without the path.
-    shards : list of ShardExam
-        By name.
+    `recipe` and its `key` are None where recipe.json is missing or damaged; `damage` then says in
+    one line what is wrong, without the path. The shards are sorted by name.
     """
 
     folder: Path
@@ -93,15 +84,8 @@ def examine_set(
 ) -> SetExam:
     """Examine a feature set: its recipe, and every chunk of every shard.
 
-    Shards that another run puts in the place of others meanwhile are examined too.
-
-    Parameters
-    ----------
-    layout : CacheLayout
-    folder : Path
-        One of `list_set_folders`.
-    advance : callable
-        Is told of each shard when it is done.
+    Shards that another run puts in the place of others meanwhile are examined too. `advance` is
+    told of each shard when it is done.
     """
     recipe, damage = None, None
     try:
@@ -125,22 +109,18 @@ def examine_set(
 def examine_shard(path: Path, key: str | None) -> ShardExam:
     """Read all of a shard, with every check there is; memory is bounded, and nothing is raised.
 
-    Parameters
-    ----------
-    path : Path
-    key : str or None
-        The feature set that it must belong to; None where that is not known.
+    `key` is the feature set's that it must belong to; None where that is not known.
     """
     exam = ShardExam(path=path, intact=np.zeros(0, np.bool_))
     if not path.is_file():
         return replace(exam, damage="it is no file" if path.exists() else "it is gone")
     try:
         exam = replace(exam, n_bytes=path.stat().st_size)
-        with open_raw(path) as descriptor, h5py.File(path, "r", locking=False) as file:
-            exam = replace(exam, key=_read_key(file))
+        with path.open("rb") as raw, h5py.File(path, "r", locking=False) as file:
+            exam = replace(exam, key=decode(file.attrs["key"]))
             digests = _read_digests(file)
             exam = replace(exam, digests=digests, intact=np.zeros(len(digests), np.bool_))
-            intact, damage = _examine_rows(file, descriptor)
+            intact, damage = _examine_rows(file, raw.fileno())
     except READ_FAILURES as error:
         return replace(exam, damage=describe_failure(error))
     if path.name != shard_name(digests):
@@ -148,10 +128,6 @@ def examine_shard(path: Path, key: str | None) -> ShardExam:
     if key not in (None, exam.key):
         damage = f"it holds rows of another feature set ({exam.key})"
     return replace(exam, intact=intact, damage=damage)
-
-
-def _read_key(file: h5py.File) -> str:
-    return decode(file.attrs["key"])
 
 
 def _read_digests(file: h5py.File) -> NDArray[np.uint8]:
@@ -178,7 +154,7 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
         raise ValueError("its checksums are not those of its chunks")
     raw = None if chunks is None else RawFile(descriptor=descriptor, chunks=chunks)
     row_bytes = math.prod(dataset.shape[1:]) * dataset.dtype.itemsize
-    # A line of chunks costs a call; several of them at once, as many fewer.
+    # Several lines of chunks at a time, as each read costs a call.
     step = dataset.chunks[0]
     stride = step * max(1, _PIECE_BYTES // max(1, step * row_bytes))
     buffers = np.empty((2, min(stride, n_rows), *dataset.shape[1:]), dataset.dtype)
@@ -202,13 +178,13 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
 
 
 def _cut(start: int, stop: int, step: int) -> list[tuple[int, int]]:
-    """Cut rows into pieces, the first one last."""
+    """Cut rows into pieces, in reverse order: the last one of the list is to be read first."""
     return [(first, min(first + step, stop)) for first in reversed(range(start, stop, step))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _DoubleReading:
-    """The features of a shard, and where they are read to in each of two ways."""
+    """The features of a shard, and two buffers: for what HDF5 reads, and for what we read."""
 
     dataset: h5py.Dataset
     raw: RawFile | None

@@ -75,13 +75,8 @@ class SetPlan:
 def plan_set(survey: SetSurvey, rules: Rules, *, may_drop_repeats: bool) -> SetPlan:
     """Find out what goes from a feature set.
 
-    Parameters
-    ----------
-    survey : SetSurvey
-    rules : Rules
-    may_drop_repeats : bool
-        Whether rows that are there twice go once: only where no other upkeep runs, which might
-        drop the other one.
+    With `may_drop_repeats`, of rows that are there twice one goes: only where no other upkeep
+    runs, which might drop the other one.
     """
     idle_days = count_idle_days(survey.folder)
     if rules.keep_days is not None and idle_days >= rules.keep_days:
@@ -182,7 +177,7 @@ def _drop_set(plan: SetPlan) -> None:
     if any(list_shards(folder)):
         return  # Another run has begun to fill it anew.
     _unlink([*plan.derived, *(folder / name for name in RECORD_FILES.values())])
-    # The last: whatever a shard is worth, it is nothing without.
+    # The last to go: a shard without a recipe is worth nothing.
     _unlink([folder / "recipe.json"])
     for empty in (folder, folder.parent):
         with contextlib.suppress(OSError):  # There is more in it, which is not ours.
@@ -200,12 +195,12 @@ def _drop_rows(plan: SetPlan) -> None:
         for shard, mask in changed
         if mask.any()
     }
-    # What is left of one may be just what another is.
+    # What stays of one shard may be just the rows of another, under whose name it is now.
     _unlink(shard.path for shard, _ in changed if shard.path not in fresh)
 
 
 def _check_repeats(plan: SetPlan) -> None:
-    """Read the rows that have to serve for others, where they are not written anew anyway."""
+    """Read the rows that stay where a copy of them goes, but for those that are written anew."""
     pairs = list(zip(plan.survey.shards, plan.kept, strict=True))
     dropped = np.concatenate([shard.names[~mask] for shard, mask in pairs])
     for shard, mask in pairs:

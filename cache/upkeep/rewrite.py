@@ -1,8 +1,8 @@
 """Write rows of some shards as one new shard: each checked as it is read, summed as it is written.
 
-What makes upkeep safe beside anything else that runs, and at any kill: a shard is removed only when
-all of its rows that are to stay lie in a shard which whoever removes it has published itself. Then
-the worst that can remain is a row that is there twice.
+What makes upkeep safe beside anything else that runs, and at any kill: a process removes a shard
+only after it has itself published another one with all rows that are to stay. Then the worst that
+can remain is a row that is there twice.
 """
 
 from __future__ import annotations
@@ -38,14 +38,9 @@ class Part:
 def write_parts(survey: SetSurvey, parts: Sequence[Part]) -> Path:
     """Write rows as one new shard of the feature set, and publish it.
 
-    Its time is that of the newest of them: rows stay in the order in which they were computed,
-    which is that of their datasets.
-
-    Parameters
-    ----------
-    survey : SetSurvey
-    parts : sequence of Part
-        With at least one row, of shards of one format; none occurs twice.
+    There is at least one row, none comes twice, and their shards have one format. The new shard's
+    time is that of the newest of them: rows stay in the order in which they were computed, which
+    is that of their datasets.
 
     Raises
     ------
@@ -82,17 +77,7 @@ def read_part(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remains:
-    """A shard, and which of its rows can still be read.
-
-    Attributes
-    ----------
-    path : Path
-        Where it lies, or lay.
-    key : str
-        The feature set's.
-    digests : ndarray of uint8, shape (n, 32)
-    intact : ndarray of bool, shape (n,)
-    """
+    """What remains of a shard: its `digests`, shape (n, 32), and which rows are `intact`, (n,)."""
 
     path: Path
     key: str
@@ -108,10 +93,8 @@ def rebuild_shard(old: Remains, fresh: Mapping[bytes, NDArray[Any]], row: RowFor
 
     Parameters
     ----------
-    old : Remains
     fresh : mapping of bytes to ndarray, shape (*shape)
         Digest → values, of rows that are not intact.
-    row : RowFormat
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""What lies in a feature set's folder, as upkeep has to know it: a look that reads no features."""
+"""List the shards in a feature set's folder with their rows and formats, reading no features."""
 
 from __future__ import annotations
 
@@ -15,22 +15,15 @@ from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.reader import list_shards, read_digests, read_format
 from permafrost.cache.store.folders import read_recipe
 from permafrost.cache.store.layout import CacheLayout
-from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.cache.store.recipe import recipe_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredShard:
     """One shard, by what its file says of itself.
 
-    Attributes
-    ----------
-    path : Path
-    digests : ndarray of uint8, shape (n, 32)
-    row : RowFormat
-    n_bytes : int
-        Of the file.
-    time_ns : int
-        When its newest row was computed.
+    Its digests are of shape (n, 32), `n_bytes` is the size of the file, and `time_ns` when its
+    newest row was computed.
     """
 
     path: Path
@@ -47,19 +40,9 @@ class StoredShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetSurvey:
-    """One feature set.
-
-    Attributes
-    ----------
-    folder : Path
-    recipe : Recipe
-    key : str
-    shards : list of StoredShard
-        By name: where several have a row, the first serves it.
-    """
+    """One feature set, and its shards by name: where several have a row, the first serves it."""
 
     folder: Path
-    recipe: Recipe
     key: str
     shards: list[StoredShard]
 
@@ -79,28 +62,26 @@ def survey_set(layout: CacheLayout, folder: Path) -> SetSurvey:
     """
     file = folder / "recipe.json"
     try:
-        recipe = read_recipe(layout, folder)
+        key = recipe_key(read_recipe(layout, folder))
     except FileNotFoundError as error:
         raise DamagedError(f"{str(file)!r} is missing") from error
     except DamagedError as error:
         raise DamagedError(f"{str(file)!r} is damaged: {error}") from error
-    key = recipe_key(recipe)
     shards = list(_read_shards(folder, key))
     if len({(shard.row.shape, shard.row.dtype) for shard in shards}) > 1:
         raise DamagedError(f"the rows of {str(folder)!r} are of different shapes")
-    return SetSurvey(folder=folder, recipe=recipe, key=key, shards=shards)
+    return SetSurvey(folder=folder, key=key, shards=shards)
 
 
 def _read_shards(folder: Path, key: str) -> Iterator[StoredShard]:
     for path in sorted(path for path, _ in list_shards(folder)):
-        with contextlib.suppress(MissingShardError):  # another upkeep run may have replaced it
-            digests, row = read_digests(path, key), read_format(path, key)
-            with contextlib.suppress(FileNotFoundError):
-                status = path.stat()
-                yield StoredShard(
-                    path=path,
-                    digests=digests,
-                    row=row,
-                    n_bytes=status.st_size,
-                    time_ns=status.st_mtime_ns,
-                )
+        # Another upkeep run may have replaced it.
+        with contextlib.suppress(MissingShardError, FileNotFoundError):
+            digests, row, status = read_digests(path, key), read_format(path, key), path.stat()
+            yield StoredShard(
+                path=path,
+                digests=digests,
+                row=row,
+                n_bytes=status.st_size,
+                time_ns=status.st_mtime_ns,
+            )

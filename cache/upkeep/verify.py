@@ -72,11 +72,7 @@ def verify_cache(
 ) -> CacheExam:
     """Examine everything in a cache; memory is bounded by the rows of one feature set.
 
-    Parameters
-    ----------
-    layout : CacheLayout
-    advance : callable
-        Is told of each shard when it is done.
+    `advance` is told of each shard when it is done.
     """
     found = CacheExam(temporary=[*list_orphans(layout.root), *list_orphans(layout.leases_folder)])
     keys: dict[Path, str] = {}
@@ -111,7 +107,7 @@ def _list_damage(exam: SetExam) -> Iterator[Damage]:
 
 
 def list_damage_beside(folder: Path) -> Iterator[Damage]:
-    """List what is damaged beside the shards of a feature set: what can simply go."""
+    """List the damaged records and derived arrays of a feature set, which can simply go."""
     for kind, name in RECORD_FILES.items():
         if (folder / name).exists() and read_record(folder, kind) is None:
             yield Damage(file=folder / name, reason="it is no record of that kind")

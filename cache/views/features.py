@@ -13,26 +13,23 @@ import h5py
 import numpy as np
 
 from permafrost.cache.errors import MissingShardError, NotAViewError
+from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
+from permafrost.cache.hdf5.direct import RawFile, read_chunks
 from permafrost.cache.hdf5.opening import check_kind, has_node, walk_nodes
-from permafrost.cache.hdf5.sealed import read_text
-from permafrost.cache.shards.blocks import Block, split_columns, split_rows
+from permafrost.cache.hdf5.sealed import read_array, read_text
+from permafrost.cache.shards.blocks import Block, flatten_block, split_columns
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.format import DTYPES, RowFormat, choose_chunk
-from permafrost.cache.shards.gather import StoredRows
+from permafrost.cache.shards.gather import StoredRows, read_rows
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.recipe import Recipe
 from permafrost.cache.views.images import ImageTable
 from permafrost.cache.views.pointers import check_length, read_dtype, read_pointers, read_shape
-from permafrost.cache.views.values import StoredValues
 
 
 class Features(ImageTable):
     """An open ``features.h5``: its images, and the layers' values of each.
-
-    Parameters
-    ----------
-    path : Path
 
     Raises
     ------
@@ -43,15 +40,15 @@ class Features(ImageTable):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self._stored: dict[str, StoredRows] = {}
-        self._values: dict[str, StoredValues] = {}
+        self._chunks: dict[str, StoredChunks | None] = {}
         self._nodes: dict[str, h5py.Dataset | h5py.Group] = {}
 
     @cached_property
     def layers(self) -> list[str]:
         """The layer specs, sorted."""
         with self._naming_damage():
-            # A view has pointers or values. Opening what is virtual beside pointers is not for us:
-            # its sources stand in HDF5's heap, without a checksum.
+            # A view has pointers or values. The virtual datasets beside pointers are not opened:
+            # HDF5 keeps the names of their sources in its heap, which has no checksum.
             top, holds = ("rows", h5py.Group) if self._has_pointers else ("features", h5py.Dataset)
             if not has_node(self._file, top):
                 return []
@@ -88,9 +85,9 @@ class Features(ImageTable):
         with self._naming_damage():
             return np.dtype(read_dtype(node))
 
-    def row_bytes(self, layer: str) -> int:
-        """Return the bytes of one row."""
-        return math.prod(self.shape(layer)) * self.dtype(layer).itemsize
+    def row_format(self, layer: str) -> RowFormat:
+        """Return shape and dtype of one row."""
+        return RowFormat(shape=self.shape(layer), dtype=self.dtype(layer).name)
 
     def read(self, layer: str, rows: np.ndarray | None = None) -> np.ndarray:
         """Read rows of a layer into memory.
@@ -124,15 +121,10 @@ class Features(ImageTable):
         stored = self._locate(layer)
         if stored is None:
             with self._naming_damage():
-                self._open_values(layer).read(rows, out, block=block)
+                self._read_values(layer, rows, out, block)
         else:
             self._stored[layer] = self._follow(stored, rows, out, block)
         return out
-
-    def iterate(self, layer: str) -> Iterator[np.ndarray]:
-        """Yield the layer's rows in order, in blocks of a bounded size."""
-        for start, stop in split_rows(len(self), self.row_bytes(layer)):
-            yield self.read(layer, np.arange(start, stop))
 
     def iterate_columns(
         self, layer: str, rows: np.ndarray, *, n_bytes: int
@@ -160,11 +152,9 @@ class Features(ImageTable):
         MissingShardError, DamagedError
             As `read` does.
         """
-        wanted = self._choose_rows(rows)
-        shape, dtype = self.shape(layer), self.dtype(layer)
-        n_columns = max(1, n_bytes // max(1, len(wanted) * dtype.itemsize))
-        chunk = choose_chunk(RowFormat(shape=shape, dtype=dtype.name), 1)[1:]
-        for block in split_columns(shape, n_columns, chunk=chunk):
+        wanted, row = self._choose_rows(rows), self.row_format(layer)
+        n_columns = max(1, n_bytes // max(1, len(wanted) * self.dtype(layer).itemsize))
+        for block in split_columns(row.shape, n_columns, chunk=choose_chunk(row, 1)[1:]):
             values = self._read(layer, wanted, block)
             yield values.reshape(len(wanted), math.prod(values.shape[1:]))
 
@@ -197,11 +187,27 @@ class Features(ImageTable):
                 mark_used(self._shard_folder(node))
         return self._stored[layer]
 
-    def _open_values(self, layer: str) -> StoredValues:
-        if layer not in self._values:
-            node = self._node(layer)
-            self._values[layer] = StoredValues(self._file, node, sums=f"sums/{layer}")
-        return self._values[layer]
+    def _read_values(self, layer: str, rows: np.ndarray, out: np.ndarray, block: Block) -> None:
+        """Read rows of a layer whose values this file holds itself."""
+        node, positions = self._node(layer), np.arange(len(rows))
+        if layer not in self._chunks:
+            # Compressed chunks have no checksums of ours, as they cannot be unpacked when they are
+            # zeros; nor have the chunks of the first versions. HDF5 reads these.
+            sums, name = None, f"sums/{layer}"
+            if has_node(self._file, name):
+                sums = read_array(self._open(name))
+            self._chunks[layer] = None if sums is None else match_chunks(node, sums)
+        chunks = self._chunks[layer]
+        if chunks is None or not len(rows):
+            read_rows(node, rows, positions=positions, out=out, block=block)
+            return
+        read_chunks(
+            RawFile(descriptor=self._file.id.get_vfd_handle(), chunks=chunks),
+            rows,
+            positions=positions,
+            columns=flatten_block(block, node.shape[1:]),
+            out=out.reshape(len(out), -1),
+        )
 
     def _shard_folder(self, node: h5py.Group) -> Path:
         with self._naming_damage():

@@ -23,10 +23,6 @@ _OWN_COLUMNS = ("path", "label", "split")
 class ImageTable:
     """The images of an open ``features.h5``.
 
-    Parameters
-    ----------
-    path : Path
-
     Raises
     ------
     NotAViewError

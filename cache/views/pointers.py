@@ -1,4 +1,4 @@
-"""The parts of a view that stand for values: each read once, and believed only if it can be."""
+"""Read what features.h5 says of a layer's rows (where they lie, shape, dtype), with every check."""
 
 from __future__ import annotations
 
@@ -15,15 +15,9 @@ _LARGEST_AXIS = 2**31
 
 
 def read_pointers(file: h5py.File, name: str, *, n_rows: int) -> RowLocations:
-    """Read where the rows of a layer lie; ValueError where that cannot be.
+    """Read where the rows of a layer lie, one for each image; ValueError where that cannot be.
 
-    Parameters
-    ----------
-    file : h5py.File
-    name : str
-        Of the layer's group, as ``rows/block5_pool:avg``.
-    n_rows : int
-        As many as there are images.
+    `name` is that of the layer's group, as ``rows/block5_pool:avg``.
     """
     shards = read_texts(file, f"{name}/shards")
     strange = [shard for shard in shards if not SHARD_NAME.fullmatch(shard)]

@@ -105,12 +105,9 @@ def write_view(
 def _write_images(file: h5py.File, images: ViewImages) -> None:
     group = create_group(file, "images")
     write_text(group, "root", images.root)
-    for name, texts in (
-        ("path", images.paths),
-        ("label", images.labels),
-        ("split", images.splits),
-    ):
-        write_strings(group, name, texts)
+    write_strings(group, "path", images.paths)
+    write_strings(group, "label", images.labels)
+    write_strings(group, "split", images.splits)
     write_array(group, "digest", images.digests, n_rows=_ROWS_PER_CHUNK)
     for name, texts in sorted(images.columns.items()):
         write_strings(create_group(file, "images/columns"), escape_name(name), texts)
@@ -144,13 +141,10 @@ def _write_recipe(node: h5py.Dataset, recipe: Recipe) -> None:
 def _write_pointers(file: h5py.File, layer: ViewLayer, base: Path) -> None:
     folder = os.path.relpath(layer.folder.resolve(), base.resolve())
     group = create_group(file, f"rows/{layer.spec}")
-    for name, text in {
-        "recipe": canonical_json(layer.recipe),
-        "key": recipe_key(layer.recipe),
-        "folder": folder,
-        "dtype": layer.row.dtype,
-    }.items():
-        group.attrs[name] = as_bytes(text)
+    group.attrs["recipe"] = as_bytes(canonical_json(layer.recipe))
+    group.attrs["key"] = as_bytes(recipe_key(layer.recipe))
+    group.attrs["folder"] = as_bytes(folder)
+    group.attrs["dtype"] = as_bytes(layer.row.dtype)
     group.attrs["shape"] = np.array(layer.row.shape, np.int64)
     write_strings(group, "shards", layer.locations.shards)
     write_array(group, "shard", layer.locations.shard, n_rows=_ROWS_PER_CHUNK)

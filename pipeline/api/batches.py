@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.cache.shards.blocks import READ_BYTES
-from permafrost.cache.shards.format import RowFormat, choose_chunk
+from permafrost.cache.shards.format import choose_chunk
 from permafrost.cache.views.features import Features
 from permafrost.stages.errors import InputError
 from permafrost.stages.matrices.matrix import Rows
@@ -41,7 +41,7 @@ def choose_batches(features: Features, layer: str, batch_size: int) -> BatchSize
     """
     if batch_size < 1:
         raise InputError(f"batch_size {batch_size}: at least 1 is needed")
-    row = RowFormat(shape=features.shape(layer), dtype=features.dtype(layer).name)
+    row = features.row_format(layer)
     n_batches = READ_BYTES // max(1, batch_size * row.row_bytes)
     return BatchSize(
         batch=batch_size,

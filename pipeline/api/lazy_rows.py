@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from permafrost.cache.errors import DamagedError
 from permafrost.cache.shards.blocks import READ_BYTES
-from permafrost.cache.shards.format import RowFormat, choose_chunk
+from permafrost.cache.shards.format import choose_chunk
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
@@ -73,13 +73,10 @@ class LazyRows:
         that neighbouring blocks read no chunk twice; only a longer run of rows is cut anyway.
         """
         n_rows = self.shape[0]
-        row = RowFormat(shape=self.shape[1:], dtype=self.dtype.name)
-        step = max(1, READ_BYTES // max(1, row.row_bytes))
-        chunk_rows = choose_chunk(row, max(1, n_rows))[0]
         with self.open() as features:
-            # Without shards to point at, the file itself holds the rows, in chunks of its own.
-            locations = features.locations(self.layer)
-        starts = _find_chunks(locations, chunk_rows, n_rows)
+            row, locations = features.row_format(self.layer), features.locations(self.layer)
+        step = max(1, READ_BYTES // max(1, row.row_bytes))
+        starts = _find_chunks(locations, choose_chunk(row, max(1, n_rows))[0], n_rows)
         cuts = [0]
         while n_rows - cuts[-1] > step:
             last = int(starts[np.searchsorted(starts, cuts[-1] + step, side="right") - 1])
@@ -106,7 +103,7 @@ def _digest_rows(features: Features, layer: str) -> str:
 
 def _find_chunks(locations: RowLocations | None, chunk_rows: int, n_rows: int) -> Rows:
     """Return the rows that lie in another HDF5 chunk than the row before them."""
-    if locations is None:
+    if locations is None:  # The file holds the values itself, in chunks of its own.
         return np.arange(0, n_rows, chunk_rows)
     chunks = np.stack([locations.shard, locations.row // chunk_rows])
     return np.append(0, np.flatnonzero(np.diff(chunks).any(axis=0)) + 1)

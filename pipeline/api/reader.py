@@ -50,10 +50,6 @@ class FeatureReader:
     Every row is read through the checks of the cache: a shard that is missing or damaged raises a
     `CacheError` that names it, where plain HDF5 would give NaN. What `to_dask` and `to_tf_dataset`
     return outlives this object: it opens the file for itself whenever it reads.
-
-    Parameters
-    ----------
-    path : Path
     """
 
     def __init__(self, path: Path) -> None:

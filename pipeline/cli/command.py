@@ -1,4 +1,4 @@
-"""One function a command: options out of arguments, the work, and what to tell."""
+"""What every command returns to the command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 class Outcome:
     """What a command has to say: to a person, and to a program with ``--json``.
 
-    `status` is not 0 where it did its work and what it found is bad.
+    `status` is not 0 where the command did its work and found damage.
     """
 
     text: str

@@ -7,7 +7,6 @@ import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import add_options
@@ -19,21 +18,15 @@ from permafrost.pipeline.options import (
     read_options,
 )
 
-if TYPE_CHECKING:
-    from permafrost.pipeline.cli.groups import Commands
 
-
-def add_layers(commands: Commands) -> argparse.ArgumentParser:
-    """Add the parser of `layers`."""
-    parser = commands.add_parser("layers", help="list a backbone's layers, shapes and sizes")
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `layers`."""
     parser.add_argument("backbone", metavar="BACKBONE")
     add_options(parser, FeatureOptions, "weights", "size")
-    parser.set_defaults(call=run_layers)
-    return parser
 
 
 def run_layers(parsed: argparse.Namespace) -> Outcome:
-    """``layers``."""
+    """Run `layers`."""
     from permafrost.pipeline.planning.backbone import Backbone
     from permafrost.stages.backbones.applications import parse_backbone
 
@@ -57,19 +50,16 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     )
 
 
-def add_index(commands: Commands) -> argparse.ArgumentParser:
-    """Add the parser of `index`."""
-    parser = commands.add_parser("index", help="list a dataset's images, labels and splits")
+def add_index(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `index`."""
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
     add_options(parser, DatasetOptions, "labels", "split", "seed", "group")
     add_options(parser, RunOptions, "workers")
-    parser.set_defaults(call=run_index)
-    return parser
 
 
 def run_index(parsed: argparse.Namespace) -> Outcome:
-    """``index``."""
+    """Run `index`."""
     from permafrost.cache.disk.publish import make_folder, published
     from permafrost.pipeline.planning.dataset import open_dataset
     from permafrost.stages.datasets.manifest import write_manifest

@@ -1,4 +1,4 @@
-"""Options out of what was typed: from the parser's namespace to typed values."""
+"""Options that several commands share: added to their parsers, and read as typed values."""
 
 from __future__ import annotations
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
     from permafrost.pipeline.models.task import TaskOptions
 
-    # Generic for the type checker only.
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
     """Read the options of `extract` and `plan`, as their parser gave them."""
@@ -40,7 +37,7 @@ def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
 
 
 def read_run_options(parsed: argparse.Namespace) -> RunOptions:
-    """Read how a run goes about it."""
+    """Read the options that change no number, such as batch size and memory."""
     batch_size = _read_batch_size(getattr(parsed, "batch_size", "auto"))
     options = read_options(RunOptions, vars(parsed) | {"batch_size": batch_size})
     return replace(options, isolation=_read_isolation(parsed))
@@ -149,7 +146,7 @@ def add_cache(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add how a run goes about it, which changes no number."""
+    """Add the options that change no number, such as batch size and memory."""
     how = parser.add_argument_group("how (changes no number)")
     add_options(how, RunOptions)
     how.add_argument(

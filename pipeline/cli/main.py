@@ -1,4 +1,4 @@
-"""The command line: arguments in, one stage called, a few lines or one JSON object out."""
+"""Run one command: parse its arguments, print its outcome or one line on what went wrong."""
 
 from __future__ import annotations
 
@@ -128,7 +128,4 @@ def _find_errno(error: OSError) -> int:
     """Return the error number, which HDF5 mentions in its message only."""
     if error.errno is not None:
         return error.errno
-    for number in _DISK_ERRORS:
-        if f"errno = {number}," in str(error):
-            return number
-    return 0
+    return next((number for number in _DISK_ERRORS if f"errno = {number}," in str(error)), 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from permafrost.cores import count_cores
 from permafrost.pipeline.cli.command import Outcome
@@ -20,13 +19,9 @@ from permafrost.pipeline.cli.groups import (
 from permafrost.pipeline.options import SOURCES
 from permafrost.stages.heads import HEADS
 
-if TYPE_CHECKING:
-    from permafrost.pipeline.cli.groups import Commands
 
-
-def add_fit(commands: Commands) -> argparse.ArgumentParser:
-    """Add the parser of `fit`."""
-    parser = commands.add_parser("fit", help="fit a head on cached features")
+def add_fit(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `fit`."""
     add_task_options(parser)
     parser.add_argument(
         "--layer", required=True, metavar="SPEC", help="as block5_pool:avg; A+B joins two"
@@ -37,12 +32,10 @@ def add_fit(commands: Commands) -> argparse.ArgumentParser:
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.set_defaults(call=run_fit)
-    return parser
 
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
-    """``fit``."""
+    """Run `fit`."""
     from permafrost.pipeline.models.fit import FitOptions, fit
 
     options = FitOptions(
@@ -56,11 +49,8 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
     return Outcome(result.describe(), result.metrics)
 
 
-def add_sweep(commands: Commands) -> argparse.ArgumentParser:
-    """Add the parser of `sweep`."""
-    parser = commands.add_parser(
-        "sweep", help="try layers, poolings, heads and settings on the same folds, and rank them"
-    )
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `sweep`."""
     add_task_options(parser)
     parser.add_argument(
         "--layers", metavar="SPEC,SPEC", help="as block2_pool:avg,A+B (default: all there are)"
@@ -76,12 +66,10 @@ def add_sweep(commands: Commands) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: the cores)")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
-    parser.set_defaults(call=run_sweep)
-    return parser
 
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
-    """``sweep``."""
+    """Run `sweep`."""
     from permafrost.pipeline.sweeps.grid import HeadGrid
     from permafrost.pipeline.sweeps.sweep import SweepOptions, sweep
 
@@ -100,39 +88,31 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
     return Outcome(result.describe(), result.to_dict())
 
 
-def add_export(commands: Commands) -> argparse.ArgumentParser:
-    """Add the parser of `export`."""
-    parser = commands.add_parser(
-        "export", help="write backbone, preprocessing and head as one Keras model"
-    )
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `export`."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="classifier.keras")
-    parser.set_defaults(call=run_export)
-    return parser
 
 
 def run_export(parsed: argparse.Namespace) -> Outcome:
-    """``export``."""
+    """Run `export`."""
     from permafrost.pipeline.models.export import export
 
     figures = export(parsed.model, parsed.out)
     return Outcome(f"{parsed.model} → {parsed.out}", figures)
 
 
-def add_predict(commands: Commands) -> argparse.ArgumentParser:
-    """Add the parser of `predict`."""
-    parser = commands.add_parser("predict", help="classify new images with a fitted head")
+def add_predict(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `predict`."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--images", required=True, metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
     add_cache(parser)
     add_run_options(parser)
-    parser.set_defaults(call=run_predict)
-    return parser
 
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
-    """``predict``."""
+    """Run `predict`."""
     from permafrost.pipeline.models.predict import predict
 
     figures = predict(

@@ -1,30 +1,68 @@
-"""What can be typed: one parser a command, options in groups that commands share."""
+"""The table of commands, and the parser of the command line that is built from it."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Mapping
 from typing import NoReturn
 
 from permafrost.pipeline.cli import data, experiments, extraction, models, upkeep
+from permafrost.pipeline.cli.command import Outcome
+from permafrost.pipeline.cli.groups import add_cache
 from permafrost.pipeline.errors import PipelineError
 
-# As `--help` lists them. Each names the function that its command calls.
-_COMMANDS = (
-    experiments.add_demo,
-    data.add_layers,
-    data.add_index,
-    extraction.add_extract,
-    extraction.add_plan,
-    models.add_fit,
-    models.add_sweep,
-    models.add_predict,
-    models.add_export,
-    experiments.add_run,
-    upkeep.add_verify,
-    upkeep.add_repair,
-    upkeep.add_gc,
-    upkeep.add_compact,
-)
+AddOptions = Callable[[argparse.ArgumentParser], None]
+Run = Callable[[argparse.Namespace], Outcome]
+# What `--help` lists a command with, what adds its options, and what does its work.
+_COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
+    "demo": (
+        "see all of it work, offline, on embedded data, in about a minute",
+        experiments.add_demo,
+        experiments.run_demo,
+    ),
+    "layers": ("list a backbone's layers, shapes and sizes", data.add_layers, data.run_layers),
+    "index": ("list a dataset's images, labels and splits", data.add_index, data.run_index),
+    "extract": (
+        "compute activations, and write features.h5",
+        extraction.add_extract,
+        extraction.run_extract,
+    ),
+    "plan": (
+        "say what extract would do; compute nothing",
+        extraction.add_plan,
+        extraction.run_plan,
+    ),
+    "fit": ("fit a head on cached features", models.add_fit, models.run_fit),
+    "sweep": (
+        "try layers, poolings, heads and settings on the same folds, and rank them",
+        models.add_sweep,
+        models.run_sweep,
+    ),
+    "predict": ("classify new images with a fitted head", models.add_predict, models.run_predict),
+    "export": (
+        "write backbone, preprocessing and head as one Keras model",
+        models.add_export,
+        models.run_export,
+    ),
+    "run": (
+        "do all of it from one file, computing only what is missing",
+        experiments.add_run,
+        experiments.run_experiment,
+    ),
+    "verify": ("read all of a cache, and name all damage", upkeep.add_verify, upkeep.run_verify),
+    "repair": (
+        "mend what verify finds; compute what is damaged",
+        upkeep.add_repair,
+        upkeep.run_repair,
+    ),
+    "gc": (
+        "drop what nobody needs from a cache: by rule; and always what killed runs left, and"
+        " rows that are there twice",
+        upkeep.add_gc,
+        upkeep.run_gc,
+    ),
+    "compact": ("merge the small shards of a cache", add_cache, upkeep.run_compact),
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -42,8 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
         " many light heads on them as you like.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in _COMMANDS:
-        command = add(commands)
+    for name, (help_, add_options, run) in _COMMANDS.items():
+        command = commands.add_parser(name, help=help_)
+        command.set_defaults(call=run)
+        add_options(command)
         command.add_argument(
             "--json", action="store_true", help="print one JSON object as the last line of stdout"
         )

@@ -1,4 +1,4 @@
-"""What asks a run to stop, and how it stops while there is nothing to commit yet."""
+"""The signals that ask a run to stop, and how it stops before a command has started."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ def list_signals() -> list[int]:
 
 
 def leave_when_asked() -> None:
-    """Have this process leave at once, with one line, until the command line is there."""
+    """Have this process end at once, with one line, at any of these signals from now on.
+
+    Until `main` handles them: before that there is nothing to commit.
+    """
     for number in list_signals():
         signal.signal(number, _leave)
 

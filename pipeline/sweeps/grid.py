@@ -47,7 +47,7 @@ class Configuration:
 
     @property
     def name(self) -> str:
-        """The whole as text."""
+        """Head and layer as text."""
         return f"{self.head} on {self.layer}"
 
     def to_dict(self) -> dict[str, object]:
@@ -152,13 +152,7 @@ def list_configurations(
 ) -> list[Configuration]:
     """List every candidate on every layer.
 
-    Parameters
-    ----------
-    files : FeatureFiles
-    layers : sequence of str
-    candidates : sequence of Candidate
-    rows_key : str
-        Digest of the rows and of what is asked of them.
+    `rows_key` is the digest of the rows and of what is asked of them.
     """
     texts = [_describe_settings(one, candidates) for one in candidates]
     return [

@@ -1,4 +1,4 @@
-"""What a sweep has finished so far, one line a fold, so that a kill costs the fits in progress."""
+"""The fits that a sweep has finished, one line each, so that a kill costs only those in hand."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class FoldRecord:
 
     @property
     def figures(self) -> dict[str, float | None]:
-        """What people are told of it."""
+        """What the tables of a sweep say of it."""
         return {
             "fold": self.fold,
             "n_train": self.n_train,
@@ -83,12 +83,7 @@ class FoldRecord:
 
 
 class Journal:
-    """The records of all sweeps into one folder.
-
-    Parameters
-    ----------
-    folder : Path
-    """
+    """The records of all sweeps into one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / JOURNAL_NAME

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,7 +184,12 @@ def place(score: float | None, loss: float | None) -> tuple[float, float]:
 
 def write_tables(out: Path, board: Leaderboard) -> None:
     """Write ``results.csv``, ``leaderboard.csv`` and ``sweep.json``."""
-    _write_csv(out / "results.csv", [row for entry in board.entries for row in _list_folds(entry)])
+    folds = [
+        {**_name_configuration(entry), **record.figures, "error": record.error}
+        for entry in board.entries
+        for record in entry.folds
+    ]
+    _write_csv(out / "results.csv", folds)
     ranked = [
         {"rank": number, **_name_configuration(entry), **entry.summary}
         | {
@@ -207,11 +212,6 @@ def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:
         for row in fold.test
     ]
     _write_csv(out / "folds.csv", rows)
-
-
-def _list_folds(entry: Entry) -> Iterable[dict[str, object]]:
-    for record in entry.folds:
-        yield {**_name_configuration(entry), **record.figures, "error": record.error}
 
 
 def _name_configuration(entry: Entry) -> dict[str, object]:

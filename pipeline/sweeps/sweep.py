@@ -82,15 +82,8 @@ class SweepOptions:
 class SweepResult:
     """What a sweep found.
 
-    Attributes
-    ----------
-    board : Leaderboard
-    best : FitResult
-        The winner, fitted on all training rows and measured on the test split.
-    n_fitted : int
-        Fits of this run; all others were there.
-    seconds : float
-    out : Path
+    `best` is the winner, fitted on all training rows and measured on the test split; `n_fitted`
+    counts the fits of this run, all others were there.
     """
 
     board: Leaderboard
@@ -130,14 +123,6 @@ class SweepResult:
 
 def sweep(options: SweepOptions) -> SweepResult:
     """Try every combination on the same folds, rank them, and fit the best.
-
-    Parameters
-    ----------
-    options : SweepOptions
-
-    Returns
-    -------
-    SweepResult
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Where the processes of a sweep meet, and how all of it goes away again."""
+"""The scratch folder that the processes of a sweep share, and the end of both with the sweep."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def open_scratch(out: Path, *, n_jobs: int) -> Iterator[Path]:
     StoppedError
         A process was killed, memory ran out, or there is no room in the folder.
     """
-    # Joblib's of tasks that are dropped; whoever interrupts a sweep knows. For good: they may be
-    # dropped as late as when the process ends.
+    # Joblib warns of tasks that are dropped, which whoever interrupts a sweep knows. The filter
+    # stays: tasks may be dropped as late as when the process ends.
     warnings.filterwarnings("ignore", message=".* tasks which were still being processed")
     with temporary_folder(out) as scratch, _ending_processes(n_jobs):
         try:

@@ -42,13 +42,8 @@ _ROOT = "."
 class GcOptions:
     """What ``gc`` was asked for.
 
-    Attributes
-    ----------
-    root : Path
-    keep_days : float or None
-    unused_by : sequence of Path
-        Manifests or features.h5 whose images are used; none of them for no such rule.
-    dry_run : bool
+    `unused_by` are manifests or features.h5 whose images are used; without any there is no such
+    rule.
     """
 
     root: Path
@@ -65,13 +60,8 @@ class GcOptions:
 class GcResult:
     """What went, or would go.
 
-    Attributes
-    ----------
-    options : GcOptions
-    losses : list of (str, Loss)
-        By the name of the feature set; ``"."`` for the cache's own folder.
-    skipped : list of str
-        What was left as it is, and why.
+    Each loss comes with the name of its feature set, or ``"."`` for the cache's own folder;
+    `skipped` says what was left as it is, and why.
     """
 
     options: GcOptions
@@ -125,7 +115,8 @@ def collect(options: GcOptions) -> GcResult:
         There is no room for the rows that stay; what was there is still there.
     """
     layout = find_cache(options.root)
-    rules = Rules(keep_days=options.keep_days, used=_read_used(options.unused_by))
+    used = [_read_digests(file) for file in options.unused_by]
+    rules = Rules(keep_days=options.keep_days, used=np.concatenate(used) if used else None)
     result = GcResult(options=options)
     with ExitStack() as stack:
         is_alone = options.dry_run or stack.enter_context(wait_for_turn(layout))
@@ -171,14 +162,8 @@ def _describe_loss(loss: Loss) -> str:
     return f"{what}, {describe_bytes(loss.n_bytes)}: {loss.reason}"
 
 
-def _read_used(files: Sequence[Path]) -> NDArray[np.uint8] | None:
-    """Read the digests of all images in some manifests: uint8 (n, 32); None without manifests."""
-    if not files:
-        return None
-    return np.concatenate([_read_digests(file) for file in files])
-
-
 def _read_digests(file: Path) -> NDArray[np.uint8]:
+    """Read the digests of all images in a manifest or a features.h5: uint8 (n, 32)."""
     if file.is_file() and h5py.is_hdf5(file):
         with Features(file) as features:
             digests: NDArray[np.uint8] = features.digests

@@ -35,9 +35,9 @@ from permafrost.stages.sources.source import find_file
 if TYPE_CHECKING:
     from permafrost.pipeline.forward.batch import LoadedBatch
 
-# Of a feature set's key: the digests of the rows that are wanted.
+# The key of a feature set → the digests of the rows that are wanted.
 Wanted = Mapping[str, Sequence[bytes]]
-# Of a feature set's key: how it was asked for, with no other layer than its own.
+# The key of a feature set → how it was asked for, with no other layer than its own.
 Origins = dict[str, FeatureOptions]
 
 
@@ -78,19 +78,14 @@ class KnownFiles:
         return source.read(inner)
 
     def file_keys(self, paths: Sequence[str]) -> list[str]:
-        """Return them: they are keys."""
+        """Return the paths, which are keys already."""
         return list(paths)
 
 
 class Recomputer:
     """Computes rows of feature sets from their images.
 
-    Parameters
-    ----------
-    layout : CacheLayout
-    index : Index
-        Knows how the features were asked for, and where the images lie.
-    run : RunOptions
+    The index knows how the features were asked for, and where the images lie.
     """
 
     def __init__(self, layout: CacheLayout, index: Index, run: RunOptions) -> None:
@@ -103,10 +98,6 @@ class Recomputer:
         """Yield each row that is wanted, in any order.
 
         An image goes through a backbone once, for all the layers that it is wanted of.
-
-        Parameters
-        ----------
-        wanted : mapping of str to sequence of bytes
         """
         different = {one for digests in wanted.values() for one in digests}
         paths, lost = _find_images(different, self._index)
@@ -177,7 +168,7 @@ class Recomputer:
         )
 
     def _open_set(self, recipe: Recipe) -> FeatureSet:
-        # Once: what cannot be read in it is warned of each time.
+        # Opened once, as the log warns of damaged shards each time.
         key = recipe_key(recipe)
         if key not in self._sets:
             self._sets[key] = FeatureSet(self._layout, recipe, self._index)
@@ -203,7 +194,7 @@ class Recomputer:
 
 
 def _group_sets(wanted: Wanted, index: Index) -> tuple[list[Origins], dict[str, str]]:
-    """Put together what one program computes; return also why some sets cannot be had."""
+    """Group the feature sets that one program computes; say why others cannot be computed."""
     groups: dict[FeatureOptions, Origins] = {}
     refused: dict[str, str] = {}
     for key in wanted:
@@ -222,7 +213,7 @@ def _group_sets(wanted: Wanted, index: Index) -> tuple[list[Origins], dict[str, 
 def _find_images(
     digests: Collection[bytes], index: Index
 ) -> tuple[dict[bytes, str], dict[bytes, str]]:
-    """Return where images lie, and why others are not to be had."""
+    """Return where images lie, and why others cannot be found."""
     known = index.files_of(digests)
     paths: dict[bytes, str] = {}
     lost: dict[bytes, str] = {}
@@ -245,7 +236,7 @@ def _is_unchanged(file: IndexedFile) -> bool:
     source, path = found
     if source.fingerprints([path]) == [file.fingerprint]:
         return True
-    # Copied or touched, perhaps, and the same all the same.
+    # A file that was copied or touched has another time, but perhaps the same bytes.
     return hash_images(source, [path], workers=1) == [file.digest]
 
 

@@ -1,4 +1,4 @@
-"""How a cache is mended: file by file, each step one that can be the last."""
+"""``repair``: mend a cache file by file, so that a kill at any point leaves it usable."""
 
 from __future__ import annotations
 
@@ -34,16 +34,9 @@ _READ_BYTES = 1 << 20
 
 
 class Mending:
-    """Mends a whole cache.
+    """Mends a whole cache, and tells `found` what is done.
 
-    Parameters
-    ----------
-    layout : CacheLayout
-    index : Index
-        Knows recipes, images, and which rows a shard held that can no longer say so.
-    run : RunOptions
-    found : Repairs
-        Is told what is done.
+    The index knows recipes, images, and which rows a shard held that can no longer say so.
     """
 
     def __init__(self, layout: CacheLayout, index: Index, run: RunOptions, found: Repairs) -> None:
@@ -55,13 +48,7 @@ class Mending:
         self._pending: list[Path] = []
 
     def mend(self, advance: Callable[[ShardExam], None]) -> None:
-        """Examine everything, and mend what is damaged.
-
-        Parameters
-        ----------
-        advance : callable
-            Is told of each shard when it was examined.
-        """
+        """Examine everything, and mend what is damaged; tell `advance` of each shard examined."""
         remove_orphans(self._layout.root)
         self._pending = list_set_folders(self._layout)
         while self._pending:
@@ -126,13 +113,13 @@ class Mending:
             if shard.name not in done and _is_gone(shard, features):
                 path = exam.folder / shard.name
                 self._found.note_damage(path, "it is gone")
-                self._rebuild(_know_nothing(path, key, shard.digests), recipe)
+                self._rebuild(_describe_lost(path, key, shard.digests), recipe)
         features.refresh()
 
     def _take_up(
         self, shard: ShardExam, key: str, known: Mapping[str, IndexedShard]
     ) -> Remains | None:
-        """Deal with what is no shard of this set; return what is left of one that is."""
+        """Remove or move away what is no shard of this set; return what remains of one that is."""
         path, digests = shard.path, shard.digests
         if not path.exists():  # another run has merged or mended it
             return None
@@ -154,7 +141,7 @@ class Mending:
         """Return which rows a shard held that can no longer say so itself."""
         entry = known.get(path.name)
         if entry is not None and shard_name(entry.digests) == path.name:
-            return _know_nothing(path, key, entry.digests)
+            return _describe_lost(path, key, entry.digests)
         self._remove(path, "which ones it held is not known here")
         return None
 
@@ -196,7 +183,7 @@ class Mending:
         self._found.dropped.append(DroppedRow(file=path, digest="", reason=reason))
 
     def _rebuild(self, old: Remains, recipe: Recipe) -> None:
-        """Put a whole shard in the place of one that is not."""
+        """Put a sound shard in the place of a damaged one."""
         if old.intact.all() and old.path.name == shard_name(old.digests):
             return  # Its name was all that was wrong.
         fresh = self._recompute(old, str(recipe["dtype"]))
@@ -236,7 +223,7 @@ def _is_gone(shard: IndexedShard, features: FeatureSet) -> bool:
     return bool(features.locate(split_digests(shard.digests)).missing.any())
 
 
-def _know_nothing(path: Path, key: str, digests: NDArray[np.uint8]) -> Remains:
+def _describe_lost(path: Path, key: str, digests: NDArray[np.uint8]) -> Remains:
     return Remains(path=path, key=key, digests=digests, intact=np.zeros(len(digests), np.bool_))
 
 
@@ -263,27 +250,16 @@ def _find_read_error(path: Path) -> str | None:
 def repair(root: Path, run: RunOptions) -> Repairs:
     """Mend a cache; killed at any point, it goes on from there when it is called again.
 
-    Parameters
-    ----------
-    root : Path
-    run : RunOptions
-        How rows are computed again.
+    `run` says how rows are computed again.
 
     Raises
     ------
     CacheError
         There is no cache.
     """
-    from permafrost.pipeline.upkeep.repair import Mending
-
     layout = find_cache(root)
     found = Repairs(root=root)
-
-    with (
-        wait_for_turn(layout),
-        Index(layout.index_file) as index,
-        show_sets(layout) as advance,
-    ):
+    with wait_for_turn(layout), Index(layout.index_file) as index, show_sets(layout) as advance:
         mending = Mending(layout, index, run, found)
         mending.mend(lambda shard: advance(shard.path.parent, n_shards=1))
     return found

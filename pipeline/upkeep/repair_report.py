@@ -1,4 +1,4 @@
-"""``repair``: what is told of it."""
+"""What ``repair`` reports: damage, what was done about it, and rows that are lost."""
 
 from __future__ import annotations
 
@@ -13,15 +13,9 @@ from permafrost.pipeline.upkeep.shared import count
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DroppedRow:
-    """A row that cannot be computed again: it is missing now, as if it had never been.
+    """A row of a shard that cannot be computed again: it is missing now, as if it had never been.
 
-    Attributes
-    ----------
-    file : Path
-        The shard that it was in.
-    digest : str
-        The image's, in hex; ``""`` for all of a shard's rows where these are not known.
-    reason : str
+    `digest` is the image's, in hex; ``""`` for all rows of a shard where these are not known.
     """
 
     file: Path
@@ -33,18 +27,8 @@ class DroppedRow:
 class Repairs:
     """What ``repair`` found and did, in the cache at `root`.
 
-    Attributes
-    ----------
-    root : Path
-    damaged : list of Damage
-        Files, and what was wrong with each.
-    done : list of Damage
-        Files, and what was done with each.
-    recomputed : int
-        Rows.
-    dropped : list of DroppedRow
-    left : list of Damage
-        Files that are as they were, and why.
+    For each file `damaged` says what was wrong with it, `done` what was done with it, and `left`
+    why it is as it was; `recomputed` counts rows.
     """
 
     root: Path

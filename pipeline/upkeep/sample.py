@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from permafrost.cache.errors import CacheError
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.gather import StoredRows
-from permafrost.cache.shards.locations import RowTable, split_digests
+from permafrost.cache.shards.locations import NO_DIGESTS, RowTable, split_digests
 from permafrost.cache.shards.reader import list_shards, read_digests
 from permafrost.cache.store.folders import list_set_folders, read_recipe
 from permafrost.cache.store.index import Index
@@ -30,9 +30,10 @@ from permafrost.pipeline.upkeep.recompute import RecomputedRow, Recomputer
 # precision rounds to 8 or 11 bits after every layer, and another processor, or a batch of another
 # size, does so elsewhere. Another image or another layer is off by a tenth and more.
 _TOLERANCES = {"float32": 1e-4, "float16": 4e-3, "bfloat16": 3e-2}
-# Storing in float16 rounds to 11 bits once: to the neighbour of where the other one went.
+# Storing in float16 rounds once more, to 11 bits: two values that differ little become neighbours.
 _STORED_AS_HALF = 2e-3
-# Of what a run measured between an image alone and in a batch: of two images, not of all.
+# Extraction measured, on two images, how far an image alone is from the same one in a batch. Other
+# images may be this many times further off.
 _DRIFTS = 4
 
 
@@ -40,13 +41,8 @@ _DRIFTS = 4
 class SampleOptions:
     """Which rows are computed again, and how.
 
-    Attributes
-    ----------
-    share : float
-        Of the rows of each feature set, from 0 to 1; at least one row of each.
-    seed : int
-        Which ones.
-    run : RunOptions
+    `share` is the part of the rows of each feature set, from 0 to 1, at least one row of each;
+    `seed` decides which ones.
     """
 
     share: float
@@ -64,14 +60,8 @@ class SampleOptions:
 class SetSample:
     """What was compared of one feature set.
 
-    Attributes
-    ----------
-    folder : str
-    rows : int
-    max_error : float
-        Largest difference, relative to the largest value; both absolute.
-    tolerance : float
-        Above which a row counts as damaged.
+    `max_error` is the largest difference, relative to the largest value, both absolute; a row with
+    more than `tolerance` counts as damaged.
     """
 
     folder: str
@@ -82,15 +72,7 @@ class SetSample:
 
 @dataclass(slots=True, kw_only=True)
 class Sample:
-    """What came of it.
-
-    Attributes
-    ----------
-    sets : list of SetSample
-    skipped : Counter of str
-        Why rows were not compared, and how many.
-    damaged : list of Damage
-    """
+    """What came of the comparison; `skipped` counts rows not compared, by the reason why."""
 
     sets: list[SetSample] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -144,7 +126,7 @@ class _Comparison:
         self.largest = max(self.largest, float(np.abs(values).max(initial=0)))
         difference = np.abs(found[0].astype(np.float32) - values)
         self.differences[row.digest] = float(difference.max(initial=0))
-        if difference.max(initial=0) > 0:  # others cannot be damaged
+        if difference.max(initial=0) > 0:  # only damaged rows need the names of their images
             self.images[row.digest] = row.image
 
     def sum_up(self, root: Path) -> SetSample:
@@ -174,7 +156,7 @@ def sample_rows(layout: CacheLayout, options: SampleOptions) -> Sample:
     """Compute some rows of every feature set again, of the same images where sets share them."""
     chosen: dict[str, _Comparison] = {}
     for folder in list_set_folders(layout):
-        # What cannot be read is named by who examines it.
+        # `verify_cache` names what cannot be read.
         with contextlib.suppress(OSError, CacheError):
             recipe = read_recipe(layout, folder)
             chosen[recipe_key(recipe)] = _choose_rows(folder, recipe, options)
@@ -205,9 +187,7 @@ def _choose_rows(folder: Path, recipe: Recipe, options: SampleOptions) -> _Compa
     for path, _ in list_shards(folder):
         with contextlib.suppress(CacheError):
             shards.append((path.name, read_digests(path, key)))
-    digests = np.unique(
-        np.concatenate([np.empty((0, 32), np.uint8), *(d for _, d in shards)]), axis=0
-    )
+    digests = np.unique(np.concatenate([NO_DIGESTS, *(rows for _, rows in shards)]), axis=0)
     # Digests are as good as random: those next to a random one are too, and the same in every set.
     words = np.ascontiguousarray(digests).view(np.uint64)[:, 0]
     nearness = words ^ np.random.default_rng(options.seed).integers(0, 1 << 64, dtype=np.uint64)

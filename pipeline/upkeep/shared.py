@@ -1,9 +1,9 @@
-"""What the commands that look after a cache have in common, and ``verify``."""
+"""What verify, repair, gc and compact share: their lock, progress, and words of their reports."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +20,7 @@ RENEW_VIEWS = "repeat extract to renew views for other HDF5 readers"
 
 
 class Advance(Protocol):
-    """Whoever shows progress."""
+    """What `show_sets` yields, to be called whenever shards are done."""
 
     def __call__(self, folder: Path, *, n_shards: int | None = None) -> None:
         """Tell that shards of a folder are done; by default all that are left."""
@@ -45,11 +45,9 @@ def show_sets(layout: CacheLayout) -> Iterator[Advance]:
         yield tell
 
 
-@contextmanager
-def wait_for_turn(layout: CacheLayout) -> Iterator[bool]:
-    """Wait until no other upkeep runs; yield whether that can be told, and is so."""
-    with lock(layout.upkeep_lock, purpose="another gc, compact or repair") as is_held:
-        yield is_held
+def wait_for_turn(layout: CacheLayout) -> AbstractContextManager[bool]:
+    """Wait until no other upkeep runs; yield False where the file system has no locks."""
+    return lock(layout.upkeep_lock, purpose="another gc, compact or repair")
 
 
 def forget_shards(layout: CacheLayout, survey: SetSurvey) -> None:

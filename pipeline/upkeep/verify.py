@@ -1,4 +1,4 @@
-"""All damage of a cache found, and a sample of its rows computed again."""
+"""``verify``: find all damage of a cache, and compute a sample of its rows again."""
 
 from __future__ import annotations
 
@@ -69,13 +69,7 @@ class Verification:
 
 
 def verify(root: Path, sample: SampleOptions | None = None) -> Verification:
-    """Read all of a cache and find all damage.
-
-    Parameters
-    ----------
-    root : Path
-    sample : SampleOptions, optional
-        Some rows are then computed again, and compared.
+    """Read all of a cache and find all damage; with `sample`, compute some rows again and compare.
 
     Raises
     ------

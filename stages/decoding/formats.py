@@ -171,12 +171,14 @@ def _open(data: bytes, name: str, *, max_pixels: int) -> ImageFile:
     """Read the header, and refuse what would take too long from there on."""
     metered = MeteredFile(data)
     file = FORMATS[name][1](metered)
-    _check_size(file.size, max_pixels=max_pixels)
+    width, height = file.size
+    if width * height > max_pixels:
+        raise ImageError(f"too large: {width} x {height} pixels, limit {max_pixels}")
     if name == "JPEG":
         check_scans(data, file.size)
     elif name == "BMP":
         # Pillow reads the length of a run and its value each by itself.
-        metered.allow(2 * file.width * file.height)
+        metered.allow(2 * width * height)
     elif isinstance(file, TiffImageFile):
         check_tiles(file, max_pixels=max_pixels)
     return file
@@ -194,12 +196,6 @@ def _recognise(data: bytes) -> str:
         if re.match(signature, data, re.DOTALL):
             return name
     raise ImageError(f"not an image ({', '.join(FORMATS)})")
-
-
-def _check_size(size: tuple[int, int], *, max_pixels: int) -> None:
-    width, height = size
-    if width * height > max_pixels:
-        raise ImageError(f"too large: {width} x {height} pixels, limit {max_pixels}")
 
 
 def _explain(error: Exception, name: str) -> str:

@@ -37,7 +37,7 @@ _READY = b"\x06"
 _START_TIMEOUT_S = 60
 _LONGEST_REASON_BYTES = 1000
 _OUT_OF_MEMORY = 3
-# Beyond the owner's, which it is to outlive only where there is no owner left.
+# A child ends itself this long after its owner's timeout: only where no owner is left to end it.
 _ALARM_MARGIN_S = 1
 _END_TIMEOUT_S = 10
 # Each thread of these takes address space, and none has work here.
@@ -74,10 +74,6 @@ class IsolatedDecoder:
     """`decode_image` in a child process, which is started at the first image and after each crash.
 
     For one thread at a time. Ends its child when it is closed, or no longer referred to.
-
-    Parameters
-    ----------
-    limits : Isolation
     """
 
     def __init__(self, limits: Isolation) -> None:
@@ -101,27 +97,18 @@ class IsolatedDecoder:
         return self._process.pid if self._process else None
 
     def decode(self, data: bytes, spec: DecodeSpec) -> Decoded:
-        """Decode the first picture of an image file.
-
-        Parameters
-        ----------
-        data : bytes
-        spec : DecodeSpec
-
-        Returns
-        -------
-        Decoded
+        """Decode the first picture of an image file, as `decode_image` does.
 
         Raises
         ------
         ImageError
-            As `decode_image`; the message is the reason.
+            The file cannot be read; the message is the reason.
         DecoderError
             The decoder crashed, or needed more time or memory than it may.
         InputError
             No process can be started.
         """
-        # What ended since the last image did not end because of this one.
+        # A child that has ended since the last image did not end because of this one.
         if self._process is None or self._process.poll() is not None:
             self._start()
         try:
@@ -196,7 +183,7 @@ class IsolatedDecoder:
         """Fill a buffer by the deadline."""
         left = memoryview(buffer)
         while left:
-            # Of zero seconds, a socket would not wait at all and say so in another way.
+            # With a timeout of zero a socket does not wait at all, and raises another error.
             self._socket.settimeout(max(1e-3, self._deadline_s - time.monotonic()))
             n_bytes = self._socket.recv_into(left)
             if not n_bytes:
@@ -222,23 +209,7 @@ _own = threading.local()
 
 
 def decode_isolated(data: bytes, spec: DecodeSpec, limits: Isolation) -> Decoded:
-    """Decode in the calling thread's own child, which lives as long as the thread.
-
-    Parameters
-    ----------
-    data : bytes
-    spec : DecodeSpec
-    limits : Isolation
-
-    Returns
-    -------
-    Decoded
-
-    Raises
-    ------
-    ImageError, DecoderError, InputError
-        As `IsolatedDecoder.decode`.
-    """
+    """Decode as `IsolatedDecoder.decode`, in a child of the calling thread that lives as long."""
     decoder: IsolatedDecoder | None = getattr(_own, "decoder", None)
     if decoder is None or decoder.limits != limits:
         decoder = _own.decoder = IsolatedDecoder(limits)
@@ -280,10 +251,10 @@ def main(memory_bytes: int, alarm_s: float) -> NoReturn:
             owner.sendall(head)
             owner.sendall(body)
     except (MemoryError, DecoderError):
-        # A fresh process is the surest way to have it back.
+        # A fresh process is the surest way to get the memory back.
         os._exit(_OUT_OF_MEMORY)
     except (ConnectionError, struct.error):
-        pass  # the owner ended in the middle of a sentence
+        pass  # the owner ended in the middle of a request
     os._exit(0)
 
 

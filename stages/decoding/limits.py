@@ -1,7 +1,6 @@
-"""What reading an image file may cost, told from the file alone: the machine's load plays no part.
+"""Refuse image files that would keep a decoder busy for minutes, though they have few pixels.
 
-Pixels bound the work of most formats. Here is the rest: what else in a small file can keep a
-decoder busy for minutes.
+What is refused depends on the file alone, never on how fast or how busy the machine is.
 """
 
 from __future__ import annotations
@@ -32,23 +31,18 @@ _BLOCK = 16
 _MOST_COMPONENTS = 4
 _START_OF_SCAN = 0xDA
 _END_OF_IMAGE = 0xD9
-# Not those that stand in compressed data, or have no length: 0 and restarts.
+# All but those that stand in compressed data or have no length: 0 and restarts.
 _MARKER = re.compile(rb"\xff([\x02-\xcf\xd8-\xfe])")
 _BARE_MARKERS = {0xD8, _END_OF_IMAGE}
 
 TIFF_TILE_WIDTH = 322
 TIFF_TILE_LENGTH = 323
-# The pixels of whole tiles to those that are let through; what lies over the edge is decoded too.
+# How many times the pixel limit all tiles may hold; what lies over the edge is decoded too.
 _MOST_OVER_THE_EDGE = 2
 
 
 class MeteredFile(io.BytesIO):
-    """A file in memory that refuses to be read in too many pieces.
-
-    Parameters
-    ----------
-    data : bytes
-    """
+    """A file in memory that refuses to be read in too many pieces."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(data)
@@ -73,22 +67,14 @@ class MeteredFile(io.BytesIO):
 
 
 def check_scans(data: bytes, size: tuple[int, int]) -> None:
-    """Refuse a JPEG whose scans, each over all pixels, take more than some seconds.
+    """Raise ImageError for a JPEG whose scans, each over all pixels, take more than some seconds.
 
-    Parameters
-    ----------
-    data : bytes
-    size : tuple of int
-        Width and height in pixels.
-
-    Raises
-    ------
-    ImageError
+    `size` is width and height in pixels.
     """
     width, height = (-(-length // _BLOCK) * _BLOCK for length in size)
     most = _MOST_PIXEL_SCANS // (width * height)
-    # The marker and its length, below 256. They may also stand in metadata, or behind the picture,
-    # as in a film there; but counting takes 0.7 ns a byte, and walking from marker to marker more.
+    # Counts the marker with its length, below 256. Metadata may hold these bytes too, or a film
+    # behind the picture; but counting takes 0.7 ns a byte, and walking from marker to marker more.
     n_likely = _MOST_COMPONENTS * data.count(bytes([0xFF, _START_OF_SCAN, 0]))
     if n_likely > most and _has_more_scans(data, most):
         megapixels = size[0] * size[1] / 1e6

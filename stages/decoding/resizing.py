@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from PIL import Image
+from PIL.Image import Transpose
 
 RESIZE_METHODS: Mapping[str, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -14,30 +15,23 @@ RESIZE_METHODS: Mapping[str, Image.Resampling] = {
     "area": Image.Resampling.BOX,
 }
 
-# Turns after which the picture lies on its side, and its left or top edge was its right or lower.
-_ON_SIDE = {
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-}
-
+# Turns that exchange width and height.
+_ON_SIDE = {Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90}
+# Turns that bring what was the right or lower edge to the left, and to the top.
 FROM_RIGHT = {
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
+    Transpose.FLIP_LEFT_RIGHT,
+    Transpose.ROTATE_180,
+    Transpose.ROTATE_270,
+    Transpose.TRANSVERSE,
 }
-
 FROM_BELOW = {
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
+    Transpose.ROTATE_180,
+    Transpose.FLIP_TOP_BOTTOM,
+    Transpose.TRANSVERSE,
+    Transpose.ROTATE_90,
 }
 
 Size = tuple[int, int]
-
 Box = tuple[int, int, int, int]
 
 
@@ -50,7 +44,7 @@ def center(image: Image.Image, size: Size) -> Image.Image:
     return canvas
 
 
-def turn_size(size: Size, turn: Image.Transpose | None) -> Size:
+def turn_size(size: Size, turn: Transpose | None) -> Size:
     """Return the size of a picture after a turn."""
     return size[::-1] if turn in _ON_SIDE else size
 

@@ -69,7 +69,7 @@ def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
         layers = list(dict.fromkeys(part.layer.layer for part in own))
         backbone = _cut_backbone(network, layers, number=number)
         for kind in dict.fromkeys(part.pixels for part in own):
-            # Said here, or layers that augment would do so in what others make of the model.
+            # Fixed here: layers that augment images must not do so when the model is trained on.
             outputs = backbone(pixels[kind], training=False)
             found |= {(network, kind, x): y for x, y in zip(layers, outputs, strict=True)}
     return [found[part.network, part.pixels, part.layer.layer] for part in parts]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -48,17 +46,15 @@ def test_a_shard_that_is_replaced_while_it_is_opened_is_no_damage(
         digests=DIGESTS,
     )
     values = iter([2.0, 3.0])
-    open_raw = gather.open_raw
+    survey_shard = gather._survey_shard
 
-    @contextmanager
-    def open_and_replace(path: Path) -> Iterator[int]:
-        with open_raw(path) as descriptor:
-            for value in values:
-                write_shard(folder, value, compression)
-                break
-            yield descriptor
+    def replace_and_survey(path: Path, key: str, stamp: tuple[int, ...]) -> gather._Survey:
+        for value in values:
+            write_shard(folder, value, compression)
+            break
+        return survey_shard(path, key, stamp)
 
-    monkeypatch.setattr(gather, "open_raw", open_and_replace)
+    monkeypatch.setattr(gather, "_survey_shard", replace_and_survey)
     out = np.empty((len(DIGESTS), 300), np.float32)
     gather_rows(wanted, out)
     assert np.unique(out).tolist() in ([2.0], [3.0])

@@ -35,9 +35,6 @@ def test_a_view_gives_rows_in_manifest_order(
         np.testing.assert_array_equal(features.read("conv/1:none"), rows[order])
         some = np.array([80, 3, 3, 41, 0])
         np.testing.assert_array_equal(features.read("conv/1:none", some), rows[order[some]])
-        np.testing.assert_array_equal(
-            np.concatenate(list(features.iterate("conv/1:none"))), rows[order]
-        )
 
 
 @pytest.mark.parametrize("materialize", [False, True])
