@@ -29,7 +29,7 @@ _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVinoProgram:
-    """A compiled program; call it with a batch, as `stages.engines.tensorflow_engine.Program`.
+    """A `Program` of OpenVINO.
 
     Parameters
     ----------
@@ -58,18 +58,7 @@ class OpenVinoProgram:
         self._shapes = [tuple(tensor.shape[1:]) for tensor in traced.outputs]
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch : ndarray of uint8, shape (n, height, width, channels)
-            Any n.
-
-        Returns
-        -------
-        list of ndarray of float32, each (n, *shape)
-            One for each of the spec's layers.
-        """
+        """Run one batch, see `Program`."""
         outputs = [np.empty((len(batch), *shape), np.float32) for shape in self._shapes]
         done = Semaphore(0)
         starts = range(0, len(batch), PIECE)

@@ -38,8 +38,8 @@ _SMALLEST_VARIABLE_BYTES = 4096
 _FOLDED_BYTES = 400_000_000
 
 
-class Program:
-    """A compiled program; call it with a batch.
+class TensorFlowProgram:
+    """A `Program` of TensorFlow.
 
     Parameters
     ----------
@@ -78,22 +78,7 @@ class Program:
             rejected.close()
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch : ndarray of uint8, shape (n, height, width, channels)
-            Any n: a smaller last batch is no new program.
-
-        Returns
-        -------
-        list of ndarray of float32, each (n, *shape)
-            One for each of the spec's layers.
-
-        Raises
-        ------
-        OutOfMemoryError
-        """
+        """Run one batch, see `Program`; another size of batch is not compiled anew."""
         return self._session(batch)
 
     def close(self) -> None:

@@ -18,7 +18,6 @@ class TracedProgram:
 
     Attributes
     ----------
-    graph : tf.Graph
     batch : tf.Tensor of uint8, shape (None, height, width, channels)
         The placeholder of the images.
     outputs : list of tf.Tensor of float32, each (None, *shape)
