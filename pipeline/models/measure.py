@@ -11,13 +11,8 @@ import numpy as np
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.errors import InputError
-from permafrost.stages.evaluation.crossfit import (
-    Candidate,
-    Trial,
-    collect_outputs,
-    cross_fit,
-    predict_rows,
-)
+from permafrost.stages.evaluation.crossfit import Trial, collect_outputs, cross_fit
+from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import Fold, make_folds
 from permafrost.stages.evaluation.intervals import bootstrap_interval
 from permafrost.stages.evaluation.metrics import count_confusions, describe_classes, score
@@ -26,6 +21,7 @@ from permafrost.stages.evaluation.near_duplicates import (
     find_near_duplicates,
 )
 from permafrost.stages.heads import Head
+from permafrost.stages.heads.head import predict_rows
 from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.reduction import Store
 

@@ -35,7 +35,8 @@ from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
 from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_folds, write_tables
 from permafrost.pipeline.sweeps.workers import open_scratch
 from permafrost.stages.errors import StageError
-from permafrost.stages.evaluation.crossfit import Candidate, FoldOutputs, Trial, cross_fit
+from permafrost.stages.evaluation.crossfit import Trial, cross_fit
+from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs
 from permafrost.stages.evaluation.intervals import row_losses
 from permafrost.stages.evaluation.metrics import PRIMARY, score
 from permafrost.stages.heads import check_training
