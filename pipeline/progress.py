@@ -45,10 +45,6 @@ class Shares:
         spent = {"loading": self.loading, "backbone": self.backbone, "disk": self.disk}
         return max(spent, key=lambda name: spent[name])
 
-    def describe(self) -> str:
-        """Return what a progress line says of it."""
-        return f"bottleneck: {self.bottleneck}"
-
     def of(self, seconds: float) -> dict[str, float]:
         """Return the share of a run's seconds that each took, from 0 to 1."""
         return {name: round(spent / seconds, 3) for name, spent in asdict(self).items()}
@@ -56,7 +52,7 @@ class Shares:
 
 @contextmanager
 def show_progress(
-    total: int, *, unit: str, note: Callable[[], str]
+    total: int, *, unit: str, note: Callable[[], str], quiet: bool = False
 ) -> Iterator[Callable[[int], None]]:
     """Yield a function to call with the number of units that were just finished.
 
@@ -67,8 +63,12 @@ def show_progress(
         What is counted, as in "images".
     note : callable
         Returns what else to say at this moment.
+    quiet : bool
+        Whether to show nothing.
     """
-    if sys.stderr.isatty():
+    if quiet:
+        yield lambda _n: None
+    elif sys.stderr.isatty():
         with _show_bar(total, unit, note) as advance:
             yield advance
     else:

@@ -135,7 +135,8 @@ class Claims:
         return rows
 
     def _choose(self, others: OtherRuns, advance: Callable[[int], None]) -> Rows:
-        held: Set[bytes] = frozenset() if self._is_impatient() else others.held
+        is_impatient = self._n_waited_for and time.monotonic() - self._changed_s > PATIENCE_S
+        held: Set[bytes] = frozenset() if is_impatient else others.held
         for layer in self._plan.active:
             layer.features.refresh()
         chosen = self._ahead[:0]
@@ -179,9 +180,6 @@ class Claims:
         advance(0)
         time.sleep(POLL_S)
         self.waited_s += POLL_S
-
-    def _is_impatient(self) -> bool:
-        return bool(self._n_waited_for) and time.monotonic() - self._changed_s > PATIENCE_S
 
     def _drop_failed(self, rows: Rows, advance: Callable[[int], None]) -> Rows:
         """Drop the rows of images that another run could not decode."""

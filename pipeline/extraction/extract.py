@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.pipeline.planning.remembered import recall_failures, remember_rate, remember_sets
-from permafrost.pipeline.progress import Shares, show_progress
+from permafrost.pipeline.progress import show_progress
 from permafrost.stages.engines.support import check_precision
 
 if TYPE_CHECKING:
@@ -38,10 +37,6 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     options : ExtractOptions
     out : Path
         The view; ``<out>.failures.csv`` beside it lists the images that could not be read.
-
-    Returns
-    -------
-    ExtractSummary
 
     Raises
     ------
@@ -126,7 +121,13 @@ def compute_missing(
             batch_size=prepared.batch_size,
             find_failures=lambda: recall_failures(index, prepared.decoding, keys),
         )
-        advance = stack.enter_context(_report(len(plan.digests), claims, shares, quiet=quiet))
+        progress = show_progress(
+            len(plan.digests),
+            unit="images",
+            note=lambda: claims.describe() or f"bottleneck: {shares.bottleneck}",
+            quiet=quiet,
+        )
+        advance = stack.enter_context(progress)
         for tasks in claims.rounds(advance):
             loader = load_ahead(client, prepared, tasks, options.run)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
@@ -151,16 +152,6 @@ def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -
         index=index,
         decoding=prepared.decoding,
         on_error=options.run.on_error,
-    )
-
-
-def _report(
-    n_images: int, claims: Claims, shares: Shares, *, quiet: bool
-) -> AbstractContextManager[Callable[[int], None]]:
-    if quiet:
-        return nullcontext(lambda _n: None)
-    return show_progress(
-        n_images, unit="images", note=lambda: claims.describe() or shares.describe()
     )
 
 

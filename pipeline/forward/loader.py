@@ -6,7 +6,7 @@ import itertools
 import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
@@ -92,51 +92,20 @@ def _wait(future: Any) -> LoadedBatch:
     return batch
 
 
-class BatchLoader:
-    """Keeps batches loading ahead of the one that is asked for.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    load : callable
-        Loads one batch; travels to the workers by pickle.
-    tasks : iterator of BatchTask
-    ahead : int
-        Batches that are loading or loaded; bounds the memory.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        load: Callable[[BatchTask], LoadedBatch],
-        tasks: Iterator[BatchTask],
-        *,
-        ahead: int,
-    ) -> None:
-        self._submit = lambda task: client.submit(load, task, pure=False)
-        self._tasks = tasks
-        self._futures: deque[Any] = deque()
-        for task in itertools.islice(tasks, ahead):
-            self._futures.append(self._submit(task))
-
-    def __iter__(self) -> Iterator[LoadedBatch]:
-        """Yield the batches in the order of the tasks."""
-        while self._futures:
-            batch = _wait(self._futures.popleft())
-            # The future is gone by now, and with it Dask's hold on the batch.
-            for task in itertools.islice(self._tasks, 1):
-                self._futures.append(self._submit(task))
-            yield batch
-
-
 def load_ahead(
     client: Client, prepared: Preparation, tasks: Iterator[BatchTask], run: RunOptions
-) -> BatchLoader:
-    """Start to load batches of a plan, as many ahead as the memory budget allows."""
+) -> Iterator[LoadedBatch]:
+    """Yield batches of a plan in order, and load as many ahead as the memory budget allows."""
     spec = prepared.decode
     load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
     batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
-    return BatchLoader(client, load, tasks, ahead=choose_ahead(batch_bytes, run))
+    submitted = (client.submit(load, task, pure=False) for task in tasks)
+    futures = deque(itertools.islice(submitted, choose_ahead(batch_bytes, run)))
+    while futures:
+        batch = _wait(futures.popleft())
+        # The future is gone by now, and with it Dask's hold on the batch.
+        futures.extend(itertools.islice(submitted, 1))
+        yield batch
 
 
 def choose_ahead(batch_bytes: int, options: RunOptions) -> int:

@@ -123,24 +123,18 @@ def _warn_of_changes(manifest: Manifest, digests: list[bytes]) -> None:
 
 
 def _warn_of_duplicates(manifest: Manifest) -> None:
-    crossing = find_crossing_duplicates(manifest)
-    if crossing:
-        first, second = crossing[0]
-        _log.warning(
+    for crossing, message in (
+        (
+            find_crossing_duplicates(manifest),
             "%d images lie in more than one split, so the test is not honest: %s is also %s",
-            len(crossing),
-            first,
-            second,
-        )
-    straddling = find_crossing_groups(manifest)
-    if straddling:
-        first, second = straddling[0]
-        _log.warning(
+        ),
+        (
+            find_crossing_groups(manifest),
             "%d groups lie in more than one split, so the test is not honest: %s and %s are of one",
-            len(straddling),
-            first,
-            second,
-        )
+        ),
+    ):
+        if crossing:
+            _log.warning(message, len(crossing), *crossing[0])
     n_conflicts = label_conflicts(manifest)
     if n_conflicts:
         _log.warning("%d images occur with different labels", n_conflicts)

@@ -19,10 +19,6 @@ class LayerPlan:
 
     Attributes
     ----------
-    spec : LayerSpec
-    recipe : Recipe
-    row : RowFormat
-    features : FeatureSet
     missing : ndarray of bool, shape (n_rows,)
         Which of the plan's rows this layer lacks; no longer those that another run adds while
         this one is going.
