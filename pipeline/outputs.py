@@ -1,4 +1,4 @@
-"""The CSV files that commands leave: whole or not at all, and read back as they were written."""
+"""CSV and JSON files that commands write in one step: whole, or not at all."""
 
 from __future__ import annotations
 

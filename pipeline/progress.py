@@ -119,7 +119,7 @@ def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int]
             return
         last_s = now_s
         rate = done / max(1e-9, now_s - started_s)
-        # The first units tell more of the start than of the pace.
+        # The first units tell how long the start takes, not how fast the rest will be.
         left = "" if n == done < total else f"{(total - done) / max(1e-9, rate):.0f} s left, "
         print(
             f"{done}/{total} {unit}, {_describe_rate(rate, unit)}, {left}{note()}",
@@ -131,5 +131,5 @@ def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int]
 
 
 def _describe_rate(rate: float, unit: str) -> str:
-    # One decimal of less than one a second would be none.
+    # With one decimal, rates far below 1 would all read 0.0.
     return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{rate:.2g} {unit}/s"

@@ -32,7 +32,7 @@ SEED = 0
 FEW_PER_DIGIT = 10
 N_FOLDS = 5
 LAYER = f"{FEATURE_LAYER}:flatten"
-# The MLP is built as the network's own classifier.
+# The MLP has the shape of the network's own classifier.
 HEADS: dict[str, tuple[str, dict[str, object]]] = {
     "logistic regression on frozen features": ("logreg", {}),
     "MLP on frozen features": ("mlp", {"hidden": (128,), "dropout": 0.5}),

@@ -1,4 +1,4 @@
-"""The main job: every image once through the backbone, its activations into the cache."""
+"""``extract``: every image goes through the backbone once, its activations into the cache."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
 
 
 def _check_out(out: Path) -> None:
-    """Find out before the work, not after it, that its result cannot be written."""
+    """Refuse, before any work, an output file that cannot be written."""
     if out.is_dir():
         raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as features.h5")
     make_folder(out.parent)
@@ -168,7 +168,7 @@ def _note_batch(
 
 
 def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> None:
-    """Have files hashed again that are not what the index says, however they came to be so."""
+    """Drop changed files from the index, so that the next run hashes them again."""
     from permafrost.pipeline.forward.batch import CHANGED
 
     changed = [batch.rows[row] for row, reason in batch.unreadable.items() if reason == CHANGED]

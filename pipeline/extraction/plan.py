@@ -17,7 +17,7 @@ from permafrost.pipeline.planning.remembered import recall_rate, recall_records
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPreview:
-    """One layer's share: rows that exist, rows that do not, and the bytes of those."""
+    """One layer: its rows in the cache, those that are missing, and the missing rows' bytes."""
 
     layer: str
     rows_cached: int

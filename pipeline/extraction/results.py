@@ -1,4 +1,4 @@
-"""What a run leaves behind: the view, the list of failures, and its figures."""
+"""What a run writes: ``features.h5``, and the list of images that have no features."""
 
 from __future__ import annotations
 

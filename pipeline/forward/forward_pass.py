@@ -41,7 +41,7 @@ class ForwardPass:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Drop what was not asked for."""
+        """Drop the batches that wait for the backbone."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 # Of the memory budget, the share of decoded images that wait for the backbone.
 _AHEAD_SHARE = 0.25
 _CONNECT_TIMEOUT_S = 10
-# Dask insists on HTTP servers: out of others' reach, at ports that two runs do not quarrel over.
+# Dask always starts HTTP servers: nobody else reaches them here, and any free port will do.
 _LOOPBACK = "127.0.0.1:0"
-# Dask's own news: where its dashboard would be, that a worker left; what matters is raised.
+# They log where Dask's dashboard is and which worker left; what matters is raised as an error.
 _DASK_LOGGERS = (
     "distributed",
     "distributed.client",
@@ -45,13 +45,13 @@ def open_client(options: RunOptions) -> Iterator[Client]:
 
     for name in _DASK_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # That its folder, of no use here, took a second to make: as it does where many runs start.
+    # Dask warns if its scratch folder took a second to make, as when many runs start at once.
     warnings.filterwarnings("ignore", message="Creating scratch directories")
     if options.scheduler:
         with _connect(options.scheduler) as client:
             yield client
         return
-    # Nothing is spilled: the loop bounds what is in memory.
+    # Without a memory limit Dask spills nothing to disk: `choose_ahead` bounds what is in memory.
     with (
         LocalCluster(
             n_workers=1,

@@ -1,4 +1,4 @@
-"""What other engines and precisions cost: measured on the user's own images, once a feature set."""
+"""How far other engines and precisions are from TensorFlow in float32, on the user's images."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ SAMPLE_IMAGES = 8
 
 
 def is_reference(options: FeatureOptions) -> bool:
-    """Tell whether the features are what others are compared with."""
+    """Tell whether the features are the reference itself."""
     return (options.engine, options.precision) == ("tensorflow", "float32")
 
 
 def note_parity(
     options: FeatureOptions, prepared: Preparation, program: Run, spec: ProgramSpec
 ) -> None:
-    """Compare a program with the reference, where that was not done yet, and keep the errors.
+    """Compare a program with the reference once for each feature set, and record the errors.
 
     Parameters
     ----------

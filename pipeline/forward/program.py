@@ -1,4 +1,4 @@
-"""Which engine runs a plan's program, and its check against the reference."""
+"""The program of a plan's layers, built and compared with the reference."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.stages.engines.program import HalvingProgram, ProgramSpec
 from permafrost.stages.engines.registry import BUILDERS
 
-# The last program of this process: who transforms one image after the other builds it once.
+# The last program that was built, so that transforming images one by one builds it once.
 _built: dict[tuple[str, ...], HalvingProgram] = {}
 
 

@@ -90,7 +90,7 @@ def load_classifier(folder: Path) -> Classifier:
     """
     file = folder / MODEL_NAME
     try:
-        # A fit that is going may be replacing one after the other.
+        # A fit that runs now may be replacing these files one by one.
         with locked_folder(folder):
             record = json.loads(file.read_text(encoding="utf-8"))
             parts = tuple(_read_part(part) for part in record["parts"])

@@ -45,7 +45,7 @@ def export(model: Path, out: Path) -> dict[str, object]:
         raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
     classifier = load_classifier(model)
     parts = _load_parts(classifier)
-    # Only now are the recipes known to be what our own code wrote.
+    # Not earlier: until they are checked, the recipes may be anything.
     pixels = _share_pixels(classifier.parts)
     network = build_classifier(parts, classifier.head)
     make_folder(out.absolute().parent)

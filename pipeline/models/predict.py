@@ -76,7 +76,7 @@ def predict(
         )
         for features in dict.fromkeys(list_features(classifier))
     ]
-    # Before an hour is spent on features that the head cannot use.
+    # Checked first, or an hour may be spent on features that the head cannot use.
     with Index(open_cache(cache).index_file) as index:
         for part in classifier.parts:
             check_recipe(part, Backbone(part.features, index))
@@ -129,7 +129,7 @@ def _score(
     try:
         truth, _ = parse_targets(labels, task=head.task, names=paths)
     except StageError as error:
-        # As of images in folders, whose names are no numbers; what was predicted stands.
+        # For example the names of folders, where the head predicts numbers.
         _log.warning("the predictions are not scored: %s", error)
         return {}
     return dict(score(truth, outputs, head.classes))

@@ -1,4 +1,4 @@
-"""From what the user named to rows with labels, splits and digests."""
+"""The dataset that the user named, as rows with labels, splits and digests."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from permafrost.stages.sources.source import Reader, Source, open_source
 
 _log = logging.getLogger(__name__)
 
-# Looked up and remembered together: keys and fingerprints of a million files need not be held at
-# once, and an interrupted run does not hash again what is remembered.
+# Files that are hashed and added to the index together: keys and fingerprints of a million files
+# need not be held at once, and an interrupted run need not hash the earlier ones again.
 _FILES_PER_BATCH = 5000
 
 

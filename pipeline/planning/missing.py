@@ -1,4 +1,4 @@
-"""What is missing, how big, how long: pure arithmetic over what the cache says."""
+"""Which rows each layer is missing, and how many images make a batch."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Preparation:
     isolation : Isolation or None
         What an image may take, if decoded in a process of its own.
     decoding : str
-        Under which the index remembers images that cannot be decoded in this way.
+        How the index remembers the images that cannot be decoded in this way.
     failures : dict of bytes to str
         Those images, and those that a layer has no value for: digest → reason.
     """

@@ -1,4 +1,4 @@
-"""What is remembered between runs: failures, rates, recipes, and what was measured of layers."""
+"""What a cache remembers between runs: failures, rates, recipes, and measurements of layers."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from permafrost.stages.frameworks.cutting import cut_model
 
 _PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
-# Each backend has an error of its own, and JAX tells which by its text alone.
+# Each backend raises an error of its own for this; that of JAX is known by its text alone.
 _OUT_OF_MEMORY = re.compile(
     r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|MemoryError|can't allocate memory"
     r"|out of memory",
@@ -60,13 +60,13 @@ class KerasProgram:
 
         self._batch_size = max(self._batch_size, len(batch))
         try:
-            # Of a single output, some backends make no list.
+            # Some backends return a single output as it is, and not in a list.
             outputs = tree.flatten(self._run(fill_up(batch, self._batch_size)))
             return [np.asarray(output)[: len(batch)] for output in outputs]
         except Exception as error:
             if not _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
                 raise
-        # Only here is the error gone, and with it the frames that hold on to the device's memory.
+        # Not in the `except`, where the error keeps frames alive that hold the device's memory.
         self._batch_size = 1
         raise OutOfMemoryError(f"a batch of {len(batch)} images")
 

@@ -23,7 +23,7 @@ from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 # Measured with MobileNet x0.25 and ResNet50 on two cores: 4 images at a time are as fast as or
 # faster than 1, 8 are slower. The shape is fixed, as OpenVINO is faster for it.
 PIECE = 4
-# Whatever a piece takes, it is not that long.
+# After so long without an answer, a request has failed and not just taken its time.
 _PATIENCE_S = 60.0
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 

@@ -1,4 +1,4 @@
-"""Heads fitted on all folds but one, and what they say of that one: many heads, one matrix."""
+"""Cross-validation: many heads are fitted on all folds but one, and predict that one."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def _fit_held(
     single = [(fold, {number: candidates[number]}) for number, fold in trained]
     budget = _make_budget(trial, [candidates[number].kind for number, _ in dense])
     if not dense and (budget.is_wide or not budget.fits_dense(n_sets=2)):
-        # One after the other: a process of its own could not read an open file.
+        # One after the other in this process: others could not read its open file.
         alone = dataclasses.replace(trial, n_jobs=1)
         yield from _run_all(_list_tasks(alone, single, memory_bytes=alone.memory_bytes), alone)
         return
@@ -224,8 +224,8 @@ def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
 
     from joblib import Parallel, delayed
 
-    # Arrays go to the processes as maps of one file, which is dropped at the end. None is made
-    # before a process can take it.
+    # Arrays go to the processes as maps of one file, which is dropped at the end. No task is
+    # made before a process can take it.
     parallel = Parallel(
         n_jobs=trial.n_jobs,
         return_as="generator_unordered",

@@ -1,4 +1,4 @@
-"""Candidates fitted on one fold, and what they say of its test rows: what one process does."""
+"""What one process does in cross-validation: fit some heads on one fold, predict its test rows."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ PRIMARY = {
     REGRESSION: "r2",
 }
 
-# From here on a tag is said to be there.
+# From this output on a tag is predicted.
 TAG_THRESHOLD = 0.5
 
 

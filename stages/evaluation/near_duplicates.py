@@ -1,4 +1,4 @@
-"""Test images that are nearly training images, as the features have it."""
+"""Test images whose features are nearly those of a training image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ N_SAMPLED = 256
 MAX_PRODUCTS = 2 * 10**12
 # More test rows at a time are no faster.
 MAX_TEST_ROWS = 16_384
-# One ordinary pair in 10⁹ is as many standard deviations above the others by chance.
+# By chance, one ordinary pair in 10⁹ lies so many standard deviations above the mean.
 EVIDENT = 6.0
 
 _Matches = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -20,7 +20,7 @@ _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
 NVIDIA_DEVICES = Path("/proc/driver/nvidia/gpus")
-# Of Keras; each is called like its package.
+# Keras' backends; each is called like its package.
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -31,7 +31,7 @@ def find_keras_backend() -> str:
     named = os.environ.get("KERAS_BACKEND")
     if named:
         return named
-    # As Keras looks for it.
+    # Keras looks for its settings in the same way.
     base = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")
     home = Path(os.environ.get("KERAS_HOME", base / ".keras")).expanduser()
     try:

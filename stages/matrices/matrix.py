@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Rows = NDArray[np.int64]
 
-# One read ahead of what is done with it; larger ones are no faster.
+# Bytes of rows that are read at a time; larger blocks are no faster.
 BLOCK_BYTES = 32 * 2**20
 
 

@@ -145,7 +145,7 @@ def _scale_dense(
     if scale == "standard":
         for number, train in enumerate(trains, start=1):
             scaler = fit_standard_scaler(values, train)
-            # The last training set may have the rows themselves.
+            # For the last training set the rows are scaled in place.
             yield make(values=scaler.transform(values, copy=number < len(trains)), scaler=scaler)
     else:
         values, scaler = scale_each_row(values, scale, n_features=matrix.shape[1], copy=False)
@@ -173,7 +173,7 @@ class _Reduction:
         """Yield rows that are the same for every training set."""
         (reduced,) = self._reduce_each()
         n_features = self.matrix.shape[1]
-        # The unscaled ones are what brings weights back.
+        # A copy: the unscaled rows are needed to bring weights back.
         values, scaler = scale_each_row(reduced.values, scale, n_features=n_features, copy=True)
         for _ in range(times):
             yield self._make_scaled(reduced, values, scaler)

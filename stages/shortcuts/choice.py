@@ -1,4 +1,4 @@
-"""Ways to compute the same that are faster than Keras', and that round otherwise."""
+"""Which faster ways a program takes to compute the same activations, rounded otherwise."""
 
 from __future__ import annotations
 
