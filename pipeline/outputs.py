@@ -1,4 +1,4 @@
-"""The CSV files that commands leave: whole or not at all, and read back as they were written."""
+"""CSV and JSON files that commands write in one step: whole, or not at all."""
 
 from __future__ import annotations
 
@@ -14,12 +14,7 @@ from permafrost.stages.datasets.table import write_csv
 def write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Write a CSV file in one step, see `write_csv`.
 
-    Parameters
-    ----------
-    file : Path
-    header : sequence of str
-    rows : sequence of sequence
-        Undecodable bytes of a file name as `os.fsdecode` gives them.
+    Undecodable bytes of a file name are written as the file system has them.
     """
     columns = list(zip(*rows, strict=True)) or [()] * len(header)
     with (

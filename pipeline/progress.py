@@ -45,10 +45,6 @@ class Shares:
         spent = {"loading": self.loading, "backbone": self.backbone, "disk": self.disk}
         return max(spent, key=lambda name: spent[name])
 
-    def describe(self) -> str:
-        """Return what a progress line says of it."""
-        return f"bottleneck: {self.bottleneck}"
-
     def of(self, seconds: float) -> dict[str, float]:
         """Return the share of a run's seconds that each took, from 0 to 1."""
         return {name: round(spent / seconds, 3) for name, spent in asdict(self).items()}
@@ -56,7 +52,7 @@ class Shares:
 
 @contextmanager
 def show_progress(
-    total: int, *, unit: str, note: Callable[[], str]
+    total: int, *, unit: str, note: Callable[[], str], quiet: bool = False
 ) -> Iterator[Callable[[int], None]]:
     """Yield a function to call with the number of units that were just finished.
 
@@ -67,8 +63,12 @@ def show_progress(
         What is counted, as in "images".
     note : callable
         Returns what else to say at this moment.
+    quiet : bool
+        Whether to show nothing.
     """
-    if sys.stderr.isatty():
+    if quiet:
+        yield lambda _n: None
+    elif sys.stderr.isatty():
         with _show_bar(total, unit, note) as advance:
             yield advance
     else:
@@ -119,7 +119,7 @@ def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int]
             return
         last_s = now_s
         rate = done / max(1e-9, now_s - started_s)
-        # The first units tell more of the start than of the pace.
+        # The first units tell how long the start takes, not how fast the rest will be.
         left = "" if n == done < total else f"{(total - done) / max(1e-9, rate):.0f} s left, "
         print(
             f"{done}/{total} {unit}, {_describe_rate(rate, unit)}, {left}{note()}",
@@ -131,5 +131,5 @@ def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int]
 
 
 def _describe_rate(rate: float, unit: str) -> str:
-    # One decimal of less than one a second would be none.
+    # With one decimal, rates far below 1 would all read 0.0.
     return f"{rate:.1f} {unit}/s" if rate >= 1 else f"{rate:.2g} {unit}/s"

@@ -9,7 +9,7 @@ import numpy as np
 from permafrost.pipeline.experiments.digits import Digits
 from permafrost.stages.frameworks.start import start_tensorflow
 
-# As many however few the images are, so that scarce data are not also trained on for less long.
+# The same for any number of images: few images are no reason to train for less long.
 TRAINING_STEPS = 800
 IMAGES_PER_STEP = 32
 # The last layer before the classifier of this network.

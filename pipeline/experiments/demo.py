@@ -32,7 +32,7 @@ SEED = 0
 FEW_PER_DIGIT = 10
 N_FOLDS = 5
 LAYER = f"{FEATURE_LAYER}:flatten"
-# The MLP is built as the network's own classifier.
+# The MLP has the shape of the network's own classifier.
 HEADS: dict[str, tuple[str, dict[str, object]]] = {
     "logistic regression on frozen features": ("logreg", {}),
     "MLP on frozen features": ("mlp", {"hidden": (128,), "dropout": 0.5}),
@@ -51,16 +51,9 @@ NEXT_COMMANDS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One way of learning the digits 5 to 9.
+    """One way of learning the digits 5 to 9 from `n_train` images, measured on `n_test` others.
 
-    Attributes
-    ----------
-    method : str
-    n_train, n_test : int
-        Images learnt from, and measured on.
-    accuracy : float
-    seconds : float
-        From the training images or their cached features to the measured accuracy.
+    `seconds` go from the training images, or their cached features, to the measured accuracy.
     """
 
     method: str
@@ -72,16 +65,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """What a sweep put first.
-
-    Attributes
-    ----------
-    head : str
-    accuracy : float
-        Of the test images, which did not choose.
-    n_tried, n_folds : int
-    seconds : float
-    """
+    """What a sweep put first; `accuracy` is that of the test images, which had no part in it."""
 
     head: str
     accuracy: float
@@ -94,14 +78,8 @@ class Choice:
 class DemoResult:
     """What the demo found.
 
-    Attributes
-    ----------
-    trials : list of Trial
-    choice : Choice
-    extractions : list of ExtractSummary
-        Of all digits 5 to 9; then of the dataset with few of them for training.
-    seconds : float
-    out : Path
+    The first of the two `extractions` is that of all digits 5 to 9, the second that of the dataset
+    with few of them for training.
     """
 
     trials: list[Trial]
@@ -112,13 +90,7 @@ class DemoResult:
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
-        return {
-            "trials": [asdict(trial) for trial in self.trials],
-            "choice": asdict(self.choice),
-            "extractions": [summary.to_dict() for summary in self.extractions],
-            "seconds": self.seconds,
-            "out": str(self.out),
-        }
+        return {**asdict(self), "out": str(self.out)}
 
     def describe(self) -> str:
         """Return the table, where things lie, and what to type next."""

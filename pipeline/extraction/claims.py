@@ -1,4 +1,4 @@
-"""Which rows a run takes next, so that runs at once on one cache do not compute the same ones."""
+"""Which rows a run computes next, so that runs on one cache do not compute the same ones."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ from permafrost.pipeline.planning.missing import ExtractionPlan
 
 Rows = NDArray[np.int64]
 
-# How long a run computes what it takes at once: what others wait for at most, beside its batches in
-# flight, and what is computed twice where they do not see each other.
+# Seconds of work in one claim. For so long, beside the batches in flight, other runs wait at most;
+# so much is computed twice where runs cannot see each other's claims.
 CLAIM_S = 15.0
-# Doubled until a claim lasts that long; the first ones only fill the loader.
+# Batches in the first claim, which only fills the loader; doubled until a claim lasts `CLAIM_S`.
 _FIRST_BATCHES = 4
 POLL_S = 0.5
-# A run that lives but no longer moves is given up: others' rows appear every minute.
+# Rows held by a run that lives but has stored none of them for so long are computed here all the
+# same: a run that works stores rows every minute.
 PATIENCE_S = 600.0
-# Rows that are looked up together.
+# Rows that are looked up in the cache together.
 _WINDOW = 4096
 
 
 class Claims:
-    """Takes a plan's rows in order, a while's worth at a time, but for those that others hold.
+    """Takes a plan's rows in order, some seconds of work at a time, but for those that others hold.
 
-    Those come last, when they are there, or free because their owner died or could not read them.
-    Alone, a run takes all rows in order and in whole batches, so that the same images are in the
-    same batches whether it is killed and resumed or not.
+    Rows that others hold come last: by then they are in the cache, or free because the other run
+    died or could not read them. A run that is alone takes all rows in order and in whole batches,
+    so that the same images are in the same batches whether it is killed and resumed or not.
 
     Parameters
     ----------
     plan : ExtractionPlan
-        Rows that appear meanwhile are no longer missing from its layers.
+        Rows that other runs add meanwhile are struck from what its layers are missing.
     leases : Leases
     writer : ActivationWriter
         Gets the batches, in order.
@@ -50,9 +51,9 @@ class Claims:
     Attributes
     ----------
     failed : dict of bytes to str
-        Those of the plan that another run found so.
+        Images of the plan that another run could not decode: digest → reason.
     waited_s : float
-        For other runs.
+        Seconds spent waiting for other runs.
     """
 
     def __init__(
@@ -86,10 +87,10 @@ class Claims:
         return "waiting for another run" if self._n_waited_for else ""
 
     def rounds(self, advance: Callable[[int], None]) -> Iterator[Iterator[BatchTask]]:
-        """Yield the batches of each time through the rows, until none is left.
+        """Go through the rows until none is left, and yield the batches of each pass.
 
-        All of a round's batches have to be handed to the writer before the next one: what others
-        wait for must not wait for them.
+        Hand all batches of a pass to the writer before asking for the next pass, which may wait for
+        another run: that run may be waiting for these rows.
 
         Parameters
         ----------
@@ -135,7 +136,8 @@ class Claims:
         return rows
 
     def _choose(self, others: OtherRuns, advance: Callable[[int], None]) -> Rows:
-        held: Set[bytes] = frozenset() if self._is_impatient() else others.held
+        is_impatient = self._n_waited_for and time.monotonic() - self._changed_s > PATIENCE_S
+        held: Set[bytes] = frozenset() if is_impatient else others.held
         for layer in self._plan.active:
             layer.features.refresh()
         chosen = self._ahead[:0]
@@ -179,9 +181,6 @@ class Claims:
         advance(0)
         time.sleep(POLL_S)
         self.waited_s += POLL_S
-
-    def _is_impatient(self) -> bool:
-        return bool(self._n_waited_for) and time.monotonic() - self._changed_s > PATIENCE_S
 
     def _drop_failed(self, rows: Rows, advance: Callable[[int], None]) -> Rows:
         """Drop the rows of images that another run could not decode."""

@@ -1,10 +1,9 @@
-"""The main job: every image once through the backbone, its activations into the cache."""
+"""``extract``: every image goes through the backbone once, its activations into the cache."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +20,7 @@ from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.pipeline.planning.remembered import recall_failures, remember_rate, remember_sets
-from permafrost.pipeline.progress import Shares, show_progress
+from permafrost.pipeline.progress import show_progress
 from permafrost.stages.engines.support import check_precision
 
 if TYPE_CHECKING:
@@ -39,10 +38,6 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     out : Path
         The view; ``<out>.failures.csv`` beside it lists the images that could not be read.
 
-    Returns
-    -------
-    ExtractSummary
-
     Raises
     ------
     StageError, CacheError, PipelineError
@@ -58,7 +53,7 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
 
 
 def _check_out(out: Path) -> None:
-    """Find out before the work, not after it, that its result cannot be written."""
+    """Refuse, before any work, an output file that cannot be written."""
     if out.is_dir():
         raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as features.h5")
     make_folder(out.parent)
@@ -126,7 +121,13 @@ def compute_missing(
             batch_size=prepared.batch_size,
             find_failures=lambda: recall_failures(index, prepared.decoding, keys),
         )
-        advance = stack.enter_context(_report(len(plan.digests), claims, shares, quiet=quiet))
+        progress = show_progress(
+            len(plan.digests),
+            unit="images",
+            note=lambda: claims.describe() or f"bottleneck: {shares.bottleneck}",
+            quiet=quiet,
+        )
+        advance = stack.enter_context(progress)
         for tasks in claims.rounds(advance):
             loader = load_ahead(client, prepared, tasks, options.run)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
@@ -154,16 +155,6 @@ def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -
     )
 
 
-def _report(
-    n_images: int, claims: Claims, shares: Shares, *, quiet: bool
-) -> AbstractContextManager[Callable[[int], None]]:
-    if quiet:
-        return nullcontext(lambda _n: None)
-    return show_progress(
-        n_images, unit="images", note=lambda: claims.describe() or shares.describe()
-    )
-
-
 def _note_batch(
     options: ExtractOptions, prepared: Preparation, batch: LoadedBatch, tally: Tally
 ) -> None:
@@ -177,7 +168,7 @@ def _note_batch(
 
 
 def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> None:
-    """Have files hashed again that are not what the index says, however they came to be so."""
+    """Drop changed files from the index, so that the next run hashes them again."""
     from permafrost.pipeline.forward.batch import CHANGED
 
     changed = [batch.rows[row] for row, reason in batch.unreadable.items() if reason == CHANGED]

@@ -17,7 +17,7 @@ from permafrost.pipeline.planning.remembered import recall_rate, recall_records
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerPreview:
-    """One layer's share: rows that exist, rows that do not, and the bytes of those."""
+    """One layer: its rows in the cache, those that are missing, and the missing rows' bytes."""
 
     layer: str
     rows_cached: int
@@ -37,13 +37,10 @@ class Preview:
         Different images that go through the backbone.
     failed : int
         Rows already known to be unreadable.
-    bytes_to_write : int
-    batch_size : int
     images_per_second : float or None
         As measured when this backbone last ran here with these layers; None if it never did.
     seconds : float or None
         Estimated from that.
-    layers : list of LayerPreview
     fast_decoding : FastDecoding or None
         What ``--decode fast`` would give; None where it is chosen already or not worth it.
     parity : dict of str to Parity
@@ -91,18 +88,10 @@ class Preview:
 
 
 def preview(options: ExtractOptions) -> Preview:
-    """Find out what an extraction would do; the cache need not exist yet.
-
-    Parameters
-    ----------
-    options : ExtractOptions
-    """
-    if not options.cache.exists():
-        layout = CacheLayout(options.cache)
-        with Index() as index:
-            return _preview(options, layout, index)
-    layout = open_cache(options.cache)
-    with Index(layout.index_file) as index:
+    """Find out what an extraction would do; the cache need not exist yet."""
+    exists = options.cache.exists()
+    layout = open_cache(options.cache) if exists else CacheLayout(options.cache)
+    with Index(layout.index_file if exists else None) as index:
         return _preview(options, layout, index)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the view, the list of failures, and its figures."""
+"""What a run writes: ``features.h5``, and the list of images that have no features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.errors import InputError
 
 
@@ -24,12 +23,9 @@ def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:
     failed = {**prepared.failures, **tally.failed}
     if not failed and not tally.unreadable:
         return []
-    found = []
-    for path, digest in zip(manifest.paths, manifest.digests, strict=True):
-        reason = tally.unreadable.get(path) or failed.get(digest)
-        if reason is not None:
-            found.append((path, reason))
-    return found
+    rows = zip(manifest.paths, manifest.digests, strict=True)
+    reasons = ((path, tally.unreadable.get(path) or failed.get(digest)) for path, digest in rows)
+    return [(path, reason) for path, reason in reasons if reason is not None]
 
 
 def write_results(
@@ -38,7 +34,10 @@ def write_results(
     """Write the view and the list of failures, which is returned."""
     failed = list_failures(prepared, tally)
     manifest = prepared.dataset.manifest
-    kept = _drop_failed(manifest, failed)
+    kept = manifest
+    if failed:
+        lost = {path for path, _ in failed}
+        kept = manifest.select(row for row, path in enumerate(manifest.paths) if path not in lost)
     if not kept.paths:
         raise InputError(
             f"none of the {len(manifest)} images of {manifest.root!r} can be read;"
@@ -57,13 +56,6 @@ def write_results(
     write_view(out, images, layers, origin=origin, materialize=options.run.materialize)
     write_failures(failures_path(out), failed)
     return failed
-
-
-def _drop_failed(manifest: Manifest, failed: Sequence[tuple[str, str]]) -> Manifest:
-    if not failed:
-        return manifest
-    paths = {path for path, _ in failed}
-    return manifest.select(row for row, path in enumerate(manifest.paths) if path not in paths)
 
 
 def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:

@@ -1,4 +1,4 @@
-"""What an extraction says at its end: counts, speed, and shares of time."""
+"""The summary of an extraction: counts, speed, and where the time went."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_records
 from permafrost.pipeline.progress import Shares
 
-# The share of a run's time that another way of decoding must save to be worth a word.
+# ``--decode fast`` is recommended if it saves at least this share of a run's time.
 _NOTICEABLE = 0.1
 
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What happened while computing; failures by path, or by digest where copies share them."""
+    """What happened so far; `unreadable` is path → reason, `failed` is digest → reason."""
 
     started_s: float = field(default_factory=time.monotonic)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -45,13 +45,13 @@ class ExtractSummary:
     seconds, images_per_second : float
         Of the whole run.
     bytes_written : int
-        Shards.
+        Of all new shards.
     rotated : int
         Images among those computed whose file asks to be shown turned, and that were not.
     shares : dict of str to float
-        Of those seconds, from 0 to 1, what went into planning, into building the program, and into
-        waiting for loading, the backbone and the disk; each of these three works while another is
-        waited for. And for other runs, to finish rows that are wanted here too.
+        Shares of those seconds, from 0 to 1: of planning, of building the program, and of waiting
+        for loading, for the backbone, for the disk (each works while another is waited for), and
+        for other runs that compute rows which are wanted here too.
     bottleneck : str or None
         ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
     fast_decoding : FastDecoding or None
@@ -116,7 +116,7 @@ class ExtractSummary:
 def _recommend_fast_decoding(
     options: ExtractOptions, prepared: Preparation, tally: Tally
 ) -> FastDecoding | None:
-    # Who waits for whom does not tell: decoding slows a backbone that runs on the same cores.
+    # Not by the time spent waiting for it: decoding also slows a backbone on the same cores.
     found = measure_fast_decoding(prepared) if tally.n_computed else None
     shares = tally.shares
     core_s = options.run.workers * shares.working

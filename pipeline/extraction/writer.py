@@ -1,4 +1,4 @@
-"""One thread that writes activations behind the backbone and commits shards."""
+"""A thread that writes activations and publishes shards while the backbone runs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from permafrost.pipeline.forward.batch import LoadedBatch
 from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
 
 SHARD_SECONDS = 60.0
-# So many images without a value that can be stored, and more than half of all, are no exception.
+# A run stops once so many images, and more than half of all, have values that cannot be stored.
 _ENOUGH_REFUSED = 8
-# Batches of activations that the writer may still have when the next one is computed.
+# Batches of activations that may wait to be written when the next one is handed over.
 _BATCHES_BEHIND = 1
 
 
@@ -41,7 +41,7 @@ class ActivationWriter:
     plan : ExtractionPlan
     index : Index
     decoding : str
-        Under which images that cannot be decoded are remembered.
+        How the index remembers the images that cannot be decoded in this way.
     on_error : str
         ``"fail"`` stops at the first value that cannot be stored. ``"skip"`` goes on without its
         image, unless that is more than half of them.
@@ -49,7 +49,7 @@ class ActivationWriter:
     Attributes
     ----------
     refused : dict of bytes to str
-        The images of such values: digest → which layer, and why.
+        Images with values that cannot be stored: digest → which layer, and why.
     n_committed : int
         Rows of the batches that were handed over and are done with, the unreadable ones included.
     bytes_written : int
@@ -75,7 +75,7 @@ class ActivationWriter:
         self._n_images = 0
         self._writers: dict[int, ShardWriter] = {}
         self._digests: dict[int, list[bytes]] = {}
-        # By how the index remembers them: the way of decoding, or the feature set.
+        # By what the index remembers them under: a way of decoding, or a feature set's key.
         self._failures: dict[str, dict[bytes, str]] = {}
         self._opened_s = time.monotonic()
         self._active = plan.active
@@ -150,8 +150,8 @@ class ActivationWriter:
     def _guard(self, work: Callable[..., None], *arguments: object) -> None:
         """Run work in the thread, unless an earlier one failed there half way.
 
-        After a full disk, say, a shard lacks rows that its digests name: whatever the disk says by
-        then, nothing may be added to it and it must not be published.
+        After a full disk, for example, a shard lacks rows that its digests name: nothing may be
+        added to it and it must not be published, even if there is room again.
         """
         if self._is_broken:
             return
@@ -196,7 +196,7 @@ class ActivationWriter:
                 return
 
     def _refuse(self, layer: LayerPlan, digest: bytes, reason: str) -> None:
-        """Go on without an image, or stop where that is what the network or the dtype is like."""
+        """Leave an image out, or stop if most images have values that cannot be stored."""
         why = f"layer {layer.spec}: {reason}"
         self.refused[digest] = why
         n_refused, n_images = len(self.refused), self._n_images

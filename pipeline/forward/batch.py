@@ -1,4 +1,4 @@
-"""One batch of images: the task of loading it, and what came of it."""
+"""One batch of images: which files it is made of, and loading it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from permafrost.stages.errors import DecoderError, ImageError
 from permafrost.stages.sources.reading import start_reading
 from permafrost.stages.sources.source import Reader
 
-# Why an image was not read whose bytes are not those that were hashed.
+# The reason given for an image whose bytes are no longer those that were hashed.
 CHANGED = "changed while the run was going; run again"
 
 
@@ -73,7 +73,7 @@ def load_batch(
         try:
             data = read()
             if hashlib.sha256(data).digest() != digest:
-                # Decoding it would file one image's features under another's digest.
+                # Otherwise one image's features would be stored under another's digest.
                 batch.unreadable[row] = CHANGED
                 continue
             decoded = (

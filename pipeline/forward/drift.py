@@ -1,4 +1,4 @@
-"""How much the size of a batch shifts the numbers: measured on a run's first one."""
+"""How much activations depend on the size of the batch, measured on a run's first batch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from permafrost.stages.shortcuts.differences import Run
 
 _log = logging.getLogger(__name__)
 
-# What is promised of float32, whatever the batch size.
+# The promised accuracy of float32, relative to the largest value, whatever the batch size.
 TOLERANCE = 1e-4
 
 
@@ -23,7 +23,7 @@ def noting_drift(
     layers: Sequence[LayerPlan],
     run: Run,
 ) -> Iterator[tuple[LoadedBatch, list[np.ndarray]]]:
-    """Pass batches on; run two images of the first one alone, and keep how far they are off.
+    """Yield the batches unchanged; run two images of the first one alone, and record the error.
 
     Parameters
     ----------

@@ -14,13 +14,13 @@ from permafrost.stages.errors import ImageError
 
 _N_IMAGES = 8
 _ENOUGH_S = 1.0
-# Below it is not worth other numbers and another feature set.
+# A smaller speed-up is not worth other numbers and another feature set.
 _WORTHWHILE = 1.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FastDecoding:
-    """Exact decoding and fast.
+    """How fast both ways of decoding are, and how much their pixels differ.
 
     Attributes
     ----------
@@ -53,8 +53,8 @@ def measure_fast_decoding(prepared: Preparation) -> FastDecoding | None:
     Returns
     -------
     FastDecoding or None
-        None where fast decoding is chosen already, or would not be worth it; nor is an image that
-        is to be isolated decoded here.
+        None where fast decoding is chosen already, or not worth it, or where images are decoded in
+        isolation: none of those may be decoded in this process.
     """
     if prepared.decode.decoding == "fast" or prepared.isolation:
         return None
@@ -91,7 +91,7 @@ def _read_some(prepared: Preparation) -> Iterator[bytes]:
 
 
 def _decode(data: bytes, spec: DecodeSpec) -> tuple[np.ndarray, float]:
-    # Of this thread alone: other cores may be busy.
+    # The time of this thread alone: other threads may be busy.
     started_s = time.thread_time()
     pixels = decode_image(data, spec).pixels
     return pixels.astype(np.int16), time.thread_time() - started_s

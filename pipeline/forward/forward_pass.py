@@ -6,15 +6,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 
 from permafrost.pipeline.forward.batch import LoadedBatch
 from permafrost.pipeline.progress import Shares
-
-if TYPE_CHECKING:
-    from permafrost.stages.engines.program import HalvingProgram
+from permafrost.stages.engines.program import HalvingProgram
 
 
 class ForwardPass:
@@ -43,16 +41,12 @@ class ForwardPass:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Drop what was not asked for."""
+        """Drop the batches that wait for the backbone."""
         if self._pool:
             self._pool.shutdown(cancel_futures=True)
 
     def run(self, batches: Iterable[LoadedBatch]) -> Iterator[tuple[LoadedBatch, list[np.ndarray]]]:
         """Yield each batch with the activations of its layers, in order.
-
-        Parameters
-        ----------
-        batches : iterable of LoadedBatch
 
         Yields
         ------
@@ -64,7 +58,7 @@ class ForwardPass:
         for batch in batches:
             self._shares.loading += time.monotonic() - clock_s
             self._start(batch)
-            if len(self._running) > self._n_ahead:
+            if len(self._running) > (self._program.n_at_once if self._program else 0):
                 yield self._take()
             clock_s = time.monotonic()
         while self._running:
@@ -75,10 +69,6 @@ class ForwardPass:
         assert self._pool is not None
         assert self._program is not None
         return self._pool.submit(self._program, pixels).result()
-
-    @property
-    def _n_ahead(self) -> int:
-        return self._program.n_at_once if self._program else 0
 
     def _start(self, batch: LoadedBatch) -> None:
         if not batch.readable.any():

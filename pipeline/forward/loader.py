@@ -6,7 +6,7 @@ import itertools
 import logging
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 # Of the memory budget, the share of decoded images that wait for the backbone.
 _AHEAD_SHARE = 0.25
 _CONNECT_TIMEOUT_S = 10
-# Dask insists on HTTP servers: out of others' reach, at ports that two runs do not quarrel over.
+# Dask always starts HTTP servers: nobody else reaches them here, and any free port will do.
 _LOOPBACK = "127.0.0.1:0"
-# Dask's own news: where its dashboard would be, that a worker left; what matters is raised.
+# They log where Dask's dashboard is and which worker left; what matters is raised as an error.
 _DASK_LOGGERS = (
     "distributed",
     "distributed.client",
@@ -45,13 +45,13 @@ def open_client(options: RunOptions) -> Iterator[Client]:
 
     for name in _DASK_LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # That its folder, of no use here, took a second to make: as it does where many runs start.
+    # Dask warns if its scratch folder took a second to make, as when many runs start at once.
     warnings.filterwarnings("ignore", message="Creating scratch directories")
     if options.scheduler:
         with _connect(options.scheduler) as client:
             yield client
         return
-    # Nothing is spilled: the loop bounds what is in memory.
+    # Without a memory limit Dask spills nothing to disk: `choose_ahead` bounds what is in memory.
     with (
         LocalCluster(
             n_workers=1,
@@ -92,51 +92,20 @@ def _wait(future: Any) -> LoadedBatch:
     return batch
 
 
-class BatchLoader:
-    """Keeps batches loading ahead of the one that is asked for.
-
-    Parameters
-    ----------
-    client : distributed.Client
-    load : callable
-        Loads one batch; travels to the workers by pickle.
-    tasks : iterator of BatchTask
-    ahead : int
-        Batches that are loading or loaded; bounds the memory.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        load: Callable[[BatchTask], LoadedBatch],
-        tasks: Iterator[BatchTask],
-        *,
-        ahead: int,
-    ) -> None:
-        self._submit = lambda task: client.submit(load, task, pure=False)
-        self._tasks = tasks
-        self._futures: deque[Any] = deque()
-        for task in itertools.islice(tasks, ahead):
-            self._futures.append(self._submit(task))
-
-    def __iter__(self) -> Iterator[LoadedBatch]:
-        """Yield the batches in the order of the tasks."""
-        while self._futures:
-            batch = _wait(self._futures.popleft())
-            # The future is gone by now, and with it Dask's hold on the batch.
-            for task in itertools.islice(self._tasks, 1):
-                self._futures.append(self._submit(task))
-            yield batch
-
-
 def load_ahead(
     client: Client, prepared: Preparation, tasks: Iterator[BatchTask], run: RunOptions
-) -> BatchLoader:
-    """Start to load batches of a plan, as many ahead as the memory budget allows."""
+) -> Iterator[LoadedBatch]:
+    """Yield batches of a plan in order, and load as many ahead as the memory budget allows."""
     spec = prepared.decode
     load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
     batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
-    return BatchLoader(client, load, tasks, ahead=choose_ahead(batch_bytes, run))
+    submitted = (client.submit(load, task, pure=False) for task in tasks)
+    futures = deque(itertools.islice(submitted, choose_ahead(batch_bytes, run)))
+    while futures:
+        batch = _wait(futures.popleft())
+        # The future is gone by now, and with it Dask's hold on the batch.
+        futures.extend(itertools.islice(submitted, 1))
+        yield batch
 
 
 def choose_ahead(batch_bytes: int, options: RunOptions) -> int:

@@ -1,21 +1,22 @@
-"""What other engines and precisions cost: measured on the user's own images, once a feature set."""
+"""How far other engines and precisions are from TensorFlow in float32, on the user's images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
 from permafrost.cache.store.records import Parity, read_record, write_record
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.forward.batch import load_batch, split_batches
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_records
-from permafrost.stages.engines.program import Reference
-from permafrost.stages.engines.registry import name_reference
+from permafrost.stages.engines.program import HalvingProgram, ProgramSpec
+from permafrost.stages.engines.registry import name_reference, open_reference
 from permafrost.stages.shortcuts.differences import Run, measure_errors
 
 # Few: the reference is the slow program. Measured with two MobileNets in bfloat16, the mean errors
@@ -24,18 +25,14 @@ SAMPLE_IMAGES = 8
 
 
 def is_reference(options: FeatureOptions) -> bool:
-    """Tell whether the features are what others are compared with."""
+    """Tell whether the features are the reference itself."""
     return (options.engine, options.precision) == ("tensorflow", "float32")
 
 
 def note_parity(
-    options: FeatureOptions,
-    prepared: Preparation,
-    program: Run,
-    *,
-    open_reference: Callable[[], Reference],
+    options: FeatureOptions, prepared: Preparation, program: Run, spec: ProgramSpec
 ) -> None:
-    """Compare a program with the reference, where that was not done yet, and keep the errors.
+    """Compare a program with the reference once for each feature set, and record the errors.
 
     Parameters
     ----------
@@ -43,8 +40,8 @@ def note_parity(
     prepared : Preparation
     program : callable
         Gives the active layers of the plan.
-    open_reference : callable
-        Builds the program that `name_reference` says, in float32, with the same layers.
+    spec : ProgramSpec
+        Of the program; the reference computes the same in float32.
 
     Raises
     ------
@@ -52,14 +49,13 @@ def note_parity(
         The precision's range is too small for a layer.
     """
     active = prepared.plan.active
-    if all(read_record(layer.features.folder, Parity) for layer in active):
+    if is_reference(options) or all(read_record(one.features.folder, Parity) for one in active):
         return
     sample = _load_sample(prepared)
     if not len(sample):
         return
-    from permafrost.stages.engines.program import HalvingProgram
-
-    with closing(open_reference()) as reference:
+    plain = replace(spec, precision="float32")
+    with closing(open_reference(prepared.backbone.load(), plain)) as reference:
         errors = measure_errors(program, HalvingProgram(reference), [sample])
     for layer, (max_error, mean_error) in zip(active, errors, strict=True):
         if not math.isfinite(max_error + mean_error):
@@ -78,16 +74,10 @@ def note_parity(
 
 def _load_sample(prepared: Preparation) -> np.ndarray:
     """Decode images from all over the plan: a folder's first ones may all be of one class."""
-    from permafrost.pipeline.forward.batch import BatchTask, load_batch
-
     plan = prepared.plan
     n_images = min(SAMPLE_IMAGES, len(plan.digests))
     rows = np.linspace(0, len(plan.digests) - 1, n_images).astype(int)
-    task = BatchTask(
-        rows=rows,
-        paths=[plan.paths[row] for row in rows],
-        digests=[plan.digests[row] for row in rows],
-    )
+    (task,) = split_batches(plan.paths, plan.digests, rows, batch_size=n_images)
     batch = load_batch(
         prepared.dataset.source, task, spec=prepared.decode, isolation=prepared.isolation
     )

@@ -1,20 +1,14 @@
-"""Which engine runs a plan's program, and its check against the reference."""
+"""The program of a plan's layers, built and compared with the reference."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
-
-from permafrost.pipeline.forward.parity import is_reference, note_parity
+from permafrost.pipeline.forward.parity import note_parity
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.stages.engines.registry import BUILDERS, open_reference
+from permafrost.stages.engines.program import HalvingProgram, ProgramSpec
+from permafrost.stages.engines.registry import BUILDERS
 
-if TYPE_CHECKING:
-    from permafrost.stages.engines.program import HalvingProgram
-
-
-# The last program of this process: who transforms one image after the other builds it once.
+# The last program that was built, so that transforming images one by one builds it once.
 _built: dict[tuple[str, ...], HalvingProgram] = {}
 
 
@@ -23,18 +17,11 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
 
     The last one is kept, and given again for the same layers of the same numbers.
 
-    Parameters
-    ----------
-    features : FeatureOptions
-    prepared : Preparation
-
     Returns
     -------
     HalvingProgram
         A uint8 batch in, the activations of each active layer out.
     """
-    from permafrost.stages.engines.program import ProgramSpec
-
     active = prepared.plan.active
     spec = ProgramSpec(
         layers=tuple(layer.spec for layer in active),
@@ -49,13 +36,5 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> HalvingPro
         _built.clear()  # Before there is another: each may take a gigabyte.
         network = prepared.backbone.load()
         _built[key] = BUILDERS[features.engine](network, spec, batch_size)
-    program = _built[key]
-    if not is_reference(features):
-        plain = replace(spec, precision="float32")
-        note_parity(
-            features,
-            prepared,
-            program,
-            open_reference=lambda: open_reference(prepared.backbone.load(), plain),
-        )
-    return program
+    note_parity(features, prepared, _built[key], spec)
+    return _built[key]

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,6 @@ class Classifier:
 
     Attributes
     ----------
-    head : Head
     parts : tuple of ClassifierPart
         The layers that the head wants side by side.
     target : str
@@ -91,7 +90,7 @@ def load_classifier(folder: Path) -> Classifier:
     """
     file = folder / MODEL_NAME
     try:
-        # A fit that is going may be replacing one after the other.
+        # A fit that runs now may be replacing these files one by one.
         with locked_folder(folder):
             record = json.loads(file.read_text(encoding="utf-8"))
             parts = tuple(_read_part(part) for part in record["parts"])
@@ -158,21 +157,12 @@ def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[o
 
 
 def list_features(classifier: Classifier) -> list[FeatureOptions]:
-    """List what to extract: each backbone once, with all layers that are wanted of it."""
-    layers: dict[FeatureOptions, list[str]] = {}
-    for part in classifier.parts:
-        layers.setdefault(dataclasses.replace(part.features, layers=("-",)), []).append(part.layer)
-    return [
-        dataclasses.replace(features, layers=tuple(dict.fromkeys(wanted)))
-        for features, wanted in layers.items()
-    ]
-
-
-def find_features(part: ClassifierPart, listed: Iterable[FeatureOptions]) -> FeatureOptions:
-    """Find the extraction of `list_features` that a part's layer is in."""
-    return next(
-        one for one in listed if dataclasses.replace(part.features, layers=one.layers) == one
-    )
+    """Return, for each part, what to extract: all layers that are wanted of its backbone."""
+    backbones = [dataclasses.replace(part.features, layers=("-",)) for part in classifier.parts]
+    layers: dict[FeatureOptions, dict[str, None]] = {}
+    for backbone, part in zip(backbones, classifier.parts, strict=True):
+        layers.setdefault(backbone, {})[part.layer] = None
+    return [dataclasses.replace(one, layers=tuple(layers[one])) for one in backbones]
 
 
 def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:

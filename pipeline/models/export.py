@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from permafrost.cache.disk.publish import make_folder, published
 from permafrost.pipeline.errors import PipelineError
@@ -12,19 +11,14 @@ from permafrost.pipeline.models.classifier import (
     Classifier,
     ClassifierPart,
     check_recipe,
-    find_features,
     list_features,
     load_classifier,
 )
-from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import PIXELS
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
-
-if TYPE_CHECKING:
-    from permafrost.stages.backbones.network import Network
 
 
 def export(model: Path, out: Path) -> dict[str, object]:
@@ -51,7 +45,7 @@ def export(model: Path, out: Path) -> dict[str, object]:
         raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
     classifier = load_classifier(model)
     parts = _load_parts(classifier)
-    # Only now are the recipes known to be what our own code wrote.
+    # Not earlier: until they are checked, the recipes may be anything.
     pixels = _share_pixels(classifier.parts)
     network = build_classifier(parts, classifier.head)
     make_folder(out.absolute().parent)
@@ -91,21 +85,17 @@ def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
 
 def _load_parts(classifier: Classifier) -> list[ExportPart]:
     """Load each backbone once, whatever the number of its layers."""
-    backbones = {features: Backbone(features) for features in list_features(classifier)}
-    networks: dict[FeatureOptions, Network] = {}
-    loaded = []
-    for part in classifier.parts:
-        features = find_features(part, backbones)
+    wanted = list_features(classifier)
+    backbones = {features: Backbone(features) for features in wanted}
+    for features, part in zip(wanted, classifier.parts, strict=True):
         check_recipe(part, backbones[features])
-        if features not in networks:
-            networks[features] = backbones[features].load()
-        loaded.append(
-            ExportPart(
-                network=networks[features],
-                layer=parse_layer_spec(part.layer),
-                preprocess=backbones[features].preprocess,
-                view=features.view,
-                dtype=features.dtype,
-            )
+    return [
+        ExportPart(
+            network=backbones[features].load(),
+            layer=parse_layer_spec(part.layer),
+            preprocess=backbones[features].preprocess,
+            view=features.view,
+            dtype=features.dtype,
         )
-    return loaded
+        for features, part in zip(wanted, classifier.parts, strict=True)
+    ]

@@ -38,9 +38,11 @@ from permafrost.pipeline.models.task import (
     make_candidate,
 )
 from permafrost.pipeline.outputs import read_json, write_json
-from permafrost.stages.evaluation.crossfit import Candidate, Trial, predict_rows
+from permafrost.stages.evaluation.crossfit import Trial
+from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.metrics import PRIMARY
 from permafrost.stages.heads import Head, fit_head
+from permafrost.stages.heads.head import predict_rows
 
 _log = logging.getLogger(__name__)
 

@@ -50,8 +50,6 @@ class LayerMatrix:
 
     Attributes
     ----------
-    features : Features
-    layer : StoredLayer
     rows : ndarray of int64, shape (n_rows,)
         The file's row for each row of the matrix.
     """

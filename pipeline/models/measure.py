@@ -12,13 +12,8 @@ from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.errors import InputError
-from permafrost.stages.evaluation.crossfit import (
-    Candidate,
-    Trial,
-    collect_outputs,
-    cross_fit,
-    predict_rows,
-)
+from permafrost.stages.evaluation.crossfit import Trial, collect_outputs, cross_fit
+from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import (
     Fold,
     check_folds,
@@ -32,6 +27,7 @@ from permafrost.stages.evaluation.near_duplicates import (
     find_near_duplicates,
 )
 from permafrost.stages.heads import Head
+from permafrost.stages.heads.head import predict_rows
 from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.reduction import Store
 from permafrost.warn import warn_once

@@ -20,7 +20,6 @@ from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
 from permafrost.pipeline.models.classifier import (
     Classifier,
     check_recipe,
-    find_features,
     list_features,
     load_classifier,
     write_predictions,
@@ -31,9 +30,9 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.datasets.table import read_table
 from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.errors import StageError
-from permafrost.stages.evaluation.crossfit import predict_rows
 from permafrost.stages.evaluation.metrics import score
 from permafrost.stages.heads import Head
+from permafrost.stages.heads.head import predict_rows
 
 _log = logging.getLogger(__name__)
 
@@ -75,9 +74,9 @@ def predict(
             cache=cache,
             run=dataclasses.replace(run, materialize=False),
         )
-        for features in list_features(classifier)
+        for features in dict.fromkeys(list_features(classifier))
     ]
-    # Before an hour is spent on features that the head cannot use.
+    # Checked first, or an hour may be spent on features that the head cannot use.
     with Index(open_cache(cache).index_file) as index:
         for part in classifier.parts:
             check_recipe(part, Backbone(part.features, index))
@@ -98,9 +97,10 @@ def predict(
 def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[str, object]:
     head = classifier.head
     wanted = list_features(classifier)
+    views = list(dict.fromkeys(wanted))
     layers = [
-        files.find_layer(wanted.index(find_features(part, wanted)), part.layer)
-        for part in classifier.parts
+        files.find_layer(views.index(features), part.layer)
+        for features, part in zip(wanted, classifier.parts, strict=True)
     ]
     outputs = predict_rows(head, files.open_matrix(layers), np.arange(len(files)))
     labels = _read_truth(classifier, files)
@@ -129,7 +129,7 @@ def _score(
     try:
         truth, _ = parse_targets(labels, task=head.task, names=paths)
     except StageError as error:
-        # As of images in folders, whose names are no numbers; what was predicted stands.
+        # For example the names of folders, where the head predicts numbers.
         _log.warning("the predictions are not scored: %s", error)
         return {}
     return dict(score(truth, outputs, head.classes))

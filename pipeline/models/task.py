@@ -16,7 +16,7 @@ from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_lab
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
 from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
 from permafrost.stages.errors import UnknownNameError
-from permafrost.stages.evaluation.crossfit import Candidate
+from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import count_possible_folds
 from permafrost.stages.heads import check_task, parse_settings
 from permafrost.warn import warn_once

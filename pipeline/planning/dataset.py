@@ -1,4 +1,4 @@
-"""From what the user named to rows with labels, splits and digests."""
+"""The dataset that the user named, as rows with labels, splits and digests."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from permafrost.stages.sources.source import Reader, Source, open_source
 
 _log = logging.getLogger(__name__)
 
-# Looked up and remembered together: keys and fingerprints of a million files need not be held at
-# once, and an interrupted run does not hash again what is remembered.
+# Files that are hashed and added to the index together: keys and fingerprints of a million files
+# need not be held at once, and an interrupted run need not hash the earlier ones again.
 _FILES_PER_BATCH = 5000
 
 
@@ -124,24 +124,18 @@ def _warn_of_changes(manifest: Manifest, digests: list[bytes]) -> None:
 
 
 def _warn_of_duplicates(manifest: Manifest, group: str | None) -> None:
-    crossing = find_crossing_duplicates(manifest)
-    if crossing:
-        first, second = crossing[0]
-        _log.warning(
+    for crossing, message in (
+        (
+            find_crossing_duplicates(manifest),
             "%d images lie in more than one split, so the test is not honest: %s is also %s",
-            len(crossing),
-            first,
-            second,
-        )
-    straddling = find_crossing_groups(manifest, group)
-    if straddling:
-        first, second = straddling[0]
-        _log.warning(
+        ),
+        (
+            find_crossing_groups(manifest, group),
             "%d groups lie in more than one split, so the test is not honest: %s and %s are of one",
-            len(straddling),
-            first,
-            second,
-        )
+        ),
+    ):
+        if crossing:
+            _log.warning(message, len(crossing), *crossing[0])
     others = {name: column for name, column in manifest.extra.items() if not is_group(name, group)}
     parted = find_parted(others, manifest.splits)
     if parted:

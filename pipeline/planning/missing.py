@@ -1,4 +1,4 @@
-"""What is missing, how big, how long: pure arithmetic over what the cache says."""
+"""Which rows each layer is missing, and how many images make a batch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,6 @@ class LayerPlan:
 
     Attributes
     ----------
-    spec : LayerSpec
-    recipe : Recipe
-    row : RowFormat
-    features : FeatureSet
     missing : ndarray of bool, shape (n_rows,)
         Which of the plan's rows this layer lacks; no longer those that another run adds while
         this one is going.

@@ -41,18 +41,12 @@ class Preparation:
 
     Attributes
     ----------
-    dataset : Dataset
-    backbone : Backbone
-    layout : CacheLayout
-    decode : DecodeSpec
     isolation : Isolation or None
         What an image may take, if decoded in a process of its own.
     decoding : str
-        Under which the index remembers images that cannot be decoded in this way.
+        How the index remembers the images that cannot be decoded in this way.
     failures : dict of bytes to str
         Those images, and those that a layer has no value for: digest → reason.
-    plan : ExtractionPlan
-    batch_size : int
     """
 
     dataset: Dataset

@@ -1,4 +1,4 @@
-"""Everything that determines the numbers, as one flat record a feature set."""
+"""A feature set's recipe: everything that determines its numbers, as one flat record."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
 
 
 def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec:
-    """Build what the loaders need to know."""
+    """Build what decoding an image needs to know."""
     height, width = backbone.card.size
     return DecodeSpec(
         height=height,

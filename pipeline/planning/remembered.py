@@ -1,4 +1,4 @@
-"""What is remembered between runs: failures, rates, recipes, and what was measured of layers."""
+"""What a cache remembers between runs: failures, rates, recipes, and measurements of layers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,8 @@ from permafrost.pipeline.planning.missing import LayerPlan
 def recall_failures(index: Index, decoding: str, keys: Iterable[str]) -> dict[bytes, str]:
     """Return digest → reason of images that have no row.
 
-    Parameters
-    ----------
-    index : Index
-    decoding : str
-        In this way they cannot be decoded.
-    keys : iterable of str
-        Of feature sets, where what the network gave cannot be stored.
+    They cannot be decoded in the way that `decoding` names, or the network gave values for them
+    that a feature set of `keys` cannot store.
     """
     failures: dict[bytes, str] = {}
     for kind in (decoding, *keys):
@@ -66,18 +61,18 @@ def remember_sets(
             if layer.features.folder.is_dir():
                 open_feature_set_folder(layout, layer.recipe)
         key = layer.features.key
-        origin = replace(features, layers=(str(layer.spec),)).to_json()
-        for name, value in (
-            (_origin_key(key), origin),
-            (_recipe_key(key), canonical_json(layer.recipe)),
-        ):
+        memos = {
+            f"origin {key}": replace(features, layers=(str(layer.spec),)).to_json(),
+            f"recipe {key}": canonical_json(layer.recipe),
+        }
+        for name, value in memos.items():
             if index.memo(name) != value:
                 index.add_memo(name, value)
 
 
 def recall_recipe(index: Index, key: str) -> Recipe | None:
     """Return the recipe of a feature set; None where it is not known."""
-    text = index.memo(_recipe_key(key))
+    text = index.memo(f"recipe {key}")
     return None if text is None else json.loads(text)
 
 
@@ -89,16 +84,8 @@ def recall_origin(index: Index, key: str) -> FeatureOptions | None:
     PipelineError
         Keras is set to another backend.
     """
-    origin = index.memo(_origin_key(key))
+    origin = index.memo(f"origin {key}")
     try:
         return None if origin is None else FeatureOptions.from_json(origin)
     except ValueError:
         return None
-
-
-def _origin_key(key: str) -> str:
-    return f"origin {key}"
-
-
-def _recipe_key(key: str) -> str:
-    return f"recipe {key}"

@@ -14,7 +14,7 @@ from permafrost.pipeline.models.task import digest_fit, make_candidate
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import POOLINGS
 from permafrost.stages.errors import UnknownNameError
-from permafrost.stages.evaluation.crossfit import Candidate
+from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.heads import HEADS, check_task
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")

@@ -38,7 +38,8 @@ from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_fold
 from permafrost.pipeline.sweeps.workers import open_scratch
 from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
-from permafrost.stages.evaluation.crossfit import Candidate, FoldOutputs, Trial, cross_fit
+from permafrost.stages.evaluation.crossfit import Trial, cross_fit
+from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs
 from permafrost.stages.evaluation.metrics import PRIMARY, Scores, score
 from permafrost.stages.heads import check_training
 

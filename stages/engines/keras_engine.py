@@ -21,7 +21,7 @@ from permafrost.stages.frameworks.cutting import cut_model
 
 _PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
-# Each backend has an error of its own, and JAX tells which by its text alone.
+# Each backend raises an error of its own for this; that of JAX is known by its text alone.
 _OUT_OF_MEMORY = re.compile(
     r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|MemoryError|can't allocate memory"
     r"|out of memory",
@@ -30,7 +30,7 @@ _OUT_OF_MEMORY = re.compile(
 
 
 class KerasProgram:
-    """A compiled program; call it with a batch, as `stages.engines.tensorflow_engine.Program`.
+    """A `Program` of Keras.
 
     Parameters
     ----------
@@ -51,38 +51,22 @@ class KerasProgram:
     def __init__(
         self, network: Network, spec: ProgramSpec, *, batch_size: int = 1, compiled: bool = True
     ) -> None:
-        model = _build_model(network, spec)
-        self._run = _compile(model) if compiled else _interpret(model)
+        self._run = _compile(_build_model(network, spec), compiled=compiled)
         self._batch_size = batch_size
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch : ndarray of uint8, shape (n, height, width, channels)
-            Any n; one above all earlier ones is compiled anew.
-
-        Returns
-        -------
-        list of ndarray of float32, each (n, *shape)
-            One for each of the spec's layers.
-
-        Raises
-        ------
-        OutOfMemoryError
-        """
+        """Run one batch, see `Program`; one larger than all before is compiled anew."""
         from keras import tree
 
         self._batch_size = max(self._batch_size, len(batch))
         try:
-            # Of a single output, some backends make no list.
+            # Some backends return a single output as it is, and not in a list.
             outputs = tree.flatten(self._run(fill_up(batch, self._batch_size)))
             return [np.asarray(output)[: len(batch)] for output in outputs]
         except Exception as error:
             if not _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
                 raise
-        # Only here is the error gone, and with it the frames that hold on to the device's memory.
+        # Not in the `except`, where the error keeps frames alive that hold the device's memory.
         self._batch_size = 1
         raise OutOfMemoryError(f"a batch of {len(batch)} images")
 
@@ -165,11 +149,11 @@ def _find_delicate_layers(layers: Iterable[Any]) -> Iterator[Any]:
         is_first = is_first and not hasattr(layer, "kernel")
 
 
-def _compile(model: Any) -> Callable[[np.ndarray], Any]:
+def _compile(model: Any, *, compiled: bool) -> Callable[[np.ndarray], Any]:
     import keras
 
-    if keras.config.backend() != "jax":
-        model.compile(optimizer=None, jit_compile=False)
+    if not compiled or keras.config.backend() != "jax":
+        model.compile(optimizer=None, run_eagerly=not compiled, jit_compile=False)
         run: Callable[[np.ndarray], Any] = model.predict_on_batch
         return run
     import jax
@@ -185,9 +169,3 @@ def _compile(model: Any) -> Callable[[np.ndarray], Any]:
         return model.stateless_call(*weights, images, training=False)[0]
 
     return partial(jax.jit(compute), weights)
-
-
-def _interpret(model: Any) -> Callable[[np.ndarray], Any]:
-    model.compile(optimizer=None, run_eagerly=True)
-    run: Callable[[np.ndarray], Any] = model.predict_on_batch
-    return run

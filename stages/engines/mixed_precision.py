@@ -14,9 +14,8 @@ _PASSES = {
     "float16": "auto_mixed_precision",
 }
 
-# What those convert wherever it stands; the rest they convert where it lies between these.
 _DEPTHWISE = "DepthwiseConv2dNative"
-
+# What those passes always convert; any other operation only if it lies between these.
 _PRODUCTS = ("BatchMatMulV2", "Conv2D", "Einsum", "MatMul", _DEPTHWISE)
 
 
@@ -41,7 +40,7 @@ def configure_session(precision: str) -> Any:
 
 
 def find_delicate_products(batch: Any, outputs: Iterable[Any]) -> list[Any]:
-    """Return the operations that should stay float32; those that are fetched do.
+    """Return the operations that should stay float32, as they do if a session fetches them.
 
     They multiply the pixels themselves by weights: pixels are 8 bits, which bfloat16 holds exactly,
     but not less a mean of 103.939; conv1 of ResNet50 would be off by 1.5e-3 of its largest value

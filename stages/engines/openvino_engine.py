@@ -23,13 +23,13 @@ from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 # Measured with MobileNet x0.25 and ResNet50 on two cores: 4 images at a time are as fast as or
 # faster than 1, 8 are slower. The shape is fixed, as OpenVINO is faster for it.
 PIECE = 4
-# Whatever a piece takes, it is not that long.
+# After so long without an answer, a request has failed and not just taken its time.
 _PATIENCE_S = 60.0
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVinoProgram:
-    """A compiled program; call it with a batch, as `stages.engines.tensorflow_engine.Program`.
+    """A `Program` of OpenVINO.
 
     Parameters
     ----------
@@ -58,18 +58,7 @@ class OpenVinoProgram:
         self._shapes = [tuple(tensor.shape[1:]) for tensor in traced.outputs]
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch : ndarray of uint8, shape (n, height, width, channels)
-            Any n.
-
-        Returns
-        -------
-        list of ndarray of float32, each (n, *shape)
-            One for each of the spec's layers.
-        """
+        """Run one batch, see `Program`."""
         outputs = [np.empty((len(batch), *shape), np.float32) for shape in self._shapes]
         done = Semaphore(0)
         starts = range(0, len(batch), PIECE)

@@ -44,8 +44,33 @@ class OutOfMemoryError(Exception):
     """The batch does not fit the device's memory; a smaller one may."""
 
 
+class Program(Protocol):
+    """A backbone compiled by an engine, with its preprocessing and pooling."""
+
+    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
+        """Run one batch.
+
+        Parameters
+        ----------
+        batch : ndarray of uint8, shape (n, height, width, channels)
+            Any n.
+
+        Returns
+        -------
+        list of ndarray of float32, each (n, *shape)
+            One for each of the spec's layers.
+
+        Raises
+        ------
+        OutOfMemoryError
+        """
+
+    def close(self) -> None:
+        """Release the device memory."""
+
+
 class SharedPrograms:
-    """The same program on several devices as one: a batch goes to whichever is free.
+    """The same program on several devices as one: a batch goes to the device that is free.
 
     Parameters
     ----------
@@ -59,7 +84,7 @@ class SharedPrograms:
             self._free.put(program)
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch; see `Program.__call__`."""
+        """Run one batch, see `Program`."""
         program = self._free.get()
         try:
             return program(batch)
@@ -84,7 +109,7 @@ class HalvingProgram:
         self.n_at_once = n_at_once
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run a batch, in pieces if need be; see `Program.__call__`."""
+        """Run one batch, in pieces if need be, see `Program`."""
         step = self._largest or max(1, len(batch))
         try:
             pieces = [
@@ -105,13 +130,3 @@ def fill_up(batch: np.ndarray, n_images: int) -> np.ndarray:
     """Repeat the last image of a batch that is too short, for programs of one size."""
     missing = n_images - len(batch)
     return np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-
-
-class Reference(Protocol):
-    """A program that others are compared with."""
-
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch of uint8."""
-
-    def close(self) -> None:
-        """Release the device memory."""

@@ -1,4 +1,4 @@
-"""Engines and half precision: what this machine can compute, and how TensorFlow is told to.
+"""Which engines and precisions this machine can run.
 
 Half precision is asked for to save time. Where the processor has no instructions for it, it is
 emulated and slower than float32, so it is refused there and not silently tolerated.

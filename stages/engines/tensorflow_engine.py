@@ -1,4 +1,4 @@
-"""One program per backbone and layers: a uint8 batch in, activations out.
+"""A program run by a session of TensorFlow.
 
 Casting, preprocessing, the network and pooling are one TensorFlow graph, run by a session, which
 runs only what is fetched: the network ends at the deepest layer asked for. The weights are
@@ -34,12 +34,13 @@ from permafrost.stages.shortcuts.differences import measure_errors
 _log = logging.getLogger(__name__)
 
 _SMALLEST_VARIABLE_BYTES = 4096
-# More than any network with batch normalization in keras.applications has; VGG16's fc1 has more.
+# Bytes of weights that are made constants. No network of keras.applications with batch
+# normalization has as many; VGG16's fc1 alone has more.
 _FOLDED_BYTES = 400_000_000
 
 
-class Program:
-    """A compiled program; call it with a batch.
+class TensorFlowProgram:
+    """A `Program` of TensorFlow.
 
     Parameters
     ----------
@@ -78,22 +79,7 @@ class Program:
             rejected.close()
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run one batch.
-
-        Parameters
-        ----------
-        batch : ndarray of uint8, shape (n, height, width, channels)
-            Any n: a smaller last batch is no new program.
-
-        Returns
-        -------
-        list of ndarray of float32, each (n, *shape)
-            One for each of the spec's layers.
-
-        Raises
-        ------
-        OutOfMemoryError
-        """
+        """Run one batch, see `Program`; another size of batch is not compiled anew."""
         return self._session(batch)
 
     def close(self) -> None:
@@ -116,7 +102,7 @@ class _Session:
         session = tf.compat.v1.Session(graph=traced.graph, config=config)
         held.fill(session, traced.outputs)
         kept = [] if is_float32 else find_delicate_products(traced.batch, traced.outputs)
-        # What is fetched keeps its precision, and an operation is fetched without its value.
+        # What is fetched keeps its precision; fetching an operation returns no value.
         self._run = session.make_callable([*traced.outputs, *kept], [traced.batch])
         self._n_outputs = len(traced.outputs)
         self._session = session
@@ -139,7 +125,7 @@ class _HeldArrays:
     Parameters
     ----------
     fold : bool
-        Make them constants, up to an amount, for what folding gains.
+        Make the first `_FOLDED_BYTES` of them constants, for what folding gains.
     """
 
     def __init__(self, *, fold: bool) -> None:

@@ -18,7 +18,6 @@ class TracedProgram:
 
     Attributes
     ----------
-    graph : tf.Graph
     batch : tf.Tensor of uint8, shape (None, height, width, channels)
         The placeholder of the images.
     outputs : list of tf.Tensor of float32, each (None, *shape)
@@ -51,7 +50,7 @@ def trace_program(
     """
     import tensorflow as tf
 
-    weights = network.read_weights()  # Before there is a graph.
+    weights = network.read_weights()  # In a graph, no value could be read.
     graph = tf.Graph()
     with graph.as_default(), graph.device(device):
         channels = network.input_shape[2]

@@ -1,4 +1,4 @@
-"""Heads fitted on all folds but one, and what they say of that one: many heads, one matrix."""
+"""Cross-validation: many heads are fitted on all folds but one, and predict that one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
@@ -22,24 +22,13 @@ from permafrost.stages.evaluation.fold_task import (
     Fit,
     FoldOutputs,
     FoldTask,
-    make_failure,
     run_task,
 )
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import HEADS
-from permafrost.stages.heads.head import predict_rows
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows
 from permafrost.stages.matrices.reduction import Store, scale_rows
-
-__all__ = [
-    "Candidate",
-    "FoldOutputs",
-    "Trial",
-    "collect_outputs",
-    "cross_fit",
-    "predict_rows",
-]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,15 +37,12 @@ class Trial:
 
     Attributes
     ----------
-    matrix : Matrix
     targets : Targets
         Of all rows of the matrix.
     rows : ndarray of int64, shape (n,)
         Rows of the matrix that the folds speak of.
     folds : sequence of Fold
         Positions into `rows`.
-    seed : int
-    memory_bytes : int
     store : Store, optional
         Keeps reduced rows for the next time.
     n_jobs : int
@@ -109,7 +95,7 @@ def cross_fit(
         try:
             is_reduced = _make_budget(trial, [kind]).should_reduce(n_sets=2, may_reduce=True)
         except InputError as error:
-            yield make_failure(one, str(error))
+            yield FoldOutputs(candidate=one[0], fold=one[1], error=str(error))
         else:
             (reduced if is_reduced else dense).append(one)
     if trained or dense:
@@ -135,11 +121,12 @@ def _fit_held(
 
     Who runs a task does the scaling.
     """
+    single = [(fold, {number: candidates[number]}) for number, fold in trained]
     budget = _make_budget(trial, [candidates[number].kind for number, _ in dense])
     if not dense and (budget.is_wide or not budget.fits_dense(n_sets=2)):
-        # One after the other: a process of its own could not read an open file.
+        # One after the other in this process: others could not read its open file.
         alone = dataclasses.replace(trial, n_jobs=1)
-        yield from _run_all(_list_trained(candidates, alone, trained), alone)
+        yield from _run_all(_list_tasks(alone, single, memory_bytes=alone.memory_bytes), alone)
         return
     held = dataclasses.replace(
         trial,
@@ -149,37 +136,27 @@ def _fit_held(
         n_jobs=min(trial.n_jobs, budget.count_jobs(is_reduced=False)),
         memory_bytes=trial.memory_bytes - budget.rows_bytes,
     )
+    together = [(fold, chosen) for _, fold, chosen in _group(candidates, dense)]
     # The longest first, so that no process is left with one of them at the end.
-    tasks = _list_trained(candidates, held, trained)
-    scaled = (
-        FoldTask(
-            matrix=held.matrix,
-            targets=held.targets,
-            fold=held.folds[fold],
-            number=fold,
-            candidates=chosen,
-            seed=held.seed,
-            memory_bytes=trial.memory_bytes,
-        )
-        for _, fold, chosen in _group(candidates, dense)
-    )
-    yield from _run_all(chain(tasks, scaled), held)
+    longest = _list_tasks(held, single, memory_bytes=held.memory_bytes // held.n_jobs)
+    others = _list_tasks(held, together, memory_bytes=trial.memory_bytes)
+    yield from _run_all(chain(longest, others), held)
 
 
-def _list_trained(
-    candidates: Sequence[Candidate], trial: Trial, wanted: Sequence[Fit]
+def _list_tasks(
+    trial: Trial, groups: Iterable[tuple[int, Mapping[int, Candidate]]], *, memory_bytes: int
 ) -> Iterator[FoldTask]:
-    """List fits of heads that scale for themselves, one each."""
-    for number, fold in wanted:
+    """List fits on unscaled rows: for each task a fold, and the candidates by number."""
+    for fold, chosen in groups:
         train, test = trial.folds[fold]
         yield FoldTask(
             matrix=trial.matrix,
             targets=trial.targets,
             fold=Fold(trial.rows[train], trial.rows[test]),
             number=fold,
-            candidates={number: candidates[number]},
+            candidates=chosen,
             seed=trial.seed,
-            memory_bytes=trial.memory_bytes // trial.n_jobs,
+            memory_bytes=memory_bytes,
         )
 
 
@@ -247,8 +224,8 @@ def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
 
     from joblib import Parallel, delayed
 
-    # Arrays go to the processes as maps of one file, which is dropped at the end. None is made
-    # before a process can take it.
+    # Arrays go to the processes as maps of one file, which is dropped at the end. No task is
+    # made before a process can take it.
     parallel = Parallel(
         n_jobs=trial.n_jobs,
         return_as="generator_unordered",

@@ -1,10 +1,10 @@
-"""Candidates fitted on one fold, and what they say of its test rows: what one process does."""
+"""What one process does in cross-validation: fit some heads on one fold, predict its test rows."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,9 +50,9 @@ class FoldOutputs:
 
     candidate: int
     fold: int
-    outputs: NDArray[np.float64]
-    classes: NDArray[np.str_]
-    seconds: float
+    outputs: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 1)))
+    classes: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
+    seconds: float = 0.0
     error: str = ""
 
 
@@ -62,7 +62,6 @@ class FoldTask:
 
     Attributes
     ----------
-    matrix : Matrix
     values : ndarray, shape (n_rows, n_columns), optional
         The rows of `matrix`, where they are scaled already.
     targets : Targets
@@ -73,7 +72,6 @@ class FoldTask:
         Of the fold.
     candidates : mapping of int to Candidate
         By number. Estimators with the same setting ``scale``, or one head of another kind.
-    seed : int
     memory_bytes : int
         For all of the task.
     """
@@ -115,12 +113,9 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
     started_s = time.monotonic()
     candidate = task.candidates[number]
     try:
-        if values is None:
-            outputs, classes = _train(task, candidate)
-        else:
-            outputs, classes = _estimate(task, candidate, values)
+        outputs, classes = _fit(task, candidate, values)
     except StageError as error:
-        return make_failure((number, task.number), str(error))
+        return FoldOutputs(candidate=number, fold=task.number, error=str(error))
     return FoldOutputs(
         candidate=number,
         fold=task.number,
@@ -130,34 +125,22 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
     )
 
 
-def make_failure(one: Fit, error: str) -> FoldOutputs:
-    """Return what there is of a candidate that could not be fitted on a fold."""
-    return FoldOutputs(
-        candidate=one[0],
-        fold=one[1],
-        outputs=np.empty((0, 1)),
-        classes=np.empty(0, np.str_),
-        seconds=0.0,
-        error=error,
-    )
-
-
-def _estimate(
-    task: FoldTask, candidate: Candidate, values: NDArray[Any]
+def _fit(
+    task: FoldTask, candidate: Candidate, values: NDArray[Any] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+    """Return outputs of the test rows, and the classes that they are of."""
+    kind, settings = candidate.kind, candidate.settings
     train, test = task.fold
-    truth = task.targets.select(train)
-    fitted = fit_estimator(candidate.kind, candidate.settings, values[train], truth, seed=task.seed)
-    return fitted.predict(values[test]), fitted.classes
-
-
-def _train(task: FoldTask, candidate: Candidate) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    head = HEADS[candidate.kind].fit(
-        candidate.settings,
+    if values is not None:
+        truth = task.targets.select(train)
+        fitted = fit_estimator(kind, settings, values[train], truth, seed=task.seed)
+        return fitted.predict(values[test]), fitted.classes
+    head = HEADS[kind].fit(
+        settings,
         task.matrix,
         task.targets,
-        train=task.fold.train,
+        train=train,
         seed=task.seed,
         memory_bytes=task.memory_bytes,
     )
-    return predict_rows(head, task.matrix, task.fold.test), head.classes
+    return predict_rows(head, task.matrix, test), head.classes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,18 +31,8 @@ PRIMARY = {
     REGRESSION: "r2",
 }
 
-# From here on a tag is said to be there.
+# From this output on a tag is predicted.
 TAG_THRESHOLD = 0.5
-
-
-class ConfusionMatrix(TypedDict):
-    """How often which class was taken for which.
-
-    ``counts`` has a row a true class and a column a predicted one, both as in ``classes``.
-    """
-
-    classes: list[str]
-    counts: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,27 +121,26 @@ def score(targets: Targets, outputs: NDArray[np.float64], classes: NDArray[np.st
 
 
 def _score_classes(judged: Judged) -> Scores:
-    counts = _count_pairs(judged)
-    right, support = counts.diagonal(), counts.sum(axis=1)
-    occurring = support > 0
+    table = _describe_classes(judged)
+    given = judged.outputs[np.arange(len(judged.truth)), judged.truth]
     return {
-        "accuracy": float(right.sum() / support.sum()),
-        "balanced_accuracy": float((right[occurring] / support[occurring]).mean()),
-        "macro_f1": _average(_divide(2 * right, counts.sum(axis=0) + support)),
-        "log_loss": float(_measure_class_losses(judged).mean()),
+        "accuracy": float((judged.outputs.argmax(axis=1) == judged.truth).mean()),
+        "balanced_accuracy": float(np.mean([one for one in table["recall"] if one is not None])),
+        "macro_f1": _average(table["f1"]),
+        "log_loss": float(_log_loss(given).mean()),
         "roc_auc": _measure_class_auc(judged),
     }
 
 
 def _score_tags(judged: Judged) -> Scores:
+    table = _describe_tags(judged)
     predicted = judged.outputs >= TAG_THRESHOLD
-    right = (judged.truth & predicted).sum(axis=0)
-    claimed = judged.truth.sum(axis=0) + predicted.sum(axis=0)
-    columns = list(zip(judged.outputs.T, judged.truth.T, strict=True))
+    n_right, n_claimed = (judged.truth & predicted).sum(), judged.truth.sum() + predicted.sum()
+    columns = zip(judged.outputs.T, judged.truth.T, strict=True)
     return {
-        "mean_average_precision": _average(average_precision(*column) for column in columns),
-        "macro_f1": _average(_divide(2 * right, claimed)),
-        "micro_f1": _divide(2 * right.sum(keepdims=True), claimed.sum(keepdims=True))[0],
+        "mean_average_precision": _average(table["average_precision"]),
+        "macro_f1": _average(table["f1"]),
+        "micro_f1": float(2 * n_right / n_claimed) if n_claimed else None,
         "roc_auc": _average(roc_auc(*column) for column in columns),
         "log_loss": float(_measure_tag_losses(judged).mean()),
     }
@@ -172,11 +161,6 @@ _SCORERS: dict[str, Callable[[Judged], Scores]] = {
     MULTILABEL: _score_tags,
     REGRESSION: _score_values,
 }
-
-
-def _measure_class_losses(judged: Judged) -> NDArray[np.float64]:
-    """Return each row's log loss, in nats."""
-    return _log_loss(judged.outputs[np.arange(len(judged.truth)), judged.truth])
 
 
 def _measure_tag_losses(judged: Judged) -> NDArray[np.float64]:
@@ -275,8 +259,10 @@ def _describe_tags(judged: Judged) -> dict[str, list[Any]]:
 
 def count_confusions(
     targets: Targets, outputs: NDArray[np.float64], classes: NDArray[np.str_]
-) -> ConfusionMatrix | None:
+) -> dict[str, list[Any]] | None:
     """Count which class was taken for which; None where there is no one class a row.
+
+    Each true class has a row in ``counts``, each predicted one a column, both as in ``classes``.
 
     Parameters
     ----------

@@ -1,10 +1,10 @@
-"""Test images that are nearly training images, as the features have it."""
+"""Test images whose features are nearly those of a training image."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ N_SAMPLED = 256
 MAX_PRODUCTS = 2 * 10**12
 # More test rows at a time are no faster.
 MAX_TEST_ROWS = 16_384
-# One ordinary pair in 10⁹ is as many standard deviations above the others by chance.
+# By chance, one ordinary pair in 10⁹ lies so many standard deviations above the mean.
 EVIDENT = 6.0
 
 _Matches = tuple[NDArray[np.float32], NDArray[np.int64]]
@@ -43,16 +43,15 @@ class NearDuplicates:
         Those of them that have a cosine above `threshold` with a training row.
     pairs : tuple of Pair
         At most ten of these, best first, each test row once.
-    threshold : float
     is_centred : bool
         Whether the training rows' mean was taken off all rows first.
     is_telling : bool
         False where ordinary pairs come so close to `threshold` that being above it says nothing.
     """
 
-    n_checked: int
-    n_found: int
-    pairs: tuple[Pair, ...]
+    n_checked: int = 0
+    n_found: int = 0
+    pairs: tuple[Pair, ...] = ()
     threshold: float
     is_centred: bool
     is_telling: bool
@@ -97,14 +96,7 @@ def find_near_duplicates(
     n_checked = min(len(test), max(1, MAX_PRODUCTS // (len(train) * matrix.shape[1])))
     test = _thin(test, n_checked)
     is_telling, is_centred = _judge_cosines(matrix, test, train, threshold, memory_bytes)
-    nothing = NearDuplicates(
-        n_checked=0,
-        n_found=0,
-        pairs=(),
-        threshold=threshold,
-        is_centred=is_centred,
-        is_telling=is_telling,
-    )
+    nothing = NearDuplicates(threshold=threshold, is_centred=is_centred, is_telling=is_telling)
     if not is_telling:
         return nothing
     cosines, nearest = _match(matrix, test, train, memory_bytes, is_centred=is_centred)
@@ -115,14 +107,7 @@ def find_near_duplicates(
 
 
 def describe_near_duplicates(found: NearDuplicates, paths: Sequence[str]) -> str | None:
-    """Say it to the user in one line; None where there is nothing to warn of.
-
-    Parameters
-    ----------
-    found : NearDuplicates
-    paths : sequence of str
-        What each row of the matrix is called.
-    """
+    """Return a line for the user, with the rows' `paths`; None where there is nothing to say."""
     if not found.is_telling:
         return (
             "this layer cannot tell whether test images are nearly training images: in it ordinary"
@@ -224,8 +209,12 @@ def _match_by_rows(
         mine = slice(start, start + n_test)
         left = _read_directions(matrix, test[mine], mean)
         for first in range(0, len(train), n_train):
-            right = _read_directions(matrix, train[first : first + n_train], mean)
-            _keep_best(left @ right.T, first, cosines[mine], nearest[mine])
+            found = left @ _read_directions(matrix, train[first : first + n_train], mean).T
+            columns = found.argmax(axis=1)
+            values = found[np.arange(len(found)), columns]
+            better = values > cosines[mine]
+            cosines[mine][better] = values[better]
+            nearest[mine][better] = first + columns[better]
     return cosines, nearest
 
 
@@ -240,23 +229,8 @@ def _read_directions(
     return block
 
 
-def _keep_best(
-    found: NDArray[np.float32],
-    first: int,
-    cosines: NDArray[np.float32],
-    nearest: NDArray[np.int64],
-) -> None:
-    """Put what is better into `cosines` and `nearest`; the columns of `found` begin at `first`."""
-    columns = found.argmax(axis=1)
-    values = found[np.arange(len(found)), columns]
-    better = values > cosines
-    cosines[better] = values[better]
-    nearest[better] = first + columns[better]
-
-
 def _average_rows(matrix: Matrix, rows: Rows) -> NDArray[np.float32]:
     total = np.zeros(matrix.shape[1])
     for _, block in iterate_rows(matrix, rows):
         total += block.sum(axis=0, dtype=np.float64)
-    mean: NDArray[Any] = total / len(rows)
-    return mean.astype(np.float32)
+    return (total / len(rows)).astype(np.float32)

@@ -61,11 +61,11 @@ _ACTIVATIONS = (
 )
 _FUNCTIONS = set(_ACTIVATIONS.split())
 _FUNCTION_MODULES = (None, "builtins", "keras.activations")
-# Of these every class is plain: operations that take no function, and what only training needs.
+# Every class in these is harmless: operations that take no function, and what training needs.
 _PLAIN_MODULES = re.compile(
     r"keras\.(src\.ops\.(numpy|nn|image|math)|(losses|metrics|optimizers(\.schedules)?))"
 )
-# Seeds of layers that are random in training are not kept in HDF5 files.
+# More weights than the file holds: HDF5 files lack the seeds of layers that are random in training.
 _FREE_WEIGHTS = 10_000
 # A layer that nested models share is kept once and counted in each.
 _MOST_SHARING = 8
@@ -156,7 +156,7 @@ def _check_node(node: dict[str, Any]) -> None:
         is_plain = str(node.get("config")) in _FUNCTIONS and module in _FUNCTION_MODULES
     else:
         is_plain = _is_plain_class(name, module)
-    # A registered name of one's own stands for a class of one's own.
+    # A registered name other than the class's own stands for code that comes with the file.
     if not is_plain or registered not in (None, name, node.get("config")):
         what = registered or (node.get("config") if name == "function" else name)
         said = ".".join(str(part) for part in (module, what) if part)

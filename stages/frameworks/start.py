@@ -27,7 +27,7 @@ KERAS_DEFAULTS = {
     "floatx": "float32",
     "image_data_format": "channels_last",
 }
-# Of Keras; each is called like its package.
+# Keras' backends; each is called like its package.
 BACKENDS = ("tensorflow", "jax", "torch")
 
 
@@ -48,7 +48,7 @@ def find_keras_settings() -> dict[str, object]:
         config = sys.modules["keras"].config
         return {name: getattr(config, name)() for name in KERAS_DEFAULTS}
     named = os.environ.get("KERAS_BACKEND")
-    # As Keras looks for it.
+    # Keras looks for its settings in the same way.
     base = Path.home() if os.access(Path.home(), os.W_OK) else Path("/tmp")
     home = Path(os.environ.get("KERAS_HOME", base / ".keras")).expanduser()
     kept: object = None

@@ -22,7 +22,7 @@ HDF5_SUFFIXES = (".h5", ".hdf5")
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5", "classifier.json"}
 # Real weights hardly compress; Keras does not compress at all.
 _LARGEST_EXPANSION = 100
-# A header, and a network of zeros, may well expand more than that.
+# So much may expand more than that, as a header or a network of zeros does.
 _FREE_BYTES = 16 * 1024 * 1024
 # HDF5's own (deflate to scale-offset, 32000 is h5py's LZF), none of which is loaded as a plugin.
 _OWN_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
@@ -81,7 +81,7 @@ def read_member(path: Path, name: str) -> bytes:
     Raises
     ------
     WeightsError
-        There is, or no such member.
+        The archive holds something else, or no such member.
     """
     check_archive(path)
     with zipfile.ZipFile(path) as archive:
@@ -119,7 +119,7 @@ def _check_hdf5(stream: IO[bytes], n_bytes: int) -> int:
 
 
 def _walk_datasets(file: Any) -> Iterator[tuple[str, Any]]:
-    """Yield each dataset once; nothing but hard links is followed, in circles neither."""
+    """Yield each dataset once, following hard links alone, and none of them in circles."""
     import h5py
 
     pending, seen = [file["/"]], set()

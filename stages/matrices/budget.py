@@ -10,14 +10,14 @@ from permafrost.stages.errors import InputError
 # logistic regression (measured with 200 and 1,000 rows of 512 to 50,000 features).
 WIDE = 4
 
-# Up to so many values a direct fit takes a fraction of a second, and stops where scikit-learn's
-# would: at its default tolerance that is short of the optimum, and elsewhere on reduced rows.
+# Up to so many values a direct fit takes a fraction of a second, and gives scikit-learn's model. At
+# the default tolerance, one on reduced rows would stop at another distance from the optimum.
 SMALL = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """What the dense and the reduced way take at their worst moments.
+    """The most memory that a fit takes, on rows as they are (dense) and on reduced rows.
 
     Attributes
     ----------

@@ -37,19 +37,22 @@ class Gram:
     ----------
     upper : ndarray of float64, shape (m, m), in Fortran order
         The products in its upper triangle, zeros below.
+    counts : ndarray of float64, shape (m,)
+        How often each row is in the training set.
     statistics : ColumnStatistics or None
         What the columns were standardised with.
     """
 
     upper: NDArray[np.float64]
+    counts: NDArray[np.float64]
     statistics: ColumnStatistics | None
 
-    def add(self, columns: slice, block: NDArray[np.float64], counts: NDArray[np.float64]) -> None:
-        """Add the products of some columns; `counts` as for `standardise_block`."""
+    def add(self, columns: slice, block: NDArray[np.float64]) -> None:
+        """Add the products of some columns."""
         from scipy.linalg.blas import dsyrk
 
         if self.statistics:
-            block, found = standardise_block(block, counts)
+            block, found = standardise_block(block, self.counts)
             self.statistics.mean[columns] = found.mean
             self.statistics.variance[columns] = found.variance
         # In place, and half the work of a product: numpy would add a temporary matrix.
@@ -146,30 +149,25 @@ def build_grams(
     InputError
         A row holds NaN or infinity.
     """
-    counts = [_count(train, len(rows)) for train in trains]
     grams = [_make_gram(matrix, len(rows), train) for train in trains]
     sums = np.zeros(len(rows))
     with np.errstate(invalid="ignore"):
         for columns, block in iterate_slices(matrix, rows, n_bytes=n_bytes):
             sums += block.sum(axis=1)
-            for gram, weights in zip(grams, counts, strict=True):
-                gram.add(columns, block, weights)
+            for gram in grams:
+                gram.add(columns, block)
     check_finite(sums, rows)
     return grams
 
 
-def _count(train: Rows | None, n_rows: int) -> NDArray[np.float64]:
-    positions = np.empty(0, np.int64) if train is None else train
-    return np.bincount(positions, minlength=n_rows).astype(np.float64)
-
-
 def _make_gram(matrix: Matrix, n_rows: int, train: Rows | None) -> Gram:
+    counts, statistics = np.zeros(n_rows), None
+    if train is not None:
+        counts += np.bincount(train, minlength=n_rows)
+        mean, variance = np.empty((2, matrix.shape[1]))
+        statistics = ColumnStatistics(mean=mean, variance=variance, n_rows=len(train))
     upper = np.zeros((n_rows, n_rows), order="F")
-    if train is None:
-        return Gram(upper=upper, statistics=None)
-    mean, variance = np.empty((2, matrix.shape[1]))
-    statistics = ColumnStatistics(mean=mean, variance=variance, n_rows=len(train))
-    return Gram(upper=upper, statistics=statistics)
+    return Gram(upper=upper, counts=counts, statistics=statistics)
 
 
 def factor_gram(gram: Gram) -> ReducedRows:

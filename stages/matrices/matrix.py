@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 Rows = NDArray[np.int64]
 
-# One read ahead of what is done with it; larger ones are no faster.
+# Bytes of rows that are read at a time; larger blocks are no faster.
 BLOCK_BYTES = 32 * 2**20
 
 
@@ -146,6 +146,16 @@ class JoinedMatrix:
         """Yield the columns from left to right, some of them at a time, for all of `rows`."""
         for part in self.parts:
             yield from part.iterate_columns(rows, n_bytes=n_bytes)
+
+
+def read_rows(
+    matrix: Matrix, rows: Rows, *, dtype: DTypeLike, n_bytes: int = BLOCK_BYTES
+) -> NDArray[Any]:
+    """Read all of `rows` at once, block by block, since a matrix may copy what it reads."""
+    values = np.empty((len(rows), matrix.shape[1]), dtype)
+    for positions, block in iterate_rows(matrix, rows, n_bytes=n_bytes):
+        values[positions] = block
+    return values
 
 
 def iterate_rows(

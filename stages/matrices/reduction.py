@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.gram import Gram, ReducedRows, build_grams, factor_gram
-from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
+from permafrost.stages.matrices.matrix import Matrix, Rows, read_rows
 from permafrost.stages.matrices.scaling import (
     SCALES,
     ColumnStatistics,
@@ -138,30 +138,19 @@ def scale_rows(  # noqa: PLR0913
 def _scale_dense(
     matrix: Matrix, rows: Rows, *, scale: str, trains: Sequence[Rows]
 ) -> Iterator[ScaledRows]:
-    values = _read_rows(matrix, rows)
-    make = partial(ScaledRows, rows=rows, is_reduced=False, restore=_keep)
+    values = read_rows(matrix, rows, dtype=np.float32)
+    with np.errstate(invalid="ignore"):
+        check_finite(values.sum(axis=1, dtype=np.float64), rows)
+    make = partial(ScaledRows, rows=rows, is_reduced=False, restore=lambda weights: weights)
     if scale == "standard":
         for number, train in enumerate(trains, start=1):
             scaler = fit_standard_scaler(values, train)
-            # The last training set may have the rows themselves.
+            # For the last training set the rows are scaled in place.
             yield make(values=scaler.transform(values, copy=number < len(trains)), scaler=scaler)
     else:
         values, scaler = scale_each_row(values, scale, n_features=matrix.shape[1], copy=False)
         for _ in trains:
             yield make(values=values, scaler=scaler)
-
-
-def _read_rows(matrix: Matrix, rows: Rows) -> NDArray[np.float32]:
-    values = np.empty((len(rows), matrix.shape[1]), np.float32)
-    for positions, block in iterate_rows(matrix, rows):
-        values[positions] = block
-    with np.errstate(invalid="ignore"):
-        check_finite(values.sum(axis=1, dtype=np.float64), rows)
-    return values
-
-
-def _keep(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    return weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,7 +173,7 @@ class _Reduction:
         """Yield rows that are the same for every training set."""
         (reduced,) = self._reduce_each()
         n_features = self.matrix.shape[1]
-        # The unscaled ones are what brings weights back.
+        # A copy: the unscaled rows are needed to bring weights back.
         values, scaler = scale_each_row(reduced.values, scale, n_features=n_features, copy=True)
         for _ in range(times):
             yield self._make_scaled(reduced, values, scaler)
@@ -200,28 +189,24 @@ class _Reduction:
         )
 
     def _reduce_each(self) -> Iterator[ReducedRows]:
-        grams: dict[int, Gram] = {}
+        waiting: dict[int, Gram] = {}
         for index in range(len(self.trains)):
-            yield self._load(index) or self._reduce(index, grams)
-
-    def _reduce(self, index: int, grams: dict[int, Gram]) -> ReducedRows:
-        """Reduce for one training set; `grams` are those that wait for their turn."""
-        if index not in grams:
-            grams.update(self._build_grams(index))
-        reduced = factor_gram(grams.pop(index))
-        self._save(index, reduced)
-        return reduced
+            reduced = self._load(index)
+            if reduced is None:
+                if index not in waiting:
+                    waiting.update(self._build_grams(index))
+                reduced = factor_gram(waiting.pop(index))
+                self._save(index, reduced)
+            yield reduced
 
     def _build_grams(self, start: int) -> dict[int, Gram]:
         """Build what is missing from training set `start` on, as much as memory allows."""
-        missing = [start, *filter(self._is_missing, range(start + 1, len(self.trains)))]
+        later = range(start + 1, len(self.trains))
+        missing = [start, *(i for i in later if self._load_part(i, "pivots") is None)]
         chosen = missing[: self.budget.count_grams()]
         trains = [self.trains[index] for index in chosen]
         grams = build_grams(self.matrix, self.rows, trains, n_bytes=self.budget.block_bytes)
         return dict(zip(chosen, grams, strict=True))
-
-    def _is_missing(self, index: int) -> bool:
-        return self._load_part(index, "pivots") is None
 
     def _load(self, index: int) -> ReducedRows | None:
         values, pivots = self._load_part(index, "values"), self._load_part(index, "pivots")

@@ -95,7 +95,7 @@ def fit_standard_scaler(values: NDArray[np.float32], train: Rows) -> Any:
 def scale_each_row(
     values: NDArray[Any], scale: str, *, n_features: int, copy: bool
 ) -> tuple[NDArray[Any], Any]:
-    """Scale rows as no training set is needed for.
+    """Scale each row by itself, for which no training set is needed.
 
     Parameters
     ----------

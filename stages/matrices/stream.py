@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.matrices.budget import format_bytes
-from permafrost.stages.matrices.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
+from permafrost.stages.matrices.matrix import BLOCK_BYTES, Matrix, Rows, read_rows
 from permafrost.stages.matrices.scaling import check_finite
 
 T = TypeVar("T")
@@ -39,7 +39,6 @@ class RowStream:
 
     Attributes
     ----------
-    matrix : Matrix
     rows : ndarray of int64, shape (n_rows,)
         Ascending. Elsewhere a row is known by its position in here.
     n_bytes : int
@@ -126,11 +125,7 @@ def count_row_bytes(matrix: Matrix) -> int:
 
 
 def _read(matrix: Matrix, rows: Rows, n_bytes: int) -> NDArray[Any]:
-    """Read rows in small blocks, since a matrix may copy what it reads."""
-    values = np.empty((len(rows), matrix.shape[1]), matrix.dtype)
-    for positions, block in iterate_rows(matrix, rows, n_bytes=min(BLOCK_BYTES, n_bytes // 16)):
-        values[positions] = block
-    return values
+    return read_rows(matrix, rows, dtype=matrix.dtype, n_bytes=min(BLOCK_BYTES, n_bytes // 16))
 
 
 def _split(positions: Rows, n_each: int) -> list[Rows]:

@@ -37,6 +37,8 @@ def folding_normalizations(
     dict of int to ndarray
         The values of the weights that the layers are to be called with instead.
     """
+    import keras
+
     wanted = set(kept)
     pairs = [
         (before, layer)
@@ -48,14 +50,15 @@ def folding_normalizations(
         scale, shift = _read_affine(normalization, values)
         kernel = values[id(convolution.kernel)]
         # Of a depthwise kernel, the last two axes are the channels that come out.
-        scales = scale.reshape(kernel.shape[2:]) if _is_depthwise(convolution) else scale
+        is_depthwise = type(convolution) is keras.layers.DepthwiseConv2D
+        scales = scale.reshape(kernel.shape[2:]) if is_depthwise else scale
         folded[id(convolution.kernel)] = (kernel * scales).astype(np.float32)
         if convolution.use_bias:
             bias = values[id(convolution.bias)]
             folded[id(convolution.bias)] = (bias * scale + shift).astype(np.float32)
-            normalization.call = _pass_on
+            normalization.call = _make_call(bias=None)
         else:
-            normalization.call = _add(hold(shift.astype(np.float32)))
+            normalization.call = _make_call(bias=hold(shift.astype(np.float32)))
     try:
         yield folded
     finally:
@@ -81,12 +84,6 @@ def _find_convolution(layer: Any) -> Any:
     return before if fits else None
 
 
-def _is_depthwise(layer: Any) -> bool:
-    import keras
-
-    return type(layer) is keras.layers.DepthwiseConv2D
-
-
 def _read_affine(layer: Any, values: Mapping[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Return what a normalization multiplies by and adds: two of float64, shape (channels,)."""
     mean, variance = (
@@ -102,14 +99,11 @@ def _read_affine(layer: Any, values: Mapping[int, np.ndarray]) -> tuple[np.ndarr
     return scale, shift
 
 
-def _pass_on(inputs: Any, *_: Any, **__: Any) -> Any:
-    return inputs
-
-
-def _add(bias: Any) -> Callable[..., Any]:
+def _make_call(*, bias: Any) -> Callable[..., Any]:
+    """Return what a layer does instead of normalizing: add a bias, or nothing."""
     import tensorflow as tf
 
     def call(inputs: Any, *_: Any, **__: Any) -> Any:
-        return tf.nn.bias_add(inputs, bias)
+        return inputs if bias is None else tf.nn.bias_add(inputs, bias)
 
     return call

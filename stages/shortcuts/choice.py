@@ -1,4 +1,4 @@
-"""Ways to compute the same that are faster than Keras', and that round otherwise."""
+"""Which faster ways a program takes to compute the same activations, rounded otherwise."""
 
 from __future__ import annotations
 
@@ -41,12 +41,8 @@ NO_SHORTCUTS = Shortcuts(fold=False, winograd_axes=0)
 def choose_shortcuts(precision: str, *, normalizes: bool) -> Shortcuts:
     """Choose what gains most in a precision.
 
-    Parameters
-    ----------
-    precision : str
-    normalizes : bool
-        Whether the network normalizes activations. Its convolutions are then many and small, and
-        in half precision Winograd's gains nothing.
+    A network that normalizes its activations has many small convolutions, for which Winograd's
+    filtering gains nothing in half precision.
     """
     if precision == "float32":
         return Shortcuts(fold=True, winograd_axes=2)
@@ -56,14 +52,9 @@ def choose_shortcuts(precision: str, *, normalizes: bool) -> Shortcuts:
 def draw_probe(shape: tuple[int, int, int]) -> np.ndarray:
     """Draw images to compare programs with: patches of colour with noise, always the same.
 
-    Parameters
-    ----------
-    shape : tuple of int
-        Height, width and channels.
-
     Returns
     -------
-    ndarray of uint8, shape (8, height, width, channels)
+    ndarray of uint8, shape (8, *shape)
     """
     height, width, channels = shape
     generator = np.random.default_rng(0)

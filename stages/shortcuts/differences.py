@@ -17,7 +17,7 @@ def measure_errors(
     Parameters
     ----------
     program, reference : callable
-        As `stages.engines.tensorflow_engine.Program`, with the same layers.
+        As `stages.engines.program.Program`, with the same layers.
     batches : iterable of ndarray of uint8, each (n, height, width, channels)
 
     Returns

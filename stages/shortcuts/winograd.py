@@ -71,11 +71,8 @@ def replacing_convolutions(
 
     Parameters
     ----------
-    layers : iterable of keras.Layer
-    values : mapping of int to ndarray
-        The weights' values, by the ``id`` of their variable.
-    hold : callable
-        Puts an array into the graph that is being built.
+    layers, values, hold
+        As for `stages.shortcuts.batchnorm.folding_normalizations`.
     n_axes : int
         1 or 2: on how many axes of the image, where there are channels enough.
     """
@@ -121,16 +118,14 @@ def _replace(
     kernel, directly = values[id(layer.kernel)], layer.convolution_op
     bias = hold(values[id(layer.bias)]) if layer.use_bias else tf.zeros(layer.filters)
     both_axes = n_axes > 1 and max(kernel.shape[2:]) >= _MIN_CHANNELS_OF_BOTH_AXES
-    held = (
-        hold(transform_kernel(kernel))
-        if both_axes
-        else [hold(part) for part in transform_kernel_rows(kernel)]
-    )
+    if both_axes:
+        convolve_so, held = convolve, hold(transform_kernel(kernel))
+    else:
+        convolve_so, held = convolve_rows, [hold(part) for part in transform_kernel_rows(kernel)]
 
     def convolution_op(inputs: Any, kernel: Any) -> Any:
         if None in tuple(inputs.shape[1:]):
             return tf.nn.bias_add(directly(inputs, kernel), bias)
-        convolve_so = convolve if both_axes else convolve_rows
         return convolve_so(inputs, held, bias, padding=layer.padding)
 
     return convolution_op
@@ -155,9 +150,8 @@ def convolve(inputs: Any, transformed: Any, bias: Any, *, padding: str = "same")
     """
     import tensorflow as tf
 
-    border = _border(padding)
     (height, tall, down), (width, wide, across) = (
-        _lay_tiles(int(size), border) for size in inputs.shape[1:3]
+        _lay_tiles(int(size), padding) for size in inputs.shape[1:3]
     )
     padded = tf.pad(inputs, [[0, 0], tall, wide, [0, 0]])
     _, channels, filters = transformed.shape
@@ -181,21 +175,14 @@ def convolve_rows(inputs: Any, transformed: list[Any], bias: Any, *, padding: st
 
     Parameters
     ----------
-    inputs : tf.Tensor of float32, shape (n, height, width, channels)
-        Height, width and channels are static.
+    inputs, bias, padding
+        As for `convolve`, which returns the same.
     transformed : list of 6 tf.Tensor of float32, shape (1, 3, channels, filters)
         The kernel, as `transform_kernel_rows` gave it.
-    bias : tf.Tensor of float32, shape (filters,)
-    padding : {"same", "valid"}
-
-    Returns
-    -------
-    tf.Tensor of float32, shape (n, height, width, filters)
-        Two rows and columns less with "valid" padding.
     """
     import tensorflow as tf
 
-    height, tall, down = _lay_tiles(int(inputs.shape[1]), _border(padding))
+    height, tall, down = _lay_tiles(int(inputs.shape[1]), padding)
     row_shape = tuple(inputs.shape[2:])
     padded = tf.pad(inputs, [[0, 0], tall, [0, 0], [0, 0]])
     patches = _gather(padded, down, row_values=int(np.prod(row_shape)))
@@ -217,11 +204,7 @@ def convolve_rows(inputs: Any, transformed: list[Any], bias: Any, *, padding: st
     return image[:, :height]
 
 
-def _border(padding: str) -> int:
-    return 1 if padding == "same" else 0
-
-
-def _lay_tiles(size: int, border: int) -> tuple[int, tuple[int, int], np.ndarray]:
+def _lay_tiles(size: int, padding: str) -> tuple[int, tuple[int, int], np.ndarray]:
     """Lay tiles along an axis.
 
     Returns
@@ -232,6 +215,7 @@ def _lay_tiles(size: int, border: int) -> tuple[int, tuple[int, int], np.ndarray
     positions : ndarray of int, shape (6, n_tiles)
         Of each place in a patch, which padded position it is in each tile.
     """
+    border = int(padding == "same")
     n_outputs = size + 2 * border - (_TAPS - 1)
     n_tiles = -(-n_outputs // _TILE)
     after = _TILE * n_tiles + _TAPS - 1 - size - border
@@ -263,11 +247,7 @@ def _gather(padded: Any, positions: np.ndarray, *, row_values: int) -> Any:
 
 
 def transform_kernel(kernel: np.ndarray) -> np.ndarray:
-    """Transform a kernel once for all images, for `convolve`.
-
-    Parameters
-    ----------
-    kernel : ndarray of float32, shape (3, 3, channels, filters)
+    """Transform a kernel, shape (3, 3, channels, filters), once for all images, for `convolve`.
 
     Returns
     -------
@@ -278,11 +258,7 @@ def transform_kernel(kernel: np.ndarray) -> np.ndarray:
 
 
 def transform_kernel_rows(kernel: np.ndarray) -> np.ndarray:
-    """Transform a kernel once for all images, for `convolve_rows`.
-
-    Parameters
-    ----------
-    kernel : ndarray of float32, shape (3, 3, channels, filters)
+    """Transform a kernel, as `transform_kernel`, but for `convolve_rows`.
 
     Returns
     -------

@@ -26,12 +26,15 @@ from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.engines.openvino_engine import OpenVinoProgram
 from permafrost.stages.engines.program import ProgramSpec
 from permafrost.stages.engines.support import check_precision
-from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.errors import InputError
 from permafrost.stages.shortcuts.differences import Run, measure_errors
 from tests.benchmarks.photos import choose_evenly, list_images
 
-ENGINES: dict[str, Callable[..., Run]] = {"tensorflow": Program, "openvino": OpenVinoProgram}
+ENGINES: dict[str, Callable[..., Run]] = {
+    "tensorflow": TensorFlowProgram,
+    "openvino": OpenVinoProgram,
+}
 REFERENCE = "tensorflow float32"
 
 

@@ -122,11 +122,13 @@ def test_what_was_computed_once_is_read_in_any_order_and_from_any_folder(
 def test_images_that_come_one_by_one_build_the_program_once(
     make: Make, paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from permafrost.stages.engines.tensorflow_engine import Program
+    from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 
-    built, build = [], Program.__init__
+    built, build = [], TensorFlowProgram.__init__
     monkeypatch.setattr(
-        Program, "__init__", lambda *args, **kwargs: (built.append(args), build(*args, **kwargs))[1]
+        TensorFlowProgram,
+        "__init__",
+        lambda *args, **kwargs: (built.append(args), build(*args, **kwargs))[1],
     )
     make("first:max").fit_transform(paths[:1])  # Whatever earlier tests left.
     built.clear()

@@ -17,7 +17,7 @@ from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import BackboneCard, LayerSpec
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.engines.program import ProgramSpec
-from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
 from tests.helpers import ROOT
 
@@ -348,7 +348,9 @@ def test_a_model_file_gives_the_features_of_its_model(suffix, tmp_path):
     model = build_model()
     network = load_file(save(model, tmp_path / f"mine{suffix}"))
     batch = np.random.default_rng(0).integers(0, 256, (3, SIDE, SIDE, 3), dtype=np.uint8)
-    (ours,) = Program(network, ProgramSpec(layers=(LayerSpec("gap"),), preprocess="none"))(batch)
+    (ours,) = TensorFlowProgram(
+        network, ProgramSpec(layers=(LayerSpec("gap"),), preprocess="none")
+    )(batch)
     expected = model.predict(batch.astype(np.float32), verbose=0)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 

@@ -14,7 +14,7 @@ from permafrost.stages.backbones.applications import family_preprocess, parse_ba
 from permafrost.stages.backbones.layers import parse_layer_specs
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.engines.program import ProgramSpec
-from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.errors import InputError, WeightsError
 
 TOLERANCE = 1e-4
@@ -30,7 +30,7 @@ def digests_of(folder, **options):
 
 
 def run(network, specs, batch, *, preprocess="none"):
-    return Program(
+    return TensorFlowProgram(
         network, ProgramSpec(layers=tuple(parse_layer_specs(specs)), preprocess=preprocess)
     )(batch)
 

@@ -21,7 +21,7 @@ from permafrost.stages.backbones.network import KerasNetwork
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.engines.mixed_precision import configure_session
 from permafrost.stages.engines.program import ProgramSpec, SharedPrograms
-from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.errors import StageError, UnknownNameError
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
@@ -78,7 +78,7 @@ def pixels():
 
 def run(network, specs, batch, *, preprocess="none", **options):
     spec = ProgramSpec(layers=tuple(parse_layer_specs(specs)), preprocess=preprocess, **options)
-    program = Program(network, spec)
+    program = TensorFlowProgram(network, spec)
     outputs = program(batch)
     program.close()
     return outputs
@@ -122,7 +122,7 @@ def compare_application(name, photos, *, size, batch_sizes):
     spec = ProgramSpec(
         layers=tuple(LayerSpec(layer) for layer in names), preprocess=entry.preprocess
     )
-    program = Program(network, spec)
+    program = TensorFlowProgram(network, spec)
     for batch_size in batch_sizes:
         parts = [program(batch[n : n + batch_size]) for n in range(0, len(batch), batch_size)]
         for ours, theirs in zip(zip(*parts, strict=True), expected, strict=True):
@@ -326,7 +326,7 @@ def test_the_mirror_image_is_the_image_mirrored(small, pixels):
 
 def test_outputs_of_one_batch_stay_when_the_next_one_runs(small, pixels):
     spec = ProgramSpec(layers=(LayerSpec("conv"), LayerSpec("vector")), preprocess="none")
-    program = Program(small, spec)
+    program = TensorFlowProgram(small, spec)
     first = program(pixels)
     copies = [output.copy() for output in first]
     program(255 - pixels)
@@ -357,7 +357,7 @@ def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPa
     network.size = (SIDE, SIDE)
     spec = ProgramSpec(layers=(LayerSpec("c"),), preprocess="none")
     pixels = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
-    programs = [Program(network, spec, device=f"/CPU:{number}") for number in (0, 1)]
+    programs = [TensorFlowProgram(network, spec, device=f"/CPU:{number}") for number in (0, 1)]
     expected = network.model.predict(pixels.astype(np.float32), verbose=0)
     for program in (*programs, SharedPrograms(programs)):
         np.testing.assert_allclose(program(pixels)[0], expected, atol=1e-5 * expected.max())

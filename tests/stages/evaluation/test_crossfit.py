@@ -16,13 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
-from permafrost.stages.evaluation.crossfit import (
-    Candidate,
-    FoldOutputs,
-    Trial,
-    collect_outputs,
-    cross_fit,
-)
+from permafrost.stages.evaluation.crossfit import Trial, collect_outputs, cross_fit
+from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import parse_settings
 from permafrost.stages.matrices.budget import Budget

@@ -19,7 +19,7 @@ from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES
 from permafrost.stages.engines.program import ProgramSpec
-from permafrost.stages.engines.tensorflow_engine import Program
+from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.export.classifier import RECORD_NAME, build_classifier, save_classifier
 from permafrost.stages.heads import HEADS
@@ -124,7 +124,7 @@ def compute_features(parts, images):
     columns = []
     for part in parts:
         spec = ProgramSpec(layers=(part.layer,), preprocess=part.preprocess, view=part.view)
-        program = Program(part.network, spec)
+        program = TensorFlowProgram(part.network, spec)
         columns.append(program(images)[0].reshape(len(images), -1).astype(part.dtype))
         program.close()
     return np.concatenate(columns, axis=1)

@@ -18,7 +18,7 @@ from keras import layers  # noqa: E402
 from permafrost.stages.backbones.layers import LayerSpec  # noqa: E402
 from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
 from permafrost.stages.engines.program import ProgramSpec  # noqa: E402
-from permafrost.stages.engines.tensorflow_engine import Program  # noqa: E402
+from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram  # noqa: E402
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations  # noqa: E402
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, TOLERANCE, Shortcuts, draw_probe  # noqa: E402
 
@@ -53,7 +53,7 @@ def run(model: Any, names: list[str], shortcuts: Shortcuts | None) -> list[np.nd
     network = KerasNetwork(model)
     network.size = (SIZE, SIZE)
     spec = ProgramSpec(layers=tuple(LayerSpec(name) for name in names), preprocess="none")
-    return Program(network, spec, shortcuts=shortcuts)(IMAGES)
+    return TensorFlowProgram(network, spec, shortcuts=shortcuts)(IMAGES)
 
 
 def find_folded(model: Any, kept: list[Any]) -> list[str]:
