@@ -18,6 +18,7 @@ from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
 from permafrost.stages.engines.registry import ENGINES
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.frameworks.start import find_keras_backend
+from permafrost.stages.numbers import parse_number
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
@@ -192,9 +193,9 @@ class ExtractOptions:
 
 def parse_bytes(text: str) -> int:
     """Read ``4GB``, ``500MB`` or ``1000000``."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     try:
-        number = float(match[1]) if match else 0.0
+        number = parse_number(match[1]) if match else 0.0
     except ValueError:
         number = 0.0
     if match is None or number <= 0:
@@ -205,7 +206,7 @@ def parse_bytes(text: str) -> int:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read ``224`` or ``224x320``, height first."""
-    match = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,9})(?:x([0-9]{1,9}))?\s*", text)
     if match is None or int(match[1]) < 1 or match[2] == "0":
         raise PipelineError(f"cannot read {text!r} as a size; write it as 224 or 224x320 (height)")
     return int(match[1]), int(match[2] or match[1])

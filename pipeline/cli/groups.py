@@ -27,6 +27,7 @@ from permafrost.stages.decoding.decode import ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
 from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
 from permafrost.stages.engines.registry import ENGINES
+from permafrost.stages.numbers import parse_number, parse_whole
 
 if TYPE_CHECKING:
     from permafrost.pipeline.models.task import TaskOptions
@@ -91,9 +92,13 @@ def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
 def _read_batch_size(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    try:
+        size = parse_whole(text)
+    except ValueError:
+        size = 0
+    if size < 1:
         raise PipelineError(f"--batch-size {text!r}: write auto or a number of images, as 32")
-    return int(text)
+    return size
 
 
 def read_workers(parsed: argparse.Namespace) -> int:
@@ -117,6 +122,22 @@ def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
         seed=parsed.seed,
         memory_bytes=parsed.memory,
     )
+
+
+def read_whole(text: str) -> int:
+    """Read an option that is a whole number, for its parser."""
+    try:
+        return parse_whole(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write it as 5") from None
+
+
+def read_number(text: str) -> float:
+    """Read an option that is a number, for its parser."""
+    try:
+        return parse_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write it as 0.5") from None
 
 
 def split_names(text: str | None, option: str) -> tuple[str, ...] | None:
@@ -189,9 +210,13 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="label", metavar="COLUMN", help="the column with the truth"
     )
-    parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
+    parser.add_argument("--cv", type=read_whole, metavar="K", help="cross-validate with K folds")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of folds, held-out rows and weights"
+        "--seed",
+        type=read_whole,
+        default=0,
+        metavar="N",
+        help="of folds, held-out rows and weights",
     )
     parser.add_argument(
         "--memory", type=parse_bytes, default="4GB", metavar="4GB", help="what features may take"
@@ -211,7 +236,7 @@ def add_label_options(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--split", metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of a random split")
+    parser.add_argument("--seed", type=read_whole, default=0, metavar="N", help="of a random split")
 
 
 def add_backbone_options(parser: argparse._ActionsContainer) -> None:
@@ -234,11 +259,13 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="decode in processes of their own: a codec that crashes or hangs loses one image",
     )  # fmt: skip
     how.add_argument(
-        "--image-timeout", type=float, metavar="SECONDS",
+        "--image-timeout", type=read_number, metavar="SECONDS",
         help="of one image, with --isolate (default: 60)",
     )  # fmt: skip
 
 
 def add_workers(parser: argparse._ActionsContainer) -> None:
     """Add ``--workers``."""
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the cores)")
+    parser.add_argument(
+        "--workers", type=read_whole, metavar="N", help="threads (default: the cores)"
+    )

@@ -15,6 +15,7 @@ from permafrost.pipeline.cli.groups import (
     read_run_options,
     read_settings,
     read_task_options,
+    read_whole,
     split_names,
 )
 from permafrost.stages.cores import count_cores
@@ -74,7 +75,9 @@ def add_sweep(commands: Commands) -> argparse.ArgumentParser:
         help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: the cores)")
+    parser.add_argument(
+        "--jobs", type=read_whole, metavar="N", help="processes (default: the cores)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.set_defaults(call=run_sweep)
     return parser

@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_cache, add_run_options, read_run_options
+from permafrost.pipeline.cli.groups import (
+    add_cache,
+    add_run_options,
+    read_number,
+    read_run_options,
+    read_whole,
+)
 
 if TYPE_CHECKING:
     from permafrost.pipeline.cli.groups import Commands
@@ -18,10 +24,10 @@ def add_verify(commands: Commands) -> argparse.ArgumentParser:
     parser = commands.add_parser("verify", help="read all of a cache, and name all damage")
     add_cache(parser)
     parser.add_argument(
-        "--sample", type=float, metavar="P",
+        "--sample", type=read_number, metavar="P",
         help="also compute this share of the rows again from their images, as 0.01, and compare",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample")
+    parser.add_argument("--seed", type=read_whole, default=0, metavar="N", help="of the sample")
     add_run_options(parser)
     parser.set_defaults(call=run_verify)
     return parser
@@ -66,7 +72,7 @@ def add_gc(commands: Commands) -> argparse.ArgumentParser:
     )
     add_cache(parser)
     parser.add_argument(
-        "--keep-days", type=float, metavar="N", help="drop feature sets not used for N days"
+        "--keep-days", type=read_number, metavar="N", help="drop feature sets not used for N days"
     )
     parser.add_argument(
         "--unused-by", type=Path, nargs="+", action="extend", default=[], metavar="MANIFEST",

@@ -20,6 +20,7 @@ from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.crossfit import Candidate
 from permafrost.stages.heads import check_task, parse_settings
+from permafrost.stages.numbers import parse_number
 
 _log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
 def _are_measurements(texts: Sequence[str]) -> bool:
     """Tell whether these are numbers, and not whole ones only: classes may be numbered."""
     try:
-        values = [float(text) for text in texts]
+        values = [parse_number(text) for text in texts]
     except ValueError:
         return False
     return not all(value.is_integer() for value in values)

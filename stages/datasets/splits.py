@@ -14,6 +14,7 @@ from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.targets import SEPARATOR
 from permafrost.stages.errors import InputError
+from permafrost.stages.numbers import parse_number
 
 # Beyond this share of labels that occur once, numbers and tags are no classes.
 _MOST_LONE = 0.1
@@ -134,7 +135,7 @@ def _parse_shares(text: str) -> dict[str, float]:
 
 def _parse_share(number: str, text: str) -> float:
     try:
-        share = float(number)
+        share = parse_number(number)
     except ValueError:
         raise _bad_shares(text, f"{number!r} is not a number") from None
     if not 0 <= share < 1:
@@ -204,7 +205,7 @@ def _cut_quantiles(counts: Counter[str], values: dict[str, float]) -> dict[str, 
 
 def _parse_number(text: str) -> float:
     try:
-        return float(text)
+        return parse_number(text)
     except ValueError:
         return math.nan
 

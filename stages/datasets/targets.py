@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.numbers import parse_number
 
 CLASSIFICATION = "classification"
 MULTILABEL = "multilabel"
@@ -84,7 +85,7 @@ def parse_targets(
         return _parse_tags(texts), known
     if task == REGRESSION:
         values = [
-            _parse_number(text, name, column) if text.strip() else np.nan
+            _parse_value(text, name, column) if text.strip() else np.nan
             for text, name in zip(texts, names, strict=True)
         ]
         nothing = np.empty(0, np.str_)
@@ -99,17 +100,14 @@ def _parse_tags(texts: Sequence[str]) -> Targets:
     return Targets(task=MULTILABEL, values=values.reshape(len(tags), -1), classes=classes)
 
 
-def _parse_number(text: str, name: str, column: str) -> float:
+def _parse_value(text: str, name: str, column: str) -> float:
     try:
-        value = float(text)
+        return parse_number(text)
     except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
         raise InputError(
             f"{column} {text!r} of {name!r} is not a finite number; correct it, leave it empty,"
             " or drop --task regression"
-        )
-    return value
+        ) from None
 
 
 def spread_columns(
