@@ -40,6 +40,8 @@ class DatasetOptions:
         What ``index`` wrote; instead of `images`.
     labels, split : str, optional
         Rules as on the command line; what the source itself says by default.
+    split_names : str, optional
+        What splits are called besides their usual names, as in ``holdout=test``.
     seed : int
         Of a random split.
     """
@@ -48,6 +50,7 @@ class DatasetOptions:
     manifest: Path | None = None
     labels: str | None = None
     split: str | None = None
+    split_names: str | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,11 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     from permafrost.stages.datasets.manifest import write_manifest
 
     options = DatasetOptions(
-        images=parsed.images, labels=parsed.labels, split=parsed.split, seed=parsed.seed
+        images=parsed.images,
+        labels=parsed.labels,
+        split=parsed.split,
+        split_names=parsed.split_names,
+        seed=parsed.seed,
     )
     dataset = open_dataset(options, None, workers=read_workers(parsed))
     make_folder(parsed.out.absolute().parent)
@@ -89,6 +94,7 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     figures = {
         "images": n_images,
         "unreadable": len(dataset.unreadable),
+        "ignored": asdict(dataset.ignored),
         "labels": dict(sorted(labels.items())),
         "splits": dict(sorted(splits.items())),
         "manifest": str(parsed.out),

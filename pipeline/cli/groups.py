@@ -44,6 +44,7 @@ def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
             manifest=parsed.manifest,
             labels=parsed.labels,
             split=parsed.split,
+            split_names=parsed.split_names,
             seed=parsed.seed,
         ),
         features=FeatureOptions(
@@ -234,8 +235,12 @@ def add_label_options(parser: argparse._ActionsContainer) -> None:
         "--labels", metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
     )
     parser.add_argument(
-        "--split", metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
+        "--split", metavar="RULE", help="predefined, none, or test=0.3,val=0.1 (default: by source)"
     )
+    parser.add_argument(
+        "--split-names", metavar="NAME=SPLIT",
+        help="what splits are called besides train, val and test, as in holdout=test,eval=val",
+    )  # fmt: skip
     parser.add_argument("--seed", type=read_whole, default=0, metavar="N", help="of a random split")
 
 

@@ -14,6 +14,7 @@ from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.progress import Shares
+from permafrost.stages.datasets.folders import Ignored
 
 # The share of a run's time that another way of decoding must save to be worth a word.
 _NOTICEABLE = 0.1
@@ -62,6 +63,8 @@ class ExtractSummary:
         Errors of each layer against TensorFlow and float32; empty where that is what it is.
     drift : dict of str to Drift
         How far the values of each layer depend on the batch.
+    ignored : Ignored
+        What lies beside the images.
     """
 
     images: int
@@ -79,6 +82,7 @@ class ExtractSummary:
     failures: str | None
     parity: dict[str, Parity]
     drift: dict[str, Drift]
+    ignored: Ignored
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -156,4 +160,5 @@ def summarize(
         failures=str(failures_path(out)) if failed else None,
         parity=read_parities(options.features, prepared.plan.layers),
         drift=read_drifts(prepared.plan.layers),
+        ignored=prepared.dataset.ignored,
     )

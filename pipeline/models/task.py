@@ -16,7 +16,12 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
-from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
+from permafrost.stages.datasets.targets import (
+    CLASSIFICATION,
+    SEPARATOR,
+    TASKS,
+    warn_of_lookalikes,
+)
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.crossfit import Candidate
 from permafrost.stages.heads import check_task, parse_settings
@@ -83,9 +88,10 @@ def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
     PipelineError
         Most of the images have a label of their own, and it is a number.
     """
+    classes = labelled.targets.classes.tolist()
+    warn_of_lookalikes(classes, what="classes")
     if options.task != CLASSIFICATION:
         return
-    classes = labelled.targets.classes.tolist()
     n_rows = len(labelled.targets) - len(labelled.unlabelled)
     if 2 * len(classes) > n_rows and _are_measurements(classes):
         raise PipelineError(

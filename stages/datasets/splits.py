@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.datasets.split_names import check_splits
 from permafrost.stages.datasets.targets import SEPARATOR
 from permafrost.stages.errors import InputError
 from permafrost.stages.numbers import parse_number
@@ -43,24 +44,24 @@ def assign_splits(manifest: Manifest, split: str | None, *, seed: int = 0) -> Ma
     manifest : Manifest
         The dataset.
     split : str or None
-        None or ``"predefined"`` to keep the splits there are, or the shares of a random split as
-        in ``"test=0.3,val=0.1"``; all other rows become ``train``.
+        None or ``"predefined"`` to keep the splits there are, ``"none"`` to forget them, or the
+        shares of a random split as in ``"test=0.3,val=0.1"``; all other rows become ``train``.
     seed : int, optional
         Another seed draws another random split.
 
     Raises
     ------
     InputError
-        When ``"predefined"`` finds no split, or the shares make no sense.
+        When ``"predefined"`` finds no split, a split to be kept is none (see `check_splits`), or
+        the shares make no sense.
     """
-    if split is None:
+    if split == "predefined" and not any(manifest.splits):
+        raise InputError(f"no predefined splits in {manifest.root!r}; draw them: --split test=0.3")
+    if split is None or split == "predefined":
+        check_splits(manifest.splits, where=repr(manifest.root))
         return manifest
-    if split == "predefined":
-        if not any(manifest.splits):
-            raise InputError(
-                f"no predefined splits in {manifest.root!r}; draw them: --split test=0.3"
-            )
-        return manifest
+    if split == "none":
+        return dataclasses.replace(manifest, splits=[""] * len(manifest))
     splits = _draw_splits(manifest, _parse_shares(split), seed=seed)
     return dataclasses.replace(manifest, splits=splits)
 

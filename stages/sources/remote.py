@@ -15,7 +15,13 @@ from functools import lru_cache
 from typing import Any
 
 from permafrost.stages.errors import InputError
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES, MAX_FILE_BYTES, check_size, is_hidden
+from permafrost.stages.sources.folder import (
+    MAX_FILE_BYTES,
+    Listing,
+    check_size,
+    is_hidden,
+    sort_files,
+)
 from permafrost.stages.sources.retries import (
     READ_TIMEOUT_S,
     explain,
@@ -71,9 +77,12 @@ class RemoteSource:
 
     def list_images(self) -> list[str]:
         """List the images, sorted by their bytes."""
-        names = (name for name in self.files or () if name.lower().endswith(IMAGE_SUFFIXES))
-        return sorted(
-            (name for name in names if not any(map(is_hidden, name.split("/")))), key=os.fsencode
+        return self.list_files().images
+
+    def list_files(self) -> Listing:
+        """List the files; there are no empty folders on a server."""
+        return sort_files(
+            name for name in self.files or () if not any(map(is_hidden, name.split("/")))
         )
 
     def read(self, path: str) -> bytes:
@@ -136,11 +145,6 @@ def _make_unknown() -> str:
 def is_url(location: str) -> bool:
     """Whether a location is for fsspec, rather than a path."""
     return _URL.match(location) is not None
-
-
-def drop_file_scheme(location: str) -> str:
-    """Return the path that a ``file://`` URL means, and anything else as it is."""
-    return location.removeprefix("file://")
 
 
 def split_url(url: str) -> tuple[RemoteSource, str]:
