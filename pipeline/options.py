@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
 from permafrost.stages.engines.registry import ENGINES
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.frameworks.start import find_keras_backend
+from permafrost.stages.numbers import parse_number, parse_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -38,9 +40,9 @@ _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 def parse_bytes(text: str) -> int:
     """Read ``4GB``, ``500MB`` or ``1000000``."""
-    match = re.fullmatch(r"\s*([\d.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
     try:
-        number = float(match[1]) if match else 0.0
+        number = parse_number(match[1]) if match else 0.0
     except ValueError:
         number = 0.0
     if match is None or number <= 0:
@@ -51,10 +53,26 @@ def parse_bytes(text: str) -> int:
 
 def parse_size(text: str) -> tuple[int, int]:
     """Read ``224`` or ``224x320``, height first."""
-    match = re.fullmatch(r"\s*(\d+)(?:x(\d+))?\s*", text)
+    match = re.fullmatch(r"\s*([0-9]{1,9})(?:x([0-9]{1,9}))?\s*", text)
     if match is None or int(match[1]) < 1 or match[2] == "0":
         raise PipelineError(f"cannot read {text!r} as a size; write it as 224 or 224x320 (height)")
     return int(match[1]), int(match[2] or match[1])
+
+
+def read_whole(text: str) -> int:
+    """Read an option that is a whole number, for its parser."""
+    try:
+        return parse_whole(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write it as 5") from None
+
+
+def read_number(text: str) -> float:
+    """Read an option that is a number, for its parser."""
+    try:
+        return parse_number(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}; write it as 0.5") from None
 
 
 def parse_layers(text: str) -> tuple[str, ...]:
@@ -83,6 +101,8 @@ class DatasetOptions:
         What ``index`` wrote; instead of `images`.
     labels, split : str, optional
         Rules as on the command line; what the source itself says by default.
+    split_names : str, optional
+        What splits are called besides their usual names, as in ``holdout=test``.
     seed : int
         Of a random split.
     group : str, optional
@@ -97,9 +117,14 @@ class DatasetOptions:
         None, metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
     )
     split: str | None = _option(
-        None, metavar="RULE", help="predefined, or test=0.3,val=0.1 (default: by source)"
+        None, metavar="RULE", help="predefined, none, or test=0.3,val=0.1 (default: by source)"
     )
-    seed: int = _option(0, type=int, metavar="N", help="of a random split")
+    split_names: str | None = _option(
+        None,
+        metavar="NAME=SPLIT",
+        help="what splits are called besides train, val and test, as in holdout=test,eval=val",
+    )
+    seed: int = _option(0, type=read_whole, metavar="N", help="of a random split")
     group: str | None = _option(None, metavar="COLUMN", help=GROUP_HELP)
 
     def __post_init__(self) -> None:
@@ -236,7 +261,7 @@ class RunOptions:
     scheduler: str | None = _option(None, metavar="ADDRESS", help="of a Dask cluster that decodes")
     workers: int = field(
         default_factory=count_cores,
-        metadata={"type": int, "metavar": "N", "help": "threads (default: the cores)"},
+        metadata={"type": read_whole, "metavar": "N", "help": "threads (default: the cores)"},
     )
     materialize: bool = False
     isolation: Isolation | None = None

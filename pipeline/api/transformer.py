@@ -45,6 +45,7 @@ from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.sources.folder import drop_file_scheme
 
 _ON_ERROR = ("fail", "nan")
 
@@ -244,7 +245,7 @@ def _list_paths(X: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 def _read_path(value: str | os.PathLike[str], position: int) -> str:
     try:
-        return str(os.fsdecode(value))
+        return drop_file_scheme(os.fsdecode(value))
     except TypeError:
         raise InputError(f"X[{position}] is {value!r}; give the path of an image") from None
 

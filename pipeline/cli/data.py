@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import Counter
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from permafrost.pipeline.cli.command import Outcome
@@ -54,7 +54,7 @@ def add_index(parser: argparse.ArgumentParser) -> None:
     """Add the options of `index`."""
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
-    add_options(parser, DatasetOptions, "labels", "split", "seed", "group")
+    add_options(parser, DatasetOptions, "labels", "split", "split_names", "seed", "group")
     add_options(parser, RunOptions, "workers")
 
 
@@ -76,6 +76,7 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     figures = {
         "images": n_images,
         "unreadable": len(dataset.unreadable),
+        "ignored": asdict(dataset.ignored),
         "labels": dict(sorted(labels.items())),
         "splits": dict(sorted(splits.items())),
         "manifest": str(parsed.out),

@@ -15,10 +15,13 @@ from permafrost.pipeline.options import (
     FeatureOptions,
     RunOptions,
     parse_bytes,
+    read_number,
     read_options,
+    read_whole,
 )
 from permafrost.stages.datasets.targets import CLASSIFICATION, TASKS
 from permafrost.stages.decoding.isolation import Isolation
+from permafrost.stages.numbers import parse_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -55,9 +58,13 @@ def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
 def _read_batch_size(text: str) -> int | None:
     if text == "auto":
         return None
-    if not text.isdecimal() or int(text) < 1:
+    try:
+        size = parse_whole(text)
+    except ValueError:
+        size = 0
+    if size < 1:
         raise PipelineError(f"--batch-size {text!r}: write auto or a number of images, as 32")
-    return int(text)
+    return size
 
 
 def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
@@ -129,10 +136,14 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--target", default="label", metavar="COLUMN", help="the column with the truth"
     )
-    parser.add_argument("--cv", type=int, metavar="K", help="cross-validate with K folds")
+    parser.add_argument("--cv", type=read_whole, metavar="K", help="cross-validate with K folds")
     add_options(parser, DatasetOptions, "group")
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of folds, held-out rows and weights"
+        "--seed",
+        type=read_whole,
+        default=0,
+        metavar="N",
+        help="of folds, held-out rows and weights",
     )
     parser.add_argument(
         "--memory", dest="memory_bytes", type=parse_bytes, default="4GB", metavar="4GB",
@@ -154,6 +165,6 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
         help="decode in processes of their own: a codec that crashes or hangs loses one image",
     )  # fmt: skip
     how.add_argument(
-        "--image-timeout", type=float, metavar="SECONDS",
+        "--image-timeout", type=read_number, metavar="SECONDS",
         help="of one image, with --isolate (default: 60)",
     )  # fmt: skip

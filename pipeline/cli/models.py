@@ -16,7 +16,7 @@ from permafrost.pipeline.cli.groups import (
     read_task_options,
     split_names,
 )
-from permafrost.pipeline.options import SOURCES
+from permafrost.pipeline.options import SOURCES, read_whole
 from permafrost.stages.heads import HEADS
 
 
@@ -64,7 +64,9 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: the cores)")
+    parser.add_argument(
+        "--jobs", type=read_whole, metavar="N", help="processes (default: the cores)"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 

@@ -6,17 +6,22 @@ import argparse
 from pathlib import Path
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_cache, add_run_options, read_run_options
+from permafrost.pipeline.cli.groups import (
+    add_cache,
+    add_run_options,
+    read_run_options,
+)
+from permafrost.pipeline.options import read_number, read_whole
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:
     """Add the options of `verify`."""
     add_cache(parser)
     parser.add_argument(
-        "--sample", type=float, metavar="P",
+        "--sample", type=read_number, metavar="P",
         help="also compute this share of the rows again from their images, as 0.01, and compare",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the sample")
+    parser.add_argument("--seed", type=read_whole, default=0, metavar="N", help="of the sample")
     add_run_options(parser)
 
 
@@ -51,7 +56,7 @@ def add_gc(parser: argparse.ArgumentParser) -> None:
     """Add the options of `gc`."""
     add_cache(parser)
     parser.add_argument(
-        "--keep-days", type=float, metavar="N", help="drop feature sets not used for N days"
+        "--keep-days", type=read_number, metavar="N", help="drop feature sets not used for N days"
     )
     parser.add_argument(
         "--unused-by", type=Path, nargs="+", action="extend", default=[], metavar="MANIFEST",

@@ -113,6 +113,7 @@ class Experiment(_Section):
     images: str
     labels: str | None = None
     split: SplitSection | str | None = None
+    split_names: dict[str, str] | str | None = None
     cache: str = str(DEFAULT_CACHE)
     backbones: list[BackboneSection] = Field(min_length=1)
     heads: list[HeadSection] = Field(min_length=1)
@@ -151,8 +152,16 @@ class Experiment(_Section):
         if isinstance(split, SplitSection):
             seed = seed if split.seed is None else split.seed
             split = split.rule
+        names = self.split_names
+        if isinstance(names, dict):
+            names = ",".join(f"{name}={split}" for name, split in names.items())
         dataset = DatasetOptions(
-            images=self.images, labels=self.labels, split=split, seed=seed, group=self.group
+            images=self.images,
+            labels=self.labels,
+            split=split,
+            split_names=names,
+            seed=seed,
+            group=self.group,
         )
         for backbone in self.backbones:
             yield (

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TextIO
 
 import yaml
 
 # Far more than an experiment takes; PyYAML reads about as many in a second.
 MOST_CHARACTERS = 100_000
+
+
+# To YAML, 1_0 is ten, 010 is eight and 1:30 is ninety.
+_PLAIN_NUMBER = re.compile(
+    r"[+-]?(?:0|[1-9][0-9]*|[0-9]*\.[0-9]*(?:[eE][+-]?[0-9]+)?|\.(?:inf|nan))"
+)
 
 
 class _Loader(yaml.SafeLoader):
@@ -24,6 +31,18 @@ class _Loader(yaml.SafeLoader):
             twice = next(key for key in keys if keys.count(key) > 1)
             raise yaml.YAMLError(f"the key {twice!r} is there twice; drop one")
         return mapping
+
+    def construct_number(self, node: yaml.ScalarNode) -> Any:
+        text = str(node.value)
+        if not _PLAIN_NUMBER.fullmatch(text.lower()):
+            raise yaml.YAMLError(f"{text} is another number in YAML; write 10, 0.5 or '{text}'")
+        is_float = node.tag.endswith("float")
+        construct = self.construct_yaml_float if is_float else self.construct_yaml_int
+        return construct(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_number)
 
 
 def read_yaml(stream: TextIO) -> object:

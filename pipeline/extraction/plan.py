@@ -13,6 +13,7 @@ from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import prepare
 from permafrost.pipeline.planning.remembered import recall_rate, recall_records
+from permafrost.stages.datasets.folders import Ignored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,8 @@ class Preview:
         What is known of the errors of each layer against TensorFlow and float32.
     drift : dict of str to Drift
         What is known of how far the values of each layer depend on the batch.
+    ignored : Ignored
+        What lies beside the images.
     """
 
     images: int
@@ -60,6 +63,7 @@ class Preview:
     fast_decoding: FastDecoding | None
     parity: dict[str, Parity]
     drift: dict[str, Drift]
+    ignored: Ignored
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -122,4 +126,5 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         fast_decoding=measure_fast_decoding(prepared),
         parity=read_parities(options.features, plan.layers),
         drift=recall_records(plan.layers, Drift),
+        ignored=prepared.dataset.ignored,
     )

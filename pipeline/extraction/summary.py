@@ -15,6 +15,7 @@ from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_records
 from permafrost.pipeline.progress import Shares
+from permafrost.stages.datasets.folders import Ignored
 
 # ``--decode fast`` is recommended if it saves at least this share of a run's time.
 _NOTICEABLE = 0.1
@@ -63,6 +64,8 @@ class ExtractSummary:
         Errors of each layer against TensorFlow and float32; empty where that is what it is.
     drift : dict of str to Drift
         How far the values of each layer depend on the batch.
+    ignored : Ignored
+        What lies beside the images.
     """
 
     images: int
@@ -80,6 +83,7 @@ class ExtractSummary:
     failures: str | None
     parity: dict[str, Parity]
     drift: dict[str, Drift]
+    ignored: Ignored
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -157,4 +161,5 @@ def summarize(
         failures=str(failures_path(out)) if failed else None,
         parity=read_parities(options.features, prepared.plan.layers),
         drift=recall_records(prepared.plan.layers, Drift),
+        ignored=prepared.dataset.ignored,
     )

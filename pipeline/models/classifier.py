@@ -29,11 +29,14 @@ from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.datasets.groups import GROUP_COLUMN
+from permafrost.stages.datasets.table import COLUMN_NAMES
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
 
 MODEL_NAME = "model.json"
+_PREDICTION_COLUMNS = ("path", "label", "predicted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +131,9 @@ def write_predictions(  # noqa: PLR0913
 ) -> None:
     """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
 
+    A class whose column would be taken for another when the file is read as a dataset, as one
+    called ``path`` or ``split``, has it under ``p:path``.
+
     Parameters
     ----------
     file : Path
@@ -142,9 +148,21 @@ def write_predictions(  # noqa: PLR0913
     rows = zip(paths, labels, predicted, values, strict=True)
     write_rows(
         file,
-        ["path", "label", "predicted", *classes.tolist()],
+        [*_PREDICTION_COLUMNS, *_name_columns(classes.tolist())],
         [[path, label, name, *row] for path, label, name, row in rows],
     )
+
+
+def _name_columns(classes: Sequence[str]) -> list[str]:
+    """Name the column of each class: as the class, where that means nothing else."""
+    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN}
+    names = []
+    for name in classes:
+        column = name
+        while column.strip().casefold() in taken or (column != name and column in classes):
+            column = f"p:{column}"
+        names.append(column)
+    return names
 
 
 def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:

@@ -69,7 +69,8 @@ def predict(
     classifier = load_classifier(model)
     extractions = [
         ExtractOptions(
-            dataset=DatasetOptions(images=images),
+            # Nothing is trained on or held out, whatever splits the images may have.
+            dataset=DatasetOptions(images=images, split="none"),
             features=features,
             cache=cache,
             run=dataclasses.replace(run, materialize=False),

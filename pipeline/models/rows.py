@@ -19,6 +19,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import LayerMatrix, StoredLayer, find_layer
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
+from permafrost.stages.datasets.split_names import check_splits
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, parse_targets
 from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows
 from permafrost.warn import warn_once
@@ -222,8 +223,9 @@ def read_labels(
     PipelineError
         No row has a label, or none is left to fit on.
     StageError, CacheError
-        There is no such column, or a value in it cannot be used.
+        There is no such column, a value in it cannot be used, or a split is none.
     """
+    check_splits(files.splits.tolist(), where=files.name, before="extract again and ")
     targets, known = parse_targets(
         files.column(column), task=task, names=files.paths, column=column
     )

@@ -14,11 +14,17 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
-from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS
+from permafrost.stages.datasets.targets import (
+    CLASSIFICATION,
+    SEPARATOR,
+    TASKS,
+    warn_of_lookalikes,
+)
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import count_possible_folds
 from permafrost.stages.heads import check_task, parse_settings
+from permafrost.stages.numbers import parse_number
 from permafrost.warn import warn_once
 
 # What heads are compared on where there is no val split.
@@ -99,9 +105,10 @@ def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
     PipelineError
         Most of the images have a label of their own, and it is a number.
     """
+    classes = labelled.targets.classes.tolist()
+    warn_of_lookalikes(classes, what="classes")
     if options.task != CLASSIFICATION:
         return
-    classes = labelled.targets.classes.tolist()
     n_rows = len(labelled.targets) - len(labelled.unlabelled)
     if 2 * len(classes) > n_rows and _are_measurements(classes):
         raise PipelineError(
@@ -119,7 +126,7 @@ def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:
 def _are_measurements(texts: Sequence[str]) -> bool:
     """Tell whether these are numbers, and not whole ones only: classes may be numbered."""
     try:
-        values = [float(text) for text in texts]
+        values = [parse_number(text) for text in texts]
     except ValueError:
         return False
     return not all(value.is_integer() for value in values)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.pipeline.options import DatasetOptions
+from permafrost.stages.datasets.folders import Ignored
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
-from permafrost.stages.datasets.labels import list_dataset
-from permafrost.stages.datasets.manifest import Manifest, read_manifest
+from permafrost.stages.datasets.labels import ListedDataset, list_dataset, list_table
+from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.datasets.split_names import parse_split_names
 from permafrost.stages.datasets.splits import (
     assign_splits,
     find_crossing_duplicates,
     find_crossing_groups,
     label_conflicts,
 )
-from permafrost.stages.errors import InputError
 from permafrost.stages.sources.reading import hash_images
-from permafrost.stages.sources.source import Reader, Source, open_source
+from permafrost.stages.sources.source import Reader, Source
 
 _log = logging.getLogger(__name__)
 
@@ -39,11 +40,14 @@ class Dataset:
         With an absolute root: workers may run in another folder.
     unreadable : dict of str to str
         Path → reason.
+    ignored : Ignored
+        What lies beside the images.
     """
 
     manifest: Manifest
     source: Reader
     unreadable: dict[str, str]
+    ignored: Ignored = field(default_factory=Ignored)
 
 
 def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) -> Dataset:
@@ -57,24 +61,22 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
     workers : int
         Threads that hash.
     """
-    manifest, source = _list_images(options)
-    source = source.make_absolute()
+    listed = _list_images(options)
+    manifest, source = listed.manifest, listed.source.make_absolute()
     digests, unreadable = _hash(source, manifest.paths, index, workers=workers)
     _warn_of_changes(manifest, digests)
     manifest = replace(manifest, digests=digests)
-    if options.split is not None or options.manifest is None:
-        manifest = assign_splits(manifest, options.split, seed=options.seed, group=options.group)
+    manifest = assign_splits(manifest, options.split, seed=options.seed, group=options.group)
     _warn_of_duplicates(manifest, options.group)
-    return Dataset(manifest=manifest, source=source, unreadable=unreadable)
+    return Dataset(manifest=manifest, source=source, unreadable=unreadable, ignored=listed.ignored)
 
 
-def _list_images(options: DatasetOptions) -> tuple[Manifest, Source]:
+def _list_images(options: DatasetOptions) -> ListedDataset:
     if options.manifest is None:
-        return list_dataset(str(options.images), labels=options.labels)
-    manifest = read_manifest(options.manifest)
-    if not manifest.paths:
-        raise InputError(f"no images in {str(options.manifest)!r}: it has no rows")
-    return manifest, open_source(manifest.root)
+        return list_dataset(
+            str(options.images), labels=options.labels, split_names=options.split_names
+        )
+    return list_table(options.manifest, split_names=parse_split_names(options.split_names))
 
 
 def _hash(

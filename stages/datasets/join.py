@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import posixpath
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
-from permafrost.stages.datasets.manifest import SPLIT_NAMES, Manifest, normalise_splits
-from permafrost.stages.datasets.table import Table, parse_table
+from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.datasets.split_names import SPLIT_NAMES, name_split, normalise_splits
+from permafrost.stages.datasets.table import Table, explain_bytes, parse_table
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.archive import ArchiveSource
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES
+from permafrost.stages.sources.names import compose, drop_suffix
+
+_log = logging.getLogger(__name__)
+
+# Headers that say of what a column is only together with others: tables of anything have an id.
+_VAGUE_HEADERS = ("id", "image_id")
 
 
-def join_table(manifest: Manifest, table: Table) -> Manifest:
+def join_table(
+    manifest: Manifest, table: Table, *, split_names: Mapping[str, str] | None = None
+) -> Manifest:
     """Take labels, splits and further columns from a table.
 
     An image's row is the one with its path, or else with its base name, or else with its stem,
-    as long as no other row and no other image has the same. Images without a row get no label and
-    keep their split; rows without an image are left out. A table without labels leaves those that
-    there are.
+    as long as no other row and no other image has the same; backslashes count as slashes, and how
+    letters are composed does not matter. Rows of one path are one row: where they disagree, the
+    column says nothing of the image. Images without a row get no label and keep their split; rows
+    without an image are left out, and warned of. A table without labels leaves those that there
+    are.
 
     Raises
     ------
     InputError
         When no row names an image.
     """
+    table, disagreeing = _merge_rows(table)
+    _warn_of_disagreement(table, disagreeing)
     names = table.require("path")
     rows = _match_rows(names, manifest.paths)
     if max(rows, default=0) < 0:
@@ -35,6 +48,7 @@ def join_table(manifest: Manifest, table: Table) -> Manifest:
             f"no row of {table.name!r} names one of the {len(manifest)} images (the first is"
             f" {manifest.paths[0]!r}); correct its paths, base names or stems"
         )
+    _warn_of_unmatched(table, set(range(len(names))).difference(rows))
     labels = table.known.get("label")
     found = _pick(table.known.get("split", [""] * len(names)), rows)
     return dataclasses.replace(
@@ -42,13 +56,17 @@ def join_table(manifest: Manifest, table: Table) -> Manifest:
         labels=manifest.labels if labels is None else _pick(labels, rows),
         splits=[
             split or kept
-            for split, kept in zip(normalise_splits(found), manifest.splits, strict=True)
+            for split, kept in zip(
+                normalise_splits(found, split_names), manifest.splits, strict=True
+            )
         ],
         extra=manifest.extra | {name: _pick(column, rows) for name, column in table.extra.items()},
     )
 
 
-def join_archive_tables(manifest: Manifest, source: ArchiveSource) -> Manifest:
+def join_archive_tables(
+    manifest: Manifest, source: ArchiveSource, *, split_names: Mapping[str, str] | None = None
+) -> Manifest:
     """Join the CSV files in an archive, if they name images and tell label or split.
 
     A row's split is its own or else what the CSV's name says (``train.csv``, ``mnist_test.csv``).
@@ -56,12 +74,23 @@ def join_archive_tables(manifest: Manifest, source: ArchiveSource) -> Manifest:
     Raises
     ------
     InputError
-        When such a CSV names a file that is not in the archive, or could be several.
+        When such a CSV names a file that is not in the archive, or could be several; or when rows
+        of one path disagree about its label or split.
     """
-    tables = [_place(table) for table in _read_archive_tables(source) if _is_useful(table)]
-    if not tables:
+    useful = [table for table in _read_archive_tables(source) if _is_useful(table, manifest.paths)]
+    if not useful:
         return manifest
-    table = _concatenate(tables)
+    for table in useful:
+        table.check_encoding()
+    # The one table of an archive may well be called evaluation.csv, and tell of no split.
+    certain = {**SPLIT_NAMES, **(split_names or {})}.keys() if len(useful) == 1 else None
+    tables = [_place(table, certain) for table in useful]
+    table, disagreeing = _merge_rows(_concatenate(tables))
+    for column in {"label", "split"} & disagreeing.keys():
+        raise InputError(
+            f"rows of {table.name} in {source.root!r} give {disagreeing[column][0]!r} several"
+            f" {column}s; correct the CSV or unpack the archive"
+        )
     names = table.known["path"]
     unmatched = set(range(len(names))).difference(_match_rows(names, manifest.paths))
     if unmatched:
@@ -70,7 +99,51 @@ def join_archive_tables(manifest: Manifest, source: ArchiveSource) -> Manifest:
             f"image there, or several; the first is {names[min(unmatched)]!r}; correct the CSV or "
             "unpack the archive"
         )
-    return join_table(manifest, table)
+    return join_table(manifest, table, split_names=split_names)
+
+
+def _merge_rows(table: Table) -> tuple[Table, dict[str, list[str]]]:
+    """Make one row of those of one path, and list the paths whose rows disagree about a column."""
+    names = table.require("path")
+    rows_of: defaultdict[str, list[int]] = defaultdict(list)
+    for row, name in enumerate(names):
+        rows_of[posixpath.normpath(compose(name))].append(row)
+    if len(rows_of) == len(names):
+        return table, {}
+    disagreeing: defaultdict[str, list[str]] = defaultdict(list)
+
+    def merge(header: str, column: Sequence[str]) -> list[str]:
+        merged = []
+        for rows in rows_of.values():
+            said = dict.fromkeys(column[row] for row in rows if column[row])
+            if len(said) > 1:
+                disagreeing[header].append(names[rows[0]])
+            merged.append(next(iter(said)) if len(said) == 1 else "")
+        return merged
+
+    known = {role: merge(role, texts) for role, texts in table.known.items() if role != "path"}
+    extra = {header: merge(header, texts) for header, texts in table.extra.items()}
+    paths = [names[rows[0]] for rows in rows_of.values()]
+    return dataclasses.replace(table, known={"path": paths, **known}, extra=extra), disagreeing
+
+
+def _warn_of_disagreement(table: Table, disagreeing: Mapping[str, Sequence[str]]) -> None:
+    for column, paths in disagreeing.items():
+        _log.warning(
+            "%r: the rows of %d images disagree about their %s, so that they get none; the first"
+            " is %r",
+            *(table.name, len(paths), column, paths[0]),
+        )
+
+
+def _warn_of_unmatched(table: Table, unmatched: set[int]) -> None:
+    if unmatched:
+        names = table.known["path"]
+        first = names[min(unmatched)]
+        _log.warning(
+            "%r: %d of the %d rows name no image, or several, and are left out; the first is %r%s",
+            *(table.name, len(unmatched), len(names), first, explain_bytes(first)),
+        )
 
 
 def _pick(column: Sequence[str], rows: Iterable[int]) -> list[str]:
@@ -80,11 +153,13 @@ def _pick(column: Sequence[str], rows: Iterable[int]) -> list[str]:
 def _match_rows(names: Sequence[str], paths: Sequence[str]) -> list[int]:
     """Find, for each path, the index of the name that means it; -1 for none."""
     rows = [-1] * len(paths)
-    for form in (posixpath.normpath, posixpath.basename, _stem):
+    for form in (posixpath.normpath, _compose, _compose_base_name, _compose_stem):
         row_of = _index_unique(map(form, names))
         for key, image in _index_unique(map(form, paths)).items():
             if rows[image] < 0:
                 rows[image] = row_of.get(key, -1)
+        if -1 not in rows:
+            break
     return rows
 
 
@@ -98,11 +173,16 @@ def _index_unique(keys: Iterable[str]) -> dict[str, int]:
     return {key: position for key, position in index.items() if key not in twice}
 
 
-def _stem(path: str) -> str:
-    """Return the base name without an image suffix; any other dot is part of the name."""
-    name = posixpath.basename(path)
-    stem, suffix = posixpath.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else name
+def _compose(path: str) -> str:
+    return posixpath.normpath(compose(path))
+
+
+def _compose_base_name(path: str) -> str:
+    return posixpath.basename(compose(path))
+
+
+def _compose_stem(path: str) -> str:
+    return drop_suffix(_compose_base_name(path))
 
 
 def _read_archive_tables(source: ArchiveSource) -> Iterator[Table]:
@@ -117,14 +197,20 @@ def _read_archive_tables(source: ArchiveSource) -> Iterator[Table]:
         yield parse_table(stream, name=name)
 
 
-def _is_useful(table: Table) -> bool:
-    says_something = table.known.keys() & {"label", "split"} or _name_split(table.name)
-    return bool(table.known.get("path") and says_something)
+def _is_useful(table: Table, paths: Sequence[str]) -> bool:
+    tells = table.known.keys() & {"label", "split"} or _find_split(table)
+    if not (table.known.get("path") and tells):
+        return False
+    if table.headers.get("path") not in _VAGUE_HEADERS:
+        return True
+    return max(_match_rows(table.known["path"], paths), default=-1) >= 0
 
 
-def _place(table: Table) -> Table:
+def _place(table: Table, certain: Set[str] | None) -> Table:
     """Make paths relative to the archive instead of the CSV, and fill in the implied split."""
-    folder, implied = posixpath.dirname(table.name), _name_split(table.name)
+    folder, implied = posixpath.dirname(table.name), _find_split(table)
+    if certain is not None and implied not in certain:
+        implied = ""
     paths = table.known["path"]
     splits = table.known.get("split", [""] * len(paths))
     placed = {
@@ -134,11 +220,9 @@ def _place(table: Table) -> Table:
     return dataclasses.replace(table, known=table.known | placed)
 
 
-def _name_split(name: str) -> str:
-    """Return the split that a CSV's name tells, "" for none or several."""
-    words = re.split(r"[^a-z]+", posixpath.basename(name).lower())
-    splits = {SPLIT_NAMES[word] for word in words if word in SPLIT_NAMES}
-    return splits.pop() if len(splits) == 1 else ""
+def _find_split(table: Table) -> str:
+    """Return the split that a CSV's name tells, as it is called there; "" for none."""
+    return name_split(posixpath.basename(table.name))
 
 
 def _concatenate(tables: Sequence[Table]) -> Table:

@@ -3,28 +3,64 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
+import logging
 import posixpath
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from permafrost.stages.datasets.folders import (
+    Ignored,
+    Layout,
+    count_ignored,
+    read_layout,
+    warn_of_layout,
+)
 from permafrost.stages.datasets.join import join_archive_tables, join_table
-from permafrost.stages.datasets.manifest import SPLIT_NAMES, Manifest, read_manifest
-from permafrost.stages.datasets.table import read_table
+from permafrost.stages.datasets.manifest import Manifest, read_manifest
+from permafrost.stages.datasets.split_names import is_like_split, parse_split_names
+from permafrost.stages.datasets.table import explain_bytes, read_table
+from permafrost.stages.datasets.targets import warn_of_lookalikes
 from permafrost.stages.errors import InputError
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES
-from permafrost.stages.sources.remote import drop_file_scheme
+from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
+from permafrost.stages.sources.names import find_names
 from permafrost.stages.sources.source import ArchiveSource, FolderSource, Source, open_source
+
+_log = logging.getLogger(__name__)
 
 _GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
-def list_dataset(location: str, *, labels: str | None = None) -> tuple[Manifest, Source]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedDataset:
+    """Rows with labels and splits, and where they come from.
+
+    Attributes
+    ----------
+    manifest : Manifest
+    source : Source
+        What its paths are read from.
+    ignored : Ignored
+        What the source holds besides.
+    missing : dict of str to str
+        Paths of rows of a table that are no files → what may help, or "".
+    """
+
+    manifest: Manifest
+    source: Source
+    ignored: Ignored = field(default_factory=Ignored)
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def list_dataset(
+    location: str, *, labels: str | None = None, split_names: str | None = None
+) -> ListedDataset:
     """List the images at a location with labels and predefined splits; digests are empty.
 
     A CSV gives its rows in their order, everything else gives its images sorted by path. A table
     in an archive finds its images by path, or by base name or stem where only one has it.
+    Whatever is left out, or may be meant in another way, is warned of.
 
     Parameters
     ----------
@@ -35,68 +71,120 @@ def list_dataset(location: str, *, labels: str | None = None) -> tuple[Manifest,
         base name), or ``csv:FILE`` (labels, splits and further columns looked up by path, base
         name or stem; without a column of labels, those of the default stay).
         By default what the CSV at the location or in the archive says; otherwise the folders.
-
-    Returns
-    -------
-    Manifest
-    Source
-        What its paths are read from.
+    split_names : str, optional
+        What splits are called besides their usual names, as in ``holdout=test,eval=val``.
 
     Raises
     ------
     InputError
-        When there are no images, a table is unusable or names a missing file, or labels that were
-        asked for are found for none of the images.
+        When there are no images, a table is unusable or none of its files exists, or labels that
+        were asked for are found for none of the images.
     """
-    location = drop_file_scheme(location)
+    location, chosen = drop_file_scheme(location), parse_split_names(split_names)
     source = open_source(location)
-    is_table = isinstance(source, FolderSource) and not Path(location).is_dir()
-    if is_table:
-        manifest, source = _list_table(Path(location))
+    if isinstance(source, FolderSource) and not Path(location).is_dir():
+        found = list_table(Path(location), split_names=chosen)
+        _report_missing(found, location)
+        manifest = dataclasses.replace(found.manifest, digests=[b""] * len(found.manifest))
+        if labels is not None:
+            manifest = _relabel(manifest, labels, layout=None, split_names=chosen)
+            _warn_of_unlabelled(manifest)
+        found = dataclasses.replace(found, manifest=manifest)
     else:
-        manifest = _list_images(source)
-    if isinstance(source, ArchiveSource) and not is_table:
-        manifest = join_archive_tables(manifest, source)
-    if labels is None:
-        return manifest, source
-    wrapped = is_table or isinstance(source, ArchiveSource)
-    return _relabel(manifest, labels, wrapped=wrapped), source
+        found = _list_images(source, labels, chosen)
+        _warn_of_unlabelled(found.manifest)
+    warn_of_lookalikes(found.manifest.labels, what="labels")
+    _warn_of_split_columns(found.manifest)
+    return found
 
 
-def _list_images(source: Source) -> Manifest:
-    paths = source.list_images()
+def list_table(file: Path, *, split_names: Mapping[str, str] | None = None) -> ListedDataset:
+    """List the rows of a manifest, or of any CSV with a column of paths.
+
+    A path that is none is taken for the one file that it means, see `find_names`.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be used, has no rows, or its root cannot be opened.
+    """
+    manifest = read_manifest(file, split_names=split_names)
+    if not manifest.paths:
+        raise InputError(f"no images in {str(file)!r}: it has no rows")
+    source = open_source(manifest.root)
+    paths = list(map(drop_file_scheme, manifest.paths))
+    # For any other error it is there; why it cannot be read is for the reader to say.
+    gone = [
+        path
+        for path, told in zip(paths, source.fingerprints(paths), strict=True)
+        if isinstance(told, _GONE)
+    ]
+    meant = find_names(source, dict.fromkeys(gone)) if gone else None
+    if meant is None:
+        return ListedDataset(manifest=dataclasses.replace(manifest, paths=paths), source=source)
+    return ListedDataset(
+        manifest=dataclasses.replace(
+            manifest, paths=[meant.found.get(path, path) for path in paths]
+        ),
+        source=source,
+        missing={
+            path: f" (there is {meant.near[path]!r})" if path in meant.near else explain_bytes(path)
+            for path in gone
+            if path not in meant.found
+        },
+    )
+
+
+def _report_missing(found: ListedDataset, location: str) -> None:
+    """Warn of rows without a file; refuse a table whose rows have none at all."""
+    if not found.missing:
+        return
+    paths = found.manifest.paths
+    n_missing = sum(path in found.missing for path in paths)
+    first, hint = next(iter(found.missing.items()))
+    line = (
+        f"{n_missing} of the {len(paths)} files named in {location!r} do not exist, the first is"
+        f" {first!r}{hint}; paths are relative to {found.manifest.root!r}"
+    )
+    if n_missing == len(paths):
+        raise InputError(line)
+    _log.warning("%s", line)
+
+
+def _list_images(
+    source: Source, labels: str | None, split_names: Mapping[str, str]
+) -> ListedDataset:
+    listing = source.list_files()
+    paths = listing.images
+    layout = read_layout(paths, others=listing.others, split_names=split_names)
+    ignored = count_ignored(listing, layout)
+    for line in ignored.describe():
+        _log.warning("%r: %s", source.root, line)
     if not paths:
         raise InputError(
             f"no images in {source.root!r}: no file name ends in {', '.join(IMAGE_SUFFIXES)}"
         )
-    labels, splits = _read_folders(paths, wrapped=isinstance(source, ArchiveSource))
-    return Manifest(
-        root=source.root, paths=paths, labels=labels, splits=splits, digests=[b""] * len(paths)
+    by_folder, splits = _read_folders(paths, layout)
+    manifest = Manifest(
+        root=source.root, paths=paths, labels=by_folder, splits=splits, digests=[b""] * len(paths)
     )
+    if isinstance(source, ArchiveSource):
+        manifest = join_archive_tables(manifest, source, split_names=split_names)
+    if labels is not None:
+        manifest = _relabel(manifest, labels, layout=layout, split_names=split_names)
+    if manifest.labels == by_folder:
+        warn_of_layout(layout, paths, by_folder, root=source.root)
+    return ListedDataset(manifest=manifest, source=source, ignored=ignored)
 
 
-def _list_table(file: Path) -> tuple[Manifest, Source]:
-    manifest = read_manifest(file)
-    if not manifest.paths:
-        raise InputError(f"no images in {str(file)!r}: it has no rows")
-    source = open_source(manifest.root)
-    found = source.fingerprints(manifest.paths)
-    # For any other error it is there; why it cannot be read is for the reader to say.
-    missing = [
-        path for path, it in zip(manifest.paths, found, strict=True) if isinstance(it, _GONE)
-    ]
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(manifest)} files named in {str(file)!r} do not exist, "
-            f"the first is {missing[0]!r}; paths are relative to {manifest.root!r}"
-        )
-    return dataclasses.replace(manifest, digests=[b""] * len(manifest)), source
-
-
-def _relabel(manifest: Manifest, rule: str, *, wrapped: bool) -> Manifest:
+def _relabel(
+    manifest: Manifest, rule: str, *, layout: Layout | None, split_names: Mapping[str, str]
+) -> Manifest:
     kind, _, argument = rule.partition(":")
     if rule == "folder":
-        labels, splits = _read_folders(manifest.paths, wrapped=wrapped)
+        if layout is None:
+            layout = read_layout(manifest.paths, split_names=split_names, from_table=True)
+        labels, splits = _read_folders(manifest.paths, layout)
         if any(manifest.splits):
             splits = manifest.splits
         relabelled = dataclasses.replace(manifest, labels=labels, splits=splits)
@@ -104,11 +192,11 @@ def _relabel(manifest: Manifest, rule: str, *, wrapped: bool) -> Manifest:
         names = _search_names(manifest.paths, argument)
         relabelled = dataclasses.replace(manifest, labels=names)
     elif kind == "csv":
-        table = read_table(Path(argument))
+        table = read_table(Path(drop_file_scheme(argument)))
         if table.extra and "label" not in table.known:
-            return join_table(manifest, table)
+            return join_table(manifest, table, split_names=split_names)
         table.require("label")
-        relabelled = join_table(manifest, table)
+        relabelled = join_table(manifest, table, split_names=split_names)
     else:
         raise InputError(f"unknown labels {rule!r}; write folder, filename:REGEX or csv:FILE")
     if not any(relabelled.labels):
@@ -129,39 +217,30 @@ def _search_names(paths: Sequence[str], regex: str) -> list[str]:
     return [(match[group] or "") if match else "" for match in found]
 
 
-def _read_folders(paths: Sequence[str], *, wrapped: bool) -> tuple[list[str], list[str]]:
-    """Read label and split from the folders of each path.
-
-    Archives and tables often hold everything below one folder that means nothing; ``wrapped``
-    looks through it.
-    """
-    folders = [path.split("/")[:-1] for path in paths]
-    if wrapped:
-        depth = _count_wrappers(folders)
-        folders = [names[depth:] for names in folders]
-    if _has_split_folders(folders):
-        splits = [SPLIT_NAMES.get(names[0].lower(), "") if names else "" for names in folders]
-    else:
-        splits = [""] * len(folders)
-    inner = [names[bool(split) :] for names, split in zip(folders, splits, strict=True)]
-    return [names[0] if names else "" for names in inner], splits
+def _read_folders(paths: Sequence[str], layout: Layout) -> tuple[list[str], list[str]]:
+    """Return the label and the split of each image."""
+    folders = [path[: path.rfind("/") + 1] for path in paths]
+    placed = {folder: layout.place(folder) for folder in set(folders)}
+    return [placed[folder][0] for folder in folders], [placed[folder][1] for folder in folders]
 
 
-def _has_split_folders(folders: Sequence[list[str]]) -> bool:
-    """Whether the top level is train/, test/ and the like rather than classes.
+def _warn_of_split_columns(manifest: Manifest) -> None:
+    for header, texts in manifest.extra.items() if not any(manifest.splits) else ():
+        names = {text.strip().lower() for text in set(texts)} - {""}
+        if len(names) > 1 and all(map(is_like_split, names)):
+            _log.warning(
+                "%r: the column %r looks like one of splits (%s) and is not read as such; if it is"
+                " one, call it split",
+                *(manifest.root, header, ", ".join(map(repr, sorted(names)[:5]))),
+            )
 
-    Either nothing else is there, or ``train`` has class folders inside: a class of railway
-    pictures called "train" has none.
-    """
-    top = {names[0].lower() for names in folders if names}
-    nested = {names[0].lower() for names in folders if len(names) > 1}
-    return top <= SPLIT_NAMES.keys() or any(SPLIT_NAMES.get(name) == "train" for name in nested)
 
-
-def _count_wrappers(folders: Sequence[list[str]]) -> int:
-    """Count the leading folders that all images share, never a split nor the innermost."""
-    # What the first and the last in order share, all share.
-    levels = zip(min(folders), max(folders), strict=False)
-    shared = itertools.takewhile(lambda pair: pair[0] == pair[1], levels)
-    wrappers = itertools.takewhile(lambda pair: pair[0].lower() not in SPLIT_NAMES, shared)
-    return max(0, min(len(list(wrappers)), min(map(len, folders)) - 1))
+def _warn_of_unlabelled(manifest: Manifest) -> None:
+    n_unlabelled = manifest.labels.count("")
+    if 0 < n_unlabelled < len(manifest):
+        _log.warning(
+            "%r: %d of the %d images have no label, so that no head is fitted on them; the first"
+            " is %r",
+            *(manifest.root, n_unlabelled, len(manifest)),
+            manifest.paths[manifest.labels.index("")],
+        )

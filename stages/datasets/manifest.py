@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from permafrost.stages.datasets.split_names import normalise_splits
 from permafrost.stages.datasets.table import COLUMN_NAMES, Table, read_table, write_table
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.remote import is_url
 
 DIGEST_BYTES = 32
-
-# How splits are called elsewhere, and here.
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +28,7 @@ class Manifest:
     labels : list of str
         Labels; "" for none.
     splits : list of str
-        ``train``, ``val``, ``test`` or a name of the user's own; "" for none.
+        ``train``, ``val``, ``test``, or a name that `check_splits` refuses; "" for none.
     digests : list of bytes
         SHA-256 of the images' bytes, 32 bytes each; b"" when not hashed.
     extra : dict of str to list of str
@@ -99,7 +93,7 @@ def write_manifest(manifest: Manifest, file: Path) -> None:
     write_table(columns | manifest.extra, file)
 
 
-def read_manifest(file: Path) -> Manifest:
+def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -> Manifest:
     """Read a manifest, or any CSV with a column of image paths.
 
     Parameters
@@ -107,6 +101,8 @@ def read_manifest(file: Path) -> Manifest:
     file : Path
         A CSV file. Without a column ``root`` its paths are relative to the file's own folder;
         labels, splits and digests may be missing.
+    split_names : mapping of str to str, optional
+        See `normalise_splits`.
 
     Raises
     ------
@@ -120,16 +116,10 @@ def read_manifest(file: Path) -> Manifest:
         root=_read_root(table, file),
         paths=paths,
         labels=table.known.get("label", blank),
-        splits=normalise_splits(table.known.get("split", blank)),
+        splits=normalise_splits(table.known.get("split", blank), split_names),
         digests=[_parse_digest(text, table) for text in table.known.get("digest", blank)],
         extra=table.extra,
     )
-
-
-def normalise_splits(names: Sequence[str]) -> list[str]:
-    """Return ``train``, ``val`` or ``test`` for their usual names; any other name as it is."""
-    known = {name: SPLIT_NAMES.get(name.strip().lower(), name) for name in set(names)}
-    return [known[name] for name in names]
 
 
 def _relate_root(root: str, file: Path) -> str:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.datasets.split_names import check_splits
 from permafrost.stages.datasets.targets import SEPARATOR
 from permafrost.stages.errors import InputError
+from permafrost.stages.numbers import parse_number
 
 # Beyond this share of labels that occur once, numbers and tags are no classes.
 _MOST_LONE = 0.1
@@ -46,8 +48,8 @@ def assign_splits(
     manifest : Manifest
         The dataset.
     split : str or None
-        None or ``"predefined"`` to keep the splits there are, or the shares of a random split as
-        in ``"test=0.3,val=0.1"``; all other rows become ``train``.
+        None or ``"predefined"`` to keep the splits there are, ``"none"`` to forget them, or the
+        shares of a random split as in ``"test=0.3,val=0.1"``; all other rows become ``train``.
     seed : int, optional
         Another seed draws another random split.
     group : str, optional
@@ -56,18 +58,18 @@ def assign_splits(
     Raises
     ------
     InputError
-        When ``"predefined"`` finds no split, the shares make no sense, or no row is left for one.
+        When ``"predefined"`` finds no split, a split to be kept is none (see `check_splits`), the
+        shares make no sense, or no row is left for one.
     UnknownNameError
         When there is no such column.
     """
-    if split is None:
+    if split == "predefined" and not any(manifest.splits):
+        raise InputError(f"no predefined splits in {manifest.root!r}; draw them: --split test=0.3")
+    if split is None or split == "predefined":
+        check_splits(manifest.splits, where=repr(manifest.root))
         return manifest
-    if split == "predefined":
-        if not any(manifest.splits):
-            raise InputError(
-                f"no predefined splits in {manifest.root!r}; draw them: --split test=0.3"
-            )
-        return manifest
+    if split == "none":
+        return dataclasses.replace(manifest, splits=[""] * len(manifest))
     splits = _draw_splits(manifest, _parse_shares(split), seed=seed, group=group)
     return dataclasses.replace(manifest, splits=splits)
 
@@ -142,7 +144,7 @@ def _parse_shares(text: str) -> dict[str, float]:
 
 def _parse_share(number: str, text: str) -> float:
     try:
-        share = float(number)
+        share = parse_number(number)
     except ValueError:
         raise _bad_shares(text, f"{number!r} is not a number") from None
     if not 0 <= share < 1:
@@ -289,7 +291,7 @@ def _cut_quantiles(counts: Counter[str], values: dict[str, float]) -> dict[str, 
 
 def _parse_number(text: str) -> float:
     try:
-        return float(text)
+        return parse_number(text)
     except ValueError:
         return math.nan
 

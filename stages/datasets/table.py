@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
 from typing import TextIO
@@ -15,7 +17,10 @@ from permafrost.stages.errors import InputError
 
 # What a column is for: the header names it may have, any case; the first in this order wins.
 COLUMN_NAMES = {
-    "path": ("path", "filename", "file", "image"),
+    "path": (
+        *("path", "filename", "file", "image", "file_name", "filepath", "file_path"),
+        *("image_path", "image_name", "image_id", "id"),
+    ),
     "label": ("label", "class", "target"),
     "split": ("split",),
     "digest": ("digest",),
@@ -23,6 +28,10 @@ COLUMN_NAMES = {
 }
 # How the marks that such a file begins with come out of UTF-8.
 _UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")
+# Semicolons come from spreadsheets where the comma is in numbers.
+_DELIMITERS = ",;\t"
+# Bytes that are not UTF-8, as they come out of it.
+_STRAY_BYTES = re.compile("[\udc80-\udcff]")
 # Of a million rows at once the lists alone take 400 MB; of this many they stay in the cache.
 _ROWS_PER_BLOCK = 500
 
@@ -39,11 +48,14 @@ class Table:
         The recognised columns, under the keys of `COLUMN_NAMES`.
     extra : dict of str to list of str
         All other columns under their own names, in order.
+    headers : dict of str to str
+        What each of the recognised columns is called, in lower case.
     """
 
     name: str
     known: dict[str, list[str]]
     extra: dict[str, list[str]]
+    headers: dict[str, str] = field(default_factory=dict)
 
     def require(self, role: str) -> list[str]:
         """Return a recognised column; `InputError` when the file has none of its names."""
@@ -57,6 +69,34 @@ class Table:
     def _headers(self) -> list[str]:
         return [repr(name) for name in (*self.known, *self.extra)]
 
+    def check_encoding(self) -> None:
+        """Refuse a file that is not UTF-8: its labels would be garbled; `InputError`.
+
+        Paths may hold any bytes, as files' names do; and so may all of what this project wrote,
+        which has a digest and a root.
+        """
+        if {"digest", "root"} <= self.known.keys():
+            return
+        columns = {role: texts for role, texts in self.known.items() if role != "path"}
+        for header, texts in {**columns, **self.extra}.items():
+            if all(map(str.isascii, (header, *texts))):
+                continue
+            stray = next(filter(_STRAY_BYTES.search, (header, *texts)), None)
+            if stray is not None:
+                raise InputError(
+                    f"{self.name!r} is not UTF-8: column {header!a} has {stray!a}"
+                    f"{explain_bytes(stray)}, or convert it: iconv -f WINDOWS-1252 -t UTF-8"
+                )
+
+
+def explain_bytes(text: str) -> str:
+    """Say what bytes that are not UTF-8 may mean, and what to do; "" where all are."""
+    if not _STRAY_BYTES.search(text):
+        return ""
+    raw = text.encode("utf-8", "surrogateescape")
+    meant = raw.decode("cp1252", "replace")
+    return f", which in the encoding Windows-1252 is {meant!r}; save the table as UTF-8"
+
 
 def read_table(file: Path) -> Table:
     """Read a CSV file.
@@ -69,19 +109,30 @@ def read_table(file: Path) -> Table:
     try:
         # utf-8-sig drops the mark that Excel puts first.
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            return parse_table(stream, name=str(file))
+            table = parse_table(stream, name=str(file))
     except OSError as error:
         raise InputError(f"cannot read {str(file)!r}: {error.strerror}; check the path") from error
     except ValueError as error:  # A zero in the path.
         raise InputError(f"cannot read {str(file)!r}: {error}; check the path") from error
+    table.check_encoding()
+    return table
 
 
 def parse_table(stream: TextIO, *, name: str) -> Table:
-    """Read CSV text opened with ``newline=""``; `InputError` when it is not well formed."""
+    """Read CSV text opened with ``newline=""``; `InputError` when it is not well formed.
+
+    Columns are separated by commas, or by semicolons or tabs where only these tell a column of
+    paths from others. Rows without any text are left out.
+    """
+    first = stream.readline()
     # strict: an unclosed quote is an error instead of swallowing the rows after it.
-    reader = csv.reader(stream, strict=True)
+    reader = csv.reader(
+        chain([first] if first else [], stream), delimiter=_find_delimiter(first), strict=True
+    )
     try:
         header = restore_texts([column.strip() for column in next(reader, [])])
+        if header.count("") > 1:
+            header = _drop_empty_end(header)
         _check_header(header, name=name)
         columns = _read_columns(reader, header, name=name)
     except csv.Error as error:
@@ -95,13 +146,33 @@ def _read_columns(rows: Iterator[list[str]], header: list[str], *, name: str) ->
     """Read rows into columns, some at a time."""
     columns: list[list[str]] = [[] for _ in header]
     while block := list(islice(rows, _ROWS_PER_BLOCK)):
-        filled = [row for row in block if row]
+        filled = [_trim(row, len(header)) for row in block if any(map(str.strip, row))]
         _check_lengths(filled, header, n_before=len(columns[0]), name=name)
         for column, texts in zip(columns, zip(*filled, strict=True), strict=False):
             # Labels and splits recur: one text serves all the rows of the block.
             once: dict[str, str] = {}
             column.extend(map(once.setdefault, texts, texts))
     return columns
+
+
+def _find_delimiter(line: str) -> str:
+    """Return what separates columns, given the line that names them."""
+    for delimiter in _DELIMITERS:
+        with suppress(csv.Error, StopIteration):
+            names = next(csv.reader([line], delimiter=delimiter, strict=True))
+            if any(name.strip().casefold() in COLUMN_NAMES["path"] for name in names):
+                return delimiter
+    return _DELIMITERS[0]
+
+
+def _drop_empty_end(cells: list[str]) -> list[str]:
+    n_filled = max((number for number, cell in enumerate(cells, start=1) if cell), default=0)
+    return cells[:n_filled]
+
+
+def _trim(row: list[str], n_columns: int) -> list[str]:
+    """Drop empty cells behind the last column, which a spreadsheet may have written."""
+    return row if any(row[n_columns:]) else row[:n_columns]
 
 
 def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:
@@ -134,7 +205,7 @@ def write_csv(stream: TextIO, header: Sequence[str], columns: Sequence[Sequence[
 
 
 def _check_header(header: list[str], *, name: str) -> None:
-    if header and header[0].startswith(_UTF16_MARKS):
+    if header and (header[0].startswith(_UTF16_MARKS) or "\0" in header[0]):
         raise InputError(f"{name!r} is in UTF-16; save it as UTF-8")
     if not header:
         raise InputError(f"{name!r} is empty; its first line must name the columns")
@@ -169,4 +240,5 @@ def _sort_columns(columns: dict[str, list[str]], *, name: str) -> Table:
         role: (restore_paths if role == "path" else restore_texts)(columns[header])
         for role, header in chosen.items()
     }
-    return Table(name=name, known=known, extra=extra)
+    headers = {role: header.casefold() for role, header in chosen.items()}
+    return Table(name=name, known=known, extra=extra, headers=headers)

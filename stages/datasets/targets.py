@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.numbers import parse_number
+
+_log = logging.getLogger(__name__)
 
 CLASSIFICATION = "classification"
 MULTILABEL = "multilabel"
@@ -84,7 +89,7 @@ def parse_targets(
         return _parse_tags(texts), known
     if task == REGRESSION:
         values = [
-            _parse_number(text, name, column) if text.strip() else np.nan
+            _parse_value(text, name, column) if text.strip() else np.nan
             for text, name in zip(texts, names, strict=True)
         ]
         nothing = np.empty(0, np.str_)
@@ -99,17 +104,37 @@ def _parse_tags(texts: Sequence[str]) -> Targets:
     return Targets(task=MULTILABEL, values=values.reshape(len(tags), -1), classes=classes)
 
 
-def _parse_number(text: str, name: str, column: str) -> float:
+def _parse_value(text: str, name: str, column: str) -> float:
     try:
-        value = float(text)
+        return parse_number(text)
     except ValueError:
-        value = np.nan
-    if not np.isfinite(value):
         raise InputError(
             f"{column} {text!r} of {name!r} is not a finite number; correct it, leave it empty,"
             " or drop --task regression"
+        ) from None
+
+
+def warn_of_lookalikes(names: Iterable[str], *, what: str) -> None:
+    """Warn of names that differ only by blanks, case or the way their letters are encoded.
+
+    Parameters
+    ----------
+    names : iterable of str
+    what : str
+        What messages call them, in the plural.
+    """
+    first: dict[str, str] = {}
+    pairs = []
+    for name in sorted(set(names)):
+        look = " ".join(unicodedata.normalize("NFC", name).casefold().split())
+        if first.setdefault(look, name) != name:
+            pairs.append((first[look], name))
+    if pairs:
+        _log.warning(
+            "%d %s differ from others only by blanks, case or the way letters are encoded, and are"
+            " classes of their own: %a and %a, for example; write them alike",
+            *(len(pairs), what, *pairs[0]),
         )
-    return value
 
 
 def spread_columns(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.matrices.scaling import SCALES
+from permafrost.stages.numbers import parse_number
 
 T = TypeVar("T")
 
@@ -131,7 +132,7 @@ def find_class_weights(weighting: ClassWeights, classes: Iterable[str]) -> dict[
 def _to_float(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, Real | str):
         raise TypeError(value)
-    return float(value)
+    return parse_number(value) if isinstance(value, str) else float(value)
 
 
 def parse_fields(cls: type[Any], settings: Mapping[str, object], *, where: str) -> Any:

@@ -14,7 +14,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from permafrost.stages.errors import InputError
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES, check_size, list_visible, stat_regular
+from permafrost.stages.sources.folder import (
+    Listing,
+    check_size,
+    is_visible,
+    sort_files,
+    stat_regular,
+)
 from permafrost.stages.sources.members import Member, MemberError, index_members
 from permafrost.stages.sources.npz import list_arrays
 from permafrost.stages.sources.tar import TAR_MAGIC, list_tar
@@ -56,11 +62,17 @@ class ArchiveSource:
 
     def list_images(self) -> list[str]:
         """List the images in the archive, sorted by their bytes."""
-        return self._list_files(IMAGE_SUFFIXES)
+        return self.list_files().images
+
+    def list_files(self) -> Listing:
+        """List the files in the archive."""
+        members, folders = _load(self.root)
+        return sort_files(filter(is_visible, [*members, *(f"{folder}/" for folder in folders)]))
 
     def list_tables(self) -> list[str]:
         """List the CSV files in the archive, sorted by their bytes."""
-        return self._list_files((".csv",))
+        names = (name for name in load_members(self.root) if name.lower().endswith(".csv"))
+        return sorted(filter(is_visible, names), key=os.fsencode)
 
     def read(self, path: str) -> bytes:
         """Return the member's bytes; `OSError` with the reason when it is damaged."""
@@ -95,9 +107,6 @@ class ArchiveSource:
         """Return the same archive by its absolute path."""
         return ArchiveSource(os.path.join(os.getcwd(), self.root))
 
-    def _list_files(self, suffixes: tuple[str, ...]) -> list[str]:
-        return list_visible(load_members(self.root), suffixes)
-
     def _name(self, path: str) -> str:
         return self.file_keys([path])[0]
 
@@ -118,6 +127,11 @@ def load_members(archive: str) -> Mapping[str, Member]:
     InputError
         When it is an archive that must be unpacked or saved in another way first.
     """
+    return _load(archive)[0]
+
+
+def _load(archive: str) -> tuple[Mapping[str, Member], Sequence[str]]:
+    """Return what `load_members` does, and the folders that have an entry of their own."""
     status = stat_regular(archive)
     # lru_cache alone would let each of many threads parse; with the lock the first does for all.
     with _parsing:
@@ -125,7 +139,9 @@ def load_members(archive: str) -> Mapping[str, Member]:
 
 
 @lru_cache(maxsize=4)
-def _load_members(archive: str, _size_bytes: int, _mtime_ns: int) -> Mapping[str, Member]:
+def _load_members(
+    archive: str, _size_bytes: int, _mtime_ns: int
+) -> tuple[Mapping[str, Member], Sequence[str]]:
     with Path(archive).open("rb") as stream:
         start = stream.read(512)
     for signature, unpacker in _UNPACKERS.items():

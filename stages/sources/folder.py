@@ -2,13 +2,14 @@
 
 # A million names at a time: pathlib takes several times as long, and does not fold "..", on which
 # a file's identity depends.
-# ruff: noqa: PTH100, PTH109, PTH112, PTH116, PTH118
+# ruff: noqa: PTH100, PTH109, PTH110, PTH112, PTH116, PTH118, PTH208
 
 from __future__ import annotations
 
 import errno
 import os
 import stat
+import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,10 +21,39 @@ IMAGE_SUFFIXES = (
     *(".bmp", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+# What lies beside images and is none, so that nobody misses it: tables, notes, annotations, code.
+_COMPANION_SUFFIXES = (
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".log"),
+    *(".py", ".ipynb", ".sh", ".md5", ".sha1", ".sha256", ".sqlite", ".lnk"),
+)
+_COMPANIONS = ("readme", "license", "licence", "copying", "changelog", "checksums", "md5sums")
+# What a system leaves in a folder, which is empty all the same.
+_SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 BLOCK_BYTES = 1 << 20
 # Images are read whole. The largest that is decoded, 179 megapixels in four channels of 16 bits,
 # has 1.4 GB; whatever has more than this would only fill the memory.
 MAX_FILE_BYTES = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What lies in a source; hidden files are left out.
+
+    Attributes
+    ----------
+    images : list of str
+        Paths with an image suffix, sorted by their bytes.
+    others : list of str
+        Files that may be meant as images and are not read: of any suffix that neither images have
+        nor tables, notes and the like.
+    empty : list of str
+        Folders that hold no file, at no depth; none where the source keeps no folders.
+    """
+
+    images: list[str]
+    others: list[str]
+    empty: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +69,11 @@ class FolderSource:
     root: str
 
     def list_images(self) -> list[str]:
-        """List the images below the folder, sorted by their bytes.
+        """List the images below the folder, sorted by their bytes."""
+        return self.list_files().images
+
+    def list_files(self) -> Listing:
+        """List the files below the folder.
 
         Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed,
         except a link to a folder that contains it.
@@ -49,7 +83,14 @@ class FolderSource:
         InputError
             When a folder cannot be listed: a class that is silently missing would be worse.
         """
-        return sorted(_walk(self.root), key=os.fsencode)
+        return sort_files(_walk(self.root))
+
+    def list_folder(self, folder: str) -> list[str]:
+        """List the names in one folder; none where that is not possible."""
+        try:
+            return os.listdir(os.path.join(self.root, folder))
+        except (OSError, ValueError):
+            return []
 
     def read(self, path: str) -> bytes:
         """Return the file's bytes; `OSError` as the system gives it, or when it is no file."""
@@ -83,17 +124,59 @@ class FolderSource:
         return [_fingerprint(path if path.startswith("/") else root + path) for path in paths]
 
 
+def drop_file_scheme(location: str) -> str:
+    """Return the path that a ``file://`` URL means, and anything else as it is.
+
+    ``%20`` and the like are as in a URL, unless a file is called so.
+    """
+    if not location.startswith("file://"):
+        return location
+    path = location.removeprefix("file://").removeprefix("localhost")
+    if "%" in path and not os.path.exists(path):
+        return urllib.parse.unquote(path, errors="surrogateescape")
+    return path
+
+
 def is_hidden(name: str) -> bool:
     """Whether a file or folder of this base name is no part of a dataset."""
     return name.startswith(".") or name == "__MACOSX"
 
 
-def list_visible(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
-    """List the names that end so and have no hidden part, sorted by their bytes."""
-    found = (name for name in names if name.lower().endswith(suffixes))
-    return sorted(
-        (name for name in found if not any(map(is_hidden, name.split("/")))), key=os.fsencode
+def is_visible(path: str) -> bool:
+    """Whether no part of a path is hidden."""
+    return not any(map(is_hidden, path.split("/")))
+
+
+def sort_files(names: Iterable[str]) -> Listing:
+    """Tell images from other files, and find the folders that hold none.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Paths of files, and of folders with a slash at the end.
+    """
+    images, others, folders, filled = [], [], [], set()
+    for path in names:
+        folder, _, name = path.rpartition("/")
+        lower = name.lower()
+        if not name:
+            folders.append(folder)
+        elif lower not in _SYSTEM_FILES:
+            filled.add(folder)
+            if lower.endswith(IMAGE_SUFFIXES):
+                images.append(path)
+            elif not lower.endswith(_COMPANION_SUFFIXES) and lower not in _COMPANIONS:
+                others.append(path)
+    parents = {folder[:end] for folder in filled for end in _find_slashes(folder)}
+    return Listing(
+        images=sorted(images, key=os.fsencode),
+        others=sorted(others, key=os.fsencode),
+        empty=sorted(set(folders) - filled - parents, key=os.fsencode),
     )
+
+
+def _find_slashes(path: str) -> list[int]:
+    return [place for place, character in enumerate(path) if character == "/"]
 
 
 def stat_regular(file: str) -> os.stat_result:
@@ -136,6 +219,7 @@ def _fingerprint(file: str) -> str | OSError:
 
 
 def _walk(root: str) -> Iterator[str]:
+    """Yield the files, and the folders with a slash at the end."""
     # A list instead of recursion: folders may nest deeper than Python's stack.
     pending = [""]
     while pending:
@@ -145,7 +229,8 @@ def _walk(root: str) -> Iterator[str]:
             if _is_folder(entry):
                 if not (entry.is_symlink() and _leads_back(root, path)):
                     pending.append(path + "/")
-            elif entry.name.lower().endswith(IMAGE_SUFFIXES):
+                    yield path + "/"
+            else:
                 yield path
 
 

@@ -64,25 +64,37 @@ class Span:
                 yield block
 
 
-def index_members(archive: str, entries: Iterable[tuple[str, Member | None]]) -> dict[str, Member]:
+def index_members(
+    archive: str, entries: Iterable[tuple[str, Member | None]]
+) -> tuple[dict[str, Member], list[str]]:
     """Give members the names that they would get on being unpacked, safely.
 
     Leading slashes and ``./`` are dropped, as tar and unzip do; of two members of one name the
     last is kept, as it would overwrite the other. Names that lead out of the archive, and what is
-    no plain file, are left out. Warns once of each of these.
+    no plain file, are left out. Warns once of each of these. Where backslashes separate all names'
+    parts, which some programs on Windows write, they become slashes.
 
     Parameters
     ----------
     archive : str
         How warnings call it.
     entries : iterable of (str, Member or None)
-        The name as it is written, and the member; None for links, devices and the like.
+        The name as it is written, and the member; None for links, devices and the like, and for
+        folders, whose names end in a slash.
+
+    Returns
+    -------
+    members : dict of str to Member
+    folders : list of str
+        Those that have an entry of their own.
     """
     members: dict[str, Member] = {}
-    outside, special, twice = [], [], []
+    folders, outside, special, twice = [], [], [], []
     for written, member in entries:
         name = clean_name(written)
-        if name is None:
+        if member is None and written.endswith("/"):
+            folders += [name] if name else []
+        elif name is None:
             outside.append(written)
         elif member is None:
             special.append(written)
@@ -93,7 +105,11 @@ def index_members(archive: str, entries: Iterable[tuple[str, Member | None]]) ->
     _warn(archive, outside, "are left out, because their names lead out of the archive")
     _warn(archive, special, "are left out: links, devices or sparse files")
     _warn(archive, twice, "replace others of the same name, as they would when unpacked")
-    return members
+    names = [*members, *folders]
+    if any("\\" in name for name in names) and not any("/" in name for name in names):
+        entries = [*members.items(), *((f"{name}/", None) for name in folders)]
+        return index_members(archive, [(name.replace("\\", "/"), it) for name, it in entries])
+    return members, folders
 
 
 def refuse_archive(archive: str, kind: str, error: Exception) -> OSError:

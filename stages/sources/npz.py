@@ -10,6 +10,7 @@ import csv
 import errno
 import io
 import itertools
+import logging
 import math
 import os
 import shutil
@@ -28,6 +29,8 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.sources.folder import MAX_FILE_BYTES
 from permafrost.stages.sources.members import Member, MemberError, refuse_archive
 from permafrost.stages.sources.zip import ZipMember, list_zip
+
+_log = logging.getLogger(__name__)
 
 # The folder that a set's images go to → how its arrays of images and labels may be called.
 _SETS = {
@@ -169,6 +172,14 @@ def _walk(archive: str) -> Iterator[tuple[str, Member]]:
             f"{archive!r} has no arrays called x_train and y_train, x_val and y_val, x_test and"
             f" y_test, or x and y; rename those it has: {written or 'none'}"
         )
+    used = {name for _, *pair in sets for name in pair}
+    unread = [written for name, (written, _) in arrays.items() if name not in used]
+    if unread:
+        _log.warning(
+            "%r: %d arrays are not read; the first is %r; sets are x_train and y_train, x_val and"
+            " y_val, x_test and y_test",
+            *(archive, len(unread), unread[0]),
+        )
     table: list[tuple[str, str]] = []
     for folder, images, labels in sets:
         header = _read_header(arrays[images], archive)
@@ -251,7 +262,7 @@ def _read_labels(header: _Header, archive: str, *, n: int) -> list[str]:
     if labels.dtype.kind not in "biufSU":
         raise InputError(f"{what} holds {labels.dtype}; labels are numbers or text")
     if labels.shape[1] == 1:
-        return _to_text(labels[:, 0])
+        return _to_text(labels[:, 0], what)
     # One-hot, or a column for each tag.
     if labels.dtype.kind in "SU" or not np.isin(labels, (0, 1)).all():
         raise InputError(
@@ -260,10 +271,16 @@ def _read_labels(header: _Header, archive: str, *, n: int) -> list[str]:
     return [";".join(map(str, np.flatnonzero(row))) or ";" for row in labels]
 
 
-def _to_text(labels: NDArray[Any]) -> list[str]:
-    if labels.dtype.kind == "S":
-        return [label.decode("utf-8", "surrogateescape") for label in labels.tolist()]
-    return list(labels.astype(str).tolist())
+def _to_text(labels: NDArray[Any], what: str) -> list[str]:
+    if labels.dtype.kind != "S":
+        return list(labels.astype(str).tolist())
+    try:
+        return [label.decode("utf-8") for label in labels.tolist()]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{what} holds {error.object!r}, which is not in the encoding UTF-8; save text in its"
+            " place: np.char.decode(y, 'latin1')"
+        ) from error
 
 
 def _make_table(rows: list[tuple[str, str]]) -> _Table:

@@ -16,10 +16,11 @@ from typing import Any
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.folder import (
-    IMAGE_SUFFIXES,
     MAX_FILE_BYTES,
+    Listing,
     check_size,
-    list_visible,
+    is_visible,
+    sort_files,
 )
 from permafrost.stages.sources.retries import (
     READ_TIMEOUT_S,
@@ -76,7 +77,11 @@ class RemoteSource:
 
     def list_images(self) -> list[str]:
         """List the images, sorted by their bytes."""
-        return list_visible(self.files or (), IMAGE_SUFFIXES)
+        return self.list_files().images
+
+    def list_files(self) -> Listing:
+        """List the files; there are no empty folders on a server."""
+        return sort_files(filter(is_visible, self.files or ()))
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes; `OSError` when that failed, several times if need be."""
@@ -138,11 +143,6 @@ def _make_unknown() -> str:
 def is_url(location: str) -> bool:
     """Whether a location is for fsspec, rather than a path."""
     return _URL.match(location) is not None
-
-
-def drop_file_scheme(location: str) -> str:
-    """Return the path that a ``file://`` URL means, and anything else as it is."""
-    return location.removeprefix("file://")
 
 
 def split_url(url: str) -> tuple[RemoteSource, str]:

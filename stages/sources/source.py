@@ -14,14 +14,8 @@ from typing import Protocol
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.archive import ArchiveSource, load_members
-from permafrost.stages.sources.folder import FolderSource
-from permafrost.stages.sources.remote import (
-    RemoteSource,
-    drop_file_scheme,
-    is_url,
-    open_remote,
-    split_url,
-)
+from permafrost.stages.sources.folder import FolderSource, Listing, drop_file_scheme
+from permafrost.stages.sources.remote import RemoteSource, is_url, open_remote, split_url
 
 __all__ = [
     "ArchiveSource",
@@ -53,6 +47,9 @@ class Source(Reader, Protocol):
 
     def list_images(self) -> list[str]:
         """List the paths with an image suffix, sorted by their bytes."""
+
+    def list_files(self) -> Listing:
+        """List the images, and what is left out beside them."""
 
     def read_blocks(self, path: str) -> Iterator[bytes]:
         """Yield a file's bytes in blocks of bounded size; raises as `read` does."""

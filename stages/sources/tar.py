@@ -27,7 +27,7 @@ class _Headers(io.FileIO):
 
 
 def list_tar(archive: str) -> Iterator[tuple[str, Span | None]]:
-    """Yield the members as they are written; None for symbolic links, devices and sparse files.
+    """Yield the members as they are written; None for links, devices, sparse files and folders.
 
     Hard links are the file that they link to.
 
@@ -57,7 +57,9 @@ def _walk(archive: str) -> Iterator[tuple[str, Span | None]]:
             offset = tar.offset
             if member.islnk():
                 yield member.name, files.get(member.linkname)
-            elif not member.isdir():
+            elif member.isdir():
+                yield f"{member.name}/", None
+            else:
                 plain = member.isreg() and not member.issparse()
                 span = Span(member.offset_data, member.size) if plain else None
                 if span:

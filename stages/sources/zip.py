@@ -90,7 +90,7 @@ class ZipMember:
 
 
 def list_zip(archive: str) -> Iterator[tuple[str, ZipMember | None]]:
-    """Yield the members as they are written; None for symbolic links.
+    """Yield the members as they are written; None for symbolic links and folders.
 
     Raises
     ------
@@ -105,10 +105,13 @@ def list_zip(archive: str) -> Iterator[tuple[str, ZipMember | None]]:
         raise refuse_archive(archive, "zip", error) from error
     overlapping = _find_overlaps(infos, stop)
     for info in infos:
-        if not info.is_dir():
+        name = _name_member(info)
+        if name.endswith("/"):
+            yield name, None
+        else:
             is_link = stat.S_ISLNK(info.external_attr >> 16)
             member = None if is_link else ZipMember(info, info.header_offset in overlapping)
-            yield _name_member(info), member
+            yield name, member
 
 
 def _find_overlaps(infos: list[zipfile.ZipInfo], stop: int) -> set[int]:

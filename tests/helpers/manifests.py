@@ -6,5 +6,7 @@ from permafrost.stages.datasets.labels import list_dataset
 from permafrost.stages.datasets.manifest import Manifest
 
 
-def build_manifest(location: str, *, labels: str | None = None) -> Manifest:
-    return list_dataset(location, labels=labels)[0]
+def build_manifest(
+    location: str, *, labels: str | None = None, split_names: str | None = None
+) -> Manifest:
+    return list_dataset(location, labels=labels, split_names=split_names).manifest

@@ -138,7 +138,7 @@ def test_the_first_alias_wins_and_the_other_column_is_kept(tmp_path: Path) -> No
     ("content", "complaint"),
     [
         ("", "is empty; its first line must name the columns"),
-        ("name,label\na.png,cat\n", "has no column path or filename or file or image; it has:"),
+        ("name,label\na.png,cat\n", r"has no column path or filename or file or .* or id; it has:"),
         ("path,label\na.png,cat\nb,c.png,dog\n", "row 2 of .* has 3 fields instead of 2; quote"),
         ('path,label\na.png,"cat\nb.png,dog\n', "no well-formed CSV: .*; check its quotes"),
         ("path,path\na,b\n", "has two columns 'path'; rename one"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -84,7 +83,7 @@ def test_the_layout_of_medmnist_gives_labels_and_splits(tmp_path: Path) -> None:
     ("labels", "expected"),
     [
         (np.array(["cat", 'a "b", c\r', "日本"]), ["cat", 'a "b", c\r', "日本"]),
-        (np.array([b"cat", "ü".encode(), b"\xff"]), ["cat", "ü", os.fsdecode(b"\xff")]),
+        (np.array([b"cat", "ü".encode(), b""]), ["cat", "ü", ""]),
         (np.array([0.1, 2.5, -3], np.float32), ["0.1", "2.5", "-3.0"]),
         (np.array([True, False, True]), ["True", "False", "True"]),
         (np.array([[0, 0, 1], [1, 0, 0], [0, 1, 0]]), ["2", "0", "1"]),
