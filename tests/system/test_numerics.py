@@ -52,7 +52,8 @@ def run(command: Command, loud: Path, tmp_path: Path) -> Command:
     def call(photos: Path, *options: object, layers: str = "quiet,loud:max") -> Answer:
         return command(
             *("extract", "--images", photos, "--backbone", loud, "--layers", layers, "--json"),
-            *("--cache", tmp_path / "cache", "--out", tmp_path / "f.h5", *options),
+            *("--cache", tmp_path / "cache", "--out", tmp_path / "f.h5", "--preprocess", "tf"),
+            *options,
         )
 
     return call

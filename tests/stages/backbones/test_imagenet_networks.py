@@ -23,6 +23,20 @@ BUILDS = (
     " mobilenet mobilenet_v2 mobilenet_v3_small nasnet_mobile resnet50 resnet50_v2 vgg16 vgg19"
     " xception"
 )
+HEAVY = {
+    "densenet121",
+    "inception_resnet_v2",
+    "inception_v3",
+    "nasnet_mobile",
+    "efficientnet_v2_b0",
+}
+EVERY = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+        for name in BUILDS.split()
+    ],
+)
 
 
 def build(name: str, weights: str | None, *, side: int = SIDE) -> Any:
@@ -43,7 +57,7 @@ def list_layers(model: Any) -> list[object]:
 
 
 @pytest.mark.usefixtures("no_download")
-@pytest.mark.parametrize("name", BUILDS.split())
+@EVERY
 def test_only_efficientnets_are_built_otherwise_for_imagenet(name: str) -> None:
     with keras.StatelessScope(initialize_variables=False):  # Only the graph counts.
         plain, imagenet = (
@@ -56,7 +70,7 @@ def test_only_efficientnets_are_built_otherwise_for_imagenet(name: str) -> None:
 def weights_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[str, Path]]:
     """Keras' own network for ImageNet's weights, and files of its weights in three formats."""
     folder = tmp_path_factory.mktemp("weights")
-    files = {kind: folder / f"{kind}.weights.h5" for kind in ("keras3", "plain", "keras2")}
+    files = {kind: folder / f"{kind}.weights.h5" for kind in ("keras3", "plain")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(file_utils, "get_file", lambda *_, **__: "nowhere")
         patch.setattr(keras.Model, "load_weights", lambda *_, **__: None)
@@ -68,6 +82,7 @@ def weights_files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, dict[s
     plain = build("efficientnet_b0", None)
     plain.set_weights(weights)
     plain.save_weights(files["plain"])
+    files["keras2"] = folder / "keras2.h5"
     with h5py.File(files["keras2"], "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, plain)
     return imagenet, files

@@ -113,9 +113,23 @@ BUILDS = (
     " inception_resnet_v2 inception_v3 mobilenet mobilenet_v2 mobilenet_v3_small nasnet_mobile"
     " resnet50 resnet50_v2 vgg16 xception"
 )
+HEAVY = {
+    "densenet121",
+    "inception_resnet_v2",
+    "inception_v3",
+    "nasnet_mobile",
+    "efficientnet_v2_b0",
+}
+EVERY = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
+        for name in BUILDS.split()
+    ],
+)
 
 
-@pytest.mark.parametrize("name", BUILDS.split())
+@EVERY
 def test_an_application_scales_its_pixels_where_the_table_says_none(name: str) -> None:
     assert tells_scaling(build_application(name)) == (APPLICATIONS[name].preprocess == "none")
 
