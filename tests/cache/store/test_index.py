@@ -18,7 +18,7 @@ _WRITER = """
 import sys, time
 from pathlib import Path
 from permafrost.cache.store.index import Index, IndexedFile
-time.sleep(float(sys.argv[3]) - time.time())
+time.sleep(max(0.0, float(sys.argv[3]) - time.time()))
 with Index(Path(sys.argv[1])) as index:
     index.add_files([IndexedFile(sys.argv[2], "print", bytes(32))])
 """
@@ -31,7 +31,7 @@ def know(index: Index, *keys: str) -> set[str]:
 def test_runs_that_start_at_once_make_one_index(tmp_path: Path) -> None:
     """Of which each is the first; none loses what another has remembered, or goes without."""
     path, names = tmp_path / "index.sqlite", [str(number) for number in range(6)]
-    moment = time.time() + 2
+    moment = time.time() + 4
     writers = [
         subprocess.Popen(
             [sys.executable, "-c", _WRITER, str(path), name, str(moment)],

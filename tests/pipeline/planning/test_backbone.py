@@ -16,7 +16,8 @@ from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.errors import InputError
 from permafrost.stages.frameworks.start import start_keras
-from tests.conftest import Command, write_model
+from tests.helpers.answers import Command
+from tests.helpers.inputs import write_model
 
 SIZE = 32
 CAFFE_MEAN = (103.939, 116.779, 123.68)
