@@ -29,7 +29,7 @@ def write_scaled(file: Path, scale: Callable[[Any], Any], *, name: str = "mine")
     import keras
 
     keras.utils.set_random_seed(0)
-    image = keras.Input((SIZE, SIZE, 3))
+    image = keras.Input((SIZE, SIZE, 3), name="image")
     result = keras.layers.Conv2D(4, 3, strides=2, name="first")(scale(image))
     keras.Model(image, keras.layers.ReLU(name="last")(result), name=name).save(file)
     return file
