@@ -146,25 +146,25 @@ def cross_validate(
     return metrics, collect_outputs(found, trial)
 
 
-def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
-    """Make the folds: over all rows outside the test split, or the one of train against val."""
-    labelled = bench.labelled
+def plan_folds(
+    labelled: LabelledRows, groups: np.ndarray, *, n_folds: int | None, seed: int
+) -> list[Fold]:
+    """Make folds over all rows outside the test split, or, without `n_folds`, train against val."""
     rows = labelled.folds
     if n_folds is None:
-        fold = Fold(np.searchsorted(rows, labelled.train), np.searchsorted(rows, labelled.val))
-        folds = [fold]
-    else:
-        folds = make_folds(
-            labelled.targets.select(rows),
-            bench.files.groups[rows],
-            n_folds=n_folds,
-            seed=bench.seed,
-        )
+        return [Fold(np.searchsorted(rows, labelled.train), np.searchsorted(rows, labelled.val))]
+    return make_folds(labelled.targets.select(rows), groups[rows], n_folds=n_folds, seed=seed)
+
+
+def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
+    """Put together what is fitted on which folds, see `plan_folds`."""
+    labelled, groups = bench.labelled, bench.files.groups
     return Trial(
         matrix=bench.matrix,
         targets=labelled.targets,
-        rows=rows,
-        folds=folds,
+        groups=groups,
+        rows=labelled.folds,
+        folds=plan_folds(labelled, groups, n_folds=n_folds, seed=bench.seed),
         seed=bench.seed,
         memory_bytes=bench.memory_bytes,
         store=bench.store,
