@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.cache.disk.publish import make_folder
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.schema import BackboneSection, Experiment
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
@@ -24,6 +25,7 @@ from permafrost.pipeline.outputs import write_json
 from permafrost.pipeline.sweeps.leaderboard import place
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs
+from permafrost.stages.evaluation.fold_task import explain_failure
 from permafrost.stages.evaluation.metrics import PRIMARY
 
 SUMMARY_NAME = "summary.json"
@@ -99,11 +101,17 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
     ----------
     experiment : Experiment
     run : RunOptions
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each. Heads that cannot be fitted are told of when all others are.
     """
     out = Path(experiment.out)
     make_folder(out)
     extractions: list[ExtractSummary] = []
     fits: list[FitResult] = []
+    failed: list[str] = []
     n_fitted = 0
     names = _name_backbones(experiment.backbones)
     views = [out / name / "features.h5" for name in names]
@@ -114,11 +122,19 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
         extractions.append(extract(options, view))
         for fit_options in _compare_fits(fit_list) if is_choice else fit_list:
             found = find_fit(fit_options)
-            n_fitted += found is None
-            fits.append(found or _fit_now(fit_options))
+            try:
+                fits.append(found or _fit_now(fit_options))
+                n_fitted += found is None
+            except Exception as error:  # noqa: BLE001
+                failed.append(f"{fit_options.out} ({explain_failure(error)})")
     fits.sort(key=lambda result: _place(result.metrics))
     result = ExperimentResult(extractions=extractions, fits=fits, n_fitted=n_fitted, out=out)
     write_json(out / SUMMARY_NAME, result.to_dict())
+    if failed:
+        raise PipelineError(
+            f"{len(failed)} of {len(failed) + len(fits)} heads could not be fitted, all others are"
+            f" in {str(out / SUMMARY_NAME)!r}; the first: {failed[0]}"
+        )
     return result
 
 

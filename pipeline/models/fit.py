@@ -31,6 +31,7 @@ from permafrost.pipeline.models.measure import (
 )
 from permafrost.pipeline.models.rows import FeatureFiles, read_labels
 from permafrost.pipeline.models.task import (
+    Scaling,
     TaskOptions,
     check_classes,
     digest_fit,
@@ -130,6 +131,7 @@ def fit(options: FitOptions) -> FitResult:
             bench.matrix,
             bench.labelled.targets,
             train=bench.labelled.train,
+            groups=files.groups,
             seed=bench.seed,
             memory_bytes=bench.memory_bytes,
             store=bench.store,
@@ -220,8 +222,29 @@ def _build_record(
             }
             for layer in layers
         ],
-        "fit": digest_fit(digest_rows(options.data, files), layers, candidate),
+        "fit": digest_fit(
+            digest_rows(options.data, files),
+            layers,
+            candidate,
+            scalings=_list_scalings(options.data, files, layers),
+        ),
     }
+
+
+def _list_scalings(
+    options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
+) -> list[Scaling]:
+    labelled = read_labels(files, task=options.task, column=options.target)
+    n_features = files.open_matrix(layers).shape[1]
+    kept = Scaling(
+        n_rows=len(labelled.train),
+        n_features=n_features,
+        is_kept=True,
+        memory_bytes=options.memory_bytes,
+    )
+    if options.cv is None:
+        return [kept]
+    return [kept, dataclasses.replace(kept, n_rows=len(labelled.folds), is_kept=False)]
 
 
 def _measure(

@@ -154,33 +154,38 @@ def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], 
     return metrics, collect_outputs(found, trial)
 
 
-def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
-    """Make the folds: over all rows outside the test split, or the one of train against val.
+def plan_folds(
+    labelled: LabelledRows, groups: np.ndarray, *, n_folds: int | None, seed: int
+) -> list[Fold]:
+    """Make folds over all rows outside the test split, or, without `n_folds`, train against val.
 
     Raises
     ------
     InputError
         There are no such folds, or one of them leaves nothing to learn from.
     """
-    labelled = bench.labelled
     rows = labelled.folds
     if n_folds is None:
-        fold = Fold(np.searchsorted(rows, labelled.train), np.searchsorted(rows, labelled.val))
-        folds = [fold]
+        return [Fold(np.searchsorted(rows, labelled.train), np.searchsorted(rows, labelled.val))]
+    targets = labelled.targets.select(rows)
+    folds = make_folds(targets, groups[rows], n_folds=n_folds, seed=seed)
+    check_folds(targets, folds)
+    return folds
+
+
+def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
+    """Put together what is fitted on which folds, see `plan_folds`, and warn of the folds."""
+    labelled, groups = bench.labelled, bench.files.groups
+    folds = plan_folds(labelled, groups, n_folds=n_folds, seed=bench.seed)
+    if n_folds is None:
         warn_of_parted_groups(bench.files)
     else:
-        folds = make_folds(
-            labelled.targets.select(rows),
-            bench.files.groups[rows],
-            n_folds=n_folds,
-            seed=bench.seed,
-        )
-        check_folds(labelled.targets.select(rows), folds)
         _warn_of_folds(bench, folds)
     return Trial(
         matrix=bench.matrix,
         targets=labelled.targets,
-        rows=rows,
+        groups=groups,
+        rows=labelled.folds,
         folds=folds,
         seed=bench.seed,
         memory_bytes=bench.memory_bytes,

@@ -20,10 +20,11 @@ from permafrost.stages.datasets.targets import (
     TASKS,
     warn_of_lookalikes,
 )
-from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.evaluation import metrics
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import count_possible_folds
-from permafrost.stages.heads import check_task, parse_settings
+from permafrost.stages.heads import check_task, describe_code, is_reduced, parse_settings
 from permafrost.stages.numbers import parse_number
 from permafrost.warn import warn_once
 
@@ -143,15 +144,64 @@ def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
         options.task,
         options.cv,
         options.seed,
+        metrics.NUMERICS,
     ]
     return _digest(facts)
 
 
-def digest_fit(rows_key: str, layers: Sequence[StoredLayer], candidate: Candidate) -> str:
-    """Return a digest of all that a fit depends on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """Rows that are scaled together for fits, of which memory decides whether they are reduced.
+
+    Attributes
+    ----------
+    n_rows, n_features : int
+    is_kept : bool
+        Whether for a head that is kept, or for many on folds.
+    memory_bytes : int
+    """
+
+    n_rows: int
+    n_features: int
+    is_kept: bool
+    memory_bytes: int
+
+    def decide(self, kind: str) -> bool | None:
+        """Tell whether a kind of head gets reduced rows; None where there is room for neither."""
+        try:
+            return is_reduced(
+                kind,
+                (self.n_rows, self.n_features),
+                is_kept=self.is_kept,
+                memory_bytes=self.memory_bytes,
+            )
+        except InputError:
+            return None
+
+
+def digest_fit(
+    rows_key: str,
+    layers: Sequence[StoredLayer],
+    candidate: Candidate,
+    *,
+    scalings: Sequence[Scaling],
+) -> str:
+    """Return a digest of all that a fit depends on.
+
+    Parameters
+    ----------
+    rows_key : str
+        As `digest_rows` gives it.
+    layers : sequence of StoredLayer
+    candidate : Candidate
+    scalings : sequence of Scaling
+        Those of the fit. Not the memory is in the digest, but what follows from it.
+    """
     features = [[canonical_json(layer.recipe), layer.is_derived] for layer in layers]
     settings = dataclasses.asdict(candidate.settings)
-    return _digest([rows_key, features, candidate.kind, settings])
+    kind = candidate.kind
+    ways = [one.decide(kind) for one in scalings]
+    return _digest([rows_key, features, kind, settings, describe_code(kind), ways])
 
 
 def _digest(facts: object) -> str:

@@ -10,12 +10,18 @@ from itertools import product
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.rows import JOINED_BY, FeatureFiles
-from permafrost.pipeline.models.task import digest_fit, make_candidate
+from permafrost.pipeline.models.task import (
+    Scaling,
+    TaskOptions,
+    digest_fit,
+    digest_rows,
+    make_candidate,
+)
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import POOLINGS
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.fold_task import Candidate
-from permafrost.stages.heads import HEADS, check_task
+from permafrost.stages.heads import HEADS, check_retired, check_task
 
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 
@@ -108,8 +114,11 @@ class HeadGrid:
             owner, _, setting = name.rpartition(".")
             if owner and owner not in self.heads:
                 raise UnknownNameError("head", owner, self.heads, where=f"in --set {name}")
-            known = [one for kind in ([owner] if owner else self.heads) for one in _names_of(kind)]
+            kinds = [owner] if owner else self.heads
+            known = [one for kind in kinds for one in _names_of(kind)]
             if setting not in known:
+                for kind in kinds:
+                    check_retired(kind, [setting])
                 where = f"of {owner or ', '.join(self.heads)}"
                 raise UnknownNameError("setting", setting, dict.fromkeys(known), where=where)
 
@@ -148,21 +157,39 @@ def choose_layers(
 
 
 def list_configurations(
-    files: FeatureFiles, layers: Sequence[str], candidates: Sequence[Candidate], *, rows_key: str
+    files: FeatureFiles,
+    layers: Sequence[str],
+    candidates: Sequence[Candidate],
+    *,
+    data: TaskOptions,
+    n_rows: int,
 ) -> list[Configuration]:
     """List every candidate on every layer.
 
-    `rows_key` is the digest of the rows and of what is asked of them.
+    Parameters
+    ----------
+    files : FeatureFiles
+    layers : sequence of str
+    candidates : sequence of Candidate
+    data : TaskOptions
+    n_rows : int
+        Those that are in folds.
     """
+    rows_key = digest_rows(data, files)
     texts = [_describe_settings(one, candidates) for one in candidates]
-    return [
-        Configuration(
-            layer=layer, candidate=one, settings=text, key=digest_fit(rows_key, stored, one)
+    found = []
+    for layer in layers:
+        stored = files.find_layers(layer)
+        scaling = Scaling(
+            n_rows=n_rows,
+            n_features=files.open_matrix(stored).shape[1],
+            is_kept=False,
+            memory_bytes=data.memory_bytes,
         )
-        for layer in layers
-        for stored in [files.find_layers(layer)]
-        for one, text in zip(candidates, texts, strict=True)
-    ]
+        for one, text in zip(candidates, texts, strict=True):
+            key = digest_fit(rows_key, stored, one, scalings=[scaling])
+            found.append(Configuration(layer=layer, candidate=one, settings=text, key=key))
+    return found
 
 
 def _pool_each(files: FeatureFiles, name: str, poolings: Sequence[str] | None) -> Iterable[str]:

@@ -71,7 +71,7 @@ class FoldRecord:
             "n_test": self.n_test,
             "seconds": self.seconds,
         }
-        return json.dumps(fields)
+        return json.dumps(fields | ({"error": self.error} if self.error else {}))
 
     @classmethod
     def from_json(cls, text: str) -> FoldRecord:
@@ -100,7 +100,9 @@ class Journal:
             except (ValueError, KeyError, TypeError):
                 n_useless += 1  # a kill, a full disk or another version; it is fitted again
                 continue
-            self._records[record.key, record.fold] = record
+            # More memory or another version may mend a failure: it is tried again.
+            if not record.error:
+                self._records[record.key, record.fold] = record
         if n_useless:
             _log.warning(
                 "%d lines of %s are torn or of another version, and are done again",
@@ -113,10 +115,8 @@ class Journal:
         return self._records.get((key, fold))
 
     def add(self, record: FoldRecord) -> None:
-        """Keep a record: it is on the disk when this returns, unless it tells of a failure."""
+        """Keep a record: it is on the disk when this returns."""
         self._records[record.key, record.fold] = record
-        if record.error:
-            return  # More memory or another version may mend it: the next sweep tries again.
         # One write in append mode: lines of two sweeps into one folder do not mix. The line break
         # comes first, so that a torn line before this one does not swallow it.
         line = f"\n{record.to_json()}\n".encode()

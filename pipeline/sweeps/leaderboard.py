@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
 from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.sweeps.grid import Configuration
@@ -94,7 +93,7 @@ class Leaderboard:
             rows.append(
                 (
                     str(number),
-                    "failed" if mean is None else f"{mean:.4f}",
+                    "" if mean is None else f"{mean:.4f}",
                     "" if std is None else f"{std:.4f}",
                     _write_p(entry.p_value),
                     f"{entry.seconds:.1f}",
@@ -131,22 +130,19 @@ def rank(
 ) -> Leaderboard:
     """Order configurations by the mean of the task's first metric; equal ones by log loss.
 
-    Raises
-    ------
-    PipelineError
-        None of them could be fitted.
+    Those that could not be fitted come last, as they were listed.
     """
     entries = [_read_entry(one, journal, n_folds=n_folds) for one in configurations]
     fitted = [entry for entry in entries if not entry.error]
+    failed = [entry for entry in entries if entry.error]
     if not fitted:
-        raise PipelineError(entries[0].error)
+        return Leaderboard(task=task, entries=failed)
     names = (f"{PRIMARY[task]}_mean", "log_loss_mean")
     fitted.sort(key=lambda entry: place(*(entry.summary.get(name) for name in names)))
     compared = [
         dataclasses.replace(entry, p_value=_compare(fitted[0], entry, task=task))
         for entry in fitted[1:]
     ]
-    failed = [entry for entry in entries if entry.error]
     return Leaderboard(task=task, entries=[fitted[0], *compared, *failed])
 
 
@@ -158,7 +154,7 @@ def _read_entry(configuration: Configuration, journal: Journal, *, n_folds: int)
         configuration=configuration,
         folds=folds,
         summary={} if errors else summarize_scores(record.scores for record in folds),
-        error=errors[0] if errors else "",
+        error=f"failed: {errors[0]}" if errors else "",
     )
 
 

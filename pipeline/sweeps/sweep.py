@@ -23,9 +23,9 @@ from permafrost.pipeline.models.fit import (
     fit,
     open_bench,
 )
-from permafrost.pipeline.models.measure import plan_trial
-from permafrost.pipeline.models.rows import FeatureFiles, read_labels
-from permafrost.pipeline.models.task import TaskOptions, check_classes, choose_folds, digest_rows
+from permafrost.pipeline.models.measure import plan_folds, plan_trial
+from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
+from permafrost.pipeline.models.task import TaskOptions, check_classes, choose_folds
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.sweeps.grid import (
     Configuration,
@@ -36,10 +36,9 @@ from permafrost.pipeline.sweeps.grid import (
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
 from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_folds, write_tables
 from permafrost.pipeline.sweeps.workers import open_scratch
-from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Trial, cross_fit
-from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs
+from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs, explain_failure
 from permafrost.stages.evaluation.metrics import PRIMARY, Scores, score
 from permafrost.stages.heads import check_training
 
@@ -135,8 +134,10 @@ def sweep(options: SweepOptions) -> SweepResult:
     with FeatureFiles(options.data.features, group=options.data.group) as files:
         layers = choose_layers(files, options.layers, options.poolings)
         data = choose_folds(options.data, files)
-        rows_key = digest_rows(data, files)
-        configurations = list_configurations(files, layers, candidates, rows_key=rows_key)
+        labelled = read_labels(files, task=data.task, column=data.target)
+        configurations = list_configurations(
+            files, layers, candidates, data=data, n_rows=len(labelled.folds)
+        )
         make_folder(options.out)
         journal = Journal(options.out)
         n_folds = data.cv or 1
@@ -147,11 +148,14 @@ def sweep(options: SweepOptions) -> SweepResult:
             if journal.find(one.key, fold) is None
         ]
         if missing:
-            _check_training(data, files, candidates)
+            _check_training(data, labelled, candidates)
             _fit_missing(missing, data, files, journal, options)
-    board = rank(configurations, journal, n_folds=n_folds, task=data.task)
-    with locked_folder(options.out):
-        write_tables(options.out, board)
+        board = rank(configurations, journal, n_folds=n_folds, task=data.task)
+        folds = plan_folds(labelled, files.groups, n_folds=data.cv, seed=data.seed)
+        with locked_folder(options.out):
+            write_tables(options.out, board)
+            write_folds(options.out, [files.paths[row] for row in labelled.folds], folds)
+    _check_fitted(board, options.out)
     return SweepResult(
         board=board,
         best=_fit_best(board, data, options.out / BEST_NAME),
@@ -162,10 +166,9 @@ def sweep(options: SweepOptions) -> SweepResult:
 
 
 def _check_training(
-    data: TaskOptions, files: FeatureFiles, candidates: Sequence[Candidate]
+    data: TaskOptions, labelled: LabelledRows, candidates: Sequence[Candidate]
 ) -> None:
     """Raise before anything is fitted what every single fit would raise."""
-    labelled = read_labels(files, task=data.task, column=data.target)
     check_classes(labelled, data)
     for kind in dict.fromkeys(one.kind for one in candidates):
         check_training(kind, labelled.targets.select(labelled.train))
@@ -192,7 +195,6 @@ def _fit_missing(
                 n_jobs=min(options.jobs, len(fits)),
                 scratch=scratch,
             )
-            write_folds(options.out, [files.paths[row] for row in trial.rows], trial.folds)
             resamples = Resamples(trial.folds, files.groups[trial.rows], seed=data.seed)
             with closing(_run(fits, trial, resamples)) as found:
                 for record, configuration in found:
@@ -216,6 +218,16 @@ def _run(
         for one in found:
             configuration = configurations[one.candidate]
             yield _measure(configuration.key, one, trial, resamples), configuration
+
+
+def _check_fitted(board: Leaderboard, out: Path) -> None:
+    """Raise PipelineError where there is nothing to choose from."""
+    first = board.entries[0]
+    if first.error:
+        raise PipelineError(
+            f"none of {len(board.entries)} heads could be fitted, {out / 'results.csv'} says why;"
+            f" the first, {first.configuration.name}, {first.error}"
+        )
 
 
 def _measure(key: str, found: FoldOutputs, trial: Trial, resamples: Resamples) -> FoldRecord:
@@ -267,8 +279,8 @@ def _fit_best(board: Leaderboard, data: TaskOptions, out: Path) -> FitResult:
     )
     try:
         return find_fit(options) or fit(options)
-    except StageError as error:
+    except Exception as error:
         raise PipelineError(
             f"the tables are written, but {best.name}, the first of them, cannot be fitted on all"
-            f" training rows: {error}"
+            f" training rows: {explain_failure(error)}"
         ) from error

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
-import threading
-import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +19,11 @@ from permafrost.stages.evaluation.fold_task import (
     Fit,
     FoldOutputs,
     FoldTask,
-    run_task,
+    explain_failure,
 )
 from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.heads import HEADS
+from permafrost.stages.evaluation.processes import run_tasks
+from permafrost.stages.heads import HEADS, is_reduced
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows
 from permafrost.stages.matrices.reduction import Store, scale_rows
@@ -39,6 +37,8 @@ class Trial:
     ----------
     targets : Targets
         Of all rows of the matrix.
+    groups : ndarray, shape (n_rows,)
+        Of all rows of the matrix, as in `stages.heads.fit_head`.
     rows : ndarray of int64, shape (n,)
         Rows of the matrix that the folds speak of.
     folds : sequence of Fold
@@ -53,6 +53,7 @@ class Trial:
 
     matrix: Matrix
     targets: Targets
+    groups: NDArray[Any]
     rows: Rows
     folds: Sequence[Fold]
     seed: int
@@ -93,11 +94,12 @@ def cross_fit(
             trained.append(one)
             continue
         try:
-            is_reduced = _make_budget(trial, [kind]).should_reduce(n_sets=2, may_reduce=True)
+            shape = len(trial.rows), trial.matrix.shape[1]
+            way = is_reduced(kind, shape, is_kept=False, memory_bytes=trial.memory_bytes)
         except InputError as error:
             yield FoldOutputs(candidate=one[0], fold=one[1], error=str(error))
         else:
-            (reduced if is_reduced else dense).append(one)
+            (reduced if way else dense).append(one)
     if trained or dense:
         yield from _fit_held(candidates, trial, trained, dense)
     if reduced:
@@ -125,13 +127,14 @@ def _fit_held(
     budget = _make_budget(trial, [candidates[number].kind for number, _ in dense])
     if not dense and (budget.is_wide or not budget.fits_dense(n_sets=2)):
         # One after the other in this process: others could not read its open file.
-        alone = dataclasses.replace(trial, n_jobs=1)
-        yield from _run_all(_list_tasks(alone, single, memory_bytes=alone.memory_bytes), alone)
+        tasks = _list_tasks(trial, single, memory_bytes=trial.memory_bytes)
+        yield from run_tasks(tasks, n_jobs=1, scratch=None)
         return
     held = dataclasses.replace(
         trial,
         matrix=ArrayMatrix(trial.matrix.read(trial.rows)),
         targets=trial.targets.select(trial.rows),
+        groups=trial.groups[trial.rows],
         rows=np.arange(len(trial.rows)),
         n_jobs=min(trial.n_jobs, budget.count_jobs(is_reduced=False)),
         memory_bytes=trial.memory_bytes - budget.rows_bytes,
@@ -140,7 +143,7 @@ def _fit_held(
     # The longest first, so that no process is left with one of them at the end.
     longest = _list_tasks(held, single, memory_bytes=held.memory_bytes // held.n_jobs)
     others = _list_tasks(held, together, memory_bytes=trial.memory_bytes)
-    yield from _run_all(chain(longest, others), held)
+    yield from run_tasks(chain(longest, others), n_jobs=held.n_jobs, scratch=held.scratch)
 
 
 def _list_tasks(
@@ -152,6 +155,7 @@ def _list_tasks(
         yield FoldTask(
             matrix=trial.matrix,
             targets=trial.targets,
+            groups=trial.groups,
             fold=Fold(trial.rows[train], trial.rows[test]),
             number=fold,
             candidates=chosen,
@@ -168,37 +172,53 @@ def _fit_reduced(
     n_jobs = min(trial.n_jobs, budget.count_jobs(is_reduced=True))
     left = trial.memory_bytes - (n_jobs - 1) * budget.job_bytes(is_reduced=True)
     alone = dataclasses.replace(budget, memory_bytes=left)
-    tasks = _list_reduced(candidates, trial, wanted, alone)
-    yield from _run_all(tasks, dataclasses.replace(trial, n_jobs=n_jobs))
+    failed: list[FoldOutputs] = []
+    tasks = _list_reduced(candidates, trial, wanted, alone, failed)
+    yield from run_tasks(tasks, n_jobs=n_jobs, scratch=trial.scratch)
+    yield from failed
 
 
 def _list_reduced(
-    candidates: Sequence[Candidate], trial: Trial, wanted: Sequence[Fit], budget: Budget
+    candidates: Sequence[Candidate],
+    trial: Trial,
+    wanted: Sequence[Fit],
+    budget: Budget,
+    failed: list[FoldOutputs],
 ) -> Iterator[FoldTask]:
-    """Reduce the rows for each fold, and list what is to be fitted on them."""
-    targets = trial.targets.select(trial.rows)
+    """Reduce the rows for each fold, and list what is to be fitted; add to `failed` what cannot."""
+    targets, groups_of_rows = trial.targets.select(trial.rows), trial.groups[trial.rows]
     for scale, same in groupby(_group(candidates, wanted), key=lambda one: one[0]):
-        groups = list(same)
+        left = list(same)
         scaled_rows = scale_rows(
             trial.matrix,
             trial.rows,
             scale=scale,
-            trains=[trial.folds[fold].train for _, fold, _ in groups],
+            trains=[trial.folds[fold].train for _, fold, _ in left],
             memory_bytes=budget.memory_bytes,
             fit_bytes=budget.fit_bytes,
             store=trial.store,
         )
-        for (_, fold, chosen), scaled in zip(groups, scaled_rows, strict=True):
-            yield FoldTask(
-                matrix=ArrayMatrix(scaled.values),
-                values=scaled.values,
-                targets=targets,
-                fold=trial.folds[fold],
-                number=fold,
-                candidates=chosen,
-                seed=trial.seed,
-                memory_bytes=trial.memory_bytes,
-            )
+        try:
+            for scaled in scaled_rows:
+                _, fold, chosen = left.pop(0)
+                yield FoldTask(
+                    matrix=ArrayMatrix(scaled.values),
+                    values=scaled.values,
+                    targets=targets,
+                    groups=groups_of_rows,
+                    fold=trial.folds[fold],
+                    number=fold,
+                    candidates=chosen,
+                    seed=trial.seed,
+                    memory_bytes=trial.memory_bytes,
+                )
+        except Exception as error:  # noqa: BLE001
+            reason = explain_failure(error)
+            failed += [
+                FoldOutputs(candidate=number, fold=fold, error=reason)
+                for _, fold, chosen in left
+                for number in chosen
+            ]
 
 
 def _group(
@@ -213,50 +233,6 @@ def _group(
         (scale, fold, {number: candidates[number] for number, _ in same})
         for (scale, fold), same in groupby(sorted(wanted, key=place), key=place)
     ]
-
-
-def _run_all(tasks: Iterator[FoldTask], trial: Trial) -> Iterator[FoldOutputs]:
-    if trial.n_jobs == 1:
-        for task in tasks:
-            yield from run_task(task)
-        return
-    from multiprocessing.resource_tracker import ensure_running
-
-    from joblib import Parallel, delayed
-
-    # Arrays go to the processes as maps of one file, which is dropped at the end. No task is
-    # made before a process can take it.
-    parallel = Parallel(
-        n_jobs=trial.n_jobs,
-        return_as="generator_unordered",
-        temp_folder=str(trial.scratch),
-        max_nbytes="256K",
-        mmap_mode="r",
-        pre_dispatch=trial.n_jobs,
-        initializer=_end_with,
-        initargs=(os.getpid(),),
-    )
-    # Ctrl-C reaches all processes of a terminal. Those that start now leave it to this one;
-    # Python's resource tracker, when it starts, would unblock it again.
-    ensure_running()
-    unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        outputs = parallel(delayed(run_task)(task) for task in tasks)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
-    for found in outputs:
-        yield from found
-
-
-def _end_with(parent: int) -> None:
-    """Let this process end with its parent, whose death would leave it waiting for ever."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def collect_outputs(found: Sequence[FoldOutputs], trial: Trial) -> NDArray[np.float64]:

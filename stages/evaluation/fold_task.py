@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.errors import StageError
+from permafrost.stages.errors import InputError, StageError
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import HEADS, fit_estimator
 from permafrost.stages.heads.head import predict_rows
@@ -66,6 +68,8 @@ class FoldTask:
         The rows of `matrix`, where they are scaled already.
     targets : Targets
         Of all rows of `matrix`.
+    groups : ndarray, shape (n_rows,)
+        As in `stages.heads.fit_head`.
     fold : Fold
         Rows of `matrix`.
     number : int
@@ -79,6 +83,7 @@ class FoldTask:
     matrix: Matrix
     values: NDArray[Any] | None = None
     targets: Targets
+    groups: NDArray[Any]
     fold: Fold
     number: int
     candidates: Mapping[int, Candidate]
@@ -91,7 +96,14 @@ def run_task(task: FoldTask) -> list[FoldOutputs]:
     first = next(iter(task.candidates.values()))
     values = task.values
     if values is None and HEADS[first.kind].is_estimator:
-        values = _scale(task, first.settings.scale)
+        try:
+            values = _scale(task, first.settings.scale)
+        except Exception as error:  # noqa: BLE001
+            reason = explain_failure(error)
+            return [
+                FoldOutputs(candidate=number, fold=task.number, error=reason)
+                for number in task.candidates
+            ]
     return [_try(task, number, values) for number in task.candidates]
 
 
@@ -114,8 +126,10 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
     candidate = task.candidates[number]
     try:
         outputs, classes = _fit(task, candidate, values)
-    except StageError as error:
-        return FoldOutputs(candidate=number, fold=task.number, error=str(error))
+        if not np.isfinite(outputs).all():
+            raise InputError(f"{candidate.kind} gives NaN or infinity; scale the features")
+    except Exception as error:  # noqa: BLE001
+        return FoldOutputs(candidate=number, fold=task.number, error=explain_failure(error))
     return FoldOutputs(
         candidate=number,
         fold=task.number,
@@ -123,6 +137,24 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
         classes=classes,
         seconds=time.monotonic() - started_s,
     )
+
+
+def explain_failure(error: Exception) -> str:
+    """Return in one line why a fit failed.
+
+    Raises
+    ------
+    Exception
+        `error` itself where the fit is not to blame, but memory, the disk or the features, whose
+        errors name a status for the process to end with.
+    """
+    if isinstance(error, StageError):
+        return str(error)
+    if isinstance(error, MemoryError | OSError) or hasattr(error, "exit_status"):
+        raise error
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})"
 
 
 def _fit(
@@ -140,6 +172,7 @@ def _fit(
         task.matrix,
         task.targets,
         train=train,
+        groups=task.groups,
         seed=task.seed,
         memory_bytes=task.memory_bytes,
     )

@@ -24,6 +24,9 @@ from permafrost.stages.errors import InputError
 
 Scores = dict[str, float | None]
 
+# Bumped when folds, figures or losses change, so that no figures of before stand beside new ones.
+NUMERICS = 1
+
 # What heads are chosen by: more is better.
 PRIMARY = {
     CLASSIFICATION: "accuracy",

@@ -2,9 +2,11 @@
 
 from permafrost.stages.heads.estimators import EstimatorHead, FittedEstimator, LinearForm
 from permafrost.stages.heads.head import Head
+from permafrost.stages.heads.provenance import describe_code, is_reduced
 from permafrost.stages.heads.registry import (
     HEADS,
     HeadKind,
+    check_retired,
     check_task,
     check_training,
     fit_estimator,
@@ -20,10 +22,13 @@ __all__ = [
     "Head",
     "HeadKind",
     "LinearForm",
+    "check_retired",
     "check_task",
     "check_training",
+    "describe_code",
     "fit_estimator",
     "fit_head",
+    "is_reduced",
     "load_head",
     "parse_settings",
 ]

@@ -174,6 +174,8 @@ def _fit_classes(
     estimator: Any, values: NDArray[Any], targets: Targets, weighting: ClassWeights
 ) -> Any:
     """Fit scikit-learn's classifier on classes, or one for each tag."""
+    from sklearn.svm import LinearSVC
+
     weights = find_class_weights(weighting, targets.classes.tolist())
     default = "balanced" if weighting == "balanced" else None
     if targets.task == MULTILABEL:
@@ -182,9 +184,17 @@ def _fit_classes(
             for name in targets.classes.tolist()
         ]
         return _fit_tags(estimator, values, targets.values, by_tag)
-    present = np.unique(targets.values).tolist()
-    by_class = {name: weights.get(name, 1.0) for name in present} if weights else default
-    return _fit(estimator.set_params(class_weight=by_class), values, targets.values)
+    if not weights:
+        return _fit(estimator.set_params(class_weight=default), values, targets.values)
+    # Not by name: where a class is called 0 or 1, scikit-learn looks for the weight of a number.
+    present, codes = np.unique(targets.values, return_inverse=True)
+    by_code = np.array([weights.get(name, 1.0) for name in present.tolist()])
+    if not isinstance(estimator, LinearSVC):
+        return _fit(estimator, values, targets.values, by_code[codes])
+    # Liblinear weighs a class where it is told from the rest, and the rest not: not row by row.
+    fitted = _fit(estimator.set_params(class_weight=dict(enumerate(by_code))), values, codes)
+    fitted.classes_ = present
+    return fitted
 
 
 def _fit_tags(
@@ -227,10 +237,15 @@ def _fit_tag(estimator: Any, values: NDArray[Any], has_tag: NDArray[np.bool_]) -
     return estimator
 
 
-def _fit(estimator: Any, values: NDArray[Any], truth: NDArray[Any]) -> Any:
+def _fit(
+    estimator: Any,
+    values: NDArray[Any],
+    truth: NDArray[Any],
+    weights: NDArray[np.float64] | None = None,
+) -> Any:
     if not getattr(estimator, "copy_X", True):
         # Ridge centres rows in place. In float32 its normal equations would lose the weights along
         # all but the strongest directions.
         values = values.astype(np.float64)
     with _limit_threads(values):
-        return estimator.fit(values, truth)
+        return estimator.fit(values, truth, sample_weight=weights)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ class HeadKind:
     fit : callable
         Of an estimator: ``fit(settings, values, targets, *, seed)`` returns scikit-learn's
         estimator fitted on scaled rows. Of any other: ``fit(settings, matrix, targets, *, train,
-        seed, memory_bytes)`` returns the head.
+        groups, seed, memory_bytes)`` returns the head, which is the same whatever the memory.
     load : callable
         ``load(folder, settings, record)`` returns the head.
     is_estimator : bool
@@ -61,6 +61,12 @@ class HeadKind:
         that was measured of tall, wide and square values, the reduced ones being square.
     keeps_rows : bool
         Whether the head consists of training rows, so that reducing them saves nothing.
+    numerics : int
+        Bumped when our own code changes what is fitted; what was fitted before is then fitted anew.
+    packages : tuple of str
+        Whose versions may change what is fitted.
+    retired : mapping of str to str
+        Settings that saved heads may still have, and why none can be given any more.
     """
 
     settings: type[Any]
@@ -70,6 +76,9 @@ class HeadKind:
     is_estimator: bool = True
     fit_bytes: int = 0
     keeps_rows: bool = False
+    numerics: int = 1
+    packages: tuple[str, ...] = ("scikit-learn", "scipy")
+    retired: Mapping[str, str] = field(default_factory=dict)
 
 
 HEADS: dict[str, HeadKind] = {
@@ -106,10 +115,20 @@ HEADS: dict[str, HeadKind] = {
         fit_bytes=10,
     ),
     "mlp": HeadKind(
-        settings=MlpSettings, tasks=TASKS, fit=fit_mlp, load=load_mlp, is_estimator=False
+        settings=MlpSettings,
+        tasks=TASKS,
+        fit=fit_mlp,
+        load=load_mlp,
+        is_estimator=False,
+        packages=("keras", "scikit-learn", "tensorflow"),
     ),
     "sgd": HeadKind(
-        settings=SgdSettings, tasks=TASKS, fit=fit_sgd, load=load_estimator, is_estimator=False
+        settings=SgdSettings,
+        tasks=TASKS,
+        fit=fit_sgd,
+        load=load_estimator,
+        is_estimator=False,
+        retired={"batch_size": "each of its steps looks at all rows"},
     ),
 }
 
@@ -140,9 +159,18 @@ def parse_settings(kind: str, settings: Mapping[str, object]) -> Any:
     UnknownNameError
         The head or one of the settings does not exist; the nearest name is proposed.
     InputError
-        A value cannot be used.
+        A value cannot be used, or there is no such setting any more.
     """
+    check_retired(kind, settings)
     return parse_fields(_find_kind(kind).settings, settings, where=kind)
+
+
+def check_retired(kind: str, names: Iterable[str]) -> None:
+    """Raise InputError where one of `names` is a setting that a kind of head no longer has."""
+    for name in names:
+        reason = _find_kind(kind).retired.get(name)
+        if reason:
+            raise InputError(f"{kind} has no setting {name} any more: {reason}; leave it out")
 
 
 def check_task(kind: str, task: str) -> None:
@@ -160,6 +188,7 @@ def fit_head(  # noqa: PLR0913
     *,
     train: Rows,
     seed: int,
+    groups: NDArray[Any] | None = None,
     memory_bytes: int = 4_000_000_000,
     store: Store | None = None,
 ) -> Head:
@@ -178,6 +207,9 @@ def fit_head(  # noqa: PLR0913
         The training rows of `matrix`.
     seed : int
         The same seed and rows give the same head.
+    groups : ndarray, shape (n_rows,), optional
+        Rows of equal keys belong together: none of them is held out while another is learnt from.
+        By default each row is a group of its own.
     memory_bytes : int
         What the fit may take.
     store : Store, optional
@@ -198,7 +230,13 @@ def fit_head(  # noqa: PLR0913
     head_kind = HEADS[kind]
     if not head_kind.is_estimator:
         head: Head = head_kind.fit(
-            settings, matrix, targets, train=train, seed=seed, memory_bytes=memory_bytes
+            settings,
+            matrix,
+            targets,
+            train=train,
+            groups=np.arange(len(targets)) if groups is None else groups,
+            seed=seed,
+            memory_bytes=memory_bytes,
         )
         return head
     scaled = next(
@@ -279,5 +317,6 @@ def load_head(folder: Path) -> Head:
     """
     record = read_record(folder)
     kind = _find_kind(record.kind)
-    settings = parse_settings(record.kind, record.settings)
+    given = {name: one for name, one in record.settings.items() if name not in kind.retired}
+    settings = parse_settings(record.kind, given)
     return kind.load(folder, settings, record)

@@ -1,16 +1,13 @@
 """The ``sgd`` head: `logreg`, or `ridge` of values, on rows that need not fit into memory.
 
-Small batches of shuffled rows are stepped through at a constant rate, and the weights of the
-second half of the steps are averaged (Polyak and Juditsky, "Acceleration of stochastic
-approximation by averaging", 1992; at constant rates: Bach and Moulines, "Non-strongly-convex smooth
-stochastic approximation with convergence rate O(1/n)", 2013). The loop is our own because
-scikit-learn's SGDClassifier knows no softmax, which on its digits costs 0.1 of log loss, and takes
-ten times as long; what comes out of it is scikit-learn's LogisticRegression or Ridge.
+Each step of L-BFGS takes the gradient of the whole loss, summed in float64 over blocks of rows that
+are streamed by, so that what is found is the minimum that scikit-learn's LogisticRegression or
+Ridge would find. It comes as one of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
-from permafrost.stages.errors import InputError
 from permafrost.stages.heads.estimators import EstimatorHead, apply_link
 from permafrost.stages.heads.linear import join_taggers, parse_positive
 from permafrost.stages.heads.settings import class_weight_setting, scale_setting, setting, whole
@@ -27,38 +23,39 @@ from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.stream import (
     Features,
     RowStream,
+    count_least_bytes,
     learn_columns,
     leave_for_rows,
     open_stream,
 )
 
-# The most that the second derivative of the loss by the score can be.
-CURVATURES = {"softmax": 0.5, "sigmoid": 0.25, "identity": 1.0}
-# The largest eigenvalue of the covariance is taken from so many rows. Fewer err upwards: safely.
-SAMPLE_ROWS = 512
-# Float32 weights, their average, gradient and step, and the float64 result; moments of columns.
-BYTES_PER_WEIGHT, BYTES_PER_FEATURE = 40, 64
+logger = logging.getLogger(__name__)
+
+# Float64 weights, gradients and SciPy's ten pairs of them; moments of columns. Measured.
+BYTES_PER_WEIGHT, BYTES_PER_FEATURE = 352, 64
+# A product of fewer multiplications is over before a second thread has woken up.
+ONE_THREAD_PRODUCTS = 2**24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SgdSettings:
-    """Settings of a linear model that is fitted by stochastic gradient descent.
+    """Settings of a linear model that is fitted on streamed rows.
 
     Parameters
     ----------
     C : float
         Inverse strength of the L2 penalty: that of `logreg`, and 1 / alpha of `ridge`.
     epochs : int
-        Passes over the training rows. The more rows, the fewer are needed.
-    batch_size : int
-        Rows a step. Twice as many are done with sooner, and come less far.
+        Passes over the training rows after which L-BFGS stops, converged or not.
+    tol : float
+        Largest entry of the loss's gradient at which L-BFGS stops, as in `LogregSettings`.
     scale, class_weight
         As in `LogregSettings`.
     """
 
     C: float = setting(1.0, parse_positive, "a number above 0")
-    epochs: int = setting(50, whole(1), "a whole number from 1 on")
-    batch_size: int = setting(16, whole(1), "a whole number from 1 on")
+    epochs: int = setting(200, whole(1), "a whole number from 1 on")
+    tol: float = setting(1e-4, parse_positive, "a number above 0")
     scale: str = scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
@@ -68,14 +65,23 @@ class _Problem:
     """Rows, which are scaled and centred as they come, and what is to be said of them.
 
     Since the bias is not penalised, centring changes nothing but the bias, and shortens the way.
+
+    Attributes
+    ----------
+    shares : ndarray of float64, shape (n_rows, 1) or (n_rows, n_outputs)
+        What part of an output's loss each row is.
+    penalties : ndarray of float64, shape (1,) or (n_outputs,)
+        What a squared weight counts against that loss, twice.
     """
 
     stream: RowStream
     truth: Truth
     normalises: bool
-    mean: NDArray[np.float32]
-    deviation: NDArray[np.float32]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
     link: str
+    shares: NDArray[np.float64]
+    penalties: NDArray[np.float64]
 
     @property
     def n_outputs(self) -> int:
@@ -83,22 +89,51 @@ class _Problem:
         is_multiple = self.link == "softmax" or self.truth.task == MULTILABEL
         return len(self.truth.classes) if is_multiple else 1
 
-    def batches(
-        self, positions: Rows, n_rows: int, *, rng: np.random.Generator | None = None
-    ) -> Iterator[tuple[Rows, Features]]:
-        """Yield what `RowStream.batches` does, but scaled."""
-        for taken, features in self.stream.batches(positions, n_rows, rng=rng):
-            scaled = _normalise(features) if self.normalises else features
-            scaled -= self.mean
-            scaled /= self.deviation
-            yield taken, scaled
+    @property
+    def shape(self) -> tuple[int, int]:
+        """That of the weights of scaled rows, of which the last row is the bias."""
+        return self.stream.n_features + 1, self.n_outputs
 
-    def expect(self, positions: Rows) -> NDArray[np.float32]:
+    def measure(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        """Return loss and gradient of weights, flattened, in one pass over the rows."""
+        weights = flat.reshape(self.shape)
+        bias = weights[-1]
+        slopes = weights[:-1] / self.deviation[:, np.newaxis]
+        loss, gradient = 0.0, np.zeros(self.shape)
+        blocks = self.stream.batches(np.arange(len(self.stream)), self.stream.block_rows)
+        for positions, features in blocks:
+            centred = (_normalise(features) if self.normalises else features) - self.mean
+            scores, expected = centred @ slopes + bias, self._expect(positions)
+            shares = self.shares[positions]
+            loss += float((shares * _measure_losses(scores, expected, self.link)).sum())
+            errors = shares * (apply_link(scores, self.link) - expected)
+            gradient[:-1] += centred.T @ errors
+            gradient[-1] += errors.sum(axis=0)
+        gradient[:-1] /= self.deviation[:, np.newaxis]
+        penalised = self.penalties * weights[:-1]
+        gradient[:-1] += penalised
+        return loss + float((penalised * weights[:-1]).sum()) / 2, gradient.ravel()
+
+    def _expect(self, positions: Rows) -> NDArray[Any]:
         """Return the outputs sought, shape (m, n_outputs)."""
         values = self.truth.values[positions]
-        if self.link == "softmax":
-            values = values == np.arange(self.n_outputs)
-        return values.astype(np.float32)
+        return values == np.arange(self.n_outputs) if self.link == "softmax" else values
+
+
+def _measure_losses(
+    scores: NDArray[np.float64], expected: NDArray[Any], link: str
+) -> NDArray[np.float64]:
+    """Return the loss of each row, or of each of its tags, up to what no weight changes."""
+    gained = expected * scores
+    if link == "softmax":
+        top = scores.max(axis=1, keepdims=True)
+        total = top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
+        losses: NDArray[np.float64] = total - gained.sum(axis=1, keepdims=True)
+    elif link == "sigmoid":
+        losses = np.logaddexp(0, scores) - gained
+    else:
+        losses = np.square(scores) / 2 - gained
+    return losses
 
 
 def fit_sgd(  # noqa: PLR0913
@@ -107,10 +142,11 @@ def fit_sgd(  # noqa: PLR0913
     targets: Targets,
     *,
     train: Rows,
+    groups: NDArray[Any],
     seed: int,
     memory_bytes: int,
 ) -> EstimatorHead:
-    """Come near the weights of `logreg` or `ridge`; the same `seed` gives the same ones.
+    """Find the weights of `logreg` or `ridge`; there is nothing to draw or to hold out.
 
     Parameters
     ----------
@@ -120,14 +156,15 @@ def fit_sgd(  # noqa: PLR0913
         Of all rows of `matrix`.
     train : ndarray of int64
         The rows that are learnt from.
-    seed : int
+    groups, seed
+        Change nothing.
     memory_bytes : int
-        What rows and weights may take.
+        What rows and weights may take; it changes nothing else.
 
     Raises
     ------
     InputError
-        There is too little memory, a row holds NaN or infinity, or the fit diverges.
+        There is too little memory, or a row holds NaN or infinity.
     """
     rows = np.sort(train)
     truth = standardise(encode_targets(targets.select(rows), settings.class_weight))
@@ -135,7 +172,7 @@ def fit_sgd(  # noqa: PLR0913
     n_bytes = leave_for_rows(
         memory_bytes,
         taken_bytes=n_features * (BYTES_PER_WEIGHT * truth.n_outputs + BYTES_PER_FEATURE),
-        least_bytes=16 * n_features * settings.batch_size,
+        least_bytes=count_least_bytes(n_features),
         remedy="pool the layer",
     )
     stream = open_stream(matrix, rows, n_bytes=n_bytes)
@@ -145,8 +182,7 @@ def fit_sgd(  # noqa: PLR0913
         prepare=_normalise if settings.scale == "l2" else None,
     )
     problem = _pose(settings, stream, truth, columns)
-    weights = _descend(problem, settings, seed=seed)
-    return _make_head(settings, problem, columns, weights=weights)
+    return _make_head(settings, problem, columns, weights=_minimise(problem, settings))
 
 
 def _pose(settings: SgdSettings, stream: RowStream, truth: Truth, columns: Any) -> _Problem:
@@ -156,14 +192,16 @@ def _pose(settings: SgdSettings, stream: RowStream, truth: Truth, columns: Any) 
         REGRESSION: "identity",
     }
     is_standard = settings.scale == "standard"
-    deviation = columns.scale_ if is_standard else np.ones_like(columns.mean_)
+    totals = truth.weights.sum(axis=0)
     return _Problem(
         stream=stream,
         truth=truth,
         normalises=settings.scale == "l2",
-        mean=columns.mean_.astype(np.float32),
-        deviation=deviation.astype(np.float32),
+        mean=columns.mean_,
+        deviation=columns.scale_ if is_standard else np.ones_like(columns.mean_),
         link=links[truth.task],
+        shares=truth.weights / totals,
+        penalties=1 / (settings.C * totals),
     )
 
 
@@ -174,93 +212,43 @@ def _normalise(features: Features) -> Features:
     return features
 
 
-def _descend(problem: _Problem, settings: SgdSettings, *, seed: int) -> NDArray[np.float32]:
+def _minimise(problem: _Problem, settings: SgdSettings) -> NDArray[np.float64]:
     """Return the weights of scaled rows, and last the bias: shape (n_features + 1, n_outputs)."""
+    from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
 
-    everything = np.arange(len(problem.stream))
-    weights = np.zeros((problem.stream.n_features + 1, problem.n_outputs), np.float32)
-    average = np.zeros_like(weights)
-    n_averaged = 0
-    # One step is over before a second thread has woken up.
-    with threadpool_limits(1, user_api="blas"), np.errstate(over="ignore", invalid="ignore"):
-        rates = _choose_rates(problem, settings, seed=seed)
-        for epoch in range(settings.epochs):
-            rng = np.random.default_rng([seed, epoch])
-            for batch in problem.batches(everything, settings.batch_size, rng=rng):
-                _step(problem, weights, batch, rates)
-                if epoch >= settings.epochs // 2:
-                    n_averaged += 1
-                    average += (weights - average) / n_averaged
-            if not np.isfinite(weights).all():
-                raise InputError(
-                    f"sgd diverged with batch_size={settings.batch_size} and"
-                    f" scale={settings.scale}: some rows are far longer than the others; give"
-                    " --set scale=l2, or fit them with another head"
-                )
-    return average
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Rates:
-    """How far one row takes the weights and the bias, and how much of the weights it takes away."""
-
-    weights: float
-    bias: float
-    decay: float
-
-
-def _choose_rates(problem: _Problem, settings: SgdSettings, *, seed: int) -> _Rates:
-    """Return the rates at which steps of a batch still converge.
-
-    Their bound is the curvature that a batch of m rows sees: of the mean loss, plus 1 / m of that
-    of one row (Jain et al., "Parallelizing stochastic gradient descent for least squares
-    regression", 2018).
-    """
-    stream, m = problem.stream, settings.batch_size
-    n_sample = max(1, min(SAMPLE_ROWS, len(stream), stream.n_bytes // (32 * stream.n_features)))
-    sample = np.random.default_rng(seed).choice(len(stream), n_sample, replace=False)
-    batches = problem.batches(np.sort(sample), n_sample)
-    features = np.concatenate([features for _, features in batches])
-    products = features @ features.T
-    covariance = float(np.linalg.norm(products, 2)) / n_sample or 1.0  # 0: all rows are the same
-    length = _find_longest(problem) if problem.link == "identity" else products.trace() / n_sample
-    loss = CURVATURES[problem.link] * float(problem.truth.weights.mean(axis=0).max())
-    penalty = 1 / (settings.C * len(stream))
-    # The bias is the weight of one more feature, to which we give the variance `covariance`.
-    rate = 1 / (m * (loss * (covariance + (length + covariance) / m) + penalty))
-    return _Rates(weights=rate, bias=rate * covariance, decay=rate * penalty)
-
-
-def _find_longest(problem: _Problem) -> float:
-    """Return the largest squared length of a row: where the loss is a square, it may diverge."""
-    batches = problem.batches(np.arange(len(problem.stream)), problem.stream.block_rows)
-    return max(float(np.einsum("ij,ij->i", features, features).max()) for _, features in batches)
-
-
-def _step(
-    problem: _Problem,
-    weights: NDArray[np.float32],
-    batch: tuple[Rows, Features],
-    rates: _Rates,
-) -> None:
-    positions, features = batch
-    outputs = apply_link(features @ weights[:-1] + weights[-1], problem.link)
-    errors = (outputs - problem.expect(positions)) * problem.truth.weights[positions]
-    weights[:-1] *= np.float32(1 - rates.decay * len(positions))
-    weights[:-1] -= features.T @ (np.float32(rates.weights) * errors)
-    weights[-1] -= np.float32(rates.bias) * errors.sum(axis=0)
+    # As scikit-learn asks L-BFGS for a logistic regression, so that `tol` means the same.
+    options = {
+        "gtol": settings.tol,
+        "ftol": 64 * np.finfo(np.float64).eps,
+        "maxls": 50,
+        "maxiter": settings.epochs,
+        "maxfun": settings.epochs,
+    }
+    n_products = problem.stream.block_rows * problem.stream.n_features * problem.n_outputs
+    n_threads = 1 if n_products < ONE_THREAD_PRODUCTS else None
+    with threadpool_limits(n_threads, user_api="blas"):
+        start = np.zeros(problem.shape).ravel()
+        found = minimize(problem.measure, start, method="L-BFGS-B", jac=True, options=options)
+    if not found.success:
+        logger.warning(
+            "sgd has not converged after %d passes over the rows (epochs=%d); raise it with"
+            " --set epochs=%d, or scale the features",
+            *(found.nfev, settings.epochs, settings.epochs * 4),
+        )
+    weights: NDArray[np.float64] = found.x.reshape(problem.shape)
+    return weights
 
 
 def _make_head(
-    settings: SgdSettings, problem: _Problem, columns: Any, *, weights: NDArray[np.float32]
+    settings: SgdSettings, problem: _Problem, columns: Any, *, weights: NDArray[np.float64]
 ) -> EstimatorHead:
     """Write the weights into scikit-learn's estimator of such weights, and the scaler before it."""
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import Normalizer
 
     truth = problem.truth
-    wide = weights.T.astype(np.float64) * truth.spread
+    wide = weights.T * truth.spread
     coefficients, bias = wide[:, :-1], wide[:, -1] + truth.centre
     if settings.scale != "standard":
         bias -= coefficients @ problem.mean

@@ -26,7 +26,7 @@ class Truth:
     values : ndarray, shape (n, 1) or (n, n_classes)
         ``classification``: int64, one column, which of `classes`. ``multilabel``: float32, 0 or 1.
         ``regression``: float64, one column.
-    weights : ndarray of float32, shape (n, 1) or (n, n_classes)
+    weights : ndarray of float64, shape (n, 1) or (n, n_classes)
         What the loss of each value counts.
     centre, spread : float
         A regression's own values are ``centre + spread * values``.
@@ -35,7 +35,7 @@ class Truth:
     task: str
     classes: NDArray[np.str_]
     values: NDArray[Any]
-    weights: NDArray[np.float32]
+    weights: NDArray[np.float64]
     centre: float = 0.0
     spread: float = 1.0
 
@@ -73,7 +73,7 @@ def _encode_values(targets: Targets, weighting: ClassWeights) -> Truth:
     if weighting != "none":
         raise InputError("a regression has no classes to weigh; drop class_weight")
     values = targets.values[:, np.newaxis]
-    weights = np.ones(values.shape, np.float32)
+    weights = np.ones(values.shape)
     return Truth(task=targets.task, classes=targets.classes, values=values, weights=weights)
 
 
@@ -87,7 +87,7 @@ def _encode_classes(targets: Targets, given: dict[str, float] | None) -> Truth:
         task=targets.task,
         classes=classes,
         values=codes[:, np.newaxis],
-        weights=by_class[codes, np.newaxis].astype(np.float32),
+        weights=by_class[codes, np.newaxis],
     )
 
 
@@ -104,7 +104,7 @@ def _encode_tags(targets: Targets, given: dict[str, float] | None) -> Truth:
         task=targets.task,
         classes=targets.classes,
         values=values,
-        weights=weights.astype(np.float32),
+        weights=weights,
     )
 
 

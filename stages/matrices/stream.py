@@ -1,8 +1,9 @@
 """Shuffled batches of a matrix's rows, of which a bounded number is in memory at a time.
 
-Rows that fit into the given memory are read once. Others are read anew in every pass: runs of
-neighbouring rows, since scattered ones are slow to read, are drawn at random into a buffer, whose
-rows are shuffled in their turn, while a thread fills the next one.
+Which rows come in which batch depends on the rows and the seed alone: runs of neighbouring rows,
+since scattered ones are slow to read, are drawn at random into mixes, whose rows are shuffled in
+their turn. Memory only says how they are read: once where all of them fit, else anew in every pass,
+into a buffer of as many of the next rows as there is room for, while a thread fills the next one.
 """
 
 from __future__ import annotations
@@ -27,8 +28,14 @@ Features = NDArray[np.float32]
 
 # One run is one stretch of the file; smaller ones are slower to read.
 RUN_BYTES = 2**20
-# Rows mostly lie class by class: a buffer of few runs would hold few classes.
-RUNS_PER_BUFFER = 32
+# Rows mostly lie class by class: a mix of few runs would hold few classes.
+RUNS_PER_MIX = 32
+# Rows of less than this, as float32, are one mix. A buffer smaller than a mix holds parts of its
+# runs, so that the same chunks of the file are read several times.
+MIX_BYTES = 2**28
+# A block is small enough for a processor's cache, and wide rows still come in blocks worth a
+# product of matrices.
+BLOCK_VALUES, LEAST_BLOCK_ROWS = 2**13, 32
 # Two buffers take five eighths of the memory; the rest is for a read, and what is made of a batch.
 BUFFER_SHARE = 5 / 16
 
@@ -62,8 +69,8 @@ class RowStream:
 
     @property
     def block_rows(self) -> int:
-        """How many rows make a batch that is large but bounded."""
-        return max(1, min(BLOCK_BYTES, self.n_bytes // 32) // (4 * self.n_features))
+        """How many rows to take at a time where it does not matter, whatever the memory."""
+        return count_block_rows(self.n_features)
 
     def batches(
         self, positions: Rows, n_rows: int, *, rng: np.random.Generator | None = None
@@ -86,30 +93,32 @@ class RowStream:
         features : ndarray of float32, shape (n_rows, n_features)
             The caller's own.
         """
+        n_mix = _round_down(max(n_rows, MIX_BYTES // (4 * self.n_features)), unit=n_rows)
+        order = positions if rng is None else self._shuffle(positions, n_mix, rng)
         if self.held is not None:
-            yield from _cut(self.held, positions, n_rows, rng)
+            for taken in _split(order, n_rows):
+                yield taken, _take(self.held, taken)
             return
-        plans = self._plan_buffers(positions, n_rows, rng)
-        for plan, buffer in read_ahead(partial(self._fill, plan) for plan in plans):
-            for places, features in _cut(buffer, np.arange(len(plan)), n_rows, rng):
-                yield plan[places], features
+        n_buffer = int(BUFFER_SHARE * self.n_bytes) // count_row_bytes(self.matrix)
+        # A buffer has whole mixes where it holds one, whose rows are runs; else whole batches.
+        n_buffer = _round_down(n_buffer, unit=n_mix if n_buffer > n_mix else n_rows)
+        reads = (partial(self._fill, plan) for plan in _split(order, n_buffer))
+        for plan, buffer in read_ahead(reads):
+            places = np.argsort(np.argsort(plan))
+            for taken, held in zip(_split(plan, n_rows), _split(places, n_rows), strict=True):
+                yield taken, _take(buffer, held)
             del buffer  # or it would live on while the one after the next is being read
 
-    def _plan_buffers(
-        self, positions: Rows, n_rows: int, rng: np.random.Generator | None
-    ) -> list[Rows]:
-        """Share out the positions to buffers, each of whole batches if it holds one; ascending."""
-        row_bytes = count_row_bytes(self.matrix)
-        n_buffer = max(1, int(BUFFER_SHARE * self.n_bytes) // row_bytes)
-        if n_buffer > n_rows:
-            n_buffer -= n_buffer % n_rows
-        if rng is not None:
-            runs = _split(positions, min(RUN_BYTES // row_bytes, n_buffer // RUNS_PER_BUFFER))
+    def _shuffle(self, positions: Rows, n_mix: int, rng: np.random.Generator) -> Rows:
+        if len(positions) > n_mix:
+            n_run = RUN_BYTES // (4 * self.n_features)
+            runs = _split(positions, min(n_run, n_mix // RUNS_PER_MIX))
             positions = np.concatenate([runs[i] for i in rng.permutation(len(runs))])
-        return [np.sort(part) for part in _split(positions, n_buffer)]
+        return np.concatenate([rng.permutation(mix) for mix in _split(positions, n_mix)])
 
     def _fill(self, plan: Rows) -> tuple[Rows, NDArray[Any]]:
-        return plan, _read(self.matrix, self.rows[plan], self.n_bytes)
+        """Read the rows of a plan in ascending order."""
+        return plan, _read(self.matrix, self.rows[np.sort(plan)], self.n_bytes)
 
 
 def open_stream(matrix: Matrix, rows: Rows, *, n_bytes: int) -> RowStream:
@@ -124,22 +133,30 @@ def count_row_bytes(matrix: Matrix) -> int:
     return matrix.shape[1] * matrix.dtype.itemsize
 
 
+def count_block_rows(n_features: int) -> int:
+    """Return what `RowStream.block_rows` says."""
+    return max(LEAST_BLOCK_ROWS, BLOCK_VALUES // n_features)
+
+
+def count_least_bytes(n_features: int, *, batch_rows: int = 1) -> int:
+    """Return what two buffers of a batch, or of a block and what is made of it, take at least."""
+    return n_features * max(16 * batch_rows, 32 * count_block_rows(n_features))
+
+
 def _read(matrix: Matrix, rows: Rows, n_bytes: int) -> NDArray[Any]:
     return read_rows(matrix, rows, dtype=matrix.dtype, n_bytes=min(BLOCK_BYTES, n_bytes // 16))
+
+
+def _round_down(number: int, *, unit: int) -> int:
+    return number - number % unit if number > unit else number
 
 
 def _split(positions: Rows, n_each: int) -> list[Rows]:
     return np.split(positions, np.arange(max(1, n_each), len(positions), max(1, n_each)))
 
 
-def _cut(
-    buffer: NDArray[Any], places: Rows, n_rows: int, rng: np.random.Generator | None
-) -> Iterator[tuple[Rows, Features]]:
-    """Yield batches of the rows at `places` of a buffer."""
-    order = places if rng is None else rng.permutation(places)
-    for start in range(0, len(order), n_rows):
-        taken = order[start : start + n_rows]
-        yield taken, np.take(buffer, taken, axis=0).astype(np.float32, copy=False)
+def _take(buffer: NDArray[Any], places: Rows) -> Features:
+    return np.take(buffer, places, axis=0).astype(np.float32, copy=False)
 
 
 def read_ahead(reads: Iterable[Callable[[], T]]) -> Iterator[T]:

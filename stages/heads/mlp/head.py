@@ -30,10 +30,17 @@ from permafrost.stages.heads.mlp.network import (
 from permafrost.stages.heads.mlp.training import Lesson, train_network
 from permafrost.stages.heads.truth import Truth, encode_targets, standardise
 from permafrost.stages.matrices.matrix import Matrix, Rows
-from permafrost.stages.matrices.stream import learn_columns, leave_for_rows, open_stream
+from permafrost.stages.matrices.stream import (
+    count_least_bytes,
+    learn_columns,
+    leave_for_rows,
+    open_stream,
+)
 
 FILE_NAME = "head.keras"
-HELD_OUT_EVERY = 10
+HELD_OUT_SHARE = 0.1
+# Where groups are too large to hold out a tenth, one may be, of at most this share.
+LARGEST_SHARE = 0.25
 # Fewer held-out rows than this say more about chance than about when to stop.
 MIN_HELD_OUT = 10
 # Weights, gradient, moments, best weights, and what Adam makes on the way; measured.
@@ -79,6 +86,7 @@ def fit_mlp(  # noqa: PLR0913
     targets: Targets,
     *,
     train: Rows,
+    groups: NDArray[Any],
     seed: int,
     memory_bytes: int,
 ) -> MlpHead:
@@ -94,9 +102,11 @@ def fit_mlp(  # noqa: PLR0913
         Of all rows of `matrix`.
     train : ndarray of int64
         The rows that are learnt from.
+    groups : ndarray, shape (n_rows,)
+        Of all rows of `matrix`; early stopping watches whole groups.
     seed : int
     memory_bytes : int
-        What rows and weights may take, beyond what TensorFlow itself does.
+        What rows and weights may take, beyond what TensorFlow itself does; it changes nothing else.
 
     Raises
     ------
@@ -106,7 +116,7 @@ def fit_mlp(  # noqa: PLR0913
     rows = np.sort(train)
     truth = encode_targets(targets.select(rows), settings.class_weight)
     n_bytes = _leave_for_rows(settings, memory_bytes, matrix.shape[1], truth.n_outputs)
-    held_out = _hold_out(settings, truth, seed=seed)
+    held_out = _hold_out(settings, truth, groups[rows], seed=seed)
     kept = np.setdiff1d(np.arange(len(rows)), held_out)
     truth = standardise(truth, kept)
     stream = open_stream(matrix, rows, n_bytes=n_bytes)
@@ -132,40 +142,62 @@ def _leave_for_rows(
     return leave_for_rows(
         memory_bytes,
         taken_bytes=BYTES_PER_WEIGHT * n_weights,
-        least_bytes=16 * n_features * settings.batch_size,
+        least_bytes=count_least_bytes(n_features, batch_rows=settings.batch_size),
         remedy="fewer units, with --set hidden=32, or pool the layer",
     )
 
 
-def _hold_out(settings: MlpSettings, truth: Truth, *, seed: int) -> Rows:
+def _hold_out(settings: MlpSettings, truth: Truth, groups: NDArray[Any], *, seed: int) -> Rows:
     """Choose the rows to watch; those with tags or values as if they were of one class."""
     if not settings.patience:
         return np.empty(0, np.int64)
     is_classification = truth.task == CLASSIFICATION
     codes = truth.values[:, 0] if is_classification else np.zeros(len(truth.values), np.int64)
-    return choose_held_out(codes, seed=seed)
+    return choose_held_out(codes, groups, seed=seed)
 
 
-def choose_held_out(codes: NDArray[np.int64], *, seed: int) -> NDArray[np.int64]:
+def choose_held_out(codes: NDArray[np.int64], groups: NDArray[Any], *, seed: int) -> Rows:
     """Choose the rows on which early stopping watches the loss.
 
     Parameters
     ----------
     codes : ndarray of int64, shape (n_rows,)
         The class of every row.
+    groups : ndarray, shape (n_rows,)
+        Rows of equal keys are held out together or not at all.
     seed : int
 
     Returns
     -------
     ndarray of int64
-        A tenth of every class, give or take one row, and never its only row; empty where there
-        are too few rows to hold any out.
+        About a tenth of every class, and never all of a class; where groups are too large for
+        that, one of them. Empty where there are too few rows, or only groups of more than a
+        quarter of them.
     """
-    shuffled = np.random.default_rng(seed).permutation(len(codes))
-    by_class = shuffled[np.argsort(codes[shuffled], kind="stable")]
-    firsts = by_class[np.unique(codes[by_class], return_index=True)[1]]
-    held_out = np.setdiff1d(by_class[HELD_OUT_EVERY // 2 :: HELD_OUT_EVERY], firsts)
+    _, firsts, group_of_row = np.unique(groups, return_index=True, return_inverse=True)
+    sizes = np.bincount(group_of_row)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    # A group counts as one of its first row's class.
+    by_class = shuffled[np.argsort(codes[firsts][shuffled], kind="stable")]
+    is_held = np.zeros(len(sizes), np.bool_)
+    is_held[by_class[_draw_share(sizes[by_class])]] = True
+    if not is_held.any():
+        is_held[shuffled[sizes[shuffled] <= LARGEST_SHARE * len(codes)][:1]] = True
+    is_lost = ~np.isin(codes, codes[~is_held[group_of_row]])
+    is_held[group_of_row[is_lost]] = False
+    held_out = np.flatnonzero(is_held[group_of_row])
     return held_out if len(held_out) >= MIN_HELD_OUT else held_out[:0]
+
+
+def _draw_share(sizes: NDArray[np.int64]) -> list[int]:
+    """Choose groups in passing, so that of those passed about a tenth of the rows is chosen."""
+    chosen, n_passed, n_chosen = [], 0, 0
+    for number, size in enumerate(sizes.tolist()):
+        n_passed += size
+        if n_chosen + size / 2 < HELD_OUT_SHARE * n_passed:
+            chosen.append(number)
+            n_chosen += size
+    return chosen
 
 
 def load_mlp(folder: Path, settings: MlpSettings, record: HeadRecord) -> MlpHead:

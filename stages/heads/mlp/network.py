@@ -47,7 +47,8 @@ class MlpSettings:
         Rows a step.
     patience : int
         Epochs without a lower loss on the held-out tenth of the training rows before the fit
-        stops and goes back to the best ones; 0 holds nothing out and runs all epochs.
+        stops and goes back to the best ones; 0 holds nothing out and runs all epochs. Held out are
+        whole groups, and nothing where there are too few, see `choose_held_out`.
     scale : {"standard", "l2", "none"}
         Columns to mean 0 and variance 1, rows to length 1, or nothing.
     class_weight : "none", "balanced" or tuple of (str, float)

@@ -23,9 +23,6 @@ from permafrost.stages.matrices.stream import RowStream
 if TYPE_CHECKING:
     from permafrost.stages.heads.mlp.network import MlpSettings
 
-# The loss on rows held out is taken over so many at a time.
-WATCHED_ROWS = 1024
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lesson:
@@ -41,7 +38,8 @@ class Lesson:
     ) -> Iterator[tuple[NDArray[np.float32], NDArray[Any], NDArray[np.float32]]]:
         """Yield features, values and weights."""
         for taken, features in self.stream.batches(positions, n_rows, rng=rng):
-            yield features, self.truth.values[taken], self.truth.weights[taken]
+            weights = self.truth.weights[taken].astype(np.float32)
+            yield features, self.truth.values[taken], weights
 
 
 def train_network(network: Any, lesson: Lesson, settings: MlpSettings, *, seed: int) -> None:
@@ -76,7 +74,7 @@ def train_network(network: Any, lesson: Lesson, settings: MlpSettings, *, seed: 
             )
         if not len(lesson.held_out):
             continue
-        batches = lesson.batches(lesson.held_out, min(WATCHED_ROWS, lesson.stream.block_rows))
+        batches = lesson.batches(lesson.held_out, settings.batch_size)
         loss = sum(len(batch[0]) * float(watch(*batch)) for batch in batches)
         if loss < best_loss:
             best, best_loss, best_epoch = [v.numpy() for v in variables], loss, epoch

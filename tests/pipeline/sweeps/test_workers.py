@@ -51,7 +51,7 @@ def test_an_interrupted_sweep_leaves_no_process_and_no_scratch(long_sweep, numbe
     os.killpg(process.pid, number)  # as a terminal does
     assert _complaints(process) == ["permafrost: interrupted; what was finished is kept"]
     assert process.returncode == status
-    assert {path.name for path in out.iterdir()} == {"folds.csv", "journal.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"journal.jsonl"}
 
 
 def test_a_killed_process_of_a_sweep_is_one_line(long_sweep):
@@ -66,7 +66,7 @@ def test_a_killed_process_of_a_sweep_is_one_line(long_sweep):
     (line,) = _complaints(process)
     assert "fewer --jobs" in line
     assert process.returncode == 3
-    assert {path.name for path in out.iterdir()} == {"folds.csv", "journal.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"journal.jsonl"}
 
 
 def test_processes_end_with_a_killed_sweep(long_sweep):

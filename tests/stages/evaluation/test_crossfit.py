@@ -28,6 +28,7 @@ FEATURES = (PIXELS / 16).astype(np.float32)
 NAMES = np.array(["nought", "one", "two"])[DIGITS]
 TARGETS = Targets(task=CLASSIFICATION, values=NAMES, classes=np.unique(NAMES))
 # Not all rows, and not in order: as where a test split is left out.
+GROUPS = np.arange(len(NAMES))
 ROWS = np.random.default_rng(0).permutation(len(NAMES))[:300]
 SPLIT = np.arange(len(ROWS)) % 3
 FOLDS = [Fold(np.flatnonzero(i != SPLIT), np.flatnonzero(i == SPLIT)) for i in range(3)]
@@ -54,7 +55,14 @@ def widen(features: np.ndarray) -> np.ndarray:
 
 def plan(features: np.ndarray = FEATURES, **changes: Any) -> Trial:
     options: dict[str, Any] = {"seed": 0, "memory_bytes": 10**9, **changes}
-    return Trial(matrix=OpenMatrix(features), targets=TARGETS, rows=ROWS, folds=FOLDS, **options)
+    return Trial(
+        matrix=OpenMatrix(features),
+        targets=TARGETS,
+        groups=GROUPS,
+        rows=ROWS,
+        folds=FOLDS,
+        **options,
+    )
 
 
 def name(*kinds: str, **settings: object) -> list[Candidate]:

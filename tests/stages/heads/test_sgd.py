@@ -137,33 +137,31 @@ def test_weights_of_no_class_and_of_values_are_refused():
         fit(PROGRESS, x=PATIENTS, train=SOME, class_weight="balanced")
 
 
-def test_a_small_buffer_is_about_as_good_as_all_of_the_memory(tmp_path):
-    order = np.argsort(NAMES, kind="stable")  # class by class: the hardest to shuffle
+def test_memory_stays_within_what_was_given_and_changes_nothing(tmp_path):
+    order = np.argsort(NAMES, kind="stable")
     x = np.tile(X[order], (1, 50)) / np.float32(50**0.5)
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     targets = CLASSES.select(order)
     rng = np.random.default_rng(0)
     train = np.sort(rng.choice(len(x), 1200, replace=False))
-    test = np.setdiff1d(np.arange(len(x)), train)
-    memory_bytes = x[train].nbytes // 2
+    # Weights take two thirds of it, and rows twice as much.
+    memory_bytes = x[train].nbytes
     tracemalloc.start()
     try:
-        small = fit(targets, x=mapped, train=train, memory_bytes=memory_bytes, epochs=20)
+        small = fit(targets, x=mapped, train=train, memory_bytes=memory_bytes)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
     assert peak < memory_bytes
-    large = fit(targets, x=x, train=train, epochs=20)
-    losses = [log_loss(targets.values[test], head.predict(x[test])) for head in (small, large)]
-    assert losses[1] < 0.2
-    assert losses[0] < losses[1] + 0.04
+    large = fit(targets, x=x, train=train)
+    np.testing.assert_array_equal(small.predict(x), large.predict(x))
 
 
-def test_a_seed_repeats_the_fit_and_the_order_of_the_training_rows_does_not_matter():
+def test_neither_seed_nor_the_order_of_the_training_rows_matters():
     first = fit(CLASSES, epochs=2).predict(X)
     np.testing.assert_array_equal(fit(CLASSES, epochs=2, train=np.sort(TRAIN)).predict(X), first)
-    assert not np.array_equal(fit(CLASSES, epochs=2, seed=1).predict(X), first)
+    np.testing.assert_array_equal(fit(CLASSES, epochs=2, seed=1).predict(X), first)
 
 
 @pytest.mark.parametrize("scale", SCALERS)
@@ -192,5 +190,5 @@ def test_broken_rows_and_little_memory_are_one_clear_error():
     broken[TRAIN[3], 3] = np.nan
     with pytest.raises(InputError, match=r"1 of 1200 rows .* NaN or infinity"):
         fit(CLASSES, x=broken)
-    with pytest.raises(InputError, match=r"--memory 47KB, or pool the layer"):
+    with pytest.raises(InputError, match=r"--memory 492KB, or pool the layer"):
         fit(CLASSES, memory_bytes=1000)

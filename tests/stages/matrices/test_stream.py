@@ -96,18 +96,19 @@ def test_rows_that_fit_are_read_once():
     np.testing.assert_array_equal(np.concatenate(matrix.reads), np.arange(N_ROWS))
 
 
-def test_reads_are_runs_of_neighbours():
+def test_reads_are_runs_of_neighbours(monkeypatch):
+    monkeypatch.setattr("permafrost.stages.matrices.stream.MIX_BYTES", N_ROWS * 40)
     matrix = CountedMatrix(np.tile(VALUES[:, :10], (10, 1)))
-    take(open_stream(matrix, np.arange(10 * N_ROWS), n_bytes=10 * N_ROWS * 40 // 10))
+    take(open_stream(matrix, np.arange(10 * N_ROWS), n_bytes=4 * N_ROWS * 40))
     reads = np.concatenate(matrix.reads)
     assert np.mean(np.diff(reads) == 1) > 0.95
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 def test_memory_stays_within_what_was_given(tmp_path, dtype):
-    np.save(tmp_path / "x.npy", VALUES.astype(dtype))
+    np.save(tmp_path / "x.npy", np.tile(VALUES, (4, 1)).astype(dtype))
     matrix = ArrayMatrix(np.load(tmp_path / "x.npy", mmap_mode="r"))
-    everything = np.arange(N_ROWS)
+    everything = np.arange(4 * N_ROWS)
     n_bytes = matrix.values.nbytes // 4
     tracemalloc.start()
     try:

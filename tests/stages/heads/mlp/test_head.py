@@ -176,25 +176,25 @@ def test_a_learning_rate_that_diverges_is_an_error():
 
 def test_rows_held_out_are_a_tenth_of_every_class():
     codes = np.repeat([0, 1, 2], [1000, 300, 55])
-    held_out = np.bincount(codes[choose_held_out(codes, seed=0)])
+    held_out = np.bincount(codes[choose_held_out(codes, np.arange(len(codes)), seed=0)])
     assert np.all(np.abs(held_out - [100, 30, 5.5]) <= 1)
 
 
 def test_the_only_row_of_a_class_is_never_held_out():
     codes = np.concatenate([np.arange(500), np.zeros(500, int)])
     for seed in range(5):
-        held_out = choose_held_out(codes, seed=seed)
+        held_out = choose_held_out(codes, np.arange(len(codes)), seed=seed)
         assert len(held_out) >= 10
         assert set(np.delete(codes, held_out)) == set(codes)
 
 
 def test_too_few_rows_to_hold_out_are_all_trained_on():
-    assert len(choose_held_out(np.tile([0, 1], 20), seed=0)) == 0
+    assert len(choose_held_out(np.tile([0, 1], 20), np.arange(40), seed=0)) == 0
 
 
 def test_rows_held_out_do_not_reach_the_scaler():
     _, codes = np.unique(NAMES[TRAIN], return_inverse=True)
-    kept = np.delete(X[TRAIN], choose_held_out(codes, seed=0), axis=0)
+    kept = np.delete(X[TRAIN], choose_held_out(codes, np.arange(len(codes)), seed=0), axis=0)
     plain = StandardScaler().fit(kept)
     mean, variance, _ = fit().network.get_layer("standard").get_weights()
     np.testing.assert_allclose(mean, plain.mean_, rtol=1e-5)
