@@ -62,6 +62,10 @@ class FeatureReader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An open file cannot travel: a process that gets this, as a DataLoader's, opens its own.
+        return open_features, (self.path,)
+
     def __len__(self) -> int:
         """How many images."""
         return len(self._features)
@@ -245,7 +249,9 @@ class FeatureReader:
         )
 
     def to_dataframe(self, layer: str, *, split: str | None = None) -> pd.DataFrame:
-        """Return a layer as a table: ``path``, ``label``, ``split`` and a column a feature.
+        """Return a layer as a table of texts, the dataset's own columns included, and features.
+
+        These are ``path``, ``label``, ``split``, the `columns`, and ``LAYER_0`` and so on.
 
         Raises
         ------
@@ -268,6 +274,7 @@ class FeatureReader:
             )
         rows = self._choose_rows(split)
         known = {"path": self.paths, "label": self.labels, "split": self.splits}
+        known |= {name: self.column(name) for name in self.columns}
         values = self._features.read(layer, rows).reshape(len(rows), -1)
         table = pd.DataFrame({name: column[rows] for name, column in known.items()})
         features = pd.DataFrame(values, columns=name_features(layer, n_columns))

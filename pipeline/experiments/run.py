@@ -140,7 +140,7 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
 
 def _compare_fits(fits: list[FitOptions]) -> list[FitOptions]:
     """Let fits on the same features be measured on rows by which they may be ranked."""
-    with FeatureFiles(fits[0].data.features) as files:
+    with FeatureFiles(fits[0].data.features, group=fits[0].data.group) as files:
         data = choose_folds(fits[0].data, files)
     return [dataclasses.replace(one, data=data) for one in fits]
 

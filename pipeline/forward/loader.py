@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import random
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -43,16 +44,13 @@ def open_client(options: RunOptions) -> Iterator[Client]:
     """
     from distributed import Client, LocalCluster
 
-    for name in _DASK_LOGGERS:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Dask warns if its scratch folder took a second to make, as when many runs start at once.
-    warnings.filterwarnings("ignore", message="Creating scratch directories")
     if options.scheduler:
-        with _connect(options.scheduler) as client:
+        with _dask_as_a_guest(), _connect(options.scheduler) as client:
             yield client
         return
     # Without a memory limit Dask spills nothing to disk: `choose_ahead` bounds what is in memory.
     with (
+        _dask_as_a_guest(),
         LocalCluster(
             n_workers=1,
             threads_per_worker=options.workers,
@@ -65,6 +63,24 @@ def open_client(options: RunOptions) -> Iterator[Client]:
         Client(cluster) as client,
     ):
         yield client
+
+
+@contextmanager
+def _dask_as_a_guest() -> Iterator[None]:
+    """Silence Dask; leave its loggers, and the generator that it draws from, as they were."""
+    state = random.getstate()
+    before = {name: logging.getLogger(name).level for name in _DASK_LOGGERS}
+    for name in _DASK_LOGGERS:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            # Dask warns of a scratch folder that took a second to make, as when many runs start.
+            warnings.filterwarnings("ignore", message="Creating scratch directories")
+            yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+        random.setstate(state)
 
 
 def _connect(address: str) -> Client:

@@ -23,7 +23,7 @@ from permafrost.pipeline.planning.missing import (
 from permafrost.pipeline.planning.recipe import build_decode_spec, build_recipe
 from permafrost.pipeline.planning.remembered import recall_failures
 from permafrost.stages.backbones.layers import LayerSpec
-from permafrost.stages.decoding.decode import DecodeSpec
+from permafrost.stages.decoding.decode import DecodeSpec, describe_decoder
 from permafrost.stages.decoding.isolation import Isolation
 from permafrost.stages.frameworks.start import NVIDIA_DEVICES
 
@@ -44,7 +44,7 @@ class Preparation:
     isolation : Isolation or None
         What an image may take, if decoded in a process of its own.
     decoding : str
-        How the index remembers the images that cannot be decoded in this way.
+        How the index remembers the images that cannot be decoded in this way by this decoder.
     failures : dict of bytes to str
         Those images, and those that a layer has no value for: digest → reason.
     """
@@ -65,7 +65,7 @@ def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prepa
     backbone = Backbone(options.features, index)
     dataset = open_dataset(options.dataset, index, workers=options.run.workers)
     decode = build_decode_spec(options.features, backbone)
-    decoding = repr(decode)
+    decoding = f"{decode!r} {describe_decoder()}"
     layers = []
     for spec, recipe, row in describe_layers(options.features, backbone, options.run.compression):
         features = FeatureSet(layout, recipe, index)

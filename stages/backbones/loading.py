@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import re
 import warnings
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from permafrost.stages.backbones.applications import APPLICATIONS, BackboneName
 from permafrost.stages.backbones.network import KerasNetwork, Network
 from permafrost.stages.backbones.preprocessing import TORCH_DEVIATION_RGB
 from permafrost.stages.errors import InputError, StageError, WeightsError
+from permafrost.stages.frameworks.afresh import run_afresh
 from permafrost.stages.frameworks.model_file import check_model
 from permafrost.stages.frameworks.start import start_keras
 from permafrost.stages.frameworks.weights_file import check_weights, list_saved_layers
@@ -61,11 +63,16 @@ def load_backbone(request: BackboneRequest, *, with_top: bool = False) -> Networ
         An input size or option that the network does not take.
     """
     start_keras()
-    import keras
+    before = random.getstate()
+    # Whence Keras' initializers take their seeds; even those of weights that are then loaded.
+    random.seed(RANDOM_WEIGHTS_SEED)
+    try:
+        return run_afresh(lambda: _load(request, with_top=with_top))
+    finally:
+        random.setstate(before)
 
-    # Keras numbers layers within a process (conv2d_94 in a second InceptionV3): start afresh, so
-    # that a name means the same layer in every run.
-    keras.utils.clear_session(free_memory=False)
+
+def _load(request: BackboneRequest, *, with_top: bool) -> Network:
     if request.backbone.is_file:
         return _set_size(_load_model_file(request), request)
     return _set_size(_build_application(request, with_top=with_top), request)
@@ -95,7 +102,6 @@ def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
     name = request.backbone.name
     entry = APPLICATIONS[name]
     height, width = request.size or (entry.size, entry.size)
-    keras.utils.set_random_seed(RANDOM_WEIGHTS_SEED)
     try:
         model = getattr(keras.applications, entry.function)(
             weights="imagenet" if request.weights == "imagenet" else None,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.stages.errors import WeightsError
+from permafrost.stages.frameworks.afresh import run_afresh
 from permafrost.stages.frameworks.weights_file import MODEL_SUFFIX, check_weights, read_member
 
 _REMEDY = (
@@ -116,13 +117,13 @@ def _count_weights(path: Path, config: dict[str, Any]) -> int:
     """Count what the layers will take, before they take it: some text may ask for terabytes."""
     import keras
 
-    try:
+    def count() -> int:
         with keras.StatelessScope(initialize_variables=False):
             model = _build(path, config)
         return sum(math.prod(variable.shape) for variable in model.variables)
-    finally:
-        # Keras would otherwise fill these variables with the next ones.
-        keras.utils.clear_session(free_memory=False)
+
+    # Elsewhere Keras would fill these variables with the next ones.
+    return run_afresh(count)
 
 
 def _build(path: Path, config: dict[str, Any]) -> Any:

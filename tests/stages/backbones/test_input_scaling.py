@@ -158,5 +158,7 @@ def test_outside_is_what_the_network_does_itself(name: str, error: float) -> Non
         if isinstance(layer, kl.Rescaling | kl.Normalization):
             inside = np.asarray(type(layer).from_config(layer.get_config())(inside))
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        outside = session.run(preprocess(tf.constant(pixels), APPLICATIONS[name].outside))
+        outside = session.run(
+            preprocess(tf.constant(pixels), mode=APPLICATIONS[name].outside, view="identity")
+        )
     np.testing.assert_allclose(outside, inside, rtol=0, atol=error)
