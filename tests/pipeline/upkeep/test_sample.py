@@ -104,8 +104,16 @@ def test_rows_without_their_image_are_counted_with_the_reason(
     assert all("0000.jpg' is gone or changed" in reason for reason in found["skipped"])
 
 
-@pytest.mark.parametrize("share", ["0", "-1", "1.5", "nan"])
-def test_a_share_that_is_none_is_refused(command: Command, cache: Path, share: str) -> None:
+@pytest.mark.parametrize(
+    ("share", "reason"),
+    [
+        *((share, "write a share of the rows") for share in ("0", "-1", "1.5")),
+        ("nan", "'nan' is not a number; write it as 0.5"),
+    ],
+)
+def test_a_share_that_is_none_is_refused(
+    command: Command, cache: Path, share: str, reason: str
+) -> None:
     answer = command("verify", "--cache", cache, "--sample", share)
     assert answer.status == 2
-    assert "write a share of the rows" in answer.err
+    assert reason in answer.err
