@@ -24,12 +24,10 @@ from permafrost.stages.datasets.table import explain_bytes, read_table
 from permafrost.stages.datasets.targets import warn_of_lookalikes
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
-from permafrost.stages.sources.names import find_names
+from permafrost.stages.sources.names import find_missing, find_names
 from permafrost.stages.sources.source import ArchiveSource, FolderSource, Source, open_source
 
 _log = logging.getLogger(__name__)
-
-_GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,15 +111,8 @@ def list_table(file: Path, *, split_names: Mapping[str, str] | None = None) -> L
         raise InputError(f"no images in {str(file)!r}: it has no rows")
     source = open_source(manifest.root)
     paths = list(map(drop_file_scheme, manifest.paths))
-    # For any other error it is there; why it cannot be read is for the reader to say.
-    gone = [
-        path
-        for path, told in zip(paths, source.fingerprints(paths), strict=True)
-        if isinstance(told, _GONE)
-    ]
-    meant = find_names(source, dict.fromkeys(gone)) if gone else None
-    if meant is None:
-        return ListedDataset(manifest=dataclasses.replace(manifest, paths=paths), source=source)
+    gone = find_missing(source, paths)
+    meant = find_names(source, dict.fromkeys(gone))
     return ListedDataset(
         manifest=dataclasses.replace(
             manifest, paths=[meant.found.get(path, path) for path in paths]

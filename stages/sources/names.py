@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, FolderSource
-from permafrost.stages.sources.source import Source
+from permafrost.stages.sources.source import RemoteSource, Source
+
+_GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 # What a name may have in common with that of the file it means, strongest first.
 _Form = Callable[[str], str]
@@ -32,6 +34,15 @@ class FoundNames:
     near: dict[str, str]
 
 
+def find_missing(source: Source, paths: Sequence[str]) -> list[str]:
+    """Find the paths that are no files; what is there and cannot be read is none of them."""
+    if isinstance(source, RemoteSource):
+        # A server may have to be asked for each file's fingerprint, which reading it does anyway.
+        return [path for path in paths if path not in (source.files or {})]
+    told = source.fingerprints(paths)
+    return [path for path, it in zip(paths, told, strict=True) if isinstance(it, _GONE)]
+
+
 def find_names(source: Source, names: Iterable[str]) -> FoundNames:
     """Find the files that are meant by names that are no path of the source.
 
@@ -43,10 +54,11 @@ def find_names(source: Source, names: Iterable[str]) -> FoundNames:
     source : Source
     names : iterable of str
     """
-    list_folder = _index_folders(source)
+    list_folder: Callable[[str], _Folder] | None = None
     found: dict[str, str] = {}
     near: dict[str, str] = {}
     for name in names:
+        list_folder = list_folder or _index_folders(source)
         for path in dict.fromkeys((name, name.replace("\\", "/"))):
             exact = _resolve(path, list_folder, forgiving=False)
             close = exact or _resolve(path, list_folder, forgiving=True)
