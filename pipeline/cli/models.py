@@ -17,11 +17,12 @@ from permafrost.pipeline.cli.groups import (
     split_names,
 )
 from permafrost.pipeline.options import SOURCES, read_whole
-from permafrost.stages.heads import HEADS
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fit`."""
+    from permafrost.stages.heads import HEADS
+
     add_task_options(parser)
     parser.add_argument(
         "--layer", required=True, metavar="SPEC", help="as block5_pool:avg; A+B joins two"
@@ -51,6 +52,8 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sweep`."""
+    from permafrost.stages.heads import HEADS
+
     add_task_options(parser)
     parser.add_argument(
         "--layers", metavar="SPEC,SPEC", help="as block2_pool:avg,A+B (default: all there are)"

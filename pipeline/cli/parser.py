@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Mapping
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from permafrost.pipeline.cli import data, experiments, extraction, models, upkeep
 from permafrost.pipeline.cli.command import Outcome
@@ -72,6 +72,23 @@ class _Parser(argparse.ArgumentParser):
         raise PipelineError(f"{message}; see: python {self.prog} --help")
 
 
+class _CommandParser(_Parser):
+    """The parser of one command; it gets its options when asked, as naming heads takes long."""
+
+    add_options: AddOptions | None = None
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        if self.add_options is not None:
+            add_options, self.add_options = self.add_options, None
+            add_options(self)
+            self.add_argument(
+                "--json",
+                action="store_true",
+                help="print one JSON object as the last line of stdout",
+            )
+        return super().parse_known_args(*args, **kwargs)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
     parser: argparse.ArgumentParser = _Parser(
@@ -79,12 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
         description="Push images through a frozen network once, keep the activations, and fit as"
         " many light heads on them as you like.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_CommandParser
+    )
     for name, (help_, add_options, run) in _COMMANDS.items():
         command = commands.add_parser(name, help=help_)
         command.set_defaults(call=run)
-        add_options(command)
-        command.add_argument(
-            "--json", action="store_true", help="print one JSON object as the last line of stdout"
-        )
+        command.add_options = add_options
     return parser
