@@ -3,8 +3,30 @@
 from __future__ import annotations
 
 import os
+import time
+
+# Times of files go on in steps: 1 to 10 ms on Linux, 2 s on FAT, and the clock of a file server may
+# be that far from ours. A file that was written so recently may be written again at the same time.
+CLOCK_STEP_NS = 2_000_000_000
 
 
 def write_stamp(status: os.stat_result) -> str:
-    """Return ``size:mtime_ns`` of a file."""
+    """Return ``size:mtime_ns``: enough for the cache's shards, which are never changed.
+
+    A cache that was copied to another disk need not be read again to be known.
+    """
     return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def write_exact_stamp(status: os.stat_result) -> str:
+    """Return ``size:mtime_ns:ctime_ns:inode`` of somebody else's file, as of now.
+
+    Two files of one size can be given the same time of change (by unpacking an archive, by ``mv``
+    of one onto the other), but nobody can set ``ctime``. A file that was written a moment ago gets a
+    stamp that never comes again, because it may yet be written within the same step of the clock: it
+    is hashed once more by the next run.
+    """
+    stamp = f"{write_stamp(status)}:{status.st_ctime_ns}:{status.st_ino}"
+    now_ns = time.time_ns()
+    is_new = status.st_ctime_ns > now_ns - CLOCK_STEP_NS
+    return f"{stamp}:seen at {now_ns}" if is_new else stamp

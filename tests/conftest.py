@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from permafrost import stamps
 from tests.helpers.answers import Answer, Command
 from tests.helpers.inputs import LAYERS, write_model, write_photos
 
@@ -14,6 +15,12 @@ from tests.helpers.inputs import LAYERS, write_model, write_photos
 def photos(tmp_path: Path) -> Path:
     """A folder of 12 small photos in two classes."""
     return write_photos(tmp_path / "photos", n_each=6)
+
+
+@pytest.fixture
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files that were written just now count as written long ago."""
+    monkeypatch.setattr(stamps, "CLOCK_STEP_NS", 0)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from permafrost.stages.backbones.applications import (
 from permafrost.stages.backbones.layers import BackboneCard, LayerSpec, parse_layer_specs
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
 from permafrost.stages.frameworks.start import find_keras_settings
-from permafrost.stamps import write_stamp
+from permafrost.stamps import write_exact_stamp
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.loading import BackboneRequest
@@ -209,7 +209,7 @@ def hash_path(path: Path, index: Index | None) -> str:
         return hashlib.sha256(json.dumps(listing).encode()).hexdigest()
     if not path.exists():
         raise WeightsError(f"there is no weights file {str(path)!r}")
-    key, stamp = str(path.absolute()), write_stamp(path.stat())
+    key, stamp = str(path.absolute()), write_exact_stamp(path.stat())
     known = index.digests_of({key: stamp}) if index else {}
     if key not in known:
         with path.open("rb") as file:

@@ -25,7 +25,7 @@ from permafrost.stages.sources.members import Member, MemberError, index_members
 from permafrost.stages.sources.npz import list_arrays
 from permafrost.stages.sources.tar import TAR_MAGIC, list_tar
 from permafrost.stages.sources.zip import list_zip
-from permafrost.stamps import write_stamp
+from permafrost.stamps import write_exact_stamp
 
 # What is compressed as a whole has no members to go to: how it begins → what unpacks it in place.
 _UNPACKERS: Mapping[bytes, str] = {
@@ -95,8 +95,8 @@ class ArchiveSource:
         return [f"{root}!{path}" for path in paths]
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
-        """Return the member's own fingerprint, then ``size:mtime_ns`` of the archive."""
-        members, archive = load_members(self.root), write_stamp(os.stat(self.root))
+        """Return the member's own fingerprint, then the archive's stamp."""
+        members, archive = load_members(self.root), write_exact_stamp(os.stat(self.root))
         found = map(members.get, paths)
         return [
             f"{member.fingerprint}:{archive}" if member else self._no_member(path)
@@ -133,14 +133,15 @@ def load_members(archive: str) -> Mapping[str, Member]:
 def _load(archive: str) -> tuple[Mapping[str, Member], Sequence[str]]:
     """Return what `load_members` does, and the folders that have an entry of their own."""
     status = stat_regular(archive)
+    version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
     # lru_cache alone would let each of many threads parse; with the lock the first does for all.
     with _parsing:
-        return _load_members(os.path.join(os.getcwd(), archive), status.st_size, status.st_mtime_ns)
+        return _load_members(os.path.join(os.getcwd(), archive), version)
 
 
 @lru_cache(maxsize=4)
 def _load_members(
-    archive: str, _size_bytes: int, _mtime_ns: int
+    archive: str, _version: tuple[int, ...]
 ) -> tuple[Mapping[str, Member], Sequence[str]]:
     with Path(archive).open("rb") as stream:
         start = stream.read(512)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from permafrost.stages.errors import InputError
-from permafrost.stamps import write_stamp
+from permafrost.stamps import write_exact_stamp
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif"),
@@ -119,7 +119,7 @@ class FolderSource:
         return [_fold(root, path) for path in paths]
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
-        """Return ``size:mtime_ns`` of each."""
+        """Return the stamp of each file, as `write_exact_stamp` does."""
         root = os.path.join(self.root, "")
         return [_fingerprint(path if path.startswith("/") else root + path) for path in paths]
 
@@ -213,7 +213,7 @@ def _fold(root: str, path: str) -> str:
 
 def _fingerprint(file: str) -> str | OSError:
     try:
-        return write_stamp(stat_regular(file))
+        return write_exact_stamp(stat_regular(file))
     except OSError as error:
         return error.with_traceback(None)
 

@@ -111,6 +111,7 @@ def test_a_missing_file_raises_file_not_found(source: Source) -> None:
         source.read("a/none.png")
 
 
+@pytest.mark.usefixtures("settled")
 def test_a_missing_file_costs_no_other_its_fingerprint(source: Source) -> None:
     first, missing, again = source.fingerprints(["z.gif", "a/none.png", "z.gif"])
     assert isinstance(missing, FileNotFoundError)
