@@ -22,9 +22,9 @@ def write_exact_stamp(status: os.stat_result) -> str:
     """Return ``size:mtime_ns:ctime_ns:inode`` of somebody else's file, as of now.
 
     Two files of one size can be given the same time of change (by unpacking an archive, by ``mv``
-    of one onto the other), but nobody can set ``ctime``. A file that was written a moment ago gets a
-    stamp that never comes again, because it may yet be written within the same step of the clock: it
-    is hashed once more by the next run.
+    of one onto the other), but nobody can set ``ctime``. A file that was written a moment ago gets
+    a stamp that never comes again, because it may yet be written within the same step of the
+    clock: it is hashed once more by the next run.
     """
     stamp = f"{write_stamp(status)}:{status.st_ctime_ns}:{status.st_ino}"
     now_ns = time.time_ns()

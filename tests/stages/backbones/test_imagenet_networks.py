@@ -15,28 +15,9 @@ from keras.src.utils import file_utils
 from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone
 from permafrost.stages.backbones.digests import digest_layers
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from tests.helpers.architectures import EVERY_ARCHITECTURE
 
 SIDE = 32
-# One of each function that builds a graph; the others pass it numbers.
-BUILDS = (
-    "convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_b0 inception_resnet_v2 inception_v3"
-    " mobilenet mobilenet_v2 mobilenet_v3_small nasnet_mobile resnet50 resnet50_v2 vgg16 vgg19"
-    " xception"
-)
-HEAVY = {
-    "densenet121",
-    "inception_resnet_v2",
-    "inception_v3",
-    "nasnet_mobile",
-    "efficientnet_v2_b0",
-}
-EVERY = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
-        for name in BUILDS.split()
-    ],
-)
 
 
 def build(name: str, weights: str | None, *, side: int = SIDE) -> Any:
@@ -57,7 +38,7 @@ def list_layers(model: Any) -> list[object]:
 
 
 @pytest.mark.usefixtures("no_download")
-@EVERY
+@EVERY_ARCHITECTURE
 def test_only_efficientnets_are_built_otherwise_for_imagenet(name: str) -> None:
     with keras.StatelessScope(initialize_variables=False):  # Only the graph counts.
         plain, imagenet = (

@@ -19,6 +19,7 @@ from permafrost.stages.backbones.digests import list_entries
 from permafrost.stages.backbones.input_scaling import list_calls, scales_input
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.backbones.preprocessing import preprocess
+from tests.helpers.architectures import EVERY_ARCHITECTURE
 
 SHAPE = (8, 8, 3)
 MEAN, VARIANCE = [100.0] * 3, [50.0**2] * 3
@@ -107,29 +108,7 @@ def takes_preprocessing(name: str) -> bool:
     return "include_preprocessing" in inspect.signature(function).parameters
 
 
-# One of each way that Keras builds them.
-BUILDS = (
-    "convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_b0"
-    " inception_resnet_v2 inception_v3 mobilenet mobilenet_v2 mobilenet_v3_small nasnet_mobile"
-    " resnet50 resnet50_v2 vgg16 xception"
-)
-HEAVY = {
-    "densenet121",
-    "inception_resnet_v2",
-    "inception_v3",
-    "nasnet_mobile",
-    "efficientnet_v2_b0",
-}
-EVERY = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow) if name in HEAVY else name
-        for name in BUILDS.split()
-    ],
-)
-
-
-@EVERY
+@EVERY_ARCHITECTURE
 def test_an_application_scales_its_pixels_where_the_table_says_none(name: str) -> None:
     assert tells_scaling(build_application(name)) == (APPLICATIONS[name].preprocess == "none")
 
