@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from permafrost.cache.disk.sharing import open_shared
+
 _log = logging.getLogger(__name__)
 
 # The errors of file systems that have no locks.
@@ -34,7 +36,7 @@ def lock(file: Path, *, purpose: str) -> Iterator[bool]:
     bool
         Whether it is held: False where the file system has no locks.
     """
-    with file.open("a") as opened:
+    with open_shared(file) as opened:
         yield _acquire(opened.fileno(), purpose)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from permafrost.cache.disk.orphans import TEMPORARY_PREFIX, remove_orphans
 from permafrost.cache.disk.owners import Owner
+from permafrost.cache.disk.sharing import share
 
 _counter = itertools.count()
 
@@ -30,16 +31,22 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(temporary: Path, final: Path) -> None:
-    """Give a finished file its final name: its bytes reach the disk before its name does."""
+def publish(temporary: Path, final: Path, *, shared: bool = False) -> None:
+    """Give a finished file its final name: its bytes reach the disk before its name does.
+
+    A `shared` one, as all files in a cache are, gets the permissions of its folder; any other
+    follows the umask.
+    """
+    if shared:
+        share(temporary)
     sync(temporary)
     temporary.replace(final)
     sync(final.parent)
 
 
 @contextlib.contextmanager
-def published(final: Path) -> Iterator[Path]:
-    """Yield a temporary path; publish it as `final` on success, remove it on failure.
+def published(final: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield a temporary path; `publish` it as `final` on success, remove it on failure.
 
     What killed processes left beside it is removed on the way.
     """
@@ -47,7 +54,7 @@ def published(final: Path) -> Iterator[Path]:
     temporary = temporary_path(final)
     try:
         yield temporary
-        publish(temporary, final)
+        publish(temporary, final, shared=shared)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -78,10 +85,16 @@ def remove_durably(file: Path) -> None:
         sync(file.parent)
 
 
-def make_folder(folder: Path) -> None:
-    """Create `folder` and its parents, each durable before anything is put inside."""
+def make_folder(folder: Path, *, shared: bool = False) -> None:
+    """Create `folder` and its parents, each durable before anything is put inside.
+
+    With `shared` they get the permissions of the folder that they lie in.
+    """
     if folder.is_dir():
         return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
+    make_folder(folder.parent, shared=shared)
+    with contextlib.suppress(FileExistsError):  # Another process made it just now.
+        folder.mkdir()
+        if shared:
+            share(folder)
     sync(folder.parent)

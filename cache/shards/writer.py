@@ -161,7 +161,7 @@ class ShardWriter:
         if time_ns is not None:
             os.utime(self._path, ns=(time_ns, time_ns))
         final = self._folder / shard_name(digests)
-        publish(self._path, final)
+        publish(self._path, final, shared=True)
         return final
 
     def discard(self) -> None:

@@ -99,7 +99,7 @@ def _read(file: Path, name: str) -> NDArray[Any]:
 
 def _write(file: Path, name: str, values: NDArray[Any]) -> None:
     row = RowFormat(shape=values.shape[1:], dtype=values.dtype.name)
-    with published(file) as temporary, WriteStream(temporary) as stream:
+    with published(file, shared=True) as temporary, WriteStream(temporary) as stream:
         with create_file(stream) as opened:
             # Of fixed length: HDF5 does not checksum the heap where it puts other strings, and a
             # flipped bit there can keep it reading for ever (seen with HDF5 1.14).

@@ -93,7 +93,7 @@ def open_feature_set_folder(layout: CacheLayout, recipe: Recipe) -> Path:
     if found != content:
         if found is not None:
             _log.warning("%s was damaged, and is written anew", file)
-        make_folder(folder)
-        with published(file) as temporary:
+        make_folder(folder, shared=True)
+        with published(file, shared=True) as temporary:
             temporary.write_bytes(content)
     return folder

@@ -6,11 +6,7 @@ garbage in the file) everything goes on with an index in memory: right, but slow
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import sqlite3
 import threading
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +15,13 @@ from typing import Any, Self
 import numpy as np
 
 from permafrost.cache.hdf5.checksum import SUM_HEX_DIGITS, sum_text
-
-_log = logging.getLogger(__name__)
-
-_SCHEMA_VERSION = 1
-_SCHEMA = (
-    """CREATE TABLE files (
-    key TEXT PRIMARY KEY, fingerprint TEXT NOT NULL, digest BLOB NOT NULL) WITHOUT ROWID""",
-    """CREATE TABLE shards (
-    feature_set TEXT NOT NULL, name TEXT NOT NULL, stamp TEXT NOT NULL, digests BLOB NOT NULL,
-    PRIMARY KEY (feature_set, name))""",
-    """CREATE TABLE failures (
-    digest BLOB NOT NULL, decoding TEXT NOT NULL, reason TEXT NOT NULL,
-    PRIMARY KEY (digest, decoding)) WITHOUT ROWID""",
-    "CREATE TABLE memos (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID",
-    f"PRAGMA user_version = {_SCHEMA_VERSION}",
+from permafrost.cache.store.index_file import (
+    FAILURES,
+    is_garbage,
+    open_index_file,
+    remove,
+    warn_of,
 )
-# What a garbled file makes sqlite3 raise.
-FAILURES = (sqlite3.DatabaseError, UnicodeDecodeError)
-# Another run may be committing; a commit takes milliseconds.
-_LOCK_TIMEOUT_S = 10.0
-_RETRY_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +53,7 @@ class Index:
 
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
-        connection = None if path is None else _open_file(path)
-        self._connection = connection or _connect(":memory:")
+        self._connection = open_index_file(path)
         # One thread looks up what another commits.
         self._lock = threading.RLock()
 
@@ -197,85 +178,11 @@ class Index:
             self._connection.executemany(statement, rows)
 
     def _fall_back(self, error: Exception) -> None:
-        _warn("the index", error)
+        warn_of("the index", error)
         self._connection.close()
-        if self._path is not None and _is_garbage(error):
-            _remove(self._path)  # The next run starts a new one.
-        self._connection = _connect(":memory:")
-
-
-def _open_file(path: Path) -> sqlite3.Connection | None:
-    for is_first in (True, False):
-        try:
-            return _connect(str(path))
-        except FAILURES as error:
-            if not is_first or not _is_garbage(error):
-                _warn(path, error)
-                break
-            _remove(path)
-    return None
-
-
-def _remove(path: Path) -> None:
-    """Remove the index and its journals, as far as possible."""
-    for file in path.parent.glob(f"{path.name}*"):
-        with contextlib.suppress(OSError):
-            file.unlink()
-
-
-def _warn(what: object, error: Exception) -> None:
-    _log.warning("%s cannot be used (%s); going on without it, slower", what, error)
-
-
-def _connect(path: str) -> sqlite3.Connection:
-    deadline_s = time.monotonic() + _LOCK_TIMEOUT_S
-    while True:
-        connection = sqlite3.connect(path, timeout=_LOCK_TIMEOUT_S, check_same_thread=False)
-        try:
-            _prepare(connection)
-        except FAILURES as error:
-            connection.close()
-            # SQLite itself does not wait while another run that starts now switches to WAL.
-            is_busy = _find_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            if not is_busy or time.monotonic() >= deadline_s:
-                raise
-            time.sleep(_RETRY_S)
-        else:
-            return connection
-
-
-def _prepare(connection: sqlite3.Connection) -> None:
-    # The index is rebuilt from the shards, so it need not survive a power cut to the last row.
-    connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("PRAGMA journal_mode = WAL")
-    if _read_version(connection) == _SCHEMA_VERSION:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    # Asked again: another run may have made the tables just now, and filled them.
-    if _read_version(connection) != _SCHEMA_VERSION:
-        query = "SELECT name FROM sqlite_master WHERE type = 'table'"
-        for (name,) in connection.execute(query).fetchall():
-            connection.execute(f'DROP TABLE "{name}"')
-        for statement in _SCHEMA:
-            connection.execute(statement)
-    connection.commit()
-
-
-def _read_version(connection: sqlite3.Connection) -> int:
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    return int(version)
-
-
-def _is_garbage(error: Exception) -> bool:
-    if isinstance(error, sqlite3.ProgrammingError):
-        return False
-    # Text that is no UTF-8, found by Python and not by SQLite, has no code.
-    code = _find_code(error) or sqlite3.SQLITE_CORRUPT
-    return code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
-
-
-def _find_code(error: Exception) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if self._path is not None and is_garbage(error):
+            remove(self._path)  # The next run starts a new one.
+        self._connection = open_index_file(None)
 
 
 def _batched(keys: list[str], size: int = 500) -> Iterator[list[str]]:

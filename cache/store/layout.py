@@ -95,7 +95,7 @@ def _create(layout: CacheLayout) -> None:
             " name a new or empty folder with --cache"
         )
     make_folder(layout.root)
-    with published(layout.format_file) as temporary:
+    with published(layout.format_file, shared=True) as temporary:
         temporary.write_text(json.dumps({"format": FORMAT}), encoding="utf-8")
 
 

@@ -26,7 +26,8 @@ import numpy as np
 from permafrost.cache.disk.locks import wait_for_lock
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.disk.owners import Owner
-from permafrost.cache.disk.publish import temporary_path
+from permafrost.cache.disk.publish import make_folder, temporary_path
+from permafrost.cache.disk.sharing import open_shared, share
 from permafrost.cache.shards.locations import join_digests, split_digests
 
 _log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class Leases:
         with contextlib.ExitStack() as stack:
             others = OtherRuns()
             with self._tolerating():
-                self._folder.mkdir(exist_ok=True)
+                make_folder(self._folder, shared=True)
                 now_s = stack.enter_context(self._locked())
                 others = self._survey(now_s)
             yield others
@@ -113,6 +114,7 @@ class Leases:
                 temporary.write_bytes(
                     json.dumps(header).encode() + b"\n" + join_digests(digests).tobytes()
                 )
+                share(temporary)
                 temporary.replace(self._file)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -148,7 +150,7 @@ class Leases:
 
         Its clock stamps the leases; on a network file system it need not be ours.
         """
-        with self._lock.open("a") as opened:
+        with open_shared(self._lock) as opened:
             wait_for_lock(opened.fileno(), timeout_s=LOCK_TIMEOUT_S)
             os.utime(self._lock)
             yield os.fstat(opened.fileno()).st_mtime

@@ -64,7 +64,7 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {"str": str, "int": int, "float":
 
 def write_record(folder: Path, record: Parity | Drift) -> None:
     """Put a record into a feature set's folder, which exists."""
-    with published(folder / RECORD_FILES[type(record)]) as temporary:
+    with published(folder / RECORD_FILES[type(record)], shared=True) as temporary:
         temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
 
 

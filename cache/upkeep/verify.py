@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from permafrost.cache.shards.format import shard_name
 from permafrost.cache.shards.reader import list_shards
 from permafrost.cache.store.derived import check_artefact
 from permafrost.cache.store.folders import list_set_folders
-from permafrost.cache.store.index import FAILURES
+from permafrost.cache.store.index_file import FAILURES, open_unchanged
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.records import RECORD_FILES, read_record
 from permafrost.cache.upkeep.examine import (
@@ -130,7 +129,7 @@ def _examine_index(file: Path, keys: Mapping[Path, str], found: CacheExam) -> No
     }
     n_stale = 0
     try:
-        with contextlib.closing(_open_unchanged(file)) as index:
+        with contextlib.closing(open_unchanged(file)) as index:
             for key, name, stamp, rows in index.execute(_INDEXED_SHARDS):
                 if shard_name(np.frombuffer(rows, np.uint8)) != name:
                     reason = f"it says that {name} holds other rows; delete it, it is made anew"
@@ -140,11 +139,3 @@ def _examine_index(file: Path, keys: Mapping[Path, str], found: CacheExam) -> No
         found.remarks.append(f"{file} is no index ({error}); the next run makes a new one")
     if n_stale:
         found.remarks.append(f"{file} is behind the shards (entries: {n_stale}); harmless")
-
-
-def _open_unchanged(file: Path) -> sqlite3.Connection:
-    # Without a writer there is no log beside it, and one would be made for us, were it not for
-    # "immutable"; with a writer that word would have us read a page that is half written.
-    has_writer = file.with_name(f"{file.name}-wal").exists()
-    mode = "mode=ro" if has_writer else "mode=ro&immutable=1"
-    return sqlite3.connect(f"{file.absolute().as_uri()}?{mode}", uri=True)

@@ -39,7 +39,7 @@ from tests.resilience.report import Result, sum_up
 COMMANDS = ("extract", "sweep", "fit", "predict", "export", "repair", "compact", "gc", "index")
 _N_IMAGES = 24
 _N_RERUNS = 8
-_INDEX_NAMES = (".sqlite", ".sqlite-wal")
+_INDEX_NAMES = (".sqlite", ".sqlite-journal")
 _HEAD_FOLDER = "head"
 # Leases and locks save work, and no value depends on them.
 _ADVISORY = {"leases", "upkeep.lock"}
