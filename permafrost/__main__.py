@@ -2,6 +2,9 @@
 
 import sys
 
+if sys.platform == "win32":
+    sys.exit("permafrost runs on Linux and macOS; on Windows, run it in WSL")
+
 from permafrost.pipeline.cli.signals import leave_when_asked
 
 

@@ -93,8 +93,7 @@ def make_folder(folder: Path, *, shared: bool = False) -> None:
     if folder.is_dir():
         return
     make_folder(folder.parent, shared=shared)
-    with contextlib.suppress(FileExistsError):  # Another process made it just now.
-        folder.mkdir()
-        if shared:
-            share(folder)
+    folder.mkdir(exist_ok=True)
+    if shared:
+        share(folder)
     sync(folder.parent)

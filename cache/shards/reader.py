@@ -18,6 +18,7 @@ from permafrost.cache.hdf5.compression import find_compression, load_filters
 from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array
 from permafrost.cache.shards.format import DTYPES, RowFormat, shard_name
+from permafrost.command import COMMAND
 from permafrost.stamps import write_stamp
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def naming_shard(path: Path) -> Iterator[None]:
     except (OSError, KeyError, RuntimeError, ValueError, MemoryError) as error:
         raise DamagedError(
             f"the shard {str(path)!r} is damaged: {error};"
-            " mend it with: python run.py repair --cache DIR"
+            f" mend it with: {COMMAND} repair --cache DIR"
         ) from error
 
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
+from permafrost.command import COMMAND
 from permafrost.pipeline.cli import data, experiments, extraction, models, upkeep
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import add_cache
@@ -92,7 +93,7 @@ class _CommandParser(_Parser):
 def build_parser() -> argparse.ArgumentParser:
     """Build the whole command line."""
     parser: argparse.ArgumentParser = _Parser(
-        prog="run.py",
+        prog=COMMAND,
         description="Push images through a frozen network once, keep the activations, and fit as"
         " many light heads on them as you like.",
     )

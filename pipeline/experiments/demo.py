@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from permafrost.cache.disk.publish import make_folder, published
+from permafrost.command import COMMAND, IS_CHECKOUT
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.cnn import FEATURE_LAYER, measure_cnn, train_cnn
 from permafrost.pipeline.experiments.digits import Digits, load_digits, write_digits
@@ -40,12 +41,12 @@ HEADS: dict[str, tuple[str, dict[str, object]]] = {
 GRID = HeadGrid(heads=("logreg", "ridge", "nearest_mean"), settings=(("C", "0.01,0.1,1"),))
 FROM_SCRATCH = "the same network from scratch"
 NEXT_COMMANDS = (
-    "python run.py extract --images photos --split test=0.3 --backbone vgg16"
+    f"{COMMAND} extract --images photos --split test=0.3 --backbone vgg16"
     " --layers block5_pool:avg --out features.h5",
-    "python run.py sweep --features features.h5 --heads logreg,ridge,mlp --set C=0.01,0.1,1"
+    f"{COMMAND} sweep --features features.h5 --heads logreg,ridge,mlp --set C=0.01,0.1,1"
     " --out runs/sweep",
-    "python run.py export --model runs/sweep/best --out classifier.keras",
-    "python run.py run examples/experiment.yaml",
+    f"{COMMAND} export --model runs/sweep/best --out classifier.keras",
+    *([f"{COMMAND} run examples/experiment.yaml"] if IS_CHECKOUT else []),
 )
 
 

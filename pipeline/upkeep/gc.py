@@ -21,6 +21,7 @@ from permafrost.cache.store.leases import is_being_filled
 from permafrost.cache.upkeep.gc import Loss, Rules, apply_plan, count_files, plan_set
 from permafrost.cache.upkeep.survey import is_empty, survey_set
 from permafrost.cache.views.features import Features
+from permafrost.command import COMMAND
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.upkeep.shared import (
     RENEW_VIEWS,
@@ -173,7 +174,7 @@ def _read_digests(file: Path) -> NDArray[np.uint8]:
     if not known:
         raise PipelineError(
             f"--unused-by {str(file)!r} has no digests of images; write it with:"
-            f" python run.py index IMAGES --out {file}"
+            f" {COMMAND} index IMAGES --out {file}"
         )
     if len(known) < len(told):
         n_without = count(len(told) - len(known), "row")

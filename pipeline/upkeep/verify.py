@@ -8,6 +8,7 @@ from pathlib import Path
 from permafrost.cache.errors import DamagedError
 from permafrost.cache.store.layout import find_cache
 from permafrost.cache.upkeep.verify import CacheExam, Damage, verify_cache
+from permafrost.command import COMMAND
 from permafrost.pipeline.upkeep.sample import Sample, SampleOptions, sample_rows
 from permafrost.pipeline.upkeep.shared import count, describe_bytes, show_sets
 
@@ -52,8 +53,7 @@ class Verification:
         verdict = "no damage"
         if n_files:
             verdict = (
-                f"{count(n_files, 'damaged file')};"
-                f" mend with: python run.py repair --cache {self.root}"
+                f"{count(n_files, 'damaged file')}; mend with: {COMMAND} repair --cache {self.root}"
             )
         lines = [f"{one.file}: {one.reason}" for one in self.damaged]
         lines.append(

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from permafrost.command import COMMAND
 from permafrost.stages.backbones.pooling import POOLINGS, pool
 from permafrost.stages.errors import InputError, UnknownNameError
 
@@ -116,7 +117,7 @@ class BackboneCard:
                 name,
                 self.layers,
                 where=f"of {self.name}",
-                remedy=f"list them with: python run.py layers {backbone}",
+                remedy=f"list them with: {COMMAND} layers {backbone}",
             )
         return self.layers[name]
 

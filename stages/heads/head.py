@@ -21,6 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from permafrost.command import COMMAND
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError, WeightsError
 from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
@@ -187,7 +188,7 @@ def refuse_damage(folder: Path) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(
             f"{str(folder)!r} is not a head that can be loaded ({reason[:200]});"
-            " fit one with: python run.py fit"
+            f" fit one with: {COMMAND} fit"
         ) from error
 
 

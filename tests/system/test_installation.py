@@ -81,7 +81,9 @@ def run(command: list[object], folder: Path, found: Path | None = None) -> str:
 
 
 def test_a_checkout_runs_beside_a_strangers_modules(folder: Path) -> None:
-    assert "extract" in run([sys.executable, ROOT / "run.py", "--help"], folder)
+    told = run([sys.executable, ROOT / "run.py", "--help"], folder)
+    assert "extract" in told
+    assert told.startswith("usage: python run.py ")
     assert run([sys.executable, "-c", USE], folder, ROOT).split() == [
         *("permafrost.pipeline.api.reader", "[200,", "0,", "0]"),
         str(ROOT / "permafrost/__init__.py"),
@@ -89,7 +91,9 @@ def test_a_checkout_runs_beside_a_strangers_modules(folder: Path) -> None:
 
 
 def test_a_wheel_runs_beside_a_strangers_modules(folder: Path, installed: Path) -> None:
-    assert "extract" in run([installed / "bin/permafrost", "--help"], folder, installed)
+    told = run([installed / "bin/permafrost", "--help"], folder, installed)
+    assert "extract" in told
+    assert told.startswith("usage: permafrost ")
     assert "extract" in run([sys.executable, "-m", "permafrost", "--help"], folder, installed)
     assert run([sys.executable, "-c", USE], folder, installed).split() == [
         *("permafrost.pipeline.api.reader", "[200,", "0,", "0]"),
