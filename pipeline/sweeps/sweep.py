@@ -35,7 +35,7 @@ from permafrost.pipeline.sweeps.grid import (
 )
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
 from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_folds, write_tables
-from permafrost.pipeline.sweeps.workers import open_scratch
+from permafrost.pipeline.sweeps.workers import open_workers
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Trial, cross_fit
 from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs, explain_failure
@@ -185,7 +185,7 @@ def _fit_missing(
     best = _BestSoFar(PRIMARY[data.task])
     with (
         show_progress(len(missing), unit="fits", note=best.describe) as advance,
-        open_scratch(options.out, n_jobs=options.jobs) as scratch,
+        open_workers(options.out) as workers,
     ):
         for layer, group in groupby(missing, key=lambda one: one[0].layer):
             fits = list(group)
@@ -193,7 +193,7 @@ def _fit_missing(
             trial = dataclasses.replace(
                 plan_trial(bench, n_folds=data.cv),
                 n_jobs=min(options.jobs, len(fits)),
-                scratch=scratch,
+                workers=workers,
             )
             resamples = Resamples(trial.folds, files.groups[trial.rows], seed=data.seed)
             with closing(_run(fits, trial, resamples)) as found:

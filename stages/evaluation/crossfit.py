@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from permafrost.stages.evaluation.fold_task import (
     explain_failure,
 )
 from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.evaluation.processes import run_tasks
+from permafrost.stages.evaluation.processes import Workers, run_tasks
 from permafrost.stages.heads import HEADS, is_reduced
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows
@@ -47,8 +46,8 @@ class Trial:
         Keeps reduced rows for the next time.
     n_jobs : int
         Processes, fewer where memory has no room for as many.
-    scratch : Path, optional
-        Folder for what processes share; needed for more than one.
+    workers : Workers, optional
+        Needed for more than one.
     """
 
     matrix: Matrix
@@ -60,7 +59,7 @@ class Trial:
     memory_bytes: int
     store: Store | None = None
     n_jobs: int = 1
-    scratch: Path | None = None
+    workers: Workers | None = None
 
 
 def cross_fit(
@@ -128,7 +127,7 @@ def _fit_held(
     if not dense and (budget.is_wide or not budget.fits_dense(n_sets=2)):
         # One after the other in this process: others could not read its open file.
         tasks = _list_tasks(trial, single, memory_bytes=trial.memory_bytes)
-        yield from run_tasks(tasks, n_jobs=1, scratch=None)
+        yield from run_tasks(tasks, n_jobs=1, workers=None)
         return
     held = dataclasses.replace(
         trial,
@@ -143,7 +142,7 @@ def _fit_held(
     # The longest first, so that no process is left with one of them at the end.
     longest = _list_tasks(held, single, memory_bytes=held.memory_bytes // held.n_jobs)
     others = _list_tasks(held, together, memory_bytes=trial.memory_bytes)
-    yield from run_tasks(chain(longest, others), n_jobs=held.n_jobs, scratch=held.scratch)
+    yield from run_tasks(chain(longest, others), n_jobs=held.n_jobs, workers=held.workers)
 
 
 def _list_tasks(
@@ -174,7 +173,7 @@ def _fit_reduced(
     alone = dataclasses.replace(budget, memory_bytes=left)
     failed: list[FoldOutputs] = []
     tasks = _list_reduced(candidates, trial, wanted, alone, failed)
-    yield from run_tasks(tasks, n_jobs=n_jobs, scratch=trial.scratch)
+    yield from run_tasks(tasks, n_jobs=n_jobs, workers=trial.workers)
     yield from failed
 
 

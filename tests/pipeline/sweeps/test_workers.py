@@ -59,7 +59,7 @@ def test_a_killed_process_of_a_sweep_is_one_line(long_sweep):
     workers = [
         child.pid
         for child in psutil.Process(process.pid).children(recursive=True)
-        if any("LokyProcess" in word for word in child.cmdline())
+        if any("evaluation.processes" in word for word in child.cmdline())
     ]
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)

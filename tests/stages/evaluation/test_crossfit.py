@@ -19,6 +19,7 @@ from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.evaluation.crossfit import Trial, collect_outputs, cross_fit
 from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs
 from permafrost.stages.evaluation.folds import Fold
+from permafrost.stages.evaluation.processes import Workers
 from permafrost.stages.heads import parse_settings
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import ArrayMatrix
@@ -90,10 +91,11 @@ def test_outputs_are_those_of_scikit_learn_on_each_fold(
 ) -> None:
     monkeypatch.setattr("permafrost.stages.matrices.budget.SMALL", 0)
     features = widen(FEATURES) if is_wide else FEATURES
-    trial = plan(features, n_jobs=n_jobs, scratch=tmp_path)
     strengths = (0.001, 0.1)
     candidates = [*name("sgd"), *(name("logreg", C=c, tol=1e-7)[0] for c in strengths)]
-    found = list(cross_fit(candidates, trial))
+    with Workers(tmp_path) as workers:
+        trial = plan(features, n_jobs=n_jobs, workers=workers)
+        found = list(cross_fit(candidates, trial))
     for number, strength in enumerate(strengths, start=1):
         np.testing.assert_allclose(
             collect(found, number, trial), predict_plainly(features, strength), atol=1e-3
