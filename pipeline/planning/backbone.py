@@ -64,7 +64,7 @@ class Backbone:
         """
         card = self._find_card(self.layers)
         for spec in self.layers:
-            spec.pool_shape(card.find_layer(spec.layer, backbone=str(self.name)).shape)
+            card.find_layer(spec.layer, backbone=str(self.name)).pool_shape(spec)
         return card
 
     @cached_property
@@ -187,7 +187,7 @@ class Backbone:
         # Not just whatever exists: a folder here may be called like an application.
         files = [self.name.name] * self.name.is_file + [weights] * named
         facts = {
-            "card": 2,
+            "card": 3,
             "backbone": "file" if self.name.is_file else str(self.name),
             "weights": "file" if named else weights,
             "files": [hash_path(Path(name), self._index) for name in files],

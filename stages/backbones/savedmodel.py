@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from permafrost.stages.backbones.input_scaling import Call, scales_input
+from permafrost.stages.backbones.calls import CHANNEL_AXES, LAST, Call
+from permafrost.stages.backbones.channels import find_channel_axes
+from permafrost.stages.backbones.input_scaling import scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
 from permafrost.stages.backbones.network import Weights
 from permafrost.stages.errors import InputError, WeightsError
@@ -69,7 +72,11 @@ class SavedNetwork:
         """Note each layer's output shape and digest; see `Network.describe`."""
         tensors, digests = self._digest()
         layers = {
-            name: LayerCard(shape=tuple(tensor.shape[1:]), digest=digests[name])
+            name: LayerCard(
+                shape=tuple(tensor.shape[1:]),
+                digest=digests[name],
+                channel_axis=self.find_channel_axis(name),
+            )
             for name, tensor in tensors.items()
             if tensor.shape.rank and tensor.shape[0] is None and None not in tensor.shape[1:]
         }
@@ -77,13 +84,25 @@ class SavedNetwork:
             name=self.name,
             size=self.size,
             channels=self.input_shape[2] or 3,
-            scales_input=scales_input(_list_calls(self._graph_def)),
+            scales_input=scales_input(self._calls),
             layers=layers,
         )
 
     def digest_layers(self) -> dict[str, str]:
         """Return the layers' digests; see `Network.digest_layers`."""
         return self._digest()[1]
+
+    def find_channel_axis(self, layer: str) -> int:
+        """Return where a layer's channels are; see `Network.find_channel_axis`."""
+        return self._channel_axes.get(self._operations[layer], LAST)
+
+    @cached_property
+    def _calls(self) -> list[Call]:
+        return list(_list_calls(self._graph_def))
+
+    @cached_property
+    def _channel_axes(self) -> dict[str, int]:
+        return find_channel_axes(self._calls)
 
     def _digest(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Return each layer's tensor for images of the size that was asked for, and its digest."""
@@ -239,9 +258,24 @@ def _list_paths(graph_def: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 def _list_calls(graph_def: Any) -> Iterator[Call]:
+    import tensorflow as tf
+
+    constants = {node.name: node for node in graph_def.node if node.op == "Const"}
     for node in graph_def.node:
-        names = (name.removeprefix("^").split(":")[0] for name in node.input)
-        yield Call(name=node.name, kind=node.op, sources=frozenset(names))
+        sources = tuple(name.removeprefix("^").split(":")[0] for name in node.input)
+        axes = constants.get(sources[1]) if node.op == "Transpose" else None
+        yield Call(
+            name=node.name,
+            kind=node.op,
+            sources=sources,
+            channel_axis=CHANNEL_AXES.get(_read_format(node)),
+            moves=() if axes is None else tuple(tf.make_ndarray(axes.attr["value"].tensor)),
+        )
+
+
+def _read_format(node: Any) -> str:
+    # Looked up where there is none, it would be there from then on.
+    return str(node.attr["data_format"].s.decode()) if "data_format" in node.attr else ""
 
 
 def _digest_operations(graph: Any) -> dict[str, str]:

@@ -84,7 +84,11 @@ def _build_model(network: Network, spec: ProgramSpec) -> Any:
     pixels = preprocess(images, mode=spec.preprocess, view=spec.view)
     found = dict(zip(names, backbone(pixels), strict=True))
     outputs = [
-        layer.pool(keras.ops, keras.ops.cast(found[layer.layer], "float32"))
+        layer.pool(
+            keras.ops,
+            keras.ops.cast(found[layer.layer], "float32"),
+            channel_axis=network.find_channel_axis(layer.layer),
+        )
         for layer in spec.layers
     ]
     return keras.Model(images, outputs)
