@@ -57,7 +57,8 @@ class StoredLayer:
 
     @property
     def _channel_axis(self) -> int:
-        return int(self.recipe.get("channel_axis", LAST))
+        axis = self.recipe.get("channel_axis", LAST)
+        return axis if isinstance(axis, int) else LAST
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -77,8 +77,15 @@ class Backbone:
             ``auto`` would be a guess.
         """
         mode = self._options.preprocess
-        if mode != "auto":
-            return mode
+        mode = self._choose_preprocess() if mode == "auto" else mode
+        if mode != "none" and self.card.takes_integers:
+            raise InputError(
+                f"the model {self.card.name!r} takes integers, and --preprocess {mode} gives"
+                " fractions, which it would cut off; use none"
+            )
+        return mode
+
+    def _choose_preprocess(self) -> str:
         card = self.card
         if not self.name.is_file:
             entry = APPLICATIONS[self.name.name]

@@ -1,4 +1,4 @@
-"""What a network is made of, be it Keras' or TensorFlow's: layers and operations, called in order."""
+"""What a network of Keras or TensorFlow is made of: layers and operations, called in order."""
 
 from __future__ import annotations
 
@@ -96,8 +96,8 @@ def _find_channel_axis(kind: str, config: Mapping[str, Any]) -> int | None:
 def _find_moves(kind: str, config: Mapping[str, Any]) -> tuple[int, ...]:
     if kind == "Permute":
         return (0, *config["dims"])
-    axes = config.get("axes") if kind == "Transpose" else None
-    return tuple(axis % len(axes) for axis in axes or ())
+    axes = (config.get("axes") if kind == "Transpose" else None) or ()
+    return tuple(axis % len(axes) for axis in axes)
 
 
 def _find_sources(node: Any) -> Iterator[str]:

@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from permafrost.stages.backbones.calls import LAST, STARTS, Call
 
 # After these, an axis is no longer what it was.
-_LOSING = frozenset(
+_LOSING = (
     "BatchToSpaceND Dot Einsum ExpandDims Flatten MatMul Moveaxis Pack RepeatVector Reshape"
-    " SpaceToBatchND Squeeze Stack Swapaxes Transpose Unpack".split()
+    " SpaceToBatchND Squeeze Stack Swapaxes Transpose Unpack"
 )
 
 
@@ -31,28 +31,29 @@ def find_channel_axes(calls: Sequence[Call]) -> dict[str, int]:
     dict of str to int
         By the names of the calls; only of those whose channels are not last.
     """
+    losing = set(_LOSING.split())
     axes: dict[str, int] = {}
     for call in calls:
-        axis = _follow(call, axes)
+        axis = _follow(call, axes, losing=losing)
         if axis is not None:
             axes[call.name] = axis
     for call in reversed(calls):
         taken = call.channel_axis
-        if taken is None and not call.moves and call.kind not in _LOSING:
+        if taken is None and not call.moves and call.kind not in losing:
             taken = axes.get(call.name)
-        for source in call.sources if taken is not None else ():
-            axes.setdefault(source, taken)
+        if taken is not None:
+            axes = dict.fromkeys(call.sources, taken) | axes
     return {name: axis for name, axis in axes.items() if axis != LAST}
 
 
-def _follow(call: Call, axes: Mapping[str, int]) -> int | None:
+def _follow(call: Call, axes: Mapping[str, int], *, losing: set[str]) -> int | None:
     """Return the axis of what a call gives, if that or what it is called on tells."""
     known = [axes[source] for source in call.sources if source in axes]
     if call.moves and known:
         rank = len(call.moves)
         place = call.moves.index(known[0] % rank)
         return LAST if place == rank - 1 else place
-    if call.kind in _LOSING:
+    if call.kind in losing:
         return None
     if call.channel_axis is not None:
         return call.channel_axis

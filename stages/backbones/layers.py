@@ -105,6 +105,8 @@ class BackboneCard:
     scales_input : bool
         Whether the network changes the values of its pixels before its first weights: what they
         are otherwise prepared with, it does itself.
+    takes_integers : bool
+        Whether its input is of integers, which no preprocessing gives.
     layers : mapping of str to LayerCard
         In the network's order.
     """
@@ -113,6 +115,7 @@ class BackboneCard:
     size: tuple[int, int]
     channels: int
     scales_input: bool
+    takes_integers: bool
     layers: Mapping[str, LayerCard]
 
     def find_layer(self, name: str, *, backbone: str = "BACKBONE") -> LayerCard:

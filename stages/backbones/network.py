@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from permafrost.stages.backbones.channels import find_channel_axes
 from permafrost.stages.backbones.digests import digest_layers, list_entries
 from permafrost.stages.backbones.input_scaling import scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
+from permafrost.stages.errors import InputError, in_one_line
 from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
@@ -185,6 +187,7 @@ class KerasNetwork:
             size=self.size,
             channels=int(self.input_shape[2] or 3),
             scales_input=scales_input(self._calls),
+            takes_integers="int" in self.model.inputs[0].dtype,
             layers=layers,
         )
 
@@ -220,8 +223,11 @@ class KerasNetwork:
         images = keras.KerasTensor((None, *self.size, self.input_shape[2]), "float32")
         n_calls: Counter[str] = Counter()
         with _recording(dict(walk_layers(self.model)), n_calls) as outputs:
-            # The base's own: a Functional model's takes shortcuts past its layers.
-            keras.Operation.compute_output_spec(self.model, images)
+            try:
+                # The base's own: a Functional model's takes shortcuts past its layers.
+                keras.Operation.compute_output_spec(self.model, images)
+            except Exception as error:  # Layers raise whatever they like on what they do not take.
+                raise refuse_images(self.model.name, images.shape[1:], error) from error
         shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
         known = {
             name: shape
@@ -229,6 +235,26 @@ class KerasNetwork:
             if shape and all(isinstance(axis, int) for axis in shape)
         }
         return known, n_calls
+
+
+def refuse_images(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
+    """Return what a network that cannot be run is refused with.
+
+    Parameters
+    ----------
+    name : str
+        Of the network.
+    shape : tuple of int
+        Height, width and channels of the images.
+    error : Exception
+        What the framework raised.
+    """
+    # Keras puts its own advice before what it is about.
+    reason = re.split(r"Error encountered:", str(error))[-1]
+    return InputError(
+        f"{name!r} cannot be run on images of {'x'.join(map(str, shape))}:"
+        f" {in_one_line(reason)}; if they are too small or too large for it, give another --size"
+    )
 
 
 @contextmanager

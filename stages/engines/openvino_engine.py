@@ -15,7 +15,7 @@ import numpy as np
 
 from permafrost.cores import count_cores
 from permafrost.stages.backbones.network import Network
-from permafrost.stages.engines.program import ProgramSpec, fill_up
+from permafrost.stages.engines.program import ProgramSpec, fill_up, refuse_run
 from permafrost.stages.engines.tracing import TracedProgram, trace_program
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
@@ -50,7 +50,10 @@ class OpenVinoProgram:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": count_cores(),
         }
-        compiled = openvino.Core().compile_model(_convert(traced), "CPU", settings)
+        try:
+            compiled = openvino.Core().compile_model(_convert(traced), "CPU", settings)
+        except Exception as error:  # OpenVINO has many, of no common base.
+            raise refuse_run("OpenVINO", error) from error
         self._requests = openvino.AsyncInferQueue(compiled)
         self._requests.set_callback(_take_outputs)
         # Converting may change the order of the outputs, as where a network transposes.

@@ -255,3 +255,16 @@ def test_recipes_of_networks_with_channels_last_say_nothing_of_it(
     assert extract().status == 0
     with Features(tmp_path / "features.h5") as features:
         assert "channel_axis" not in features.recipe("last:avg")
+
+
+def test_a_network_of_integers_takes_pixels_as_they_are_and_nothing_else(tmp_path: Path) -> None:
+    start_keras()
+    import keras
+
+    image = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    last = keras.layers.Rescaling(1 / 255, name="last")(image)
+    keras.Model(image, last).save(tmp_path / "mine.keras")
+    options = {"backbone": str(tmp_path / "mine.keras")}
+    assert open_backbone(**options, preprocess="none").preprocess == "none"
+    with pytest.raises(InputError, match="takes integers, and --preprocess caffe gives fractions"):
+        _ = open_backbone(**options, preprocess="caffe").preprocess

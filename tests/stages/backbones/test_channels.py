@@ -115,7 +115,7 @@ def share(layer: Any) -> BackboneCard:
 
 def test_a_layer_that_is_called_twice_is_refused_and_those_behind_it_are_not() -> None:
     card = share(kl.Conv2D(3, 1, name="conv"))
-    with pytest.raises(InputError, match="'conv' of .* is called 2 times.*name a layer"):
+    with pytest.raises(InputError, match=r"'conv' of .* is called 2 times.*name a layer"):
         card.find_layer("conv")
     assert card.find_layer("second").shape == card.find_layer("first").shape
     assert BackboneCard.from_json(card.to_json()) == card
