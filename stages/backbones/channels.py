@@ -41,8 +41,9 @@ def find_channel_axes(calls: Sequence[Call]) -> dict[str, int]:
         taken = call.channel_axis
         if taken is None and not call.moves and call.kind not in losing:
             taken = axes.get(call.name)
-        if taken is not None:
-            axes = dict.fromkeys(call.sources, taken) | axes
+        for source in call.sources:
+            if taken is not None:
+                axes.setdefault(source, taken)
     return {name: axis for name, axis in axes.items() if axis != LAST}
 
 
