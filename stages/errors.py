@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -49,6 +50,12 @@ class DecoderError(ImageError):
 
     Asked again, it may be read.
     """
+
+
+def in_one_line(error: Exception | str) -> str:
+    """Return what an error of another package says, in one line that is not too long."""
+    plain = re.sub(r"\x1b\[\d*m", "", str(error))  # Keras writes some of it in bold.
+    return " ".join(plain.split())[:300] or type(error).__name__
 
 
 class UnknownNameError(StageError):

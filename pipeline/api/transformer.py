@@ -209,7 +209,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             backbone = Backbone(options, index)
             (spec,) = backbone.layers
             layer = backbone.card.find_layer(spec.layer, backbone=options.backbone)
-            shape = spec.pool_shape(layer.shape)
+            shape = layer.pool_shape(spec)
             return build_recipe(options, backbone, spec), math.prod(shape)
 
     def _extract(self, paths: list[str]) -> NDArray[np.float32]:

@@ -35,13 +35,18 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     if options.weights == "imagenet" and not parse_backbone(options.backbone).is_file:
         options = replace(options, weights="random")
     card = Backbone(options).describe_all()
+    shared = {name: layer.n_calls for name, layer in card.layers.items() if layer.n_calls > 1}
     rows = [
         (name, "x".join(map(str, layer.shape)), 4 * math.prod(layer.shape))
         for name, layer in card.layers.items()
+        if name not in shared
     ]
-    width = max(len(name) for name, *_ in rows)
+    width = max((len(name) for name, *_ in rows), default=0)
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
     lines += [f"  {name:<{width}}  {shape:>14}  {n:>12,} bytes an image" for name, shape, n in rows]
+    lines += [
+        f"  {name} is called {n} times, and gives no one output" for name, n in shared.items()
+    ]
     layers = [
         {"name": name, "shape": list(card.layers[name].shape), "bytes": n} for name, _, n in rows
     ]

@@ -14,6 +14,7 @@ import numpy as np
 
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
+from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.pooling import REDUCTIONS
 from permafrost.stages.matrices.matrix import ArrayMatrix, Rows, iterate_rows
@@ -43,6 +44,22 @@ class StoredLayer:
     recipe: Recipe
     is_derived: bool
 
+    def pool_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a row, from that of a stored one."""
+        if not self.is_derived:
+            return stored
+        return self.spec.pool_shape(stored, channel_axis=self._channel_axis)
+
+    def pool(self, maps: np.ndarray) -> np.ndarray:
+        """Pool stored maps, shape (n, *shape)."""
+        pooled: np.ndarray = self.spec.pool(np, maps, channel_axis=self._channel_axis)
+        return pooled
+
+    @property
+    def _channel_axis(self) -> int:
+        axis = self.recipe.get("channel_axis", LAST)
+        return axis if isinstance(axis, int) else LAST
+
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMatrix:
@@ -62,7 +79,7 @@ class LayerMatrix:
     def shape(self) -> tuple[int, int]:
         """The number of rows, and of features in each."""
         stored = self.features.shape(self.layer.name)
-        return len(self.rows), stored[-1] if self.layer.is_derived else math.prod(stored)
+        return len(self.rows), math.prod(self.layer.pool_shape(stored))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -88,7 +105,7 @@ class LayerMatrix:
             # NumPy's float32 sums of thousands of values would differ from the backbone's; the copy
             # of one map at a time stays in the processor's cache.
             maps64 = (row.reshape(1, *shape).astype(np.float64) for row in block)
-            out[positions] = [self.layer.spec.pool(np, one)[0] for one in maps64]
+            out[positions] = [self.layer.pool(one)[0] for one in maps64]
         return out
 
     def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[np.ndarray]:
@@ -112,7 +129,7 @@ def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | No
         if not held:
             return None
         name, is_derived = held[0], spec.pooling in REDUCTIONS
-    if is_derived:
-        spec.pool_shape(file.shape(name))  # refuses what has no height and width
     recipe = {**file.recipe(name), "pooling": spec.pooling}
-    return StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
+    layer = StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
+    layer.pool_shape(file.shape(name))  # refuses what has no height and width
+    return layer

@@ -64,7 +64,7 @@ class Backbone:
         """
         card = self._find_card(self.layers)
         for spec in self.layers:
-            spec.pool_shape(card.find_layer(spec.layer, backbone=str(self.name)).shape)
+            card.find_layer(spec.layer, backbone=str(self.name)).pool_shape(spec)
         return card
 
     @cached_property
@@ -77,8 +77,15 @@ class Backbone:
             ``auto`` would be a guess.
         """
         mode = self._options.preprocess
-        if mode != "auto":
-            return mode
+        mode = self._choose_preprocess() if mode == "auto" else mode
+        if mode != "none" and self.card.takes_integers:
+            raise InputError(
+                f"the model {self.card.name!r} takes integers, and --preprocess {mode} gives"
+                " fractions, which it would cut off; use none"
+            )
+        return mode
+
+    def _choose_preprocess(self) -> str:
         card = self.card
         if not self.name.is_file:
             entry = APPLICATIONS[self.name.name]
@@ -187,7 +194,7 @@ class Backbone:
         # Not just whatever exists: a folder here may be called like an application.
         files = [self.name.name] * self.name.is_file + [weights] * named
         facts = {
-            "card": 2,
+            "card": 3,
             "backbone": "file" if self.name.is_file else str(self.name),
             "weights": "file" if named else weights,
             "files": [hash_path(Path(name), self._index) for name in files],

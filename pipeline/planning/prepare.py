@@ -94,7 +94,7 @@ def describe_layers(
             spec,
             build_recipe(features, backbone, spec),
             RowFormat(
-                shape=spec.pool_shape(backbone.card.find_layer(spec.layer).shape),
+                shape=backbone.card.find_layer(spec.layer).pool_shape(spec),
                 dtype=features.dtype,
                 compression=compression,
             ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from permafrost.cache.store.recipe import Recipe
+from permafrost.cache.store.recipe import JsonValue, Recipe
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.decoding.decode import DecodeSpec
 
@@ -20,7 +21,8 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
     Never in it: batch size, chunking, compression, paths, file names, time.
     """
     card = backbone.card
-    return {
+    layer_card = card.find_layer(layer.layer)
+    recipe: dict[str, JsonValue] = {
         "backbone": card.name,
         "color": "rgb" if card.channels == 3 else "grayscale",
         "decode": options.decode,
@@ -36,8 +38,12 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
         "resize_mode": options.resize_mode,
         "size": list(card.size),
         "view": options.view,
-        "weights": card.find_layer(layer.layer).digest,
+        "weights": layer_card.digest,
     }
+    if layer_card.channel_axis != LAST and len(layer_card.shape) > 1:
+        # Only then: one more key in every recipe would make all caches miss.
+        recipe["channel_axis"] = layer_card.channel_axis
+    return recipe
 
 
 def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec:

@@ -130,6 +130,11 @@ def parse_backbone(text: str) -> BackboneName:
     with contextlib.suppress(OSError):  # A name longer than a file can have.
         if path.exists() and (path.is_dir() or path.suffix.lower() in _MODEL_SUFFIXES):
             return BackboneName(name=text)
+        if path.is_file():
+            raise InputError(
+                f"{text!r} is no Keras model: name a .keras or .h5 file, or a SavedModel folder"
+                " (of another framework, convert it first)"
+            )
     if path.suffix.lower() in _MODEL_SUFFIXES or "/" in text:
         raise InputError(f"there is no model file {text!r}")
     raise UnknownNameError("backbone", text, APPLICATIONS, remedy="or name a .keras or .h5 file")

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
-from permafrost.stages.backbones.digests import name_entry
+from permafrost.stages.backbones.calls import STARTS, Call
 
-_STARTS = ("InputLayer", "Placeholder")
-_MODELS = ("Functional", "Model", "Sequential")
 # Layers of Keras and operations of Keras and TensorFlow that leave the values of pixels what they
 # are, where they are not training; geometry is no scaling. RGB turned into BGR is half of a
 # preprocessing, so what picks or turns channels is not among them.
@@ -29,24 +25,6 @@ _LEARNING = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One layer or operation, called on what others gave.
-
-    Attributes
-    ----------
-    name : str
-    kind : str
-        Its class in Keras, its type in TensorFlow.
-    sources : frozenset of str
-        Names of the calls whose results it takes.
-    """
-
-    name: str
-    kind: str
-    sources: frozenset[str]
-
-
 def scales_input(calls: Iterable[Call]) -> bool:
     """Tell whether pixels meet anything that changes their values before the first weights.
 
@@ -64,54 +42,8 @@ def scales_input(calls: Iterable[Call]) -> bool:
     raw: set[str] = set()
     for call in calls:
         meets_pixels = not raw.isdisjoint(call.sources)
-        if (call.kind in _STARTS and not call.sources) or (meets_pixels and call.kind in keeping):
+        if (call.kind in STARTS and not call.sources) or (meets_pixels and call.kind in keeping):
             raw.add(call.name)
         elif meets_pixels and call.kind not in learning:
             return True
     return False
-
-
-def list_calls(
-    entries: Iterable[Mapping[str, Any]], *, prefix: str = "", sources: frozenset[str] = frozenset()
-) -> Iterator[Call]:
-    """Yield what a Keras model is made of, nested models taken apart.
-
-    Parameters
-    ----------
-    entries : iterable of dict
-        As `digests.list_entries` gives them.
-    prefix : str
-        Of the names, for a nested model.
-    sources : frozenset of str
-        What a nested model is called on.
-    """
-    before = sources
-    for entry in entries:
-        name = prefix + name_entry(entry)
-        kind = entry["class_name"]
-        if kind == "InputLayer":
-            before = sources
-        elif "inbound_nodes" in entry:
-            before = frozenset(prefix + source for source in _find_sources(entry["inbound_nodes"]))
-        if kind in _MODELS:
-            last = ""
-            for call in list_calls(entry["config"]["layers"], prefix=f"{name}/", sources=before):
-                yield call
-                last = call.name
-            kind, before = "Identity", frozenset([last])
-        yield Call(name=name, kind=kind, sources=before)
-        # The next of a Sequential.
-        before = frozenset([name])
-
-
-def _find_sources(node: Any) -> Iterator[str]:
-    """Yield the names of the layers and operations whose tensors are among some arguments."""
-    if isinstance(node, Mapping):
-        if node.get("class_name") == "__keras_tensor__":
-            yield node["config"]["keras_history"][0]
-        else:
-            for value in node.values():
-                yield from _find_sources(value)
-    elif isinstance(node, list | tuple):
-        for value in node:
-            yield from _find_sources(value)

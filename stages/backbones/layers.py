@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from permafrost.command import COMMAND
+from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.pooling import POOLINGS, pool
 from permafrost.stages.errors import InputError, UnknownNameError
 
@@ -26,8 +27,11 @@ class LayerSpec:
         """Write it as a user would."""
         return self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
 
-    def pool_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of one row, from the shape of the layer's output without the batch."""
+    def pool_shape(self, shape: tuple[int, ...], *, channel_axis: int) -> tuple[int, ...]:
+        """Return the shape of one row, from that of the layer's output without the batch's axis.
+
+        That axis counts in `channel_axis`, as in `pooling.pool`.
+        """
         if self.pooling == "flatten":
             return (math.prod(shape),)
         if self.pooling == "none":
@@ -37,12 +41,12 @@ class LayerSpec:
                 f"{self.layer!r} has no height and width to pool (its output is {shape});"
                 f" write it without {':' + self.pooling!r}"
             )
-        return (shape[-1],)
+        return ((0, *shape)[channel_axis],)
 
-    def pool(self, xp: Any, activation: Any) -> Any:
+    def pool(self, xp: Any, activation: Any, *, channel_axis: int) -> Any:
         """Pool activations of this layer, as `pooling.pool`; refuses what `pool_shape` does."""
-        self.pool_shape(tuple(activation.shape[1:]))
-        return pool(xp, activation, self.pooling)
+        self.pool_shape(tuple(activation.shape[1:]), channel_axis=channel_axis)
+        return pool(xp, activation, self.pooling, channel_axis=channel_axis)
 
 
 def parse_layer_spec(text: str) -> LayerSpec:
@@ -71,10 +75,20 @@ class LayerCard:
         Of its output for one image.
     digest : str
         SHA-256 over architecture and weights of the network up to this layer, in hex.
+    channel_axis : int
+        Where its channels are, the batch's axis counted; -1 for the last.
+    n_calls : int
+        How often it is called in one run of the network.
     """
 
     shape: tuple[int, ...]
     digest: str
+    channel_axis: int = LAST
+    n_calls: int = 1
+
+    def pool_shape(self, spec: LayerSpec) -> tuple[int, ...]:
+        """Return the shape of one row of this layer, pooled as a spec says."""
+        return spec.pool_shape(self.shape, channel_axis=self.channel_axis)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +106,8 @@ class BackboneCard:
     scales_input : bool
         Whether the network changes the values of its pixels before its first weights: what they
         are otherwise prepared with, it does itself.
+    takes_integers : bool
+        Whether its input is of integers, which no preprocessing gives.
     layers : mapping of str to LayerCard
         In the network's order.
     """
@@ -100,10 +116,13 @@ class BackboneCard:
     size: tuple[int, int]
     channels: int
     scales_input: bool
+    takes_integers: bool
     layers: Mapping[str, LayerCard]
 
     def find_layer(self, name: str, *, backbone: str = "BACKBONE") -> LayerCard:
         """Return a layer's card; an unknown name proposes the nearest.
+
+        A layer that is called several times is refused: it gives several outputs.
 
         Parameters
         ----------
@@ -119,25 +138,24 @@ class BackboneCard:
                 where=f"of {self.name}",
                 remedy=f"list them with: {COMMAND} layers {backbone}",
             )
-        return self.layers[name]
+        card = self.layers[name]
+        if card.n_calls > 1:
+            raise InputError(
+                f"the layer {name!r} of {self.name} is called {card.n_calls} times, and gives"
+                " another output each time; name a layer that is called on the one you want"
+            )
+        return card
 
     def to_json(self) -> str:
         """Write the card as JSON."""
-        layers = {name: [list(card.shape), card.digest] for name, card in self.layers.items()}
-        return json.dumps([self.name, self.size, self.channels, self.scales_input, layers])
+        return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> BackboneCard:
         """Read what `to_json` wrote."""
-        name, (height, width), channels, scales_input, layers = json.loads(text)
+        facts = json.loads(text)
         cards = {
-            layer: LayerCard(shape=tuple(shape), digest=digest)
-            for layer, (shape, digest) in layers.items()
+            name: LayerCard(**{**layer, "shape": tuple(layer["shape"])})
+            for name, layer in facts["layers"].items()
         }
-        return cls(
-            name=name,
-            size=(height, width),
-            channels=channels,
-            scales_input=scales_input,
-            layers=cards,
-        )
+        return cls(**{**facts, "size": tuple(facts["size"]), "layers": cards})

@@ -14,9 +14,9 @@ from typing import Any
 from permafrost.stages.backbones.applications import APPLICATIONS, BackboneName
 from permafrost.stages.backbones.network import KerasNetwork, Network
 from permafrost.stages.backbones.preprocessing import TORCH_DEVIATION_RGB
-from permafrost.stages.errors import InputError, StageError, WeightsError
+from permafrost.stages.errors import InputError, StageError, WeightsError, in_one_line
 from permafrost.stages.frameworks.afresh import run_afresh
-from permafrost.stages.frameworks.model_file import check_model
+from permafrost.stages.frameworks.model_file import load_model
 from permafrost.stages.frameworks.start import start_keras
 from permafrost.stages.frameworks.weights_file import check_weights, list_saved_layers
 
@@ -79,21 +79,12 @@ def _load(request: BackboneRequest, *, with_top: bool) -> Network:
 
 
 def _load_model_file(request: BackboneRequest) -> Network:
-    import keras
-
     path = Path(request.backbone.name)
     if path.is_dir():
         from permafrost.stages.backbones.savedmodel import load_saved_model
 
         return load_saved_model(path)
-    try:
-        check_model(path)
-        model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises whatever its parsers raise on a file that is none.
-        raise WeightsError(
-            f"{str(path)!r} cannot be loaded as a Keras model: {_one_line(error)}"
-        ) from error
-    return KerasNetwork(model)
+    return KerasNetwork(load_model(path))
 
 
 def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
@@ -111,7 +102,7 @@ def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
         )
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{request.backbone} with input {height}x{width}: {_one_line(error)}"
+            f"{request.backbone} with input {height}x{width}: {in_one_line(error)}"
         ) from error
     except Exception as error:
         raise _explain_download(name, error) from error
@@ -135,7 +126,7 @@ def _load_weights(model: Any, function: str, path: Path, *, with_top: bool) -> A
     except Exception as error:
         part = "with its classifier" if with_top else "without its classifier"
         raise WeightsError(
-            f"the weights {str(path)!r} do not fit {model.name} {part}: {_one_line(error)}"
+            f"the weights {str(path)!r} do not fit {model.name} {part}: {in_one_line(error)}"
         ) from error
     return model
 
@@ -184,8 +175,11 @@ def _set_size(network: Network, request: BackboneRequest) -> Network:
     name = request.backbone.name
     shape = network.input_shape
     if len(shape) != 3 or shape[2] not in (1, 3):
+        takes = f"inputs of shape {shape}" if shape else "several inputs, or its input is not known"
         raise InputError(
-            f"the model {name!r} takes inputs of shape {shape}, not one image of 1 or 3 channels"
+            f"the model {name!r} takes {takes}, not one image of 1 or 3 channels: have it begin"
+            " with keras.Input((height, width, 3)), and with layers that make its input of that"
+            " (Permute, Reshape), and save it again"
         )
     fixed = (shape[0], shape[1])
     if None in fixed and request.size is None:
@@ -195,7 +189,3 @@ def _set_size(network: Network, request: BackboneRequest) -> Network:
             raise InputError(f"the model {name!r} takes {fixed[0]}x{fixed[1]}; drop --size")
     network.size = request.size or (int(fixed[0] or 0), int(fixed[1] or 0))
     return network
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 
+from permafrost.stages.backbones.calls import LAST, Call, list_calls
+from permafrost.stages.backbones.channels import find_channel_axes
 from permafrost.stages.backbones.digests import digest_layers, list_entries
-from permafrost.stages.backbones.input_scaling import list_calls, scales_input
+from permafrost.stages.backbones.input_scaling import scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
+from permafrost.stages.errors import InputError, in_one_line
 from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
@@ -47,6 +53,9 @@ class Network(Protocol):
 
     def digest_layers(self) -> dict[str, str]:
         """Return the digests of `describe` alone, which takes a fraction of the time."""
+
+    def find_channel_axis(self, layer: str) -> int:
+        """Return where a layer's channels are, the batch's axis counted; -1 for the last."""
 
     def read_weights(self) -> Weights:
         """Return the weights that `trace` puts into the graph; outside any graph."""
@@ -162,9 +171,14 @@ class KerasNetwork:
 
     def describe(self) -> BackboneCard:
         """Note each layer's output shape and digest; see `Network.describe`."""
-        shapes = self._trace_shapes()
+        shapes, n_calls = self._trace_shapes()
         layers = {
-            name: LayerCard(shape=shapes[name], digest=digest)
+            name: LayerCard(
+                shape=shapes[name],
+                digest=digest,
+                channel_axis=self.find_channel_axis(name),
+                n_calls=n_calls[name],
+            )
             for name, digest in self.digest_layers().items()
             if name in shapes
         }
@@ -172,7 +186,8 @@ class KerasNetwork:
             name=self.model.name,
             size=self.size,
             channels=int(self.input_shape[2] or 3),
-            scales_input=scales_input(list_calls(list_entries(self.model).values())),
+            scales_input=scales_input(self._calls),
+            takes_integers="int" in self.model.inputs[0].dtype,
             layers=layers,
         )
 
@@ -181,20 +196,65 @@ class KerasNetwork:
         digests = digest_layers(self.model)
         return {name: digests[name.split("/")[0]] for name, _ in walk_layers(self.model)}
 
-    def _trace_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Have Keras call the network with shapes alone, which each of its backends can."""
+    def find_channel_axis(self, layer: str) -> int:
+        """Return where a layer's channels are; see `Network.find_channel_axis`."""
+        return self._channel_axes.get(layer, LAST)
+
+    @cached_property
+    def _calls(self) -> list[Call]:
+        return list(list_calls(list_entries(self.model).values()))
+
+    @cached_property
+    def _channel_axes(self) -> dict[str, int]:
+        return find_channel_axes(self._calls)
+
+    def _trace_shapes(self) -> tuple[dict[str, tuple[int, ...]], Counter[str]]:
+        """Have Keras call the network with shapes alone, which each of its backends can.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            The shapes of the layers whose output has one.
+        Counter
+            How often each layer was called.
+        """
         import keras
 
         images = keras.KerasTensor((None, *self.size, self.input_shape[2]), "float32")
-        with _recording(dict(walk_layers(self.model))) as outputs:
-            # The base's own: a Functional model's takes shortcuts past its layers.
-            keras.Operation.compute_output_spec(self.model, images)
+        n_calls: Counter[str] = Counter()
+        with _recording(dict(walk_layers(self.model)), n_calls) as outputs:
+            try:
+                # The base's own: a Functional model's takes shortcuts past its layers.
+                keras.Operation.compute_output_spec(self.model, images)
+            except Exception as error:  # Layers raise whatever they like on what they do not take.
+                raise refuse_images(self.model.name, images.shape[1:], error) from error
         shapes = {name: tuple(output.shape[1:]) for name, output in outputs.items()}
-        return {
+        known = {
             name: shape
             for name, shape in shapes.items()
             if shape and all(isinstance(axis, int) for axis in shape)
         }
+        return known, n_calls
+
+
+def refuse_images(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
+    """Return what a network that cannot be run is refused with.
+
+    Parameters
+    ----------
+    name : str
+        Of the network.
+    shape : tuple of int
+        Height, width and channels of the images.
+    error : Exception
+        What the framework raised.
+    """
+    # Keras puts its own advice before what it is about.
+    reason = re.split(r"Error encountered:", str(error))[-1]
+    return InputError(
+        f"{name!r} cannot be run on images of {'x'.join(map(str, shape))}:"
+        f" {in_one_line(reason)}; if they are too small or too large for it, give another --size"
+    )
 
 
 @contextmanager
@@ -222,17 +282,20 @@ def _bringing_tensors_along(model: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _recording(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _recording(
+    layers: dict[str, Any], n_calls: Counter[str] | None = None
+) -> Iterator[dict[str, Any]]:
     """Collect what each layer returns while the network is traced.
 
     This reaches the layers of nested models, which no ``keras.Model(inputs, outputs)`` can: their
     tensors belong to the inner model's own graph.
     """
+    calls = Counter() if n_calls is None else n_calls
     outputs: dict[str, Any] = {}
     # One may be part of two models, and one's call may be replaced already.
     before = {layer: vars(layer).get("call") for layer in layers.values()}
     for name, layer in layers.items():
-        layer.call = _record(layer.call, name, outputs)
+        layer.call = _record(layer.call, name, outputs, calls)
     try:
         yield outputs
     finally:
@@ -243,10 +306,13 @@ def _recording(layers: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 layer.call = call
 
 
-def _record(call: Callable[..., Any], name: str, outputs: dict[str, Any]) -> Callable[..., Any]:
+def _record(
+    call: Callable[..., Any], name: str, outputs: dict[str, Any], calls: Counter[str]
+) -> Callable[..., Any]:
     def recording_call(*args: Any, **kwargs: Any) -> Any:
         output = call(*args, **kwargs)
-        # A layer that is shared gives its first output; one with several outputs, none.
+        calls[name] += 1
+        # A layer with several outputs gives none.
         if hasattr(output, "shape") and name not in outputs:
             outputs[name] = output
         return output

@@ -16,7 +16,7 @@ REDUCTIONS: Mapping[str, Callable[[Any, Any, tuple[int, ...]], Any]] = {
 POOLINGS = (*REDUCTIONS, "flatten", "none")
 
 
-def pool(xp: Any, activation: Any, pooling: str) -> Any:
+def pool(xp: Any, activation: Any, pooling: str, *, channel_axis: int) -> Any:
     """Pool activations.
 
     Parameters
@@ -24,9 +24,10 @@ def pool(xp: Any, activation: Any, pooling: str) -> Any:
     xp : module
         ``keras.ops`` or ``numpy``, whichever the activations are of.
     activation : array or tensor, shape (n, *shape)
-        The last axis of a map is its channels.
     pooling : str
         One of `POOLINGS`.
+    channel_axis : int
+        Of a map, the batch's axis counted; -1 for the last.
 
     Returns
     -------
@@ -36,5 +37,6 @@ def pool(xp: Any, activation: Any, pooling: str) -> Any:
     """
     shape = tuple(activation.shape[1:])
     if pooling in REDUCTIONS:
-        return REDUCTIONS[pooling](xp, activation, tuple(range(1, len(shape))))
+        axes = set(range(1, len(shape) + 1)) - {channel_axis % (len(shape) + 1)}
+        return REDUCTIONS[pooling](xp, activation, tuple(sorted(axes)))
     return xp.reshape(activation, (-1, math.prod(shape))) if pooling == "flatten" else activation

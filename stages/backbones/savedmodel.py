@@ -9,16 +9,21 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from permafrost.stages.backbones.input_scaling import Call, scales_input
+from permafrost.stages.backbones.calls import CHANNEL_AXES, LAST, Call
+from permafrost.stages.backbones.channels import find_channel_axes
+from permafrost.stages.backbones.input_scaling import scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
-from permafrost.stages.backbones.network import Weights
-from permafrost.stages.errors import InputError, WeightsError
+from permafrost.stages.backbones.network import Weights, refuse_images
+from permafrost.stages.errors import InputError, WeightsError, in_one_line
 from permafrost.stages.frameworks.start import check_tensorflow
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
 
+# A size of batches that no axis has by chance, for which shapes are computed.
+_BATCH = 6871
 _SIGNATURES = ("serving_default", "serve")
 _REMEDY = "save the model as a .keras file with model.save('model.keras')"
 # What loading restores without running any of the folder's own functions. Tables, assets and
@@ -67,33 +72,72 @@ class SavedNetwork:
 
     def describe(self) -> BackboneCard:
         """Note each layer's output shape and digest; see `Network.describe`."""
-        tensors, digests = self._digest()
+        digests = self.digest_layers()
         layers = {
-            name: LayerCard(shape=tuple(tensor.shape[1:]), digest=digests[name])
-            for name, tensor in tensors.items()
-            if tensor.shape.rank and tensor.shape[0] is None and None not in tensor.shape[1:]
+            name: LayerCard(
+                shape=shape, digest=digests[name], channel_axis=self.find_channel_axis(name)
+            )
+            for name, shape in self._shapes.items()
         }
         return BackboneCard(
             name=self.name,
             size=self.size,
             channels=self.input_shape[2] or 3,
-            scales_input=scales_input(_list_calls(self._graph_def)),
+            scales_input=scales_input(self._calls),
+            takes_integers=self._dtype.is_integer,
             layers=layers,
         )
 
     def digest_layers(self) -> dict[str, str]:
         """Return the layers' digests; see `Network.digest_layers`."""
-        return self._digest()[1]
+        graph, tensors = self._import_for(None)
+        digests = _digest_operations(graph)
+        return {name: digests[tensor.op.name] for name, tensor in tensors.items()}
 
-    def _digest(self) -> tuple[dict[str, Any], dict[str, str]]:
-        """Return each layer's tensor for images of the size that was asked for, and its digest."""
+    def find_channel_axis(self, layer: str) -> int:
+        """Return where a layer's channels are; see `Network.find_channel_axis`."""
+        return self._channel_axes.get(self._operations[layer], LAST)
+
+    @cached_property
+    def _calls(self) -> list[Call]:
+        return list(_list_calls(self._graph_def))
+
+    @cached_property
+    def _channel_axes(self) -> dict[str, int]:
+        return find_channel_axes(self._calls)
+
+    @cached_property
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each layer that gives one row an image, without the batch's axis.
+
+        For a batch of unknown size TensorFlow loses shapes, as behind Dense on more than one axis;
+        for one that is known it computes them. What has rows of another number gives no features.
+        """
+        _, tensors = self._import_for(_BATCH)
+        shapes = {name: tensor.shape for name, tensor in tensors.items()}
+        return {
+            name: tuple(shape[1:])
+            for name, shape in shapes.items()
+            if shape.is_fully_defined() and shape.rank > 1 and shape[0] == _BATCH
+        }
+
+    @property
+    def _dtype(self) -> Any:
         import tensorflow as tf
 
+        return tf.as_dtype(self._input.attr["dtype"].type)
+
+    def _import_for(self, n_images: int | None) -> tuple[Any, dict[str, Any]]:
+        """Return a graph for images of the size that was asked for, and each layer's tensor."""
+        import tensorflow as tf
+
+        shape = (*self.size, self.input_shape[2] or 3)
         with tf.Graph().as_default() as graph:
-            images = tf.compat.v1.placeholder(tf.float32, (None, *self.size, self.input_shape[2]))
-            tensors = self._import(images, list(self._operations))
-        digests = _digest_operations(graph)
-        return tensors, {name: digests[tensor.op.name] for name, tensor in tensors.items()}
+            images = tf.compat.v1.placeholder(tf.float32, (n_images, *shape))
+            try:
+                return graph, self._import(images, list(self._operations))
+            except ValueError as error:
+                raise refuse_images(self.name, shape, error) from error
 
     @property
     def normalizes(self) -> bool:
@@ -114,14 +158,18 @@ class SavedNetwork:
         shortcuts: Shortcuts,
     ) -> dict[str, Any]:
         """Put the graph, weights and all, into the one being built; see `Network.trace`."""
-        return self._import(inputs, layers)
+        found = self._import(inputs, layers)
+        for layer, tensor in found.items():
+            tensor.set_shape((None, *self._shapes[layer]))
+        return found
 
     def _import(self, inputs: Any, layers: Sequence[str]) -> dict[str, Any]:
         import tensorflow as tf
 
+        cast = inputs if inputs.dtype == self._dtype else tf.cast(inputs, self._dtype)
         tensors = tf.import_graph_def(
             self._graph_def,
-            input_map={f"{self._input.name}:0": inputs},
+            input_map={f"{self._input.name}:0": cast},
             return_elements=[f"{self._operations[layer]}:0" for layer in layers],
             name="savedmodel",
         )
@@ -155,7 +203,9 @@ def load_saved_model(path: Path) -> SavedNetwork:
             f"{str(path)!r} has no signature {_SIGNATURES[0]!r}; {_REMEDY}"
         ) from None
     except Exception as error:  # TensorFlow raises whatever its parsers raise.
-        raise WeightsError(f"{str(path)!r} cannot be loaded as a SavedModel; {_REMEDY}") from error
+        raise WeightsError(
+            f"{str(path)!r} cannot be loaded as a SavedModel: {in_one_line(error)}; {_REMEDY}"
+        ) from error
     graph_def = frozen.graph.as_graph_def()
     _check_operations(graph_def, path)
     _check_input(frozen.inputs, path)
@@ -195,9 +245,10 @@ def _check_operations(graph_def: Any, path: Path) -> None:
 
 
 def _check_input(inputs: Sequence[Any], path: Path) -> None:
-    if len(inputs) != 1 or inputs[0].dtype.name != "float32" or inputs[0].shape.rank != 4:
+    is_image = len(inputs) == 1 and inputs[0].shape.rank == 4
+    if not is_image or not (inputs[0].dtype.is_floating or inputs[0].dtype.is_integer):
         takes = ", ".join(f"{tensor.dtype.name} {tensor.shape}" for tensor in inputs)
-        raise InputError(f"{str(path)!r} takes {takes}, not a batch of float32 images; {_REMEDY}")
+        raise InputError(f"{str(path)!r} takes {takes}, not a batch of images; {_REMEDY}")
     if inputs[0].shape[0] is not None:
         raise InputError(f"{str(path)!r} takes {inputs[0].shape[0]} images at a time; {_REMEDY}")
 
@@ -239,9 +290,24 @@ def _list_paths(graph_def: Any) -> Iterator[tuple[str, list[str]]]:
 
 
 def _list_calls(graph_def: Any) -> Iterator[Call]:
+    import tensorflow as tf
+
+    constants = {node.name: node for node in graph_def.node if node.op == "Const"}
     for node in graph_def.node:
-        names = (name.removeprefix("^").split(":")[0] for name in node.input)
-        yield Call(name=node.name, kind=node.op, sources=frozenset(names))
+        sources = tuple(name.removeprefix("^").split(":")[0] for name in node.input)
+        axes = constants.get(sources[1]) if node.op == "Transpose" else None
+        yield Call(
+            name=node.name,
+            kind=node.op,
+            sources=sources,
+            channel_axis=CHANNEL_AXES.get(_read_format(node)),
+            moves=() if axes is None else tuple(tf.make_ndarray(axes.attr["value"].tensor)),
+        )
+
+
+def _read_format(node: Any) -> str:
+    # Looked up where there is none, it would be there from then on.
+    return str(node.attr["data_format"].s.decode()) if "data_format" in node.attr else ""
 
 
 def _digest_operations(graph: Any) -> dict[str, str]:

@@ -15,12 +15,14 @@ import numpy as np
 
 from permafrost.stages.backbones.network import KerasNetwork, Network, walk_layers
 from permafrost.stages.backbones.preprocessing import preprocess
-from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, fill_up
+from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, fill_up, refuse_run
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.frameworks.cutting import cut_model
 
 _PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
+# Those of TensorFlow, which need not be there.
+_REFUSALS = ("UnimplementedError", "InvalidArgumentError")
 # Each backend raises an error of its own for this; that of JAX is known by its text alone.
 _OUT_OF_MEMORY = re.compile(
     r"ResourceExhausted|RESOURCE_EXHAUSTED|OutOfMemory|MemoryError|can't allocate memory"
@@ -64,6 +66,8 @@ class KerasProgram:
             outputs = tree.flatten(self._run(fill_up(batch, self._batch_size)))
             return [np.asarray(output)[: len(batch)] for output in outputs]
         except Exception as error:
+            if type(error).__name__ in _REFUSALS:
+                raise refuse_run("Keras", error) from error
             if not _OUT_OF_MEMORY.search(f"{type(error).__name__}: {error}"):
                 raise
         # Not in the `except`, where the error keeps frames alive that hold the device's memory.
@@ -84,7 +88,11 @@ def _build_model(network: Network, spec: ProgramSpec) -> Any:
     pixels = preprocess(images, mode=spec.preprocess, view=spec.view)
     found = dict(zip(names, backbone(pixels), strict=True))
     outputs = [
-        layer.pool(keras.ops, keras.ops.cast(found[layer.layer], "float32"))
+        layer.pool(
+            keras.ops,
+            keras.ops.cast(found[layer.layer], "float32"),
+            channel_axis=network.find_channel_axis(layer.layer),
+        )
         for layer in spec.layers
     ]
     return keras.Model(images, outputs)

@@ -15,7 +15,7 @@ import numpy as np
 
 from permafrost.cores import count_cores
 from permafrost.stages.backbones.network import Network
-from permafrost.stages.engines.program import ProgramSpec, fill_up
+from permafrost.stages.engines.program import ProgramSpec, fill_up, refuse_run
 from permafrost.stages.engines.tracing import TracedProgram, trace_program
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
@@ -50,9 +50,17 @@ class OpenVinoProgram:
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": count_cores(),
         }
-        compiled = openvino.Core().compile_model(_convert(traced), "CPU", settings)
+        try:
+            compiled = openvino.Core().compile_model(_convert(traced), "CPU", settings)
+        except Exception as error:  # OpenVINO has many, of no common base.
+            raise refuse_run("OpenVINO", error) from error
         self._requests = openvino.AsyncInferQueue(compiled)
         self._requests.set_callback(_take_outputs)
+        # Converting may change the order of the outputs, as where a network transposes.
+        self._places = [
+            next(n for n, port in enumerate(compiled.outputs) if tensor.name in port.get_names())
+            for tensor in traced.outputs
+        ]
         # Two threads that look for a free request at once may be given the same one.
         self._starting = Lock()
         self._shapes = [tuple(tensor.shape[1:]) for tensor in traced.outputs]
@@ -66,7 +74,7 @@ class OpenVinoProgram:
             piece = batch[start : start + PIECE]
             rows = [output[start : start + PIECE] for output in outputs]
             with self._starting:
-                self._requests.start_async({0: fill_up(piece, PIECE)}, (rows, done))
+                self._requests.start_async({0: fill_up(piece, PIECE)}, (rows, self._places, done))
         for _ in starts:
             while not done.acquire(timeout=_PATIENCE_S):
                 self._requests.wait_all()  # Raises what a request failed with.
@@ -85,8 +93,9 @@ def _convert(traced: TracedProgram) -> Any:
     return model
 
 
-def _take_outputs(request: Any, piece: tuple[list[np.ndarray], Semaphore]) -> None:
-    rows, done = piece
-    for tensor, taken in zip(request.output_tensors, rows, strict=True):
-        taken[:] = tensor.data[: len(taken)]
+def _take_outputs(request: Any, piece: tuple[list[np.ndarray], list[int], Semaphore]) -> None:
+    rows, places, done = piece
+    tensors = request.output_tensors
+    for place, taken in zip(places, rows, strict=True):
+        taken[:] = tensors[place].data[: len(taken)]
     done.release()

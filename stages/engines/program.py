@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -11,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.errors import InputError, in_one_line
 from permafrost.stages.shortcuts.differences import Run
 
 _log = logging.getLogger(__name__)
@@ -42,6 +44,17 @@ class ProgramSpec:
 
 class OutOfMemoryError(Exception):
     """The batch does not fit the device's memory; a smaller one may."""
+
+
+def refuse_run(engine: str, error: Exception) -> InputError:
+    """Return what a network is refused with that an engine cannot run on this machine."""
+    # TensorFlow tells before and after it where in the Python code an operation was made.
+    text = re.split(r"\s*(?:Original stack trace|\[\[\{\{node)", str(error))[0].strip()
+    reason = re.split(r"\nNode: |\n\n", text)[-1]
+    advice = ""
+    if re.search("NHWC|channels_last", str(error)):
+        advice = "; build the network with data_format='channels_last', or run it on a GPU"
+    return InputError(f"{engine} cannot run this network here: {in_one_line(reason)}{advice}")
 
 
 class Program(Protocol):

@@ -20,7 +20,7 @@ from permafrost.stages.engines.mixed_precision import (
     find_delicate_products,
     find_needed,
 )
-from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec
+from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, refuse_run
 from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.shortcuts.choice import (
     NO_SHORTCUTS,
@@ -107,12 +107,15 @@ class _Session:
         self._n_outputs = len(traced.outputs)
         self._session = session
         self._out_of_memory = tf.errors.ResourceExhaustedError
+        self._refusals = (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError)
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         try:
             outputs: list[np.ndarray] = self._run(batch)[: self._n_outputs]
         except (self._out_of_memory, MemoryError) as error:
             raise OutOfMemoryError(f"a batch of {len(batch)} images") from error
+        except self._refusals as error:
+            raise refuse_run("TensorFlow", error) from error
         return outputs
 
     def close(self) -> None:

@@ -58,15 +58,18 @@ def trace_program(
         inputs = preprocess(batch, mode=spec.preprocess, view=spec.view)
         names = [layer.layer for layer in spec.layers]
         found = network.trace(inputs, names, weights=weights, hold=hold, shortcuts=shortcuts)
-        outputs = [_keep(found[layer.layer], layer) for layer in spec.layers]
+        outputs = [
+            _keep(found[layer.layer], layer, channel_axis=network.find_channel_axis(layer.layer))
+            for layer in spec.layers
+        ]
     return TracedProgram(graph=graph, batch=batch, outputs=outputs)
 
 
-def _keep(activation: Any, layer: LayerSpec) -> Any:
+def _keep(activation: Any, layer: LayerSpec, *, channel_axis: int) -> Any:
     import tensorflow as tf
     from keras import ops
 
-    pooled = layer.pool(ops, ops.cast(activation, "float32"))
+    pooled = layer.pool(ops, ops.cast(activation, "float32"), channel_axis=channel_axis)
     # A fetched tensor is handed over without a copy; one that only passes through must not alias
     # the session's own buffers, which identity sees to.
     return tf.identity(pooled) if layer.pooling == "none" else pooled

@@ -30,7 +30,8 @@ def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
     """Pool, flatten, and round as storing does."""
     from keras import layers, ops
 
-    kept = part.layer.pool(ops, ops.cast(activation, "float32"))
+    channel_axis = part.network.find_channel_axis(part.layer.layer)
+    kept = part.layer.pool(ops, ops.cast(activation, "float32"), channel_axis=channel_axis)
     flatten = layers.Flatten("channels_last", dtype="float32", name=f"features_{number}")
     pooled = flatten(kept)
     if part.dtype == "float32":

@@ -8,6 +8,7 @@ what a backbone may be made of: an allow-list of Keras' own layers that do nothi
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import re
@@ -15,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from permafrost.stages.errors import WeightsError
+from permafrost.stages.errors import WeightsError, in_one_line
 from permafrost.stages.frameworks.afresh import run_afresh
+from permafrost.stages.frameworks.keras2 import converting_keras_2, find_version
 from permafrost.stages.frameworks.weights_file import MODEL_SUFFIX, check_weights, read_member
 
 _REMEDY = (
@@ -27,21 +29,23 @@ _LAYERS = (
     "Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D"
     " AdaptiveAveragePooling3D AdaptiveMaxPooling1D AdaptiveMaxPooling2D AdaptiveMaxPooling3D Add"
     " AdditiveAttention AlphaDropout Attention AugMix AutoContrast Average AveragePooling1D"
-    " AveragePooling2D AveragePooling3D BatchNormalization"
+    " AveragePooling2D AveragePooling3D BatchNormalization Bidirectional"
     " CenterCrop Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose"
     " Conv3D Conv3DTranspose Cropping1D Cropping2D Cropping3D CustomScaleLayer Dense"
     " DepthwiseConv1D DepthwiseConv2D Dot Dropout ELU EinsumDense Equalization Flatten"
-    " GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D"
+    " GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D GlobalAveragePooling2D"
     " GlobalAveragePooling3D GlobalMaxPooling1D GlobalMaxPooling2D GlobalMaxPooling3D"
     " GroupNormalization GroupQueryAttention GroupedQueryAttention Identity InputLayer"
-    " LayerNormalization LayerScale LeakyReLU Masking MaxPooling1D MaxPooling2D MaxPooling3D"
-    " Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute RMSNormalization"
+    " LSTM LSTMCell LayerNormalization LayerScale LeakyReLU Masking MaxPooling1D MaxPooling2D"
+    " MaxPooling3D Maximum Minimum MultiHeadAttention Multiply Normalization PReLU Permute"
+    " RMSNormalization RNN"
     " RandAugment RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast"
     " RandomCrop RandomElasticTransform RandomErasing RandomFlip RandomGaussianBlur"
     " RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization RandomRotation"
     " RandomSaturation RandomSharpness RandomShear RandomTranslation RandomZoom ReLU RepeatVector"
-    " Rescaling Reshape Resizing SeparableConv1D SeparableConv2D Softmax"
+    " Rescaling Reshape Resizing SeparableConv1D SeparableConv2D SimpleRNN SimpleRNNCell Softmax"
     " Solarization SpatialDropout1D SpatialDropout2D SpatialDropout3D SpectralNormalization"
+    " StackedRNNCells"
     " Subtract SyncBatchNormalization ThresholdedReLU TimeDistributed UnitNormalization"
     " UpSampling1D UpSampling2D UpSampling3D ZeroPadding1D ZeroPadding2D ZeroPadding3D"
 )
@@ -70,7 +74,63 @@ _PLAIN_MODULES = re.compile(
 _FREE_WEIGHTS = 10_000
 # A layer that nested models share is kept once and counted in each.
 _MOST_SHARING = 8
+# What TensorFlow takes as the name of a scope, at the outside and within another.
+_ROOT_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\>-]*")
+_SCOPE = re.compile(r"[A-Za-z0-9_.\\>-]+")
 _CLASS_NAME = re.compile(r"[A-Z][A-Za-z0-9]*")
+
+
+def load_model(path: Path) -> Any:
+    """Load a model file that is nothing but Keras' own layers and their weights.
+
+    Names of layers that TensorFlow cannot name scopes with are changed.
+
+    Parameters
+    ----------
+    path : Path
+        Ends in ``.keras``, ``.h5`` or ``.hdf5``; of Keras 3, or an HDF5 file of Keras 2.
+
+    Returns
+    -------
+    keras.Model
+
+    Raises
+    ------
+    WeightsError
+        The reason, in one line.
+    """
+    import keras
+
+    try:
+        with converting_keras_2(path) as file:
+            check_model(file)
+            model = keras.models.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises whatever its parsers raise on a file that is none.
+        version = find_version(path)
+        old = f" (it was saved by Keras {version})" if re.match("[12][.]", version) else ""
+        raise WeightsError(
+            f"{str(path)!r} cannot be loaded as a Keras model{old}: {in_one_line(error)}"
+        ) from error
+    _rename_layers(model, _ROOT_SCOPE)
+    return model
+
+
+def _rename_layers(model: Any, allowed: re.Pattern[str]) -> None:
+    """Have names of layers be names of scopes: ``my conv`` and ``_conv`` fail in TensorFlow."""
+    import keras
+
+    names = {layer.name for layer in model.layers}
+    for layer in model.layers:
+        if not isinstance(layer, keras.layers.InputLayer) and not allowed.fullmatch(layer.name):
+            plain = re.sub(r"[^\w.>-]", "_", layer.name, flags=re.ASCII)
+            plain = plain if allowed.fullmatch(plain) else f"layer{plain}"
+            free = (
+                name for n in itertools.count(1) if (name := plain + f"_{n}" * (n > 1)) not in names
+            )
+            layer.name = next(free)
+            names.add(layer.name)
+        if isinstance(layer, keras.Model):
+            _rename_layers(layer, _SCOPE)
 
 
 def check_model(path: Path) -> None:
@@ -157,6 +217,12 @@ def _check_node(node: dict[str, Any]) -> None:
         is_plain = str(node.get("config")) in _FUNCTIONS and module in _FUNCTION_MODULES
     else:
         is_plain = _is_plain_class(name, module)
+    config = node.get("config")
+    if isinstance(config, dict) and config.get("stateful"):
+        raise WeightsError(
+            f"its layer {config.get('name')!r} is stateful, so that an image's features would"
+            " depend on those before it; build it with stateful=False"
+        )
     # A registered name other than the class's own stands for code that comes with the file.
     if not is_plain or registered not in (None, name, node.get("config")):
         what = registered or (node.get("config") if name == "function" else name)

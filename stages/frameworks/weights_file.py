@@ -18,6 +18,8 @@ from permafrost.stages.errors import WeightsError
 
 MODEL_SUFFIX = ".keras"
 HDF5_SUFFIXES = (".h5", ".hdf5")
+_HDF5_START = b"\x89HDF\r\n\x1a\n"
+_ZIP_START = b"PK\x03\x04"
 # What Keras writes, and what our own export adds. Assets are others: files that layers read.
 _MEMBERS = {"metadata.json", "config.json", "model.weights.h5", "classifier.json"}
 # Real weights hardly compress; Keras does not compress at all.
@@ -48,6 +50,7 @@ def check_weights(path: Path) -> int:
     OSError, zipfile.BadZipFile
         It is no such file at all.
     """
+    _check_kind(path)
     if path.suffix in HDF5_SUFFIXES:
         with path.open("rb") as stream:
             return _check_hdf5(stream, path.stat().st_size)
@@ -56,6 +59,19 @@ def check_weights(path: Path) -> int:
         return _check_hdf5(io.BytesIO(content), len(content))
     wanted = ", ".join((*HDF5_SUFFIXES, MODEL_SUFFIX))
     raise WeightsError(f"its name does not end in {wanted}; save weights as one such file")
+
+
+def _check_kind(path: Path) -> None:
+    """Refuse a file that is named like another kind than it is."""
+    with path.open("rb") as stream:
+        start = stream.read(len(_HDF5_START))
+    if not start:
+        raise WeightsError("the file is empty; save it again")
+    is_archive = path.suffix == MODEL_SUFFIX
+    if is_archive and start == _HDF5_START:
+        raise WeightsError(f"it is an HDF5 file; rename it to {path.stem}{HDF5_SUFFIXES[0]}")
+    if path.suffix in HDF5_SUFFIXES and start.startswith(_ZIP_START):
+        raise WeightsError(f"it is a zip archive; rename it to {path.stem}{MODEL_SUFFIX}")
 
 
 def list_saved_layers(path: Path) -> set[str]:

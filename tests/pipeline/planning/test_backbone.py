@@ -221,3 +221,50 @@ def test_a_whole_application_saved_as_a_file_is_preprocessed_as_before(tmp_path:
         model.save(file)
         layer = next(layer.name for layer in model.layers if "conv" in layer.name)
         assert open_backbone(backbone=str(file), layers=(layer,)).preprocess == mode
+
+
+# Where channels are
+
+
+def test_an_average_of_channels_that_come_first_is_derived_as_it_is_extracted(
+    extract: Command, command: Command, tmp_path: Path
+) -> None:
+    start_keras()
+    import keras
+
+    keras.utils.set_random_seed(0)
+    image = keras.Input((SIZE, SIZE, 3))
+    moved = keras.layers.Permute((3, 1, 2))(keras.layers.Conv2D(5, 3, strides=2)(image))
+    keras.Model(image, keras.layers.ReLU(name="last")(moved)).save(tmp_path / "mine.keras")
+    scores = []
+    for layers in ("last", "last:avg"):
+        assert extract("--preprocess", "none", model=tmp_path / "mine.keras", layers=layers)
+        with Features(tmp_path / "features.h5") as features:
+            assert features.recipe(layers)["channel_axis"] == 1
+        answer = command(
+            *("fit", "--features", tmp_path / "features.h5", "--layer", "last:avg", "--cv", "2"),
+            *("--head", "logreg", "--out", tmp_path / "head", "--json"),
+        )
+        scores.append(answer.figures["cv_log_loss_mean"])
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_recipes_of_networks_with_channels_last_say_nothing_of_it(
+    extract: Command, tmp_path: Path
+) -> None:
+    assert extract().status == 0
+    with Features(tmp_path / "features.h5") as features:
+        assert "channel_axis" not in features.recipe("last:avg")
+
+
+def test_a_network_of_integers_takes_pixels_as_they_are_and_nothing_else(tmp_path: Path) -> None:
+    start_keras()
+    import keras
+
+    image = keras.Input((SIZE, SIZE, 3), dtype="uint8")
+    last = keras.layers.Rescaling(1 / 255, name="last")(image)
+    keras.Model(image, last).save(tmp_path / "mine.keras")
+    options = {"backbone": str(tmp_path / "mine.keras")}
+    assert open_backbone(**options, preprocess="none").preprocess == "none"
+    with pytest.raises(InputError, match="takes integers, and --preprocess caffe gives fractions"):
+        _ = open_backbone(**options, preprocess="caffe").preprocess

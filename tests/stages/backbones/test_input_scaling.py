@@ -15,8 +15,9 @@ from keras import layers as kl
 from keras import ops
 
 from permafrost.stages.backbones.applications import APPLICATIONS, parse_backbone
+from permafrost.stages.backbones.calls import list_calls
 from permafrost.stages.backbones.digests import list_entries
-from permafrost.stages.backbones.input_scaling import list_calls, scales_input
+from permafrost.stages.backbones.input_scaling import scales_input
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.backbones.preprocessing import preprocess
 from tests.helpers.architectures import EVERY_ARCHITECTURE

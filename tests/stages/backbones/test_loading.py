@@ -385,3 +385,18 @@ def test_a_model_of_two_images_or_of_none_is_refused(tmp_path):
     for model in (two, never_built):
         with pytest.raises(InputError, match="not one image"):
             load_file(save(model, tmp_path / "model.keras"))
+
+
+def test_images_that_are_too_small_for_a_model_of_any_size_are_refused(tmp_path):
+    images = keras.Input((None, None, 3))
+    keras.Model(images, keras.layers.MaxPooling2D(4)(images)).save(tmp_path / "any.keras")
+    with pytest.raises(InputError, match=r"cannot be run on images of 2x2x3: .* another --size"):
+        load_file(tmp_path / "any.keras", size=(2, 2)).describe()
+
+
+def test_a_model_that_keras_itself_cannot_run_is_refused_in_one_line(tmp_path):
+    images = keras.Input((8, 8, 3), dtype="uint8")
+    keras.Model(images, keras.layers.Conv2D(2, 3)(images)).save(tmp_path / "bytes.keras")
+    with pytest.raises(InputError, match=r"cannot be run on images of 8x8x3: .*uint8") as caught:
+        load_file(tmp_path / "bytes.keras").describe()
+    assert "\n" not in str(caught.value)

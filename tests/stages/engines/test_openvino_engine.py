@@ -134,3 +134,16 @@ def test_bfloat16_gives_float32_near_plain_keras(network: KerasNetwork, pixels: 
 def test_a_precision_that_openvino_lacks_is_refused(network: KerasNetwork) -> None:
     with pytest.raises(UnknownNameError, match="unknown precision 'float16' of OpenVINO"):
         build(network, precision="float16")
+
+
+def test_outputs_of_one_shape_are_not_swapped_behind_what_moves_axes(pixels: np.ndarray) -> None:
+    image = keras.Input((SIDE, SIDE, 3))
+    moved = kl.Permute((3, 1, 2))(kl.Conv2D(5, 3)(image))
+    pooled = kl.MaxPooling2D(data_format="channels_first")(moved)
+    network = KerasNetwork(keras.Model(image, kl.ReLU(name="last")(pooled)))
+    network.size = (SIDE, SIDE)
+    specs = tuple(parse_layer_specs("last:avg,last:max,last"))
+    program = OpenVinoProgram(network, ProgramSpec(layers=specs, preprocess="none"))
+    average, largest, whole = program(pixels)
+    np.testing.assert_allclose(average, whole.mean((2, 3)), rtol=1e-4)
+    np.testing.assert_allclose(largest, whole.max((2, 3)), rtol=1e-4)

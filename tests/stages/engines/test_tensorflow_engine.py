@@ -20,11 +20,13 @@ from permafrost.stages.backbones.layers import LayerSpec, parse_layer_specs
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.backbones.network import KerasNetwork
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
+from permafrost.stages.engines.keras_engine import KerasProgram
 from permafrost.stages.engines.mixed_precision import configure_session
 from permafrost.stages.engines.program import ProgramSpec, SharedPrograms
 from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.engines.tracing import trace_program
-from permafrost.stages.errors import StageError, UnknownNameError
+from permafrost.stages.errors import InputError, StageError, UnknownNameError
+from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 
 # oneDNN, which rounds products to bfloat16, has no way to do so on processors without AVX-512.
@@ -373,3 +375,17 @@ def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPa
         *(network, spec), hold=tf.constant, shortcuts=NO_SHORTCUTS, device="/CPU:1"
     )
     assert {op.device for op in traced.graph.get_operations()} == {"/device:CPU:1"}
+
+
+@pytest.mark.skipif(bool(list_gpus()), reason="a GPU can")
+@pytest.mark.parametrize("program", [TensorFlowProgram, KerasProgram])
+def test_convolutions_that_the_processor_cannot_do_are_one_line(program: Any) -> None:
+    image = keras.Input((8, 8, 3))
+    moved = keras.layers.Permute((3, 1, 2))(image)
+    last = keras.layers.Conv2D(2, 3, data_format="channels_first", name="last")(moved)
+    network = KerasNetwork(keras.Model(image, last))
+    network.size = (8, 8)
+    spec = ProgramSpec(layers=(LayerSpec("last"),), preprocess="none")
+    with pytest.raises(InputError, match=r"NCHW; build .* data_format='channels_last'") as caught:
+        program(network, spec)(np.zeros((2, 8, 8, 3), np.uint8))
+    assert "File" not in str(caught.value)

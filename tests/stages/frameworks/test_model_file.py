@@ -5,11 +5,16 @@ from __future__ import annotations
 import zipfile
 
 import keras
+import numpy as np
 import pytest
 from keras import layers as kl
 
 from permafrost.stages.backbones.applications import parse_backbone
+from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
+from permafrost.stages.engines.keras_engine import KerasProgram
+from permafrost.stages.engines.program import ProgramSpec
+from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.errors import WeightsError
 from permafrost.stages.frameworks.model_file import check_model
 from permafrost.stages.frameworks.weights_file import check_weights
@@ -137,3 +142,79 @@ def test_hard_links_in_a_circle_do_not_keep_the_check_busy(tmp_path):
         file["deep"] = file.create_group("group")
         file["group/up"] = file["/"]
     check_weights(tmp_path / "circle.h5")
+
+
+# Layers and names
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        kl.LSTM(3, return_sequences=True),
+        kl.Bidirectional(kl.GRU(3)),
+        kl.RNN([kl.LSTMCell(3), kl.SimpleRNNCell(2)]),
+        kl.TimeDistributed(kl.Dense(2)),
+    ],
+)
+def test_recurrent_layers_are_taken_and_give_keras_numbers(layer, tmp_path):
+    file = tmp_path / "recurrent.keras"
+    keras.utils.set_random_seed(0)
+    steps = [kl.Rescaling(1 / 255), kl.Reshape((SIDE, 3 * SIDE)), kl.Masking()]
+    model = keras.Sequential([kl.Input((SIDE, SIDE, 3)), *steps, layer])
+    model.save(file)
+    batch = np.random.default_rng(0).integers(0, 256, (5, SIDE, SIDE, 3), np.uint8)
+    specs = (LayerSpec(layer.name),)
+    (found,) = TensorFlowProgram(load(file), ProgramSpec(layers=specs, preprocess="none"))(batch)
+    expected = model.predict(batch.astype(np.float32), verbose=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_layer_that_remembers_the_images_before_is_refused(tmp_path):
+    file = tmp_path / "stateful.keras"
+    image = kl.Input((SIDE, SIDE, 3), batch_size=1)
+    steps = [image, kl.Reshape((SIDE, 3 * SIDE)), kl.GRU(3, stateful=True, name="gru")]
+    keras.Sequential(steps).save(file)
+    with pytest.raises(WeightsError, match="'gru' is stateful"):
+        load(file)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_names_of_layers_that_are_no_scopes_of_tensorflow_are_changed(suffix, tmp_path):
+    file = tmp_path / f"names{suffix}"
+    keras.utils.set_random_seed(0)
+    names = ["_conv", "my conv", "my_conv", "conv:avg", "gr\u00f6\u00dfe,b", ".dot", "-dash"]
+    inner = keras.Sequential([kl.Input((SIDE, SIDE, 2)), kl.ReLU(name="_a b")], name="in ner")
+    layers = [kl.Conv2D(2, 1, name=name) for name in names]
+    model = keras.Sequential([kl.Input((SIDE, SIDE, 3)), *layers, inner])
+    model.save(file)
+    network = load(file)
+    card = network.describe()
+    assert list(card.layers) == [
+        *("layer_conv", "my_conv_2", "my_conv", "conv_avg", "gr__e_b", ".dot", "layer-dash"),
+        *("in_ner", "in_ner/_a_b"),
+    ]
+    batch = np.full((2, SIDE, SIDE, 3), 7, np.uint8)
+    specs = (LayerSpec("in_ner/_a_b"),)
+    # Keras itself cannot predict with such names.
+    expected = model(batch.astype(np.float32)).numpy()
+    for program in (TensorFlowProgram, KerasProgram):
+        (found,) = program(network, ProgramSpec(layers=specs, preprocess="none"))(batch)
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "message"),
+    [
+        (".keras", b"\x89HDF\r\n\x1a\n", "it is an HDF5 file; rename it to model.h5"),
+        (".h5", b"PK\x03\x04", "it is a zip archive; rename it to model.keras"),
+        (".h5", b"", "the file is empty"),
+        (".keras", b"", "the file is empty"),
+    ],
+)
+def test_a_file_of_another_kind_than_its_name_says_is_refused_with_the_right_name(
+    suffix, content, message, tmp_path
+):
+    file = tmp_path / f"model{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(WeightsError, match=message):
+        load(file)
