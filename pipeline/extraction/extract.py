@@ -101,7 +101,7 @@ def compute_missing(
     from permafrost.pipeline.extraction.claims import Claims
     from permafrost.pipeline.forward.drift import noting_drift
     from permafrost.pipeline.forward.forward_pass import ForwardPass
-    from permafrost.pipeline.forward.loader import load_ahead, open_client
+    from permafrost.pipeline.forward.loader import load_ahead, open_loaders
 
     features, plan = options.features, prepared.plan
     check_precision(features.engine, features.precision)
@@ -109,7 +109,7 @@ def compute_missing(
     with ExitStack() as stack:
         keys = [layer.features.key for layer in plan.active]
         leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
-        client = stack.enter_context(open_client(options.run))
+        loaders = stack.enter_context(open_loaders(options.run))
         writer = stack.enter_context(_open_writer(options, prepared, index))
         backbone = stack.enter_context(
             ForwardPass(lambda: build_program(features, prepared), shares)
@@ -129,7 +129,7 @@ def compute_missing(
         )
         advance = stack.enter_context(progress)
         for tasks in claims.rounds(advance):
-            loader = load_ahead(client, prepared, tasks, options.run)
+            loader = load_ahead(loaders, prepared, tasks, options.run)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
             for batch, activations in batches:
                 _forget_changed(prepared, batch, index)
