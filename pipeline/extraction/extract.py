@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.disk.publish import make_folder
-from permafrost.cache.store.folders import mark_used
+from permafrost.cache.store.folders import mark_used, open_feature_set_folder
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.leases import Leases
@@ -110,7 +110,7 @@ def compute_missing(
         keys = [layer.features.key for layer in plan.active]
         leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
         loaders = stack.enter_context(open_loaders(options.run))
-        writer = stack.enter_context(_open_writer(options, prepared, index))
+        writer = stack.enter_context(_open_writer(options, prepared, leases, index))
         backbone = stack.enter_context(
             ForwardPass(lambda: build_program(features, prepared), shares)
         )
@@ -143,12 +143,16 @@ def compute_missing(
     _stop_on_failure(options, prepared, tally)
 
 
-def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -> ActivationWriter:
+def _open_writer(
+    options: ExtractOptions, prepared: Preparation, leases: Leases, index: Index
+) -> ActivationWriter:
     from permafrost.pipeline.extraction.writer import ActivationWriter
 
+    for layer in prepared.plan.active:
+        open_feature_set_folder(prepared.layout, layer.recipe)
     return ActivationWriter(
-        prepared.layout,
         prepared.plan,
+        leases,
         index=index,
         decoding=prepared.decoding,
         on_error=options.run.on_error,
@@ -180,7 +184,7 @@ def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> 
 def _note_end(tally: Tally, writer: ActivationWriter, claims: Claims) -> None:
     tally.shares.others = claims.waited_s
     tally.failed |= writer.refused | claims.failed
-    tally.n_computed -= len(writer.refused)
+    tally.n_computed -= len(writer.refused) + writer.n_given_up
     tally.bytes_written = writer.bytes_written
 
 
