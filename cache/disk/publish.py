@@ -33,6 +33,11 @@ def sync(path: Path) -> None:
 def publish(temporary: Path, final: Path) -> None:
     """Give a finished file its final name: its bytes reach the disk before its name does."""
     sync(temporary)
+    rename(temporary, final)
+
+
+def rename(temporary: Path, final: Path) -> None:
+    """Give a file, whose bytes are on the disk, its final name."""
     temporary.replace(final)
     sync(final.parent)
 

@@ -239,39 +239,34 @@ class ActivationWriter:
             or time.monotonic() - self._opened_s >= SHARD_SECONDS
         )
 
-    def _are_taken(self) -> bool:
-        """Tell whether others store or hold rows of the open shards."""
+    def _are_taken(self, layer: LayerPlan, rows: list[int]) -> bool:
+        """Tell whether others store or hold any of these rows."""
+        digests = [self._plan.digests[row] for row in rows]
         with self._leases.choosing() as others:
-            for number in self._writers:
-                features = self._active[number].features
-                features.refresh()
-                digests = [self._plan.digests[row] for row in self._rows[number]]
-                is_free = digests == [] or features.locate(digests).missing.all()
-                if not (is_free and others.held.isdisjoint(digests)):
-                    return True
-        return False
-
-    def _give_up(self) -> None:
-        """Drop the open shards: a minute's work, as a kill would cost."""
-        for writer in self._writers.values():
-            writer.discard()
-        rows = np.unique([row for number in self._writers for row in self._rows[number]])
-        self._writers = {}
-        self.given_up.append(rows.astype(np.int64))
-        self.n_given_up += len(rows)
+            layer.features.refresh()
+            is_stored = ~layer.features.locate(digests).missing
+            return bool(is_stored.any()) or not others.held.isdisjoint(digests)
 
     def _commit(self) -> None:
-        if self._leases.have_lapsed and self._are_taken():
-            self._give_up()
+        given_up: set[int] = set()
         for number, writer in list(self._writers.items()):
-            rows = self._rows[number]
+            layer, rows = self._active[number], self._rows[number]
             if not rows:
                 continue
-            shard = writer.publish()
+            publish = writer.seal()
+            # Not before: this process may have been stopped while its bytes went to the disk.
+            if self._leases.have_lapsed and self._are_taken(layer, rows):
+                writer.discard()  # a minute's work, as a kill would cost
+                given_up.update(rows)
+            else:
+                shard = publish()
+                layer.features.add(shard, self._join_digests(rows))
+                self._left[number] -= len(rows)
+                self.bytes_written += shard.stat().st_size
             del self._writers[number]
-            self._active[number].features.add(shard, self._join_digests(rows))
-            self._left[number] -= len(rows)
-            self.bytes_written += shard.stat().st_size
+        if given_up:
+            self.given_up.append(np.array(sorted(given_up), np.int64))
+            self.n_given_up += len(given_up)
         # After the shards: a failure that is remembered drops out of the next run's plan, and
         # would shift the batches of rows that are still to be computed.
         for kind, reasons in self._failures.items():
