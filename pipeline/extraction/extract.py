@@ -164,6 +164,7 @@ def _note_batch(
 ) -> None:
     tally.n_computed += int(batch.readable.sum())
     tally.n_rotated += batch.n_rotated
+    tally.exact.note(batch, prepared.plan)
     failed = batch.unreadable | batch.broken
     for row, reason in failed.items():
         tally.failed[prepared.plan.digests[batch.rows[row]]] = reason
