@@ -171,7 +171,7 @@ class Claims:
         advance(-len(lost))
 
     def _choose(self, others: OtherRuns, advance: Callable[[int], None]) -> Rows:
-        is_impatient = self._n_waited_for and time.monotonic() - self._changed_s > PATIENCE_S
+        is_impatient = self._n_waited_for and self.waited_s - self._changed_s > PATIENCE_S
         held: Set[bytes] = frozenset() if is_impatient else others.held
         chosen = self._ahead[:0]
         n_wanted = self._count_wanted(others.n_runs)
@@ -212,7 +212,7 @@ class Claims:
         n_held = sum(map(len, self._held))
         if n_held != self._n_waited_for:
             self._n_waited_for = n_held
-            self._changed_s = time.monotonic()
+            self._changed_s = self.waited_s  # by no clock: this process may have been stopped
         advance(0)
         time.sleep(POLL_S)
         self.waited_s += POLL_S
