@@ -20,6 +20,7 @@ from tests.resilience.report import NotHereError, Report, Result
 SUBJECTS = (
     "kills",
     "signals",
+    "pauses",
     "disk",
     "tmpfs",
     "powercut",
