@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import random
 import signal
 import subprocess
 import sys
@@ -98,3 +100,15 @@ def test_workers_that_come_late_are_waited_for(
         monkeypatch.setattr(module._log, "warning", start_one)
         assert cluster.submit(load, TASK)().rows.tolist() == [0, 1, 2]
     assert "which has 0 workers" in caplog.text
+
+
+def test_a_cluster_leaves_loggers_and_generators_as_they_were() -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as workers:
+        levels = {name: logging.getLogger(name).level for name in module._DASK_LOGGERS}
+        state = random.getstate()
+        with module.connect(workers.scheduler_address) as cluster:
+            assert cluster.submit(load, TASK)().rows.tolist() == [0, 1, 2]
+        assert random.getstate() == state
+        assert {name: logging.getLogger(name).level for name in levels} == levels
