@@ -14,7 +14,7 @@ from tests.resilience.report import Result, sum_up
 from tests.resilience.trials import Trial, plan_trials, try_all, watch_operations
 
 # How often each command is paused.
-COUNTS = {"extract": 16, "predict": 4, "repair": 4, "compact": 4, "gc": 2, "sweep": 2}
+COUNTS = {"extract": 6, "compact": 2, "repair": 2}
 _PAUSE_S = 1.0
 
 
