@@ -31,15 +31,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def publish(temporary: Path, final: Path, *, shared: bool = False) -> None:
-    """Give a finished file its final name: its bytes reach the disk before its name does.
-
-    A `shared` one, as all files in a cache are, gets the permissions of its folder; any other
-    follows the umask.
-    """
-    if shared:
-        share(temporary)
+def publish(temporary: Path, final: Path) -> None:
+    """Give a finished file its final name: its bytes reach the disk before its name does."""
     sync(temporary)
+    rename(temporary, final)
+
+
+def rename(temporary: Path, final: Path) -> None:
+    """Give a file, whose bytes are on the disk, its final name."""
     temporary.replace(final)
     sync(final.parent)
 
@@ -48,13 +47,16 @@ def publish(temporary: Path, final: Path, *, shared: bool = False) -> None:
 def published(final: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield a temporary path; `publish` it as `final` on success, remove it on failure.
 
-    What killed processes left beside it is removed on the way.
+    A `shared` one, as all files in a cache are, gets the permissions of its folder; any other
+    follows the umask. What killed processes left beside it is removed on the way.
     """
     remove_orphans(final.parent)
     temporary = temporary_path(final)
     try:
         yield temporary
-        publish(temporary, final, shared=shared)
+        if shared:
+            share(temporary)
+        publish(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
 

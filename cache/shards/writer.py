@@ -10,6 +10,7 @@ reads them faster; whoever does not know it reads the same features without.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.cache.disk.publish import publish, temporary_path
+from permafrost.cache.disk.publish import rename, sync, temporary_path
+from permafrost.cache.disk.sharing import share
 from permafrost.cache.hdf5.checksum import SUM_DTYPE, SUM_NAME
 from permafrost.cache.hdf5.chunks import lay_grid
 from permafrost.cache.hdf5.compression import compression_options
@@ -144,7 +146,11 @@ class ShardWriter:
         self._n_buffered = 0
 
     def publish(self, *, time_ns: int | None = None) -> Path:
-        """Write what is left, make it durable and give it its final name, which is returned.
+        """Seal it, and give it its final name, which is returned."""
+        return self.seal(time_ns=time_ns)()
+
+    def seal(self, *, time_ns: int | None = None) -> Callable[[], Path]:
+        """Write what is left and make it durable; return what gives it its final name.
 
         Parameters
         ----------
@@ -161,8 +167,14 @@ class ShardWriter:
         if time_ns is not None:
             os.utime(self._path, ns=(time_ns, time_ns))
         final = self._folder / shard_name(digests)
-        publish(self._path, final, shared=True)
-        return final
+        share(self._path)
+        sync(self._path)
+
+        def rename_sealed() -> Path:
+            rename(self._path, final)
+            return final
+
+        return rename_sealed
 
     def discard(self) -> None:
         """Close and remove the temporary file; harmless after `publish`."""

@@ -1,7 +1,9 @@
 """Which rows other runs are computing now, so that two runs at once do not compute them twice.
 
 A lease says: this run is going to compute these rows. It is one small file for each run, and ends
-with it: at once where its process is dead, and anywhere when it was not touched for a minute.
+with it: at once where its process is dead, and anywhere when it was not touched for a minute. Then
+others take the rows; a process that was only stopped, or slept with its machine, sees that they
+may have, and looks before it goes on.
 
 Leases save work; nothing depends on them. Where they cannot be written, or the file system has no
 locks, two runs may compute a row both, and both are right.
@@ -13,6 +15,7 @@ import contextlib
 import itertools
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -79,6 +82,9 @@ class Leases:
         self._heart: threading.Thread | None = None
         self._ended = threading.Event()
         self._is_usable = True
+        self._is_held = False
+        self._has_slept = False
+        self._surveyed_s = math.inf
 
     def __enter__(self) -> Self:
         return self
@@ -91,15 +97,27 @@ class Leases:
         with contextlib.suppress(OSError):
             self._file.unlink(missing_ok=True)
 
+    @property
+    def have_lapsed(self) -> bool:
+        """Whether others may have taken the rows since `hold`, which makes the lease good again."""
+        if not self._is_held or self._has_slept:
+            return self._is_held
+        try:
+            self._file.stat()
+        except OSError:
+            return True  # Whoever takes rows removes the lease first.
+        return False
+
     @contextlib.contextmanager
     def choosing(self) -> Iterator[OtherRuns]:
         """Say what others hold, and keep them from choosing rows until this run has chosen."""
         with contextlib.ExitStack() as stack:
             others = OtherRuns()
+            self._surveyed_s = math.inf
             with self._tolerating():
                 make_folder(self._folder, shared=True)
-                now_s = stack.enter_context(self._locked())
-                others = self._survey(now_s)
+                self._surveyed_s = stack.enter_context(self._locked())
+                others = self._survey(self._surveyed_s)
             yield others
 
     def hold(self, digests: Sequence[bytes], *, waiting: bool) -> None:
@@ -118,6 +136,8 @@ class Leases:
                 temporary.replace(self._file)
             finally:
                 temporary.unlink(missing_ok=True)
+            self._has_slept = self._file.stat().st_mtime - self._surveyed_s > EXPIRES_S
+            self._is_held = True
             if self._heart is None:
                 self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
                 self._heart.start()
@@ -128,6 +148,7 @@ class Leases:
             yield
         except OSError as error:
             # No lease is better than one that says what is true no more.
+            self._is_held = False
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
             if self._is_usable:
@@ -142,7 +163,11 @@ class Leases:
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_S):
             with contextlib.suppress(OSError):
+                touched_s = self._file.stat().st_mtime
                 os.utime(self._file)
+                # By the file system's clock: that of this process may have slept with the machine.
+                if self._file.stat().st_mtime - touched_s > EXPIRES_S:
+                    self._has_slept = True
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[float]:

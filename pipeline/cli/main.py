@@ -13,12 +13,11 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from types import FrameType
 
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.parser import build_parser
-from permafrost.pipeline.cli.signals import INTERRUPTED, list_signals
+from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
 from permafrost.pipeline.errors import Interrupted, PipelineError
 from permafrost.stages.errors import StageError
 
@@ -109,19 +108,12 @@ def _complain(message: str, status: int) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    previous = {number: signal.signal(number, _interrupt) for number in list_signals()}
+    previous = {number: signal.signal(number, interrupt) for number in list_signals()}
     try:
         yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    # Once is enough: what follows is the commit of what is finished.
-    for other in list_signals():
-        signal.signal(other, signal.SIG_IGN)
-    raise Interrupted(number)
 
 
 def _find_errno(error: OSError) -> int:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
+
+from permafrost.pipeline.errors import Interrupted
 
 INTERRUPTED = "interrupted; what was finished is kept"
+_AGAIN = "interrupted again; what was committed is kept"
+# A terminal and a program in between, as ``uv run``, may both pass on one Ctrl-C; and a terminal
+# that is closed may say so twice.
+_ONE_PRESS_S = 0.25
 
 
 def list_signals() -> list[int]:
@@ -27,6 +36,27 @@ def leave_when_asked() -> None:
         signal.signal(number, _leave)
 
 
-def _leave(number: int, _frame: FrameType | None) -> None:
-    os.write(2, f"permafrost: {INTERRUPTED}\n".encode())
+def interrupt(number: int, _frame: FrameType | None) -> NoReturn:
+    """Raise `Interrupted`, once: what follows is the commit of what is finished.
+
+    Who asks again does not want to wait for it, nor for a server that never answers.
+    """
+    asked_s = time.monotonic()
+
+    def leave_when_asked_again(_number: int, _frame: FrameType | None) -> None:
+        if time.monotonic() - asked_s > _ONE_PRESS_S:
+            _end(number, _AGAIN)
+
+    for other in list_signals():
+        signal.signal(other, leave_when_asked_again)
+    raise Interrupted(number)
+
+
+def _leave(number: int, _frame: FrameType | None) -> NoReturn:
+    _end(number, INTERRUPTED)
+
+
+def _end(number: int, message: str) -> NoReturn:
+    with suppress(OSError):  # whoever read what this says may have gone
+        os.write(2, f"permafrost: {message}\n".encode())
     os._exit(128 + number)

@@ -36,6 +36,8 @@ class Claims:
     Rows that others hold come last: by then they are in the cache, or free because the other run
     died or could not read them. A run that is alone takes all rows in order and in whole batches,
     so that the same images are in the same batches whether it is killed and resumed or not.
+    Once its lease has lapsed, it leaves to others what they took of its rows, and takes the rest
+    again.
 
     Parameters
     ----------
@@ -75,6 +77,7 @@ class Claims:
         self._n_batches = _FIRST_BATCHES
         self._ahead: Rows = np.arange(len(plan.digests))
         self._held: list[Rows] = []
+        self._is_given_up = np.zeros(len(plan.digests), bool)
         self._taken: Rows = self._ahead[:0]
         self._n_done = 0
         self._n_waited_for = 0
@@ -105,16 +108,29 @@ class Claims:
                 self._writer.flush()
             elif self._held:
                 self._wait(advance)
-            self._ahead = self._drop_failed(np.concatenate([rows[:0], *self._held]), advance)
-            self._held = []
+            self._ahead = self._drop_failed(self._list_left(advance), advance)
 
     def _cut(self, rows: Rows, advance: Callable[[int], None]) -> Iterator[BatchTask]:
         plan = self._plan
         while len(rows):
             started_s = time.monotonic()
-            yield from split_batches(plan.paths, plan.digests, rows, batch_size=self._batch_size)
+            for task in split_batches(plan.paths, plan.digests, rows, batch_size=self._batch_size):
+                yield task
+                rows = rows[len(task.rows) :]
+                if self._leases.have_lapsed:
+                    break
             self._adapt(time.monotonic() - started_s)
+            self._ahead = np.concatenate([rows, self._ahead])
+            self._taken = self._taken[: len(self._taken) - len(rows)]
             rows = self._claim(advance)
+
+    def _list_left(self, advance: Callable[[int], None]) -> Rows:
+        """List the rows that others hold, or took while this run's lease had lapsed."""
+        given_up = self._writer.given_up
+        advance(-sum(map(len, given_up)))
+        left = np.unique(np.concatenate([self._ahead[:0], *self._held, *given_up]))
+        self._held, self._writer.given_up = [], []
+        return left
 
     def _adapt(self, lasted_s: float) -> None:
         if lasted_s < CLAIM_S:
@@ -124,22 +140,39 @@ class Claims:
 
     def _claim(self, advance: Callable[[int], None]) -> Rows:
         """Take the next rows that are free."""
+        has_lapsed = self._leases.have_lapsed
+        if has_lapsed:
+            # Before there is a new lease, for then the writer looks before it publishes.
+            self._writer.flush()
         n_new = self._writer.n_committed - self._n_done
         self._n_done += n_new
         self._taken = self._taken[n_new:]
         with self._leases.choosing() as others:
             if others.are_waiting and len(self._taken):
                 self._writer.commit()
+            for layer in self._plan.active:
+                layer.features.refresh()
+            if has_lapsed:
+                self._give_up(others.held, advance)
             rows = self._choose(others, advance)
             self._taken = np.concatenate([self._taken, rows])
-            self._leases.hold(self._list(self._taken), waiting=bool(self._held) and not len(rows))
+            ours = self._taken[~self._is_given_up[self._taken]]
+            self._leases.hold(self._list(ours), waiting=bool(self._held) and not len(rows))
         return rows
 
-    def _choose(self, others: OtherRuns, advance: Callable[[int], None]) -> Rows:
-        is_impatient = self._n_waited_for and time.monotonic() - self._changed_s > PATIENCE_S
-        held: Set[bytes] = frozenset() if is_impatient else others.held
+    def _give_up(self, held: Set[bytes], advance: Callable[[int], None]) -> None:
+        """Leave to others what they took of the rows that are on their way to the writer."""
+        is_missing, is_held = self._look_up(self._taken, held)
+        lost = self._taken[is_missing & is_held]
         for layer in self._plan.active:
-            layer.features.refresh()
+            layer.missing[lost] = False  # so that the writer leaves them out
+        self._is_given_up[lost] = True
+        self._held.append(lost)
+        advance(-len(lost))
+
+    def _choose(self, others: OtherRuns, advance: Callable[[int], None]) -> Rows:
+        is_impatient = self._n_waited_for and self.waited_s - self._changed_s > PATIENCE_S
+        held: Set[bytes] = frozenset() if is_impatient else others.held
         chosen = self._ahead[:0]
         n_wanted = self._count_wanted(others.n_runs)
         while len(self._ahead) and len(chosen) < n_wanted:
@@ -154,6 +187,7 @@ class Claims:
             n_there = stop - int(is_missing[:stop].sum())
             if n_there:
                 advance(n_there)
+        self._is_given_up[chosen] = False
         return chosen
 
     def _count_wanted(self, n_others: int) -> int:
@@ -169,6 +203,7 @@ class Claims:
         digests = self._list(rows)
         is_missing = np.zeros(len(rows), bool)
         for layer in self._plan.active:
+            layer.missing[rows] |= self._is_given_up[rows]
             layer.missing[rows] &= layer.features.locate(digests).missing
             is_missing |= layer.missing[rows]
         return is_missing, np.array([digest in held for digest in digests], bool)
@@ -177,7 +212,7 @@ class Claims:
         n_held = sum(map(len, self._held))
         if n_held != self._n_waited_for:
             self._n_waited_for = n_held
-            self._changed_s = time.monotonic()
+            self._changed_s = self.waited_s  # by no clock: this process may have been stopped
         advance(0)
         time.sleep(POLL_S)
         self.waited_s += POLL_S

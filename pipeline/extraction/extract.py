@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.disk.publish import make_folder
-from permafrost.cache.store.folders import mark_used
+from permafrost.cache.store.folders import mark_used, open_feature_set_folder
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.leases import Leases
@@ -101,7 +101,7 @@ def compute_missing(
     from permafrost.pipeline.extraction.claims import Claims
     from permafrost.pipeline.forward.drift import noting_drift
     from permafrost.pipeline.forward.forward_pass import ForwardPass
-    from permafrost.pipeline.forward.loader import load_ahead, open_client
+    from permafrost.pipeline.forward.loader import load_ahead, open_loaders
 
     features, plan = options.features, prepared.plan
     check_precision(features.engine, features.precision)
@@ -109,8 +109,8 @@ def compute_missing(
     with ExitStack() as stack:
         keys = [layer.features.key for layer in plan.active]
         leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
-        client = stack.enter_context(open_client(options.run))
-        writer = stack.enter_context(_open_writer(options, prepared, index))
+        loaders = stack.enter_context(open_loaders(options.run))
+        writer = stack.enter_context(_open_writer(options, prepared, leases, index))
         backbone = stack.enter_context(
             ForwardPass(lambda: build_program(features, prepared), shares)
         )
@@ -129,7 +129,7 @@ def compute_missing(
         )
         advance = stack.enter_context(progress)
         for tasks in claims.rounds(advance):
-            loader = load_ahead(client, prepared, tasks, options.run)
+            loader = load_ahead(loaders, prepared, tasks, options.run)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
             for batch, activations in batches:
                 _forget_changed(prepared, batch, index)
@@ -143,12 +143,16 @@ def compute_missing(
     _stop_on_failure(options, prepared, tally)
 
 
-def _open_writer(options: ExtractOptions, prepared: Preparation, index: Index) -> ActivationWriter:
+def _open_writer(
+    options: ExtractOptions, prepared: Preparation, leases: Leases, index: Index
+) -> ActivationWriter:
     from permafrost.pipeline.extraction.writer import ActivationWriter
 
+    for layer in prepared.plan.active:
+        open_feature_set_folder(prepared.layout, layer.recipe)
     return ActivationWriter(
-        prepared.layout,
         prepared.plan,
+        leases,
         index=index,
         decoding=prepared.decoding,
         on_error=options.run.on_error,
@@ -160,6 +164,7 @@ def _note_batch(
 ) -> None:
     tally.n_computed += int(batch.readable.sum())
     tally.n_rotated += batch.n_rotated
+    tally.exact.note(batch, prepared.plan)
     failed = batch.unreadable | batch.broken
     for row, reason in failed.items():
         tally.failed[prepared.plan.digests[batch.rows[row]]] = reason
@@ -180,7 +185,7 @@ def _forget_changed(prepared: Preparation, batch: LoadedBatch, index: Index) -> 
 def _note_end(tally: Tally, writer: ActivationWriter, claims: Claims) -> None:
     tally.shares.others = claims.waited_s
     tally.failed |= writer.refused | claims.failed
-    tally.n_computed -= len(writer.refused)
+    tally.n_computed -= len(writer.refused) + writer.n_given_up
     tally.bytes_written = writer.bytes_written
 
 

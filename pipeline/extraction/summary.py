@@ -9,7 +9,11 @@ from pathlib import Path
 
 from permafrost.cache.store.records import Drift, Parity
 from permafrost.pipeline.forward.drift import describe_largest
-from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
+from permafrost.pipeline.forward.fast_decoding import (
+    ExactDecoding,
+    FastDecoding,
+    compare_fast_decoding,
+)
 from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
@@ -30,6 +34,7 @@ class Tally:
     failed: dict[bytes, str] = field(default_factory=dict)
     n_computed: int = 0
     n_rotated: int = 0
+    exact: ExactDecoding = field(default_factory=ExactDecoding)
     bytes_written: int = 0
     shares: Shares = field(default_factory=Shares)
 
@@ -121,12 +126,11 @@ def _recommend_fast_decoding(
     options: ExtractOptions, prepared: Preparation, tally: Tally
 ) -> FastDecoding | None:
     # Not by the time spent waiting for it: decoding also slows a backbone on the same cores.
-    found = measure_fast_decoding(prepared) if tally.n_computed else None
-    shares = tally.shares
-    core_s = options.run.workers * shares.working
-    if found and found.count_saved_s(tally.n_computed) >= _NOTICEABLE * core_s:
-        return found
-    return None
+    noticeable_s = _NOTICEABLE * options.run.workers * tally.shares.working
+    if not tally.n_computed or tally.exact.seconds < noticeable_s:
+        return None  # more than it took cannot be saved
+    found = compare_fast_decoding(prepared, tally.exact)
+    return found if found and found.count_saved_s(tally.n_computed) >= noticeable_s else None
 
 
 def failures_path(out: Path) -> Path:

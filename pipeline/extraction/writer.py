@@ -9,15 +9,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import UnstorableError
 from permafrost.cache.shards import format as shard_format
 from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.shards.writer import ShardWriter
-from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import CacheLayout
+from permafrost.cache.store.leases import Leases
 from permafrost.pipeline.errors import Interrupted, StoppedError
 from permafrost.pipeline.forward.batch import LoadedBatch
 from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
@@ -37,8 +36,11 @@ class ActivationWriter:
 
     Parameters
     ----------
-    layout : CacheLayout
     plan : ExtractionPlan
+        The folders of its feature sets are there.
+    leases : Leases
+        Of the rows that are handed over. Once they have lapsed, nothing is published that others
+        store or hold by then.
     index : Index
     decoding : str
         How the index remembers the images that cannot be decoded in this way.
@@ -50,6 +52,10 @@ class ActivationWriter:
     ----------
     refused : dict of bytes to str
         Images with values that cannot be stored: digest → which layer, and why.
+    given_up : list of ndarray of int64, each (n,)
+        Rows of the plan that were left out of what is published, and may have to be computed again.
+    n_given_up : int
+        Images that were handed over and left to others.
     n_committed : int
         Rows of the batches that were handed over and are done with, the unreadable ones included.
     bytes_written : int
@@ -60,21 +66,22 @@ class ActivationWriter:
 
     def __init__(
         self,
-        layout: CacheLayout,
         plan: ExtractionPlan,
+        leases: Leases,
         *,
         index: Index,
         decoding: str,
         on_error: str,
     ) -> None:
         self._plan = plan
+        self._leases = leases
         self._index = index
         self._decoding = decoding
         self._on_error = on_error
         self.refused: dict[bytes, str] = {}
         self._n_images = 0
         self._writers: dict[int, ShardWriter] = {}
-        self._digests: dict[int, list[bytes]] = {}
+        self._rows: dict[int, list[int]] = {}
         # By what the index remembers them under: a way of decoding, or a feature set's key.
         self._failures: dict[str, dict[bytes, str]] = {}
         self._opened_s = time.monotonic()
@@ -85,12 +92,12 @@ class ActivationWriter:
         self._is_broken = False
         self._is_stopped = False
         self._n_appended = 0
+        self.given_up: list[NDArray[np.int64]] = []
+        self.n_given_up = 0
         self.n_committed = 0
         self.bytes_written = 0
         self.busy_s = 0.0
         self.waited_s = 0.0
-        for layer in self._active:
-            remove_orphans(open_feature_set_folder(layout, layer.recipe))
 
     def __enter__(self) -> Self:
         return self
@@ -171,28 +178,28 @@ class ActivationWriter:
         self._remember(self._decoding, {digests[row]: why for row, why in batch.broken.items()})
         self._n_images += len(digests)
         readable = batch.readable
+        is_missing = [layer.missing[batch.rows] & readable for layer in self._active]
+        self.n_given_up += int((readable & ~np.any(is_missing, axis=0)).sum())
         for number, values in enumerate(activations):
-            layer = self._active[number]
-            keep = np.flatnonzero(readable & layer.missing[batch.rows])
+            keep = np.flatnonzero(is_missing[number])
             if len(keep):
-                self._append_layer(number, layer, [digests[row] for row in keep], values[keep])
+                self._append_layer(number, batch.rows[keep].tolist(), values[keep])
         self._n_appended += len(batch.rows)
         if self._is_full():
             self._commit()
         self.busy_s += time.monotonic() - started_s
 
-    def _append_layer(
-        self, number: int, layer: LayerPlan, digests: list[bytes], values: np.ndarray
-    ) -> None:
+    def _append_layer(self, number: int, rows: list[int], values: np.ndarray) -> None:
+        layer = self._active[number]
         writer = self._writers.get(number) or self._open(number, layer)
-        while digests:
+        while rows:
             try:
-                writer.append(join_digests(digests), values)
+                writer.append(self._join_digests(rows), values)
             except UnstorableError as error:
-                self._refuse(layer, digests.pop(error.row), str(error))
+                self._refuse(layer, self._plan.digests[rows.pop(error.row)], str(error))
                 values = np.delete(values, error.row, axis=0)
             else:
-                self._digests[number].extend(digests)
+                self._rows[number].extend(rows)
                 return
 
     def _refuse(self, layer: LayerPlan, digest: bytes, reason: str) -> None:
@@ -219,8 +226,11 @@ class ActivationWriter:
             layer.features.folder, key=layer.features.key, row=layer.row, n_rows=n_rows
         )
         self._writers[number] = writer
-        self._digests[number] = []
+        self._rows[number] = []
         return writer
+
+    def _join_digests(self, rows: list[int]) -> NDArray[np.uint8]:
+        return join_digests([self._plan.digests[row] for row in rows])
 
     def _is_full(self) -> bool:
         largest = max((writer.n_bytes for writer in self._writers.values()), default=0)
@@ -229,16 +239,34 @@ class ActivationWriter:
             or time.monotonic() - self._opened_s >= SHARD_SECONDS
         )
 
+    def _are_taken(self, layer: LayerPlan, rows: list[int]) -> bool:
+        """Tell whether others store or hold any of these rows."""
+        digests = [self._plan.digests[row] for row in rows]
+        with self._leases.choosing() as others:
+            layer.features.refresh()
+            is_stored = ~layer.features.locate(digests).missing
+            return bool(is_stored.any()) or not others.held.isdisjoint(digests)
+
     def _commit(self) -> None:
+        given_up: set[int] = set()
         for number, writer in list(self._writers.items()):
-            digests = self._digests[number]
-            if not digests:
+            layer, rows = self._active[number], self._rows[number]
+            if not rows:
                 continue
-            shard = writer.publish()
+            publish = writer.seal()
+            # Not before: this process may have been stopped while its bytes went to the disk.
+            if self._leases.have_lapsed and self._are_taken(layer, rows):
+                writer.discard()  # a minute's work, as a kill would cost
+                given_up.update(rows)
+            else:
+                shard = publish()
+                layer.features.add(shard, self._join_digests(rows))
+                self._left[number] -= len(rows)
+                self.bytes_written += shard.stat().st_size
             del self._writers[number]
-            self._active[number].features.add(shard, join_digests(digests))
-            self._left[number] -= len(digests)
-            self.bytes_written += shard.stat().st_size
+        if given_up:
+            self.given_up.append(np.array(sorted(given_up), np.int64))
+            self.n_given_up += len(given_up)
         # After the shards: a failure that is remembered drops out of the next run's plan, and
         # would shift the batches of rows that are still to be computed.
         for kind, reasons in self._failures.items():

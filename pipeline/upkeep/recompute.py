@@ -178,14 +178,14 @@ class Recomputer:
         """Load → forward, overlapped, as `extract` does."""
         from permafrost.pipeline.forward.batch import split_batches
         from permafrost.pipeline.forward.forward_pass import ForwardPass
-        from permafrost.pipeline.forward.loader import load_ahead, open_client
+        from permafrost.pipeline.forward.loader import load_ahead, open_loaders
 
         plan = prepared.plan
         rows = np.arange(len(plan.digests))
         tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
         with ExitStack() as stack:
-            client = stack.enter_context(open_client(self._run))
-            loader = load_ahead(client, prepared, tasks, self._run)
+            loaders = stack.enter_context(open_loaders(self._run))
+            loader = load_ahead(loaders, prepared, tasks, self._run)
             backbone = stack.enter_context(
                 ForwardPass(lambda: build_program(features, prepared), Shares())
             )

@@ -39,6 +39,8 @@ _LONGEST_REASON_BYTES = 1000
 _OUT_OF_MEMORY = 3
 # A child ends itself this long after its owner's timeout: only where no owner is left to end it.
 _ALARM_MARGIN_S = 1
+# So much of its time an image loses at most when this process is stopped and goes on.
+_LONGEST_WAIT_S = 0.25
 _END_TIMEOUT_S = 10
 # Each thread of these takes address space, and none has work here.
 _NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -80,7 +82,7 @@ class IsolatedDecoder:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = socket.socket()
-        self._deadline_s = 0.0
+        self._left_s = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +119,11 @@ class IsolatedDecoder:
             self.close()
             raise DecoderError(f"took more than {self.limits.timeout_s:g} s") from None
         except (ConnectionError, EOFError):
-            raise DecoderError(self._explain_end()) from None
+            reason = self._explain_end()
+            if self._process and self._process.returncode == -signal.SIGALRM:
+                # That comes after the timeout, unless both were stopped and this one woke later.
+                return self.decode(data, spec)
+            raise DecoderError(reason) from None
         except ImageError:
             raise
         except BaseException:
@@ -149,7 +155,7 @@ class IsolatedDecoder:
                     # A signal to the owner's group is the owner's to answer.
                     start_new_session=True,
                 )
-            self._deadline_s = time.monotonic() + _START_TIMEOUT_S
+            self._left_s = _START_TIMEOUT_S
             self._receive(bytearray(len(_READY)))
         except (OSError, EOFError) as error:
             ended = f": {self._explain_end()}" if isinstance(error, EOFError) else f": {error}"
@@ -159,7 +165,7 @@ class IsolatedDecoder:
             ) from error
 
     def _exchange(self, data: bytes, spec: DecodeSpec) -> Decoded:
-        self._deadline_s = time.monotonic() + self.limits.timeout_s
+        self._left_s = self.limits.timeout_s
         self._socket.settimeout(self.limits.timeout_s)
         told = _write_spec(spec)
         self._socket.sendall(_REQUEST.pack(len(told), len(data)) + told)
@@ -180,15 +186,24 @@ class IsolatedDecoder:
         return Decoded(pixels=pixels, rotated=bool(rotated))
 
     def _receive(self, buffer: bytearray | memoryview) -> None:
-        """Fill a buffer by the deadline."""
+        """Fill a buffer in what is left of the time."""
         left = memoryview(buffer)
         while left:
             # With a timeout of zero a socket does not wait at all, and raises another error.
-            self._socket.settimeout(max(1e-3, self._deadline_s - time.monotonic()))
-            n_bytes = self._socket.recv_into(left)
-            if not n_bytes:
-                raise EOFError
-            left = left[n_bytes:]
+            wait_s = max(1e-3, min(_LONGEST_WAIT_S, self._left_s))
+            started_s = time.monotonic()
+            self._socket.settimeout(wait_s)
+            try:
+                n_bytes = self._socket.recv_into(left)
+            except TimeoutError:
+                if self._left_s <= wait_s:
+                    raise
+            else:
+                if not n_bytes:
+                    raise EOFError
+                left = left[n_bytes:]
+            # However long it was: this process may have been stopped.
+            self._left_s -= min(wait_s, time.monotonic() - started_s)
 
     def _explain_end(self) -> str:
         assert self._process is not None

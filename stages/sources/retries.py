@@ -43,6 +43,7 @@ class _Outage:
 
     def __init__(self) -> None:
         self._since_s: float | None = None
+        self._last_s = 0.0
         self._lock = threading.Lock()
 
     def note_success(self) -> None:
@@ -52,7 +53,11 @@ class _Outage:
         """Return whether this has been going on for too long."""
         with self._lock:
             now_s = time.monotonic()
-            self._since_s = self._since_s or now_s
+            if self._since_s is None:
+                self._since_s = self._last_s = now_s
+            # One reading does not take longer: this process was stopped.
+            self._since_s += max(0.0, now_s - self._last_s - _PATIENCE_S)
+            self._last_s = now_s
             return now_s - self._since_s > OUTAGE_S
 
 
@@ -134,12 +139,15 @@ def _number(error: Exception) -> int:
 
 
 def _retry(action: Callable[[], _Result], waits_s: tuple[float, ...]) -> _Result:
-    started_s = time.monotonic()
+    spent_s = 0.0
     for wait_s in waits_s:
+        started_s = time.monotonic()
         try:
             return action()
         except Exception as error:
-            if _is_final(error) or time.monotonic() - started_s > _PATIENCE_S:
+            # No attempt takes longer: this process was stopped, and its connections are gone.
+            spent_s += wait_s + min(time.monotonic() - started_s, READ_TIMEOUT_S)
+            if _is_final(error) or spent_s > _PATIENCE_S:
                 raise
         # At random, so that many readers do not come back all at once.
         time.sleep(wait_s * random.uniform(0.5, 1))

@@ -1,6 +1,6 @@
 """One part of an extraction alone, on all cores, in a process of its own; prints JSON.
 
-python -m tests.benchmarks.parts floor|decode|write|matmul --seconds S [the options of extract]
+python -m tests.benchmarks.parts floor|decode|load|write|matmul --seconds S [the options of extract]
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import statistics
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
 import numpy as np
 
@@ -22,6 +24,8 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.cli.groups import read_extract_options
 from permafrost.pipeline.cli.parser import build_parser
+from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch, split_batches
+from permafrost.pipeline.forward.loader import Load, Loaders, load_ahead, open_loaders
 from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation, prepare
@@ -31,6 +35,7 @@ from permafrost.stages.frameworks.start import start_tensorflow
 _LARGEST_BATCHES_BYTES = 512 * 1024 * 1024
 _SHARD_BYTES = 256 * 1024 * 1024
 _PRODUCT_SIZE = 4096
+_FEWEST_ROUNDS = 5
 
 Figures = dict[str, float]
 Measure = Callable[[ExtractOptions, Preparation, float], Figures]
@@ -103,6 +108,47 @@ def measure_decoding(options: ExtractOptions, prepared: Preparation, seconds: fl
         return {"images_per_s": repeat(decode_all, seconds=seconds) * len(photos)}
 
 
+class PlainThreads:
+    """Loads batches in threads, and knows nothing of Dask."""
+
+    def __init__(self, n_workers: int) -> None:
+        self._pool = ThreadPoolExecutor(n_workers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def submit(self, load: Load, task: BatchTask) -> Callable[[], LoadedBatch]:
+        return self._pool.submit(load, task).result
+
+
+def measure_loading(options: ExtractOptions, prepared: Preparation, seconds: float) -> Figures:
+    """Load all batches as the extraction does, and in plain threads, in turn; medians."""
+    openers: Mapping[str, Callable[[], AbstractContextManager[Loaders]]] = {
+        "": lambda: open_loaders(options.run),
+        "plain_": lambda: PlainThreads(options.run.workers),
+    }
+    plan, found = prepared.plan, defaultdict(list)
+    rows = np.arange(len(plan.paths))
+    stop_s = time.monotonic() + seconds
+    while time.monotonic() < stop_s or len(found["start_s"]) < _FEWEST_ROUNDS:
+        for name, open_them in openers.items():
+            tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
+            started_s = time.perf_counter()
+            with open_them() as loaders:
+                batches = load_ahead(loaders, prepared, tasks, options.run)
+                n_images = len(next(batches).rows)
+                first_s = time.perf_counter()
+                n_more = sum(len(batch.rows) for batch in batches)
+                stopped_s = time.perf_counter()
+            found[f"{name}images_per_s"].append((n_images + n_more) / (stopped_s - started_s))
+            found[f"{name}start_s"].append(first_s - started_s)
+    first = {"first_start_s": found["start_s"][0]}  # with Dask's import
+    return first | {name: statistics.median(values) for name, values in found.items()}
+
+
 def measure_writing(options: ExtractOptions, prepared: Preparation, seconds: float) -> Figures:
     """Write activations of the right shapes into shards, one of each layer, until they are safe."""
     layers = prepared.plan.layers
@@ -147,6 +193,7 @@ def measure_products(options: ExtractOptions, _: Preparation, seconds: float) ->
 PARTS: Mapping[str, Measure] = {
     "floor": measure_floor,
     "decode": measure_decoding,
+    "load": measure_loading,
     "write": measure_writing,
     "matmul": measure_products,
 }

@@ -24,6 +24,8 @@ if "permafrost.stages.decoding.isolation" in sys.orig_argv:
             ctypes.string_at(0)
         elif said == "hang":
             time.sleep(1000)
+        elif said == "slow":
+            time.sleep(0.7)
         elif said == "grow":
             bytearray(10**10)
         elif said == "exit":

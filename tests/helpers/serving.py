@@ -166,3 +166,38 @@ def serve_proxy(target: str) -> Iterator[Proxy]:
             yield proxy
         finally:
             proxy.shutdown()
+
+
+@contextmanager
+def serve_silence(folder: Path, n_answers: int) -> Iterator[tuple[str, threading.Event]]:
+    """Serve a folder's lists and some of its photos; accept all further requests, and never answer.
+
+    Yields
+    ------
+    str
+        The URL.
+    threading.Event
+        Set as soon as there is a request that is not answered.
+    """
+    is_silent, left = threading.Event(), iter(range(n_answers))
+
+    class Mute(SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_photo = self.path.endswith(".jpg")
+            if not is_photo or next(left, None) is not None:
+                super().do_GET()
+            else:
+                is_silent.set()
+                self.rfile.read()  # until the client hangs up
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Mute, directory=str(folder)))
+    server.daemon_threads, server.block_on_close = True, False
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", is_silent
+        finally:
+            server.shutdown()

@@ -21,6 +21,7 @@ SUBJECTS = (
     "kills",
     "signals",
     "workers",
+    "pauses",
     "disk",
     "tmpfs",
     "powercut",

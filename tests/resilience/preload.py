@@ -15,7 +15,7 @@ _stderr, _nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
 # TensorFlow says in several lines that there is no GPU.
 os.dup2(_nowhere, 2)
 
-import distributed  # noqa: E402, F401
+import dask.threaded  # noqa: E402, F401
 import hdf5plugin  # noqa: E402, F401
 import joblib  # noqa: E402, F401
 import keras  # noqa: E402, F401

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 
@@ -18,6 +21,7 @@ from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.locations import split_digests
 from permafrost.cache.shards.reader import read_digests
 from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.leases import Leases
@@ -59,10 +63,12 @@ class Run:
                 [self._describe(layer, index) for layer in self.layers],
             )
             keys = [layer.features.key for layer in plan.active]
+            for layer in plan.active:
+                open_feature_set_folder(layout, layer.recipe)
             with (
                 Leases(layout.leases_folder, keys) as leases,
                 ActivationWriter(
-                    layout, plan, index=index, decoding="d", on_error="skip"
+                    plan, leases, index=index, decoding="d", on_error="skip"
                 ) as writer,
             ):
                 claims = Claims(
@@ -248,3 +254,81 @@ def test_rows_that_are_waited_for_are_committed_early(tmp_path: Path) -> None:
         run.work(look)
     assert n_stored[0] == 0
     assert 0 < n_stored[len(n_stored) // 2] < len(DIGESTS)
+
+
+def expire(home: Path) -> None:
+    """Let all leases look as if nobody had touched them for long."""
+    for lease in home.glob("leases/lease-*"):
+        os.utime(lease, (0, 0))
+
+
+@pytest.mark.parametrize("n_batches", [1, 3, 20, 74, 75])
+def test_what_others_computed_while_a_run_slept_it_does_not_publish(
+    tmp_path: Path, n_batches: int
+) -> None:
+    run, other = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
+    calls = itertools.count(1)
+
+    def sleep(_: BatchTask) -> None:
+        if next(calls) == n_batches:
+            expire(tmp_path / "cache")
+            other.work()
+
+    run.work(sleep)
+    assert other.computed == DIGESTS
+    assert Counter(list_stored(tmp_path / "cache", "a")) == Counter(DIGESTS)
+
+
+@pytest.mark.parametrize("ends", ["computes them", "dies"])
+def test_what_another_holds_since_a_run_slept_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
+    run, other = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
+    calls, stack = itertools.count(1), ExitStack()
+    taken: list[BatchTask] = []
+    rounds: list[Iterator[Iterator[BatchTask]]] = []
+
+    def sleep(_: BatchTask) -> None:
+        if next(calls) == 20:
+            expire(tmp_path / "cache")
+            theirs, their_writer = stack.enter_context(other.claims())
+            rounds.append(theirs.rounds(ignore))
+            taken.extend(itertools.islice(next(rounds[0]), 4))
+            if ends == "computes them":
+                write = partial(their_writer.write, load(taken[0]))
+                stack.callback(write, [compute(taken[0].digests)])
+
+    def wait_and_see(n: int) -> None:
+        run.tell(n)
+        if claims.describe():  # nothing but the other's rows is left
+            stack.close()
+
+    with run.claims() as (claims, writer):
+        for tasks in claims.rounds(wait_and_see):
+            for task in tasks:
+                sleep(task)
+                run.tell(len(task.rows))
+                writer.write(load(task), [compute(task.digests)])
+    assert claims.waited_s > 0
+    assert run.told == len(DIGESTS)
+    assert Counter(list_stored(tmp_path / "cache", "a")) == Counter(DIGESTS)
+
+
+def test_a_run_that_slept_alone_takes_its_rows_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("permafrost.cache.store.leases.HEARTBEAT_S", 0.01)
+    run, stored = Run(tmp_path / "cache", DIGESTS), []
+    calls = itertools.count(1)
+
+    def sleep(_: BatchTask) -> None:
+        if next(calls) == 20:
+            expire(tmp_path / "cache")
+            time.sleep(0.1)
+        stored.append(len(list_stored(tmp_path / "cache", "a")))
+
+    run.work(sleep)
+    assert run.computed == DIGESTS
+    assert stored[19:21] == [0, 80]
+    assert Counter(list_stored(tmp_path / "cache", "a")) == Counter(DIGESTS)

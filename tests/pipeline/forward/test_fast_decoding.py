@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from permafrost.pipeline.forward.fast_decoding import FastDecoding
+from permafrost.stages.decoding.decode import Decoded, DecodeSpec, decode_image
 from tests.helpers.answers import Command
 from tests.helpers.inputs import LAYERS, SIZE, write_photos
 
@@ -114,3 +115,23 @@ def test_nothing_is_recommended_that_is_hardly_faster(
 ) -> None:
     monkeypatch.setattr("permafrost.pipeline.forward.fast_decoding._WORTHWHILE", 1e9)
     assert command("plan", *asked, "--json").figures["fast_decoding"] is None
+
+
+def test_a_run_decodes_each_image_once_exactly_and_a_few_fast(
+    command: Command, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hint costs no exact decoding, and none at all where decoding is a small part of it."""
+    decoded: list[str] = []
+
+    def note(data: bytes, spec: DecodeSpec) -> Decoded:
+        decoded.append(spec.decoding)
+        return decode_image(data, spec)
+
+    for module in ("batch", "fast_decoding"):
+        monkeypatch.setattr(f"permafrost.pipeline.forward.{module}.decode_image", note)
+    for noticeable, n_fast in ((0, N_PHOTOS), (1e9, 0)):
+        monkeypatch.setattr("permafrost.pipeline.extraction.summary._NOTICEABLE", noticeable)
+        decoded.clear()
+        places = ("--cache", tmp_path / f"{n_fast}", "--out", tmp_path / "features.h5")
+        assert command("extract", *asked, *places).status == 0
+        assert sorted(decoded) == ["exact"] * N_PHOTOS + ["fast"] * n_fast

@@ -195,6 +195,7 @@ decoder.decode(bytes.fromhex(sys.argv[1]), DecodeSpec(height=8, width=8))
 print(decoder.pid, flush=True)
 if len(sys.argv) > 2:
     decoder.decode(bytes.fromhex(sys.argv[2]), DecodeSpec(height=8, width=8))
+    print("decoded", flush=True)
 threading.Event().wait()
 """
 
@@ -215,6 +216,30 @@ def test_a_child_ends_with_an_owner_that_is_killed(trap: str) -> None:
     owner.kill()
     owner.communicate()
     assert wait_until_gone(pid, timeout_s=30)
+
+
+@pytest.mark.usefixtures("codecs_fail")
+@pytest.mark.parametrize("stopped", ["the owner", "both"])
+def test_a_pause_is_no_part_of_an_images_time(stopped: str) -> None:
+    owner = subprocess.Popen(
+        [sys.executable, "-c", _OWNER, encode(photo(9, 9), "PNG").hex(), write_trap("slow").hex()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout
+    pids = [owner.pid, int(owner.stdout.readline())][: 2 if stopped == "both" else 1]
+    time.sleep(0.3)
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    time.sleep(3.5)  # its timeout is 2 s, and a second later its child would end itself
+    for pid in reversed(pids):
+        os.kill(pid, signal.SIGCONT)
+    try:
+        assert owner.stdout.readline() == "decoded\n"
+    finally:
+        owner.kill()
+        owner.communicate()
 
 
 def test_a_signal_to_the_terminal_s_group_is_the_owner_s(decoder: IsolatedDecoder) -> None:
