@@ -23,6 +23,7 @@ SUBJECTS = (
     "disk",
     "tmpfs",
     "powercut",
+    "environment",
     "together",
     "upkeep",
     "garbage",
