@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.cache.disk.publish import published
+from permafrost.refusals import raise_refusal
 from permafrost.stages.datasets.table import write_csv
 
 
@@ -25,10 +26,14 @@ def write_rows(file: Path, header: Sequence[str], rows: Sequence[Sequence[object
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file of an earlier fit; None where there is none."""
+    """Return the object in a JSON file of an earlier fit; None where there is none.
+
+    What the system does not let be read is an `OSError`: it is no reason to fit again.
+    """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError) as error:
+        raise_refusal(error, file)
         return None
     return found if isinstance(found, dict) else None
 

@@ -21,7 +21,13 @@ PACKAGES: dict[str, set[str]] = {
     "cache": set(),
 }
 # What all may import, and what imports nothing of ours.
-GROUND = {"permafrost.command", "permafrost.cores", "permafrost.stamps", "permafrost.warn"}
+GROUND = {
+    "permafrost.command",
+    "permafrost.cores",
+    "permafrost.refusals",
+    "permafrost.stamps",
+    "permafrost.warn",
+}
 # What each room may import of the others in its package, besides the ground: the modules that lie
 # beside the rooms, and that import no room.
 ROOMS: dict[str, dict[str, set[str]]] = {

@@ -23,6 +23,14 @@ def is_temporary(path: Path) -> bool:
     return path.name.startswith(TEMPORARY_PREFIX)
 
 
+def list_folder(folder: Path) -> list[Path]:
+    """List a folder; empty where it is gone. Unlike `Path.glob`, it hides no refusal."""
+    try:
+        return list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def list_orphans(folder: Path) -> list[Path]:
     """List unpublished files and folders in `folder` whose writer is dead."""
     return [path for path in folder.glob(f"{TEMPORARY_PREFIX}*") if _is_orphan(path)]

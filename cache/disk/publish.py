@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import shutil
@@ -14,6 +15,8 @@ from permafrost.cache.disk.owners import Owner
 from permafrost.cache.disk.sharing import share
 
 _counter = itertools.count()
+# What file systems answer that cannot synchronize folders.
+_NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def temporary_path(final: Path) -> Path:
@@ -23,10 +26,16 @@ def temporary_path(final: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    """Wait until a file's bytes, or a folder's names, are on the disk.
+
+    Some network file systems cannot do so with folders: their names are safe as the server has it.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -6,11 +6,13 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 import h5py
 import numpy as np
 
+from permafrost.cache.disk.orphans import list_folder
 from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.hdf5.checksum import SUM_DTYPE, SUM_NAME
 from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
@@ -19,6 +21,7 @@ from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array
 from permafrost.cache.shards.format import DTYPES, RowFormat, shard_name
 from permafrost.command import COMMAND
+from permafrost.refusals import raise_refusal
 from permafrost.stamps import write_stamp
 
 _log = logging.getLogger(__name__)
@@ -36,7 +39,9 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
     MissingShardError
         There is no such file.
     DamagedError
-        It cannot be read, or belongs to another feature set than `key`.
+        It is not as it was written, or belongs to another feature set than `key`.
+    OSError
+        The system does not let it be read.
     """
     # Shards never change, so nothing is locked: some network file systems cannot.
     with naming_shard(path), h5py.File(path, "r", locking=False) as file:
@@ -53,12 +58,16 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
 
 @contextmanager
 def naming_shard(path: Path) -> Iterator[None]:
-    """Make every failure to read a shard one that names its file."""
+    """Make every failure to read a shard one that names its file.
+
+    What the system refuses, as it does without a descriptor left, is an `OSError` and no damage.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise MissingShardError(f"the shard {str(path)!r} is gone") from error
     except (OSError, KeyError, RuntimeError, ValueError, MemoryError) as error:
+        raise_refusal(error, path)
         raise DamagedError(
             f"the shard {str(path)!r} is damaged: {error};"
             f" mend it with: {COMMAND} repair --cache DIR"
@@ -117,7 +126,8 @@ def read_digests_or_none(path: Path, key: str) -> np.ndarray | None:
 
 def list_shards(folder: Path) -> Iterator[tuple[Path, str]]:
     """Yield each shard in a feature set's folder, and its stamp, which changes with the file."""
-    for path in folder.glob("shard-*.h5"):
+    for path in list_folder(folder):
         # Another run may merge shards or remove them at any time.
         with contextlib.suppress(FileNotFoundError):
-            yield path, write_stamp(path.stat())
+            if fnmatch(path.name, "shard-*.h5"):
+                yield path, write_stamp(path.stat())

@@ -18,6 +18,7 @@ from permafrost.cache.hdf5.opening import check_storage, open_node
 from permafrost.cache.hdf5.sealed import check_seal, read_array, write_chunks
 from permafrost.cache.shards.format import RowFormat, choose_chunk
 from permafrost.cache.store.folders import mark_used
+from permafrost.refusals import find_refusal
 from permafrost.warn import warn_once
 
 _log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Artefacts:
         self._folder = folder
 
     def load(self, name: str) -> NDArray[Any] | None:
-        """Load an array; None where it is missing, or damaged, of which the log warns.
+        """Load an array; None where it is missing, damaged or unreadable, of which the log warns.
 
         Parameters
         ----------
@@ -54,7 +55,8 @@ class Artefacts:
         try:
             values = _read(file, name)
         except (OSError, KeyError, RuntimeError, ValueError) as error:
-            _log.warning("%s is damaged (%s) and is made again", file, error)
+            what = "is damaged" if find_refusal(error) is None else "cannot be read"
+            _log.warning("%s %s (%s) and is made again", file, what, error)
             return None
         mark_used(file)
         return values

@@ -10,6 +10,7 @@ import re
 import time
 from pathlib import Path
 
+from permafrost.cache.disk.orphans import list_folder
 from permafrost.cache.disk.publish import make_folder, published
 from permafrost.cache.errors import DamagedError
 from permafrost.cache.store.layout import CacheLayout
@@ -43,14 +44,8 @@ def _find_clock(file: Path) -> Path:
 def list_set_folders(layout: CacheLayout) -> list[Path]:
     """List the folders of feature sets, also of those that hold nothing yet, sorted."""
     tops = [path for path in layout.root.iterdir() if _FOLDER_NAME.fullmatch(path.name)]
-    return sorted(folder for top in tops for folder in _list_folders(top))
-
-
-def _list_folders(top: Path) -> list[Path]:
-    try:
-        return [path for path in top.iterdir() if path.is_dir()]
-    except (FileNotFoundError, NotADirectoryError):
-        return []  # gc may have dropped it just now.
+    # gc may have dropped one just now.
+    return sorted(folder for top in tops for folder in list_folder(top) if folder.is_dir())
 
 
 def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:

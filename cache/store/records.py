@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from permafrost.cache.disk.publish import published
+from permafrost.refusals import raise_refusal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +70,14 @@ def write_record(folder: Path, record: Parity | Drift) -> None:
 
 
 def read_record(folder: Path, kind: type[Record]) -> Record | None:
-    """Read a record of a feature set's folder; None where there is none that can be read."""
+    """Read a record of a feature set's folder; None where it is missing or damaged."""
+    file = folder / RECORD_FILES[kind]
     try:
-        found = json.loads((folder / RECORD_FILES[kind]).read_text(encoding="utf-8"))
+        found = json.loads(file.read_text(encoding="utf-8"))
         values: dict[str, Any] = {
             field.name: _READERS[str(field.type)](found[field.name]) for field in fields(kind)
         }
         return kind(**values)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise_refusal(error, file)
         return None

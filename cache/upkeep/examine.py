@@ -29,10 +29,11 @@ from permafrost.cache.shards.reader import find_chunks, list_shards
 from permafrost.cache.store.folders import read_recipe
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.refusals import raise_refusal
 
 _MEMBERS = {"digest", "features", SUM_NAME}
 # What a garbled file makes h5py raise.
-READ_FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError)
+READ_FAILURES = (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError)
 # Read and compared at once, twice: what fits a processor's cache.
 _PIECE_BYTES = 2 * 1024 * 1024
 
@@ -94,7 +95,7 @@ def examine_set(
         # A run that is killed before its first shard leaves an empty folder, and nothing is lost.
         damage = "it is missing" if any(list_shards(folder)) else None
     except (OSError, DamagedError) as error:
-        damage = str(error)
+        damage = describe_damage(error, folder / "recipe.json")
     key = None if recipe is None else recipe_key(recipe)
     shards: dict[Path, ShardExam] = {}
     while unknown := sorted({path for path, _ in list_shards(folder)} - shards.keys()):
@@ -107,9 +108,10 @@ def examine_set(
 
 
 def examine_shard(path: Path, key: str | None) -> ShardExam:
-    """Read all of a shard, with every check there is; memory is bounded, and nothing is raised.
+    """Read all of a shard, with every check there is; memory is bounded.
 
-    `key` is the feature set's that it must belong to; None where that is not known.
+    `key` is the feature set's that it must belong to; None where that is not known. Nothing is
+    raised but what the system refuses: an `OSError`.
     """
     exam = ShardExam(path=path, intact=np.zeros(0, np.bool_))
     if not path.is_file():
@@ -121,8 +123,10 @@ def examine_shard(path: Path, key: str | None) -> ShardExam:
             digests = _read_digests(file)
             exam = replace(exam, digests=digests, intact=np.zeros(len(digests), np.bool_))
             intact, damage = _examine_rows(file, raw.fileno())
+    except FileNotFoundError:
+        return replace(exam, damage="it is gone")
     except READ_FAILURES as error:
-        return replace(exam, damage=describe_failure(error))
+        return replace(exam, damage=describe_damage(error, path))
     if path.name != shard_name(digests):
         damage = "its name is not that of its rows"
     if key not in (None, exam.key):
@@ -171,7 +175,7 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
                 pieces += _cut(start, stop, step)
                 continue
             intact[start:stop] = False
-            reason = describe_failure(error)
+            reason = describe_damage(error, file.filename)
     if reason is None:
         return intact, None
     return intact, f"{int((~intact).sum())} of its {n_rows} rows are damaged: {reason}"
@@ -205,8 +209,15 @@ class _DoubleReading:
             raise ValueError("it holds values that are not finite")
 
 
-def describe_failure(error: Exception) -> str:
-    """Return what an error says as part of a line."""
+def describe_damage(error: Exception, file: object) -> str:
+    """Return what an error says of a file, as part of a line.
+
+    Raises
+    ------
+    OSError
+        The system does not let it be read, which is no damage.
+    """
+    raise_refusal(error, file)
     # A KeyError puts its text in quotes.
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return " ".join(text.split()) or type(error).__name__

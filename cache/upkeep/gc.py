@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,11 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from permafrost.cache.disk.orphans import list_folder
 from permafrost.cache.disk.publish import sync
 from permafrost.cache.shards.reader import list_shards
 from permafrost.cache.store.folders import count_idle_days
 from permafrost.cache.store.records import RECORD_FILES
 from permafrost.cache.upkeep.rewrite import Part, read_part, write_parts
+from permafrost.cache.upkeep.salvage import QUARANTINE, list_quarantined
 from permafrost.cache.upkeep.survey import SetSurvey
 
 _DERIVED_NAME = re.compile(r"derived-[0-9a-f]+\.h5")
@@ -30,7 +33,8 @@ class Rules:
     Attributes
     ----------
     keep_days : float or None
-        Feature sets and derived arrays that were not used for so long.
+        Feature sets and derived arrays that were not used for so long, and what was put into
+        quarantine so long ago.
     used : ndarray of uint8, shape (n, 32), or None
         Digests of images; the rows of all others.
     """
@@ -58,8 +62,8 @@ class SetPlan:
     survey : SetSurvey
     kept : list of ndarray of bool
         For each shard the rows that stay.
-    derived : list of Path
-        Files with derived arrays that go.
+    files : list of Path
+        Files beside the shards that go: derived arrays, and what is in quarantine.
     is_whole : bool
         Whether the feature set goes with all its files.
     losses : list of Loss
@@ -67,7 +71,7 @@ class SetPlan:
 
     survey: SetSurvey
     kept: list[Mask]
-    derived: list[Path]
+    files: list[Path]
     is_whole: bool = False
     losses: list[Loss] = field(default_factory=list)
 
@@ -89,27 +93,29 @@ def plan_set(survey: SetSurvey, rules: Rules, *, may_drop_repeats: bool) -> SetP
     repeats = [mask & ~stays for mask, stays in zip(needed, kept, strict=True)]
     # What was derived may have been from the rows that go, and can be made again.
     derived = _list_derived(survey.folder, 0 if unneeded.n_rows else rules.keep_days)
+    quarantined = _keep_idle(list_quarantined(survey.folder), rules.keep_days)
     losses = [
         unneeded,
         _count_loss(survey, repeats, "there twice"),
         count_files(derived, "derived arrays"),
+        count_files(quarantined, "in quarantine"),
     ]
     return SetPlan(
         survey=survey,
         kept=kept,
-        derived=derived,
+        files=derived + quarantined,
         losses=[loss for loss in losses if loss.n_rows or loss.n_files],
     )
 
 
 def _plan_whole(survey: SetSurvey, reason: str) -> SetPlan:
     kept = [np.zeros(len(shard.digests), np.bool_) for shard in survey.shards]
-    derived = _list_derived(survey.folder, 0)
-    files = [shard.path for shard in survey.shards] + derived
+    files = _list_derived(survey.folder, 0) + list_quarantined(survey.folder)
     loss = replace(
-        count_files(files, reason), n_rows=sum(len(one.digests) for one in survey.shards)
+        count_files([*(shard.path for shard in survey.shards), *files], reason),
+        n_rows=sum(len(one.digests) for one in survey.shards),
     )
-    return SetPlan(survey=survey, kept=kept, derived=derived, is_whole=True, losses=[loss])
+    return SetPlan(survey=survey, kept=kept, files=files, is_whole=True, losses=[loss])
 
 
 def _find_needed(survey: SetSurvey, used: NDArray[np.uint8] | None) -> list[Mask]:
@@ -137,10 +143,14 @@ def _count_loss(survey: SetSurvey, masks: Sequence[Mask], reason: str) -> Loss:
 
 
 def _list_derived(folder: Path, keep_days: float | None) -> list[Path]:
+    found = [path for path in list_folder(folder) if _DERIVED_NAME.fullmatch(path.name)]
+    return _keep_idle(sorted(found), keep_days)
+
+
+def _keep_idle(files: Sequence[Path], keep_days: float | None) -> list[Path]:
     if keep_days is None:
         return []
-    found = (path for path in folder.glob("derived-*.h5") if _DERIVED_NAME.fullmatch(path.name))
-    return sorted(path for path in found if count_idle_days(path) >= keep_days)
+    return [file for file in files if count_idle_days(file) >= keep_days]
 
 
 def count_files(files: Sequence[Path], reason: str) -> Loss:
@@ -167,7 +177,7 @@ def apply_plan(plan: SetPlan) -> None:
         _drop_set(plan)
     else:
         _drop_rows(plan)
-        _unlink(plan.derived)
+        _unlink(plan.files)
 
 
 def _drop_set(plan: SetPlan) -> None:
@@ -176,10 +186,10 @@ def _drop_set(plan: SetPlan) -> None:
     sync(folder)
     if any(list_shards(folder)):
         return  # Another run has begun to fill it anew.
-    _unlink([*plan.derived, *(folder / name for name in RECORD_FILES.values())])
+    _unlink([*plan.files, *(folder / name for name in RECORD_FILES.values())])
     # The last to go: a shard without a recipe is worth nothing.
     _unlink([folder / "recipe.json"])
-    for empty in (folder, folder.parent):
+    for empty in (folder / QUARANTINE, folder, folder.parent):
         with contextlib.suppress(OSError):  # There is more in it, which is not ours.
             empty.rmdir()
 
@@ -211,4 +221,7 @@ def _check_repeats(plan: SetPlan) -> None:
 
 def _unlink(files: Iterator[Path] | Sequence[Path]) -> None:
     for file in files:
-        file.unlink(missing_ok=True)
+        if file.is_dir():  # A folder that was in the place of a shard.
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)

@@ -7,16 +7,14 @@ can remain is a row that is there twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.cache.shards.blocks import split_rows
-from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.gather import StoredRows, gather_rows
 from permafrost.cache.shards.writer import ShardWriter
 from permafrost.cache.upkeep.survey import SetSurvey, StoredShard
@@ -73,65 +71,3 @@ def read_part(
         values = np.empty((stop - start, *row.shape), row.dtype)
         gather_rows(source, values)
         yield source.digests, values
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Remains:
-    """What remains of a shard: its `digests`, shape (n, 32), and which rows are `intact`, (n,)."""
-
-    path: Path
-    key: str
-    digests: NDArray[np.uint8]
-    intact: NDArray[np.bool_]
-
-
-def rebuild_shard(old: Remains, fresh: Mapping[bytes, NDArray[Any]], row: RowFormat) -> Path | None:
-    """Put a shard of the intact and the fresh rows, in their order, in the place of the old one.
-
-    With all rows it has the old one's name, and whatever points at it finds them. The rows that
-    are neither are left out. Killed half way, the old one is still there.
-
-    Parameters
-    ----------
-    fresh : mapping of bytes to ndarray, shape (*shape)
-        Digest → values, of rows that are not intact.
-
-    Returns
-    -------
-    Path or None
-        The new shard; None where no row is left.
-    """
-    names = [digest.tobytes() for digest in old.digests]
-    kept = np.flatnonzero([ok or name in fresh for ok, name in zip(old.intact, names, strict=True)])
-    # Rows stay in the order in which they were computed.
-    time_ns = old.path.stat().st_mtime_ns if old.path.exists() else None
-    new = None
-    if len(kept):
-        writer = ShardWriter(old.path.parent, key=old.key, row=row, n_rows=len(kept))
-        try:
-            for start, stop in split_rows(len(kept), row.row_bytes):
-                rows = kept[start:stop]
-                writer.append(old.digests[rows], _collect(old, fresh, rows, row))
-            new = writer.publish(time_ns=time_ns)
-        finally:
-            writer.discard()
-    if new != old.path:
-        old.path.unlink(missing_ok=True)
-    return new
-
-
-def _collect(
-    old: Remains, fresh: Mapping[bytes, NDArray[Any]], rows: NDArray[np.int64], row: RowFormat
-) -> NDArray[Any]:
-    """Read the intact ones of some rows, and put the fresh ones between them."""
-    block = np.empty((len(rows), *row.shape), row.dtype)
-    is_intact = old.intact[rows]
-    for place in np.flatnonzero(~is_intact):
-        block[place] = fresh[old.digests[rows[place]].tobytes()]
-    intact = rows[is_intact]
-    if len(intact):
-        values = np.empty((len(intact), *row.shape), row.dtype)
-        stored = StoredRows.in_shard(old.path, old.key, intact, old.digests[intact])
-        gather_rows(stored, values)
-        block[is_intact] = values
-    return block

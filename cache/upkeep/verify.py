@@ -21,9 +21,10 @@ from permafrost.cache.upkeep.examine import (
     READ_FAILURES,
     SetExam,
     ShardExam,
-    describe_failure,
+    describe_damage,
     examine_set,
 )
+from permafrost.cache.upkeep.salvage import list_quarantined
 
 _INDEXED_SHARDS = "SELECT feature_set, name, stamp, digests FROM shards"
 
@@ -51,6 +52,8 @@ class CacheExam:
         Rows that a feature set has more than once, each time but the first.
     temporary : list of Path
         What dead writers left.
+    quarantined : list of Path
+        What repair put aside.
     damaged : list of Damage
     remarks : list of str
         What is not as it should be, and harmless.
@@ -62,6 +65,7 @@ class CacheExam:
     n_bytes: int = 0
     duplicates: int = 0
     temporary: list[Path] = field(default_factory=list)
+    quarantined: list[Path] = field(default_factory=list)
     damaged: list[Damage] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
 
@@ -80,6 +84,7 @@ def verify_cache(
         _count(exam, found)
         found.damaged += _list_damage(exam)
         found.temporary += list_orphans(folder)
+        found.quarantined += list_quarantined(folder)
         keys[folder] = exam.key or next((shard.key for shard in exam.shards if shard.key), "")
     _examine_index(layout.index_file, keys, found)
     return found
@@ -106,7 +111,7 @@ def _list_damage(exam: SetExam) -> Iterator[Damage]:
 
 
 def list_damage_beside(folder: Path) -> Iterator[Damage]:
-    """List the damaged records and derived arrays of a feature set, which can simply go."""
+    """List the damaged records and derived arrays of a feature set, without which all goes on."""
     for kind, name in RECORD_FILES.items():
         if (folder / name).exists() and read_record(folder, kind) is None:
             yield Damage(file=folder / name, reason="it is no record of that kind")
@@ -115,7 +120,7 @@ def list_damage_beside(folder: Path) -> Iterator[Damage]:
             try:
                 check_artefact(path)
             except READ_FAILURES as error:
-                yield Damage(file=path, reason=describe_failure(error))
+                yield Damage(file=path, reason=describe_damage(error, path))
 
 
 def _examine_index(file: Path, keys: Mapping[Path, str], found: CacheExam) -> None:

@@ -16,6 +16,7 @@ from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array, read_text
 from permafrost.cache.hdf5.strings import unescape_name
 from permafrost.cache.views.pointers import read_texts
+from permafrost.refusals import raise_refusal
 
 _OWN_COLUMNS = ("path", "label", "split")
 
@@ -36,6 +37,7 @@ class ImageTable:
         except FileNotFoundError as error:
             raise NotAViewError(f"there is no {str(path)!r}; make it with: extract") from error
         except OSError as error:
+            raise_refusal(error, path)
             raise NotAViewError(f"{str(path)!r} is not a readable HDF5 file ({error})") from error
         with self._naming_damage():
             if has_node(self._file, "images/digest"):
@@ -140,4 +142,5 @@ class ImageTable:
         except CacheError:
             raise
         except (OSError, KeyError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+            raise_refusal(error, self.path)
             raise DamagedError(f"{str(self.path)!r} is damaged: {error}") from error

@@ -19,18 +19,26 @@ from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
 from permafrost.pipeline.errors import Interrupted, PipelineError
+from permafrost.refusals import find_errno, find_refusal
 from permafrost.stages.errors import StageError
 
-# A disk or a path that cannot be written is the user's to mend; other OSErrors are bugs.
-_DISK_ERRORS = {
+# What the user can mend, where the system's own words do not say how.
+_REASONS = {
+    errno.EMFILE: "too many files are open: raise the limit with ulimit -n 65536",
+    errno.ENFILE: "too many files are open on this machine: run again later, or raise fs.file-max",
+    errno.ENOMEM: "no memory is left: lower --memory or --batch-size, or end other programs",
+    errno.EAGAIN: "no thread or process can be started: raise the limit with ulimit -u, or end"
+    " other programs",
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file size limit is reached",
-    errno.EIO: "the disk fails (input/output error)",
-    errno.ESTALE: "the network file system lost a file that was open",
+    errno.EIO: "the disk fails (input/output error): see to it; a file that stays unreadable can"
+    " be moved away",
+    errno.ESTALE: "the network file system lost a file that was open: run again",
+    errno.ETIMEDOUT: "the file system did not answer in time: run again",
     errno.EROFS: "the file system is read-only",
-    errno.EACCES: "permission denied",
-    errno.EPERM: "operation not permitted",
+    errno.EACCES: "permission denied: allow it with chmod or chown",
+    errno.EPERM: "operation not permitted: see to the owner and the flags of the file",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENOTDIR: "it is a file, not a folder",
     errno.EEXIST: "it is a file, not a folder",
@@ -76,12 +84,11 @@ def _run_guarded(arguments: Sequence[str] | None) -> int:
         # The reader of our output left, as `head` does; so does the interpreter's last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE_STATUS
-    except OSError as error:
-        reason = _DISK_ERRORS.get(_find_errno(error))
+    except (OSError, MemoryError, RuntimeError) as error:
+        reason = _explain(error)
         if reason is None:
             raise
-        place = f" ({error.filename})" if error.filename else ""
-        return _complain(f"{reason}{place}; what was finished is kept", 3)
+        return _complain(f"{reason}; what was finished is kept", 3)
 
 
 def _run(parsed: argparse.Namespace) -> int:
@@ -116,8 +123,12 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _find_errno(error: OSError) -> int:
-    """Return the error number, which HDF5 mentions in its message only."""
-    if error.errno is not None:
-        return error.errno
-    return next((number for number in _DISK_ERRORS if f"errno = {number}," in str(error)), 0)
+def _explain(error: Exception) -> str | None:
+    """Return what the system refused, and the remedy; None of an error that is a bug."""
+    refusal = find_refusal(error)
+    text = _REASONS.get(find_errno(error)) or (refusal and refusal.strerror)
+    if not text:
+        return None
+    reason, colon, remedy = text.partition(": ")
+    file = getattr(error, "filename", None)
+    return f"{reason}{f' ({file})' if file else ''}{colon}{remedy}"

@@ -52,8 +52,8 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
     ),
     "verify": ("read all of a cache, and name all damage", upkeep.add_verify, upkeep.run_verify),
     "repair": (
-        "mend what verify finds; compute what is damaged",
-        upkeep.add_repair,
+        "save the rows that are intact, and put damaged files into quarantine",
+        add_cache,
         upkeep.run_repair,
     ),
     "gc": (

@@ -38,17 +38,11 @@ def run_verify(parsed: argparse.Namespace) -> Outcome:
     return Outcome(found.describe(), found.to_dict(), found.status)
 
 
-def add_repair(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `repair`."""
-    add_cache(parser)
-    add_run_options(parser)
-
-
 def run_repair(parsed: argparse.Namespace) -> Outcome:
     """Run `repair`."""
     from permafrost.pipeline.upkeep.repair import repair
 
-    found = repair(parsed.cache, read_run_options(parsed))
+    found = repair(parsed.cache)
     return Outcome(found.describe(), found.to_dict(), found.status)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.pipeline.options import DatasetOptions
+from permafrost.refusals import SHORTAGES
 from permafrost.stages.datasets.folders import Ignored
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
 from permafrost.stages.datasets.labels import ListedDataset, list_dataset, list_table
@@ -114,7 +115,15 @@ def _hash_batch(
 
 
 def explain_os_error(error: OSError) -> str:
-    """Return the reason alone: the path stands beside it."""
+    """Return the reason alone: the path stands beside it.
+
+    Raises
+    ------
+    OSError
+        The process has no descriptor or memory left, which is no fault of the image.
+    """
+    if error.errno in SHORTAGES:
+        raise error
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 

@@ -52,7 +52,7 @@ def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: 
 def remember_sets(
     index: Index, features: FeatureOptions, layout: CacheLayout, layers: Sequence[LayerPlan]
 ) -> None:
-    """Remember each feature set's recipe and how it was asked for: what repairing it takes.
+    """Remember each feature set's recipe and how it was asked for: what mending and sampling take.
 
     A recipe.json that is damaged is written anew.
     """

@@ -19,11 +19,13 @@ from permafrost.cache.store.folders import list_set_folders
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.store.leases import is_being_filled
 from permafrost.cache.upkeep.gc import Loss, Rules, apply_plan, count_files, plan_set
+from permafrost.cache.upkeep.salvage import list_quarantined
 from permafrost.cache.upkeep.survey import is_empty, survey_set
 from permafrost.cache.views.features import Features
 from permafrost.command import COMMAND
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.upkeep.shared import (
+    QUARANTINED,
     RENEW_VIEWS,
     count,
     describe_bytes,
@@ -62,12 +64,14 @@ class GcResult:
     """What went, or would go.
 
     Each loss comes with the name of its feature set, or ``"."`` for the cache's own folder;
-    `skipped` says what was left as it is, and why.
+    `skipped` says what was left as it is, and why; `quarantined` are the files that repair put
+    aside and that stay.
     """
 
     options: GcOptions
     losses: list[tuple[str, Loss]] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    quarantined: list[Path] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -81,11 +85,14 @@ class GcResult:
                 for name, one in self.losses
             ],
             "skipped": self.skipped,
+            "quarantined": [str(file) for file in self.quarantined],
         }
 
     def describe(self) -> str:
         """Return the figures as a person wants them, a line for each loss."""
         lines = [f"{name}: {_describe_loss(loss)}" for name, loss in self.losses]
+        if self.quarantined:
+            lines.append(f"{count(len(self.quarantined), 'file')} {QUARANTINED}")
         return "\n".join([*lines, *self.skipped, *self._sum_up()])
 
     def _sum_up(self) -> list[str]:
@@ -128,6 +135,7 @@ def collect(options: GcOptions) -> GcResult:
             _collect_orphans(folder, name_set(folder), result)
             if not is_empty(folder):
                 _collect_set(layout, folder, rules, result, is_alone=is_alone)
+            result.quarantined += list_quarantined(folder)
             advance(folder)
     return result
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.cache.store.layout import CacheLayout
-from permafrost.cache.store.recipe import Recipe, recipe_key
+from permafrost.cache.store.recipe import recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import FeatureOptions, RunOptions
@@ -82,115 +81,105 @@ class KnownFiles:
         return list(paths)
 
 
-class Recomputer:
-    """Computes rows of feature sets from their images.
+def recompute(
+    layout: CacheLayout, index: Index, run: RunOptions, wanted: Wanted
+) -> Iterator[RecomputedRow]:
+    """Yield each row that is wanted, computed from its image, in any order.
 
-    The index knows how the features were asked for, and where the images lie.
+    An image goes through a backbone once, for all the layers that it is wanted of. The index knows
+    how the features were asked for, and where the images lie.
     """
+    paths, lost = _find_images({one for digests in wanted.values() for one in digests}, index)
+    groups, refused = _group_sets(wanted, index)
+    for origins in groups:
+        specs = dict.fromkeys(origin.layers[0] for origin in origins.values())
+        features = replace(next(iter(origins.values())), layers=tuple(specs))
+        here = {key: {one: paths[one] for one in wanted[key] if one in paths} for key in origins}
+        try:
+            prepared = _prepare(features, layout, index, run, wanted=here)
+        except (StageError, PipelineError) as error:
+            refused |= dict.fromkeys(origins, str(error))
+            continue
+        able = {layer.features.key for layer in prepared.plan.layers}
+        reason = f"{features.backbone} gives other numbers now: it, Keras or this program changed"
+        refused |= dict.fromkeys(origins.keys() - able, reason)
+        if prepared.plan.digests:
+            yield from _forward(features, prepared, run)
+    for key, digests in wanted.items():
+        for digest in digests:
+            if why := refused.get(key) or lost.get(digest):
+                yield RecomputedRow(key=key, digest=digest, reason=why)
 
-    def __init__(self, layout: CacheLayout, index: Index, run: RunOptions) -> None:
-        self._layout = layout
-        self._index = index
-        self._run = run
-        self._sets: dict[str, FeatureSet] = {}
 
-    def compute(self, wanted: Wanted) -> Iterator[RecomputedRow]:
-        """Yield each row that is wanted, in any order.
-
-        An image goes through a backbone once, for all the layers that it is wanted of.
-        """
-        different = {one for digests in wanted.values() for one in digests}
-        paths, lost = _find_images(different, self._index)
-        groups, refused = _group_sets(wanted, self._index)
-        for origins in groups:
-            specs = dict.fromkeys(origin.layers[0] for origin in origins.values())
-            features = replace(next(iter(origins.values())), layers=tuple(specs))
-            here = {key: [one for one in wanted[key] if one in paths] for key in origins}
-            try:
-                prepared = self._prepare(features, here, paths)
-            except (StageError, PipelineError) as error:
-                refused |= dict.fromkeys(origins, str(error))
-                continue
-            able = {layer.features.key for layer in prepared.plan.layers}
-            reason = (
-                f"{features.backbone} gives other numbers now: it, Keras or this program changed"
-            )
-            refused |= dict.fromkeys(origins.keys() - able, reason)
-            if prepared.plan.digests:
-                yield from self._forward(features, prepared)
-        for key, digests in wanted.items():
-            for digest in digests:
-                if why := refused.get(key) or lost.get(digest):
-                    yield RecomputedRow(key=key, digest=digest, reason=why)
-
-    def _prepare(
-        self, features: FeatureOptions, wanted: Wanted, paths: Mapping[bytes, str]
-    ) -> Preparation:
-        """Plan the rows of those feature sets that the options still give."""
-        backbone = Backbone(features, self._index)
-        able = [
-            (spec, recipe, row, set(wanted[recipe_key(recipe)]))
-            for spec, recipe, row in describe_layers(features, backbone, self._run.compression)
-            if recipe_key(recipe) in wanted
-        ]
-        digests = list(dict.fromkeys(one for *_, rows in able for one in rows))
-        if digests:
-            check_precision(features.engine, features.precision)
-        layers = [
-            LayerPlan(
-                spec=spec,
-                recipe=recipe,
-                row=row,
-                features=self._open_set(recipe),
-                missing=np.array([one in rows for one in digests], np.bool_),
-            )
-            for spec, recipe, row, rows in able
-        ]
-        places = [paths[one] for one in digests]
-        nothing = [""] * len(digests)
-        manifest = Manifest(root="", paths=places, labels=nothing, splits=nothing, digests=digests)
-        decode = build_decode_spec(features, backbone)
-        return Preparation(
-            dataset=Dataset(manifest=manifest, source=KnownFiles(), unreadable={}),
-            backbone=backbone,
-            layout=self._layout,
-            decode=decode,
-            isolation=self._run.isolation,
-            decoding=repr(decode),
-            failures={},
-            plan=ExtractionPlan(
-                digests=digests,
-                paths=places,
-                layers=layers,
-                active=[layer for layer in layers if layer.missing.any()],
-            ),
-            batch_size=fit_batch(self._run, backbone, [row for _, _, row, _ in able]),
+def _prepare(
+    features: FeatureOptions,
+    layout: CacheLayout,
+    index: Index,
+    run: RunOptions,
+    *,
+    wanted: Mapping[str, Mapping[bytes, str]],
+) -> Preparation:
+    """Plan the rows, digest → image, of those feature sets that the options still give."""
+    backbone = Backbone(features, index)
+    able = [
+        (spec, recipe, row, wanted[recipe_key(recipe)])
+        for spec, recipe, row in describe_layers(features, backbone, run.compression)
+        if recipe_key(recipe) in wanted
+    ]
+    paths = {one: path for *_, rows in able for one, path in rows.items()}
+    # By archive, whose directory takes longer to read than an image.
+    digests = sorted(paths, key=paths.__getitem__)
+    if digests:
+        check_precision(features.engine, features.precision)
+    layers = [
+        LayerPlan(
+            spec=spec,
+            recipe=recipe,
+            row=row,
+            features=FeatureSet(layout, recipe, index),
+            missing=np.array([one in rows for one in digests], np.bool_),
         )
+        for spec, recipe, row, rows in able
+    ]
+    places = [paths[one] for one in digests]
+    nothing = [""] * len(digests)
+    manifest = Manifest(root="", paths=places, labels=nothing, splits=nothing, digests=digests)
+    decode = build_decode_spec(features, backbone)
+    return Preparation(
+        dataset=Dataset(manifest=manifest, source=KnownFiles(), unreadable={}),
+        backbone=backbone,
+        layout=layout,
+        decode=decode,
+        isolation=run.isolation,
+        decoding=repr(decode),
+        failures={},
+        plan=ExtractionPlan(
+            digests=digests,
+            paths=places,
+            layers=layers,
+            active=[layer for layer in layers if layer.missing.any()],
+        ),
+        batch_size=fit_batch(run, backbone, [row for _, _, row, _ in able]),
+    )
 
-    def _open_set(self, recipe: Recipe) -> FeatureSet:
-        # Opened once, as the log warns of damaged shards each time.
-        key = recipe_key(recipe)
-        if key not in self._sets:
-            self._sets[key] = FeatureSet(self._layout, recipe, self._index)
-        return self._sets[key]
 
-    def _forward(self, features: FeatureOptions, prepared: Preparation) -> Iterator[RecomputedRow]:
-        """Load → forward, overlapped, as `extract` does."""
-        from permafrost.pipeline.forward.batch import split_batches
-        from permafrost.pipeline.forward.forward_pass import ForwardPass
-        from permafrost.pipeline.forward.loader import load_ahead, open_loaders
+def _forward(
+    features: FeatureOptions, prepared: Preparation, run: RunOptions
+) -> Iterator[RecomputedRow]:
+    """Load → forward, overlapped, as `extract` does."""
+    from permafrost.pipeline.forward.batch import split_batches
+    from permafrost.pipeline.forward.forward_pass import ForwardPass
+    from permafrost.pipeline.forward.loader import load_ahead, open_loaders
 
-        plan = prepared.plan
-        rows = np.arange(len(plan.digests))
-        tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
-        with ExitStack() as stack:
-            loaders = stack.enter_context(open_loaders(self._run))
-            loader = load_ahead(loaders, prepared, tasks, self._run)
-            backbone = stack.enter_context(
-                ForwardPass(lambda: build_program(features, prepared), Shares())
-            )
-            for batch, activations in backbone.run(loader):
-                yield from _split(plan, batch, activations)
+    plan = prepared.plan
+    rows = np.arange(len(plan.digests))
+    tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
+    with (
+        open_loaders(run) as loaders,
+        ForwardPass(lambda: build_program(features, prepared), Shares()) as backbone,
+    ):
+        for batch, activations in backbone.run(load_ahead(loaders, prepared, tasks, run)):
+            yield from _split(plan, batch, activations)
 
 
 def _group_sets(wanted: Wanted, index: Index) -> tuple[list[Origins], dict[str, str]]:
@@ -214,19 +203,14 @@ def _find_images(
     digests: Collection[bytes], index: Index
 ) -> tuple[dict[bytes, str], dict[bytes, str]]:
     """Return where images lie, and why others cannot be found."""
-    known = index.files_of(digests)
     paths: dict[bytes, str] = {}
-    lost: dict[bytes, str] = {}
-    for digest in digests:
-        files = known.get(digest, [])
-        path = next((file.key for file in files if _is_unchanged(file)), None)
-        if path is not None:
-            paths[digest] = path
-        elif files:
-            lost[digest] = f"its image {files[0].key!r} is gone or changed"
-        else:
-            lost[digest] = "its image is not known here"
-    return paths, lost
+    lost = dict.fromkeys(digests, "its image is not known here")
+    known = [file for files in index.files_of(digests).values() for file in files]
+    for file in sorted(known, key=lambda file: file.key):
+        if file.digest not in paths and _is_unchanged(file):
+            paths[file.digest] = file.key
+        lost[file.digest] = f"its image {file.key!r} is gone or changed"
+    return paths, {digest: why for digest, why in lost.items() if digest not in paths}
 
 
 def _is_unchanged(file: IndexedFile) -> bool:

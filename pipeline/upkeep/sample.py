@@ -24,7 +24,7 @@ from permafrost.cache.upkeep.verify import Damage
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.progress import show_progress
-from permafrost.pipeline.upkeep.recompute import RecomputedRow, Recomputer
+from permafrost.pipeline.upkeep.recompute import RecomputedRow, recompute
 
 # How far a row may be off, relative to the largest value: what is promised of float32; half
 # precision rounds to 8 or 11 bits after every layer, and another processor, or a batch of another
@@ -145,7 +145,7 @@ class _Comparison:
             Damage(
                 file=self.folder / locations.shards[locations.shard[self.rows[digest]]],
                 reason=f"its row of {self.images[digest]!r} is {difference / largest:.1e} of the"
-                " largest value off; delete the file, then repair",
+                " largest value off; move the file away and repeat extract",
             )
             for digest, difference in self.differences.items()
             if not difference <= self.tolerance * largest
@@ -156,8 +156,8 @@ def sample_rows(layout: CacheLayout, options: SampleOptions) -> Sample:
     """Compute some rows of every feature set again, of the same images where sets share them."""
     chosen: dict[str, _Comparison] = {}
     for folder in list_set_folders(layout):
-        # `verify_cache` names what cannot be read.
-        with contextlib.suppress(OSError, CacheError):
+        # `verify_cache` names what is missing or damaged.
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, CacheError):
             recipe = read_recipe(layout, folder)
             chosen[recipe_key(recipe)] = _choose_rows(folder, recipe, options)
     found = Sample()
@@ -167,7 +167,7 @@ def sample_rows(layout: CacheLayout, options: SampleOptions) -> Sample:
         Index(layout.index_file) as index,
         show_progress(n_rows, unit="rows", note=lambda: "computing them again") as advance,
     ):
-        for row in Recomputer(layout, index, options.run).compute(wanted):
+        for row in recompute(layout, index, options.run, wanted):
             advance(1)
             try:
                 chosen[row.key].add(row)

@@ -17,6 +17,8 @@ from permafrost.pipeline.progress import show_progress
 
 # Our reader finds rows wherever they lie; a virtual dataset does not.
 RENEW_VIEWS = "repeat extract to renew views for other HDF5 readers"
+# After a number of files.
+QUARANTINED = "in quarantine/; gc --keep-days N drops those that repair put there N days ago"
 
 
 class Advance(Protocol):

@@ -10,7 +10,7 @@ from permafrost.cache.store.layout import find_cache
 from permafrost.cache.upkeep.verify import CacheExam, Damage, verify_cache
 from permafrost.command import COMMAND
 from permafrost.pipeline.upkeep.sample import Sample, SampleOptions, sample_rows
-from permafrost.pipeline.upkeep.shared import count, describe_bytes, show_sets
+from permafrost.pipeline.upkeep.shared import QUARANTINED, count, describe_bytes, show_sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +42,7 @@ class Verification:
             "damaged": [{"file": str(one.file), "reason": one.reason} for one in self.damaged],
             "duplicates": exam.duplicates,
             "temporary": len(exam.temporary),
+            "quarantined": len(exam.quarantined),
             "remarks": exam.remarks,
             **({"sample": self.sample.to_dict()} if self.sample else {}),
         }
@@ -52,9 +53,9 @@ class Verification:
         n_files = len({one.file for one in self.damaged})
         verdict = "no damage"
         if n_files:
-            verdict = (
-                f"{count(n_files, 'damaged file')}; mend with: {COMMAND} repair --cache {self.root}"
-            )
+            verdict = count(n_files, "damaged file")
+        if exam.damaged:  # Of the sample's, each line says what to do.
+            verdict += f"; mend with: {COMMAND} repair --cache {self.root}"
         lines = [f"{one.file}: {one.reason}" for one in self.damaged]
         lines.append(
             f"{count(exam.feature_sets, 'feature set')}, {count(exam.shards, 'shard')},"
@@ -64,6 +65,8 @@ class Verification:
             lines.append(f"  {count(exam.duplicates, 'row')} twice; gc drops one of each")
         if exam.temporary:
             lines.append(f"  {count(len(exam.temporary), 'file')} of killed runs; gc drops them")
+        if exam.quarantined:
+            lines.append(f"  {count(len(exam.quarantined), 'file')} {QUARANTINED}")
         remarks = exam.remarks + (self.sample.describe() if self.sample else [])
         return "\n".join(lines + [f"  {remark}" for remark in remarks])
 

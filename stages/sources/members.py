@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from permafrost.refusals import find_refusal
 from permafrost.stages.sources.folder import BLOCK_BYTES
 
 _log = logging.getLogger(__name__)
@@ -114,6 +115,9 @@ def index_members(
 
 def refuse_archive(archive: str, kind: str, error: Exception) -> OSError:
     """Make one line of whatever a library raised on an archive that it cannot read."""
+    refusal = find_refusal(error, archive)
+    if refusal is not None:
+        return refusal
     said = " ".join(str(error).split())[:200] or type(error).__name__
     reason = f"no {kind} archive, or damaged ({said})"
     return OSError(errno.EIO, reason, archive)

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from permafrost.refusals import SHORTAGES
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.folder import MAX_FILE_BYTES
 from permafrost.stages.sources.members import Member, MemberError, refuse_archive
@@ -86,6 +87,8 @@ class _Rows:
                 try:
                     self._inflated = _inflate(self._member, archive)
                 except (MemberError, OSError) as error:
+                    if getattr(error, "errno", None) in SHORTAGES:
+                        raise
                     self._broken = str(error)
             if self._inflated is None:
                 raise MemberError(self._broken)

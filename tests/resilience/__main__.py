@@ -25,6 +25,7 @@ SUBJECTS = (
     "disk",
     "tmpfs",
     "powercut",
+    "environment",
     "together",
     "upkeep",
     "garbage",

@@ -20,7 +20,7 @@ from tests.resilience.looks import (
     look_at_files,
     look_at_merged,
     look_at_model,
-    look_at_rows,
+    look_at_repaired,
     look_at_shards,
     look_at_sweep,
 )
@@ -196,7 +196,8 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         *("--cache", "{}/other", "--out", "{}/predictions.csv", "--json"),
     ]
     export = ["export", "--model", "{}/model", "--out", "{}/classifier.keras", "--json"]
-    repair = ["repair", "--cache", "{}/cache", "--batch-size", 4, "--json"]
+    verify = ["verify", "--cache", "{}/cache", "--json"]
+    repair = ["repair", "--cache", "{}/cache", "--json"]
     gc = ["gc", "--cache", "{}/cache", "--unused-by", "{}/china.csv", "--json"]
     compact = ["compact", "--cache", "{}/cache", "--json"]
     index = ["index", scene.photos, "--out", "{}/manifest.csv", "--json"]
@@ -222,11 +223,17 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         "fit": job(scene.extracted, fit, look_at_model),
         "predict": job(scene.fitted, predict, partial(look_at_files, "predictions.csv*")),
         "export": job(scene.fitted, export, look_at_export),
-        "repair": job(scene.damaged, repair, look_at_rows),
+        "verify": job(scene.extracted, verify, look_at_shards),
+        "repair": job(scene.damaged, repair, look_at_repaired),
         "compact": job(scene.extracted, compact, look_at_merged, 4 * SHARD_BYTES),
         "gc": job(scene.extracted, gc, look_at_shards),
         "index": job(scene.nothing, index, partial(look_at_files, "manifest.csv")),
     }
+
+
+def list_quarantined(cache: Path) -> list[Path]:
+    """List what repair put aside."""
+    return sorted(cache.glob("*/*/quarantine/*"))
 
 
 def list_unfinished(folder: Path) -> list[str]:

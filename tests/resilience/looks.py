@@ -60,6 +60,16 @@ def look_at_shards(folder: Path) -> Look:
     return found
 
 
+def look_at_repaired(folder: Path) -> Look:
+    """Read all rows of all shards, the recipes, and what was put aside."""
+    found = dict(look_at_shards(folder))
+    for file in sorted((folder / "cache").glob("*/*/*/*")):
+        found[f"{file.parent.parent.name} {file.name}"] = file.read_bytes()
+    for file in sorted((folder / "cache").glob("*/*/recipe.json")):
+        found[f"{file.parent.name} {file.name}"] = file.read_bytes()
+    return found
+
+
 def look_at_sweep(folder: Path) -> Look:
     """Read the tables of a sweep and its best model, but not what took how long."""
     tables = ("results.csv", "leaderboard.csv", "folds.csv")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import signal
 from pathlib import Path
 
 import pytest
 
-from tests.resilience import disk, kills, powercut, signals
-from tests.resilience.jobs import Job, list_jobs, list_unfinished, set_scene
+from tests.resilience import disk, environment, kills, powercut, signals
+from tests.resilience.jobs import Job, Scene, list_jobs, list_unfinished, set_scene
 from tests.resilience.recording import File, Moment, Way, cut_everywhere
 from tests.resilience.report import Report, Result, sum_up
 from tests.resilience.trials import plan_trials, try_all
@@ -30,8 +31,13 @@ COUNTS = {
 
 
 @pytest.fixture(scope="module")
-def jobs(tmp_path_factory: pytest.TempPathFactory) -> Jobs:
-    return list_jobs(set_scene(tmp_path_factory.mktemp("home") / "scene", n_images=48))
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    return set_scene(tmp_path_factory.mktemp("home") / "scene", n_images=48)
+
+
+@pytest.fixture(scope="module")
+def jobs(scene: Scene) -> Jobs:
+    return list_jobs(scene)
 
 
 @pytest.mark.parametrize("name", COUNTS)
@@ -78,6 +84,35 @@ def test_a_power_cut_leaves_whole_files_only(jobs: Jobs, name: str, tmp_path: Pa
     assert recorded.list_lost() == []
     for number, left in enumerate(random.Random(SEED).sample(lefts, 2)):
         assert recorded.run_again(*left, tmp_path / f"again-{number}") == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("verify", (0, 1)),
+        ("repair", (1, 3)),
+        ("gc", (1,)),
+        ("compact", (1,)),
+        ("fit", (1,)),
+        ("extract", (2,)),
+    ],
+)
+def test_without_descriptors_a_command_says_so_and_nothing_is_damaged(
+    jobs: Jobs, name: str, counts: tuple[int, ...], tmp_path: Path
+) -> None:
+    outcomes = environment.exhaust_all(name, jobs[name], tmp_path / "all", counts)
+    assert list(filter(None, outcomes)) == []
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_does_not_synchronize_folders_will_do(
+    jobs: Jobs, number: int, tmp_path: Path
+) -> None:
+    assert environment.refuse_folders(jobs["repair"], tmp_path / "all", number) == ""
+
+
+def test_with_its_images_away_repair_loses_no_intact_row(scene: Scene, tmp_path: Path) -> None:
+    assert environment.unmount(scene, tmp_path / "unmounted", SEED) == ""
 
 
 def make_moment(synced: str | None = None, **contents: bytes) -> Moment:

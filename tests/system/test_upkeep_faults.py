@@ -170,10 +170,11 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, command: st
 
 
 def test_what_the_commands_load_is_light(tmp_path: Path) -> None:
-    write_set(tmp_path / "cache", [[0], [1]])
+    _, folder = write_set(tmp_path / "cache", [[0], [1]])
+    next(folder.glob("shard-*.h5")).write_bytes(b"no shard")
     code = (
         "import sys, json; from permafrost.pipeline.cli.main import main\n"
-        "for command in ('verify', 'gc', 'compact'):\n"
+        "for command in ('repair', 'verify', 'gc', 'compact'):\n"
         "    assert main([command, '--cache', sys.argv[1]]) == 0\n"
         "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))\n"
     )

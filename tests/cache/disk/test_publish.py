@@ -14,6 +14,7 @@ from permafrost.cache.disk.owners import Owner
 from permafrost.cache.disk.publish import (
     published,
     remove_durably,
+    sync,
     temporary_folder,
     temporary_path,
 )
@@ -35,6 +36,13 @@ def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path
         raise OSError("full")
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
     assert final.read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="only Linux has it")
+def test_a_folder_that_cannot_be_synchronized_will_do_and_a_file_will_not() -> None:
+    sync(Path("/proc"))
+    with pytest.raises(OSError, match="Invalid argument"):
+        sync(Path("/proc/self/status"))
 
 
 def test_what_a_dead_process_left_is_removed(tmp_path: Path) -> None:

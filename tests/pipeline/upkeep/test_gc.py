@@ -16,6 +16,7 @@ from permafrost.cache.disk.publish import temporary_path
 from permafrost.cache.store.leases import Leases
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
+from permafrost.pipeline.upkeep.shared import name_set
 from permafrost.stages.datasets.manifest import read_manifest
 from tests.helpers.answers import Command
 from tests.helpers.folders import find_shards, list_content, name_sets, read_digests
@@ -159,3 +160,39 @@ def test_without_anything_to_do_gc_says_its_rules(cache: Path, command: Command)
     assert answer.out == ("nothing to drop; its rules are --keep-days N and --unused-by MANIFEST\n")
     answer = command("gc", "--cache", cache, "--keep-days", "-1")
     assert (answer.status, answer.err) == (2, "permafrost: --keep-days -1: it must be 0 or more\n")
+
+
+def test_what_is_in_quarantine_is_named_and_goes_after_days(
+    cache: Path, command: Command, extract: Command
+) -> None:
+    one, other = find_shards(cache)[:2]
+    one.write_bytes(one.read_bytes()[:-20])
+    assert command("repair", "--cache", cache).status == 0
+    assert extract("--batch-size", 2).figures["computed"] == 2
+    aside = one.parent / "quarantine" / one.name
+    verified = command("verify", "--cache", cache)
+    assert (verified.status, "  1 file in quarantine/; gc --keep-days N" in verified.out) == (
+        0,
+        True,
+    )
+    for rules in ((), ("--keep-days", 1)):
+        answer = command("gc", "--cache", cache, *rules)
+        assert "1 file in quarantine/" in answer.out
+        assert aside.exists()
+    os.utime(aside, (0, 0))
+    assert (
+        command("gc", "--cache", cache, "--keep-days", 1, "--dry-run").out.count("quarantine") == 2
+    )
+    answer = command("gc", "--cache", cache, "--keep-days", 1)
+    assert f"{name_set(one.parent)}: 1 file, " in answer.out
+    assert not aside.exists()
+    assert other.exists()
+    assert command("verify", "--cache", cache).status == 0
+
+
+def test_a_feature_set_goes_with_its_quarantine(cache: Path, command: Command) -> None:
+    folder = find_shards(cache)[0].parent
+    find_shards(cache)[0].write_bytes(b"no shard")
+    assert command("repair", "--cache", cache).status == 0
+    assert command("gc", "--cache", cache, "--keep-days", 0).status == 0
+    assert not folder.exists()

@@ -1,8 +1,7 @@
-"""``repair``: what is damaged comes back as it was, from the images; the rest is not touched."""
+"""``repair``: intact rows are saved, damaged files put aside; nothing is computed or deleted."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,8 @@ import numpy as np
 import pytest
 
 from tests.helpers.answers import Answer, Command
-from tests.helpers.inputs import write_model
+from tests.helpers.folders import list_content, read_features
+from tests.helpers.inputs import write_model, write_photos
 
 N_IMAGES = 12
 ROWS_PER_CHUNK = 2
@@ -50,13 +50,18 @@ class Scene:
         (shard,) = self.cache.glob(f"*/{layer}/shard-*.h5")
         return shard
 
-    def digest_shards(self) -> dict[Path, str]:
-        files = (path for path in self.cache.rglob("*.h5") if path.is_file())
-        return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    def list_quarantined(self) -> list[Path]:
+        return sorted(self.cache.glob("*/*/quarantine/*"))
 
     def delete_index(self) -> None:
         for file in self.cache.glob("index.sqlite*"):
             file.unlink()
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a network whose numbers are the same bit for bit in batches of any size."""
+    return write_model(tmp_path_factory.mktemp("model") / "exact.keras", exact=True)
 
 
 @pytest.fixture
@@ -68,11 +73,6 @@ def scene(command: Command, extract: Command, photos: Path, tmp_path: Path) -> S
 def filled(scene: Scene) -> Scene:
     assert scene.extract().status == 0
     return scene
-
-
-def read_plain(file: Path) -> dict[str, np.ndarray]:
-    with h5py.File(file) as opened:
-        return {layer: opened[f"features/{layer}"][()] for layer in opened["features"]}
 
 
 def read_json(answer: Answer) -> dict[str, Any]:
@@ -105,6 +105,11 @@ def replace_by_another(shard: Path) -> None:
     shutil.copy(other, shard)
 
 
+def replace_by_folder(shard: Path) -> None:
+    shard.unlink()
+    shard.mkdir()
+
+
 def rename(shard: Path) -> None:
     shard.rename(shard.with_name("shard-0123456789abcdef.h5"))
 
@@ -115,114 +120,127 @@ def store_not_a_number(shard: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "n_recomputed"),
+    ("damage", "n_lost"),
     [
         (flip_in_chunk, ROWS_PER_CHUNK),
         (store_not_a_number, ROWS_PER_CHUNK),
         (truncate, N_IMAGES),
         (empty, N_IMAGES),
         (fill_with_noise, N_IMAGES),
-        (Path.unlink, N_IMAGES),
         (replace_by_another, N_IMAGES),
+        (replace_by_folder, N_IMAGES),
         (rename, 0),
     ],
 )
-def test_a_damaged_shard_comes_back_under_its_name_with_its_values(
-    damage: Callable[[Path], object], n_recomputed: int, filled: Scene
+def test_intact_rows_are_saved_and_extract_computes_the_others_alone(
+    damage: Callable[[Path], object], n_lost: int, filled: Scene
 ) -> None:
-    values = read_plain(filled.features)
-    shard, before = filled.find_shard(), filled.digest_shards()
+    values = read_features(filled.features)
+    shard = filled.find_shard()
     damage(shard)
+    damaged = filled.find_shard()
+    content = None if damaged.is_dir() else damaged.read_bytes()
     found = filled.repair().figures
-    assert (found["recomputed"], found["dropped"], found["left"]) == (n_recomputed, [], [])
-    assert {Path(one["file"]).parent for one in found["damaged"]} == {shard.parent}
+    lost = {one["digest"] for one in found["dropped"]}
+    assert (len(lost), found["left"]) == (n_lost, [])
+    assert found["salvaged"] in (N_IMAGES - n_lost, N_IMAGES)  # what is another set's, twice
+    assert [Path(one["file"]) for one in found["damaged"]] == [damaged]
+    (put_aside,) = filled.list_quarantined()
+    assert put_aside.parent.parent == damaged.parent
+    assert content is None or put_aside.read_bytes() == content
     filled.check_sound()
-    # The view was not written again: for plain h5py, too, its rows are where they were.
-    for layer, plain in read_plain(filled.features).items():
-        np.testing.assert_allclose(plain, values[layer], rtol=1e-5, atol=1e-6)
-    after = filled.digest_shards()
-    assert after.keys() == before.keys()
-    assert {path for path in after if after[path] != before[path]} <= {shard}
-    again = filled.repair().figures
-    assert (again["damaged"], again["repaired"], again["recomputed"]) == ([], [], 0)
+    again = filled.repair()
+    assert (again.figures["damaged"], again.figures["repaired"]) == ([], [])
+    assert filled.extract().figures["computed"] == n_lost
+    for layer, plain in read_features(filled.features).items():
+        np.testing.assert_array_equal(plain, values[layer])
 
 
-def test_without_damage_no_program_is_built(filled: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("permafrost.pipeline.upkeep.recompute.build_program", None)
+def test_with_its_images_away_it_loses_no_intact_row_and_says_what_to_run(filled: Scene) -> None:
+    values = read_features(filled.features)
+    shard = filled.find_shard()
+    flip_in_chunk(shard)
+    away = filled.photos.rename(filled.photos.with_name("unmounted"))
+    answer = filled.command("repair", "--cache", filled.cache)
+    assert answer.status == 0, answer.err
+    files, rows, remedy = answer.out.splitlines()
+    assert f"{shard.name} put into quarantine/ (2 of its 12 rows are damaged: " in files
+    assert rows.endswith("/first-none: 10 rows salvaged, 2 rows lost")
+    assert f"python run.py extract … --cache {filled.cache}" in remedy
+    assert "all is well" not in answer.out
+    (put_aside,) = filled.list_quarantined()
+    assert put_aside.name == shard.name
+    away.rename(filled.photos)
+    assert filled.extract().figures["computed"] == 2
+    for layer, plain in read_features(filled.features).items():
+        np.testing.assert_array_equal(plain, values[layer])
+
+
+def test_without_damage_nothing_is_done(filled: Scene) -> None:
+    before = list_content(filled.cache)
     assert filled.repair().figures == {
-        "damaged": [], "repaired": [], "recomputed": 0, "dropped": [], "left": [],
+        "damaged": [], "repaired": [], "salvaged": 0, "dropped": [], "left": [],
     }  # fmt: skip
+    assert filled.command("repair", "--cache", filled.cache).out == "no damage\n"
+    after = list_content(filled.cache)
+    assert {name: after[name] for name in before if ".sqlite" not in name}.items() <= before.items()
+
+
+def test_many_damaged_files_of_a_set_are_one_line(scene: Scene) -> None:
+    for number in range(3):
+        photos = write_photos(scene.photos.with_name(f"photos-{number}"), n_each=3 + number)
+        assert scene.extract(images=photos, layers="first").status == 0
+    for shard in scene.cache.glob("*/first-none/shard-*.h5"):
+        truncate(shard)
+    lines = scene.command("repair", "--cache", scene.cache).out.splitlines()
+    assert len(lines) == 3
+    assert " and 2 files more put into quarantine/ (" in lines[0]
+    assert lines[1].endswith("/first-none: 0 rows salvaged, 10 rows lost")
+
+
+def test_without_the_index_rows_of_a_garbled_shard_are_not_known(filled: Scene) -> None:
+    truncate(filled.find_shard())
+    filled.delete_index()
+    answer = filled.command("repair", "--cache", filled.cache)
+    assert "0 rows lost, and those of 1 shard that cannot say which" in answer.out
+    assert filled.extract().figures["computed"] == N_IMAGES
 
 
 def test_the_compression_is_kept(scene: Scene) -> None:
     assert scene.extract("--compression", "zstd").status == 0
-    shard = scene.find_shard()
-    flip_in_chunk(shard)
-    assert scene.repair().figures["recomputed"] == ROWS_PER_CHUNK
+    flip_in_chunk(scene.find_shard())
+    assert scene.repair().figures["salvaged"] == N_IMAGES - ROWS_PER_CHUNK
     scene.check_sound()
-    with h5py.File(shard) as file:
+    with h5py.File(scene.find_shard()) as file:
         assert "32015" in file["features"]._filters
 
 
-def test_two_shards_that_have_each_others_names_are_told_apart(
-    tmp_path: Path, filled: Scene
-) -> None:
+def test_shards_that_have_each_others_names_are_told_apart(tmp_path: Path, filled: Scene) -> None:
     for file in list((filled.photos / "china").iterdir()):
         content = bytearray(file.read_bytes())
         file.write_bytes(content + b"\0")  # another file, the same picture
     assert filled.extract(out=tmp_path / "more.h5").figures["computed"] == 6
-    before = filled.digest_shards()
     one, other = sorted(filled.cache.glob("*/first-none/shard-*.h5"))
+    before = {path: path.read_bytes() for path in (one, other)}
     one.rename(tmp_path / "third")
     other.rename(one)
     (tmp_path / "third").rename(other)
     found = filled.repair().figures
-    assert (found["recomputed"], found["dropped"], found["left"]) == (0, [], [])
+    assert (found["salvaged"], found["dropped"], found["left"]) == (N_IMAGES + 6, [], [])
     filled.check_sound()
-    assert filled.digest_shards() == before
+    assert {path: path.read_bytes() for path in (one, other)} == before
 
 
-def test_rows_whose_images_are_gone_or_changed_are_dropped_and_named(filled: Scene) -> None:
-    (filled.photos / "china/0001.jpg").unlink()
-    shutil.copy(filled.photos / "flower/0000.jpg", filled.photos / "china/0002.jpg")
-    touched = filled.photos / "china/0003.jpg"
-    os.utime(touched, (1, 1))
-    shard = filled.find_shard()
-    truncate(shard)
-    found = filled.repair().figures
-    assert (found["recomputed"], found["left"]) == (N_IMAGES - 2, [])
-    reasons = sorted(one["reason"] for one in found["dropped"])
-    for name, reason in zip(("0001.jpg", "0002.jpg"), reasons, strict=True):
-        assert f"{filled.photos}/china/{name}" in reason
-        assert "gone or changed" in reason
-    assert not shard.exists()
-    filled.check_sound()
-    assert filled.extract().figures["computed"] == 0
+def test_a_second_file_of_the_same_name_gets_a_number(filled: Scene) -> None:
+    for _ in range(2):
+        truncate(filled.find_shard())
+        assert filled.repair().status == 0
+        assert filled.extract().status == 0
+    name = filled.find_shard().stem
+    assert [path.name for path in filled.list_quarantined()] == [f"{name}-1.h5", f"{name}.h5"]
 
 
-@pytest.mark.parametrize("name", ["index.sqlite", "small.keras"])
-def test_what_cannot_be_computed_again_is_dropped_with_a_reason_and_extracted_again(
-    name: str, tmp_path: Path, scene: Scene
-) -> None:
-    model = write_model(tmp_path / "small.keras")
-    assert scene.extract(model=model).status == 0
-    truncate(scene.find_shard())
-    if name == "small.keras":
-        write_model(model, seed=1)
-    else:
-        scene.delete_index()
-    answer = scene.repair()
-    found = answer.figures
-    assert (found["recomputed"], found["left"]) == (0, [])
-    reasons = {one["reason"] for one in found["dropped"]}
-    wanted = "gives other numbers now" if name == "small.keras" else "is not known here"
-    assert len(reasons) == 1
-    assert wanted in reasons.pop()
-    scene.check_sound()
-    assert scene.extract(model=write_model(model)).figures["computed"] == N_IMAGES
-
-
-def test_what_lies_beside_shards_is_removed_or_written_anew(filled: Scene) -> None:
+def test_what_lies_beside_shards_is_put_aside_or_written_anew(filled: Scene) -> None:
     folder = filled.find_shard().parent
     recipe = (folder / "recipe.json").read_bytes()
     (folder / "recipe.json").write_bytes(recipe[:50])
@@ -234,9 +252,11 @@ def test_what_lies_beside_shards_is_removed_or_written_anew(filled: Scene) -> No
         "recipe.json", "drift.json", "derived-00ff.h5",
     }  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == [
+        "quarantine",
         "recipe.json",
         filled.find_shard().name,
     ]
+    assert [file.name for file in filled.list_quarantined()] == ["derived-00ff.h5", "drift.json"]
     assert (folder / "recipe.json").read_bytes() == recipe
     filled.check_sound()
 
@@ -251,33 +271,29 @@ def test_an_extract_writes_a_garbled_recipe_anew(filled: Scene, content: bytes) 
 
 
 def test_what_it_cannot_tell_is_left_and_named(filled: Scene) -> None:
-    shard = filled.find_shard()
-    shard.unlink()
-    shard.mkdir()
     filled.delete_index()
-    other = filled.find_shard("last-avg")
-    (other.parent / "recipe.json").write_text("{")
+    file = filled.find_shard("last-avg").parent / "recipe.json"
+    file.write_text("{")
     answer = filled.repair()
     assert answer.status == 3
-    left = {one["file"]: one["reason"] for one in read_json(answer)["left"]}
-    assert left.keys() == {str(shard), str(other.parent / "recipe.json")}
-    assert "move it away" in left[str(shard)]
-    assert "repeat the extract" in left[str(other.parent / "recipe.json")]
-    assert other.exists()
+    (left,) = read_json(answer)["left"]
+    assert left["file"] == str(file)
+    assert "repeat the extract" in left["reason"]
+    assert not filled.list_quarantined()
 
 
-def test_a_shard_of_a_set_that_is_not_here_is_brought_home_or_removed(filled: Scene) -> None:
+def test_a_shard_of_another_set_is_brought_home_or_put_aside(filled: Scene) -> None:
     stray = filled.find_shard()
-    shutil.move(stray, filled.find_shard("last-avg").with_name("shard-00.h5"))
-    shutil.rmtree(stray.parent.parent)
+    place = filled.find_shard("last-avg").with_name("shard-00.h5")
+    shutil.move(stray, place)
     found = filled.repair().figures
-    assert (found["recomputed"], found["dropped"], found["left"]) == (0, [], [])
+    assert (found["salvaged"], found["dropped"], found["left"]) == (N_IMAGES, [], [])
     filled.check_sound()
     assert filled.extract().figures["computed"] == 0
-    filled.delete_index()
-    shutil.move(stray, filled.find_shard("last-avg").with_name("shard-00.h5"))
+    shutil.move(stray, place)
     shutil.rmtree(stray.parent.parent)
-    assert len(filled.repair().figures["dropped"]) == 1
+    assert filled.repair().figures["salvaged"] == 0
+    assert [file.name for file in filled.list_quarantined()] == ["shard-00-1.h5", "shard-00.h5"]
     filled.check_sound()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import pytest
 
 from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.writer import ShardWriter
+from permafrost.stages.sources.archive import _load_members
 from tests.helpers.answers import Answer, Command
 from tests.helpers.inputs import write_photos
 
@@ -44,7 +46,9 @@ def change_row(shard: Path, row: int, by: float) -> str:
     return str(digests[row].tobytes().hex())
 
 
-def test_a_row_that_is_not_its_images_is_named(command: Command, cache: Path) -> None:
+def test_a_row_that_is_not_its_images_is_named(
+    extract: Command, command: Command, cache: Path
+) -> None:
     shard = find_shard(cache)
     change_row(shard, 5, 1e-3)
     assert command("verify", "--cache", cache).status == 0
@@ -53,9 +57,10 @@ def test_a_row_that_is_not_its_images_is_named(command: Command, cache: Path) ->
     assert (answer.err, damage["file"]) == ("3", str(shard))
     assert "1.0e-03 of the largest value off" in damage["reason"]
     assert ".jpg" in damage["reason"]
-    assert command("repair", "--cache", cache).status == 0
-    shard.unlink()  # as the line says
-    assert command("repair", "--cache", cache, "--json").figures["recomputed"] == 12
+    assert "move the file away and repeat extract" in damage["reason"]
+    assert command("repair", "--cache", cache).out == "no damage\n"
+    shard.rename(cache.parent / "away.h5")
+    assert extract().figures["computed"] == 12
     assert sample(command, cache, "--sample", "1").err == "0"
 
 
@@ -92,6 +97,24 @@ def test_a_share_of_every_set_is_computed_of_the_same_images(
     assert sorted(found["rows"] for found in one["sets"]) == [3, 7]
     assert (one["rows"], one["skipped"]) == (10, {})
     assert sum(loaded) < 10
+
+
+def test_the_directory_of_an_archive_is_read_once_for_all_its_images(
+    extract: Command, command: Command, tmp_path: Path
+) -> None:
+    n_archives, n_each = 6, 3
+    photos = write_photos(tmp_path / "many", n_each=n_archives * n_each)
+    for number in range(n_archives):
+        with zipfile.ZipFile(tmp_path / f"{number}.zip", "w") as archive:
+            for name in range(number * n_each, (number + 1) * n_each):
+                archive.write(photos / f"china/{name:04d}.jpg", f"{name}.jpg")
+        out = tmp_path / f"{number}.h5"
+        assert extract(images=tmp_path / f"{number}.zip", out=out).figures["computed"] == n_each
+    _load_members.cache_clear()
+    found = sample(command, tmp_path / "cache", "--sample", "1", "--batch-size", "3").figures
+    assert (found["damaged"], found["sample"]["rows"]) == ([], 2 * n_archives * n_each)
+    # Once to look whether each image is unchanged, once to compute.
+    assert _load_members.cache_info().misses <= 2 * n_archives
 
 
 def test_rows_without_their_image_are_counted_with_the_reason(

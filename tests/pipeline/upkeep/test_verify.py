@@ -33,6 +33,7 @@ def test_a_sound_cache_is_one_line_and_unchanged(cache: Path, command: Command) 
         "damaged": [],
         "duplicates": 0,
         "temporary": 0,
+        "quarantined": 0,
         "remarks": [],
     }
 
