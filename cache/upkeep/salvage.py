@@ -60,7 +60,7 @@ def salvage_rows(shard: ShardExam, folder: Path) -> Path | None:
 def quarantine(file: Path) -> Path:
     """Move a file into ``quarantine/`` beside it, under a name that is free there; return that."""
     folder = file.parent / QUARANTINE
-    make_folder(folder)
+    make_folder(folder, shared=True)
     place = _move(file, folder)
     sync(file.parent)
     mark_used(place)  # gc counts the days from now on.
