@@ -35,6 +35,16 @@ class RowLocations:
         missing: np.ndarray = self.shard < 0
         return missing
 
+    def find_runs(self) -> np.ndarray:
+        """Find where each run begins: rows, at least one, that follow each other in one shard.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_runs,)
+        """
+        follows = (np.diff(self.shard) == 0) & (np.diff(self.row) == 1)
+        return np.flatnonzero(np.append(True, ~follows)[: len(self.row)])
+
     def select(self, rows: slice | np.ndarray) -> RowLocations:
         """Return the locations of some of the rows."""
         return RowLocations(shards=self.shards, shard=self.shard[rows], row=self.row[rows])
