@@ -79,7 +79,7 @@ class ViewLayer:
     locations: RowLocations
 
 
-def write_view(
+def write_view(  # noqa: PLR0913
     out: Path,
     images: ViewImages,
     layers: Sequence[ViewLayer],
@@ -189,7 +189,7 @@ def _write_recipe(node: h5py.Dataset, recipe: Recipe) -> None:
 
 
 def _write_pointers(file: h5py.File, layer: ViewLayer, base: Path) -> int:
-    """Write where a layer's rows lie; return the number of runs where they are too many for HDF5."""
+    """Write where rows lie; return the number of runs where HDF5 is not told of them, or 0."""
     folder = _relate_folder(layer, base)
     group = create_group(file, f"rows/{layer.spec}")
     group.attrs["recipe"] = as_bytes(canonical_json(layer.recipe))

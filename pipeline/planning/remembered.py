@@ -53,7 +53,7 @@ def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: 
 
 
 def recall_view(index: Index, out: Path) -> str | None:
-    """Return what `write_view` returned when it last wrote this file; None where that is unknown."""
+    """Return what `write_view` returned when it last wrote this file; None where nobody knows."""
     return index.memo(_view_key(out))
 
 

@@ -66,7 +66,12 @@ def test_a_view_is_written_again_for_each_thing_that_is_asked_otherwise(
     extract: Command, photos: Path, out: Path
 ) -> None:
     seen = set()
-    for options in ((), ("--materialize",), ("--labels", "filename:[0-9]+"), ("--split", "test=.5")):
+    for options in (
+        (),
+        ("--materialize",),
+        ("--labels", "filename:[0-9]+"),
+        ("--split", "test=.5"),
+    ):
         extract(*options)
         seen.add(out.read_bytes())
     extract(layers="first")
