@@ -8,7 +8,7 @@ from pathlib import Path
 
 from permafrost.cache.disk.publish import published
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.shards.locations import RowLocations, join_digests
+from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
@@ -52,7 +52,7 @@ def write_results(
         paths=kept.paths,
         labels=kept.labels,
         splits=kept.splits,
-        digests=join_digests(kept.digests),
+        digests=kept.digests.array,
         columns=kept.extra,
     )
     layers = [_locate(layer, kept.digests) for layer in prepared.plan.layers]
@@ -67,7 +67,7 @@ def write_results(
     return failed
 
 
-def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
+def _locate(layer: LayerPlan, digests: Sequence[bytes]) -> ViewLayer:
     folder = layer.features.folder
     mark_used(folder)
     locations = layer.features.locate(digests)
@@ -83,7 +83,7 @@ def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
     )
 
 
-def locate_again(layer: LayerPlan, digests: list[bytes], *, n_failed: int = 0) -> RowLocations:
+def locate_again(layer: LayerPlan, digests: Sequence[bytes], *, n_failed: int = 0) -> RowLocations:
     """Find rows in a feature set that changed since it was planned.
 
     Raises
