@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h5py
-from h5py import h5f, h5fd, h5g, h5p
+import numpy as np
+from h5py import h5d, h5f, h5fd, h5g, h5p, h5s, h5t
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -41,13 +44,51 @@ def create_group(file: h5py.File, name: str) -> h5py.Group:
     return group
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """Rows that follow each other in a virtual dataset and in its source.
+
+    Attributes
+    ----------
+    source : str
+        File, relative to that of the virtual dataset.
+    start, place, n_rows : int
+        The first row in the source, the first in the virtual dataset, and how many.
+    """
+
+    source: str
+    start: int
+    place: int
+    n_rows: int
+
+
 def create_virtual(
-    file: h5py.File, name: str, layout: h5py.VirtualLayout, *, fill: float
+    file: h5py.File,
+    name: str,
+    *,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    pieces: Iterable[Piece],
 ) -> h5py.Dataset:
-    """Create a virtual dataset without a time stamp, for which h5py has no argument."""
+    """Create a virtual dataset over the `features` of other files; without them, it reads as NaN.
+
+    h5py's own way takes ten times as long for each piece, and leaves a time stamp.
+    """
+    creation = _timeless(h5p.DATASET_CREATE)
+    creation.set_fill_value(np.array(np.nan, dtype))
+    row, target = shape[1:], h5s.create_simple(shape)
+    corner = (0,) * len(row)
+    for piece in pieces:
+        source = h5s.create_simple((piece.start + piece.n_rows, *row))
+        source.select_hyperslab((piece.start, *corner), (piece.n_rows, *row))
+        target.select_hyperslab((piece.place, *corner), (piece.n_rows, *row))
+        # HDF5 takes "%b" in the name of a source file for a counter.
+        path = os.fsencode(piece.source.replace("%", "%%"))
+        creation.set_virtual(target, path, b"features", source)
     parent, _, leaf = name.rpartition("/")
-    layout.dcpl.set_obj_track_times(False)
-    return create_group(file, parent).create_virtual_dataset(leaf, layout, fillvalue=fill)
+    group = create_group(file, parent).id
+    space, kind = h5s.create_simple(shape), h5t.py_create(dtype, logical=True)
+    return h5py.Dataset(h5d.create(group, leaf.encode(), kind, space, dcpl=creation))
 
 
 def _timeless(kind: h5p.PropClassID) -> h5p.PropOCID:

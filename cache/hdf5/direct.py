@@ -66,9 +66,12 @@ def read_chunks(
     )
     groups = _group_lines(lines)
     n_threads = _count_threads(len(groups), len(rows) * out.shape[1] * out.itemsize)
+    if n_threads == 1:
+        reading.read(groups)
+        return
     cuts = [len(groups) * number // n_threads for number in range(n_threads + 1)]
     own, *others = (groups[start:stop] for start, stop in itertools.pairwise(cuts))
-    with ThreadPoolExecutor(max(1, len(others)), thread_name_prefix="read-chunks") as threads:
+    with ThreadPoolExecutor(len(others), thread_name_prefix="read-chunks") as threads:
         coming = [threads.submit(reading.read, part) for part in others]
         reading.read(own)
     for part in coming:
@@ -83,7 +86,7 @@ def _count_threads(n_groups: int, n_bytes: int) -> int:
 
 def _group_lines(lines: NDArray[np.int64]) -> list[tuple[int, int, int]]:
     """Return, for each run of rows in one line of chunks, the line and the run's start and stop."""
-    starts = [0, *(np.flatnonzero(np.diff(lines)) + 1).tolist()]
+    starts = [0, *(np.flatnonzero(lines[1:] != lines[:-1]) + 1).tolist()]
     return list(zip(lines[starts].tolist(), starts, [*starts[1:], len(lines)], strict=True))
 
 
@@ -92,7 +95,9 @@ class _Indices:
 
     def __init__(self, indices: NDArray[np.int64]) -> None:
         self._indices = indices
-        self._n_breaks = np.cumsum(np.diff(indices, prepend=0) != 1)
+        # Without np.diff, whose checks take longer than the work on a few rows.
+        self._n_breaks = np.zeros(len(indices), np.int64)
+        np.cumsum(indices[1:] != indices[:-1] + 1, out=self._n_breaks[1:])
 
     def cut(self, start: int, stop: int) -> Index:
         """Return some of the indices, at least one."""
@@ -154,6 +159,10 @@ def _fill(descriptor: int, values: NDArray[Any], offset: int) -> None:
 
 def as_index(indices: NDArray[np.int64]) -> Index:
     """Return a slice where the indices follow each other: with it, NumPy copies nothing."""
-    if len(indices) and (len(indices) == 1 or (np.diff(indices) == 1).all()):
-        return slice(int(indices[0]), int(indices[-1]) + 1)
+    if not len(indices):
+        return indices
+    first, last = int(indices[0]), int(indices[-1])
+    # Most that do not are told by their ends.
+    if last - first == len(indices) - 1 and (indices[1:] == indices[:-1] + 1).all():
+        return slice(first, last + 1)
     return indices

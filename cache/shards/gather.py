@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,6 +23,11 @@ from permafrost.cache.shards.reader import find_chunks, naming_shard, open_shard
 
 # Scattered rows are read into a buffer, then put in their places; this fits a processor's cache.
 _SCATTERED_BYTES = 4 * 1024 * 1024
+
+# Asking HDF5 takes 2 ms a shard, over ten times as long as reading some scattered rows of it. Not a
+# number of shards: shuffled rows come from all of them, and there may be hundreds of small ones.
+MOST_SURVEYED_BYTES = 128 * 1024 * 1024
+_SURVEY_BYTES = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +125,7 @@ def _group_positions(shards: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         yield int(shards[positions[0]]), positions
 
 
-def _stamp(status: os.stat_result) -> tuple[int, ...]:
+def identify_file(status: os.stat_result) -> tuple[int, ...]:
     """Return what tells a file from another one that takes its name."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -135,12 +141,44 @@ class _Survey:
     shape: tuple[int, ...]
     chunks: StoredChunks | None
 
+    @property
+    def n_bytes(self) -> int:
+        n_chunks = 0 if self.chunks is None else len(self.chunks.sums)
+        return _SURVEY_BYTES + self.digests.nbytes + 16 * n_chunks
 
-@functools.lru_cache(maxsize=64)
+
 def _survey_shard(path: Path, key: str, _: tuple[int, ...]) -> _Survey:
     with open_shard(path, key) as file:
         shape = tuple(file["features"].shape[1:])
         return _Survey(digests=file["digest"][()], shape=shape, chunks=find_chunks(file))
+
+
+class _Surveys:
+    """The surveys of the shards that were read last, as many as `MOST_SURVEYED_BYTES` hold."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[tuple[Path, str, tuple[int, ...]], _Survey] = OrderedDict()
+        self._n_bytes = 0
+        self._lock = threading.Lock()
+
+    def recall(self, path: Path, key: str, stamp: tuple[int, ...]) -> _Survey:
+        """Survey a shard, unless that was done since it has this stamp."""
+        name = (path, key, stamp)
+        with self._lock:
+            if name in self._known:
+                self._known.move_to_end(name)
+                return self._known[name]
+        found = _survey_shard(path, key, stamp)
+        with self._lock:
+            if name not in self._known:
+                self._known[name] = found
+                self._n_bytes += found.n_bytes
+            while self._n_bytes > MOST_SURVEYED_BYTES:
+                self._n_bytes -= self._known.popitem(last=False)[1].n_bytes
+        return found
+
+
+_surveys = _Surveys()
 
 
 @contextmanager
@@ -152,9 +190,9 @@ def _open_surveyed(path: Path, key: str) -> Iterator[tuple[int, _Survey]]:
     """
     while True:
         with path.open("rb") as opened:
-            stamp = _stamp(os.fstat(opened.fileno()))
-            survey = _survey_shard(path, key, stamp)
-            if _stamp(path.stat()) == stamp:
+            stamp = identify_file(os.fstat(opened.fileno()))
+            survey = _surveys.recall(path, key, stamp)
+            if identify_file(path.stat()) == stamp:
                 yield opened.fileno(), survey
                 return
 

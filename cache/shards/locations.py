@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 NO_DIGESTS = np.empty((0, 32), np.uint8)
+# Looked for together: what that takes is a hundred bytes a row.
+_ROWS_PER_BLOCK = 65_536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +36,16 @@ class RowLocations:
         """Mask of the rows that do not exist: ndarray of bool, shape (n,)."""
         missing: np.ndarray = self.shard < 0
         return missing
+
+    def find_runs(self) -> np.ndarray:
+        """Find where each run begins: rows, at least one, that follow each other in one shard.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_runs,)
+        """
+        follows = (np.diff(self.shard) == 0) & (np.diff(self.row) == 1)
+        return np.flatnonzero(np.append(True, ~follows)[: len(self.row)])
 
     def select(self, rows: slice | np.ndarray) -> RowLocations:
         """Return the locations of some of the rows."""
@@ -64,9 +76,18 @@ class RowTable:
         """How many different rows there are."""
         return len(np.unique(self._words, axis=0))
 
+    def digests_of(self, name: str) -> np.ndarray:
+        """Return which rows a shard holds: uint8 (n, 32), no copy."""
+        number = self._names.index(name)
+        return self._words[self._starts[number] : self._starts[number + 1]].view(np.uint8)
+
     def locate(self, digests: np.ndarray) -> RowLocations:
         """Find where the rows of digests, uint8 (n, 32), lie."""
-        rows = self._find(np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 4))
+        words = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 4)
+        rows = np.empty(len(words), np.int64)
+        for start in range(0, len(words), _ROWS_PER_BLOCK):
+            block = slice(start, start + _ROWS_PER_BLOCK)
+            rows[block] = self._find(words[block])
         number = np.searchsorted(self._starts, rows, side="right") - 1
         used, shard = np.unique(number, return_inverse=True)
         n_nowhere = int((used < 0).sum())

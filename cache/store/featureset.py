@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,13 @@ class FeatureSet:
             stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
             if stamps == {name: shard.stamp for name, shard in self._shards.items()}:
                 return
-            self._shards = {shard.name: shard for shard in self._read_shards(stamps)}
-            self._table = RowTable((shard.name, shard.digests) for shard in self._shards.values())
+            shards = {shard.name: shard for shard in self._read_shards(stamps)}
+            self._table = RowTable((shard.name, shard.digests) for shard in shards.values())
+            # The table's own, or every digest would be held twice.
+            self._shards = {
+                name: replace(shard, digests=self._table.digests_of(name))
+                for name, shard in shards.items()
+            }
 
     def __len__(self) -> int:
         """How many different rows exist."""
@@ -53,7 +59,7 @@ class FeatureSet:
     def locate(self, digests: Sequence[bytes]) -> RowLocations:
         """Find where the rows of these digests lie; ``b""`` lies nowhere."""
         # An empty one becomes 32 zeros, which is no file's SHA-256.
-        return self._table.locate(np.array(digests, "S32").view(np.uint8).reshape(-1, 32))
+        return self._table.locate(np.asarray(digests, "S32").view(np.uint8).reshape(-1, 32))
 
     def add(self, shard: Path, digests: np.ndarray) -> None:
         """Tell the index of a shard that was just published."""

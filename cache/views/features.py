@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from permafrost.cache.hdf5.sealed import read_array, read_text
 from permafrost.cache.shards.blocks import Block, flatten_block, split_columns
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.format import DTYPES, RowFormat, choose_chunk
-from permafrost.cache.shards.gather import StoredRows, read_rows
+from permafrost.cache.shards.gather import StoredRows, identify_file, read_rows
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.recipe import Recipe
@@ -28,8 +30,24 @@ from permafrost.cache.views.images import ImageTable
 from permafrost.cache.views.pointers import check_length, read_dtype, read_pointers, read_shape
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """Where the rows of some layers of a file lie: in shards, or in chunks of its own.
+
+    Finding that out reads the digests and pointers of all rows.
+    """
+
+    rows: dict[str, StoredRows] = field(default_factory=dict)
+    chunks: dict[str, StoredChunks | None] = field(default_factory=dict)
+
+
 class Features(ImageTable):
     """An open ``features.h5``: its images, and the layers' values of each.
+
+    Attributes
+    ----------
+    located : Located
+        What is known so far; may be set to that of the same file when it was opened before.
 
     Raises
     ------
@@ -39,9 +57,13 @@ class Features(ImageTable):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._stored: dict[str, StoredRows] = {}
-        self._chunks: dict[str, StoredChunks | None] = {}
+        self.located = Located()
         self._nodes: dict[str, h5py.Dataset | h5py.Group] = {}
+
+    @property
+    def stamp(self) -> tuple[int, ...]:
+        """What tells the open file from another one of its name."""
+        return identify_file(os.fstat(self._file.id.get_vfd_handle()))
 
     @cached_property
     def layers(self) -> list[str]:
@@ -111,8 +133,14 @@ class Features(ImageTable):
         return self._read(layer, self._choose_rows(rows))
 
     def _choose_rows(self, rows: np.ndarray | None) -> np.ndarray:
-        every = np.arange(len(self))
-        return every if rows is None else every[np.asarray(rows, np.int64)]
+        n_rows = len(self)
+        if rows is None:
+            return np.arange(n_rows)
+        # Not by indexing all rows, of which there may be ten million, for each few.
+        chosen = np.asarray(rows, np.int64)
+        if len(chosen) and not -n_rows <= chosen.min() <= chosen.max() < n_rows:
+            raise IndexError(f"{str(self.path)!r} has {n_rows} rows; one asked for is none of them")
+        return np.where(chosen < 0, chosen + n_rows, chosen)
 
     def _read(self, layer: str, rows: np.ndarray, block: Block = ()) -> np.ndarray:
         shape = self.shape(layer)
@@ -123,7 +151,7 @@ class Features(ImageTable):
             with self._naming_damage():
                 self._read_values(layer, rows, out, block)
         else:
-            self._stored[layer] = self._follow(stored, rows, out, block)
+            self.located.rows[layer] = self._follow(stored, rows, out, block)
         return out
 
     def iterate_columns(
@@ -174,10 +202,10 @@ class Features(ImageTable):
         node = self._node(layer)
         if isinstance(node, h5py.Dataset):
             return None
-        if layer not in self._stored:
+        if layer not in self.located.rows:
             with self._naming_damage():
                 locations = read_pointers(self._file, f"rows/{layer}", n_rows=len(self))
-                self._stored[layer] = StoredRows(
+                self.located.rows[layer] = StoredRows(
                     folder=self._shard_folder(node),
                     key=read_text(node, "key"),
                     locations=locations,
@@ -185,19 +213,19 @@ class Features(ImageTable):
                 )
             if self.folder(layer) is not None:
                 mark_used(self._shard_folder(node))
-        return self._stored[layer]
+        return self.located.rows[layer]
 
     def _read_values(self, layer: str, rows: np.ndarray, out: np.ndarray, block: Block) -> None:
         """Read rows of a layer whose values this file holds itself."""
         node, positions = self._node(layer), np.arange(len(rows))
-        if layer not in self._chunks:
+        if layer not in self.located.chunks:
             # Compressed chunks have no checksums of ours, as they cannot be unpacked when they are
             # zeros; nor have the chunks of the first versions. HDF5 reads these.
             sums, name = None, f"sums/{layer}"
             if has_node(self._file, name):
                 sums = read_array(self._open(name))
-            self._chunks[layer] = None if sums is None else match_chunks(node, sums)
-        chunks = self._chunks[layer]
+            self.located.chunks[layer] = None if sums is None else match_chunks(node, sums)
+        chunks = self.located.chunks[layer]
         if chunks is None or not len(rows):
             read_rows(node, rows, positions=positions, out=out, block=block)
             return

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from permafrost.cache.shards.blocks import READ_BYTES
 from permafrost.cache.shards.format import choose_chunk
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.recipe import recipe_key
-from permafrost.cache.views.features import Features
+from permafrost.cache.views.features import Features, Located
 from permafrost.stages.matrices.matrix import Rows
 
 
@@ -50,7 +52,9 @@ class LazyRows:
     def __getitem__(self, index: Any) -> NDArray[Any]:
         """Read what basic indexing, or a list of rows, selects."""
         first, *others = index if isinstance(index, tuple) else (index,)
-        rows = np.arange(self.shape[0])[first]
+        n_rows = self.shape[0]
+        is_slice = isinstance(first, slice)  # of ten million rows, perhaps
+        rows = np.arange(*first.indices(n_rows)) if is_slice else np.arange(n_rows)[first]
         with self.open() as features:
             values = features.read(self.layer, rows.reshape(-1))
         # An integer takes the axis of the rows away.
@@ -59,12 +63,30 @@ class LazyRows:
         return selected
 
     def open(self) -> Features:
-        """Open the file, and make sure that it still holds these rows."""
-        features = Features(self.path)
-        if self.layer not in features.layers or _digest_rows(features, self.layer) != self.key:
-            features.__exit__()
-            raise DamagedError(f"{str(self.path)!r} holds other rows than before; open it again")
+        """Open the file, and make sure that it still holds these rows.
+
+        What that takes is done once for each version of a file, and kept by the process for the
+        last few, as there are as many reads as blocks.
+        """
+        with ExitStack() as stack:
+            features = stack.enter_context(Features(self.path))
+            with _lock:
+                features.located = self._verify(features)
+            stack.pop_all()
         return features
+
+    def _verify(self, features: Features) -> Located:
+        known = (self, features.stamp)
+        if known not in _verified:
+            if self.layer not in features.layers or _digest_rows(features, self.layer) != self.key:
+                raise DamagedError(
+                    f"{str(self.path)!r} holds other rows than before; open it again"
+                )
+            features.locations(self.layer)
+            _verified[known] = features.located
+            if len(_verified) > _MOST_VERIFIED:
+                del _verified[next(iter(_verified))]
+        return _verified[known]
 
     def cut_blocks(self) -> list[int]:
         """Cut the rows into blocks of about 32 MiB; return where each starts, and the end.
@@ -93,6 +115,12 @@ def describe_rows(features: Features, layer: str) -> LazyRows:
         shape=(len(features), *features.shape(layer)),
         dtype=features.dtype(layer),
     )
+
+
+# By rows and version of the file; 44 bytes a row each.
+_verified: dict[tuple[LazyRows, tuple[int, ...]], Located] = {}
+_MOST_VERIFIED = 4
+_lock = threading.Lock()
 
 
 def _digest_rows(features: Features, layer: str) -> str:

@@ -21,7 +21,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.gather import StoredRows
-from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.recipe import Recipe, recipe_key
@@ -43,6 +42,7 @@ from permafrost.pipeline.options import (
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.recipe import build_recipe
+from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.sources.folder import drop_file_scheme
@@ -254,7 +254,7 @@ def _write_list(paths: list[str], folder: Path) -> Path:
     """Write the paths as what `extract` takes for images in any folders: a manifest."""
     blank = [""] * len(paths)
     file = folder / "manifest.csv"
-    digests = [b""] * len(paths)
+    digests = Digests.none(len(paths))
     root = str(Path.cwd())
     manifest = Manifest(root=root, paths=paths, labels=blank, splits=blank, digests=digests)
     write_manifest(manifest, file)
@@ -271,7 +271,7 @@ def _warn_of_failures(failed: list[tuple[str, str]], *, n_images: int) -> None:
         )
 
 
-def _gather(layer: LayerPlan, digests: list[bytes], *, n_failed: int) -> NDArray[np.float32]:
+def _gather(layer: LayerPlan, digests: Digests, *, n_failed: int) -> NDArray[np.float32]:
     # What this run computed is not in the set as it was when planned.
     locations = locate_again(layer, digests, n_failed=n_failed)
     found = np.flatnonzero(~locations.missing)
@@ -280,7 +280,7 @@ def _gather(layer: LayerPlan, digests: list[bytes], *, n_failed: int) -> NDArray
         folder=layer.features.folder,
         key=layer.features.key,
         locations=locations.select(found),
-        digests=join_digests([digests[row] for row in found]),
+        digests=digests.array[found],
     )
     follow_rows(wanted, np.arange(len(found)), stored)
     values = stored.reshape(len(found), math.prod(layer.row.shape)).astype(np.float32, copy=False)

@@ -48,7 +48,7 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     _check_out(out)
     with Index(layout.index_file) as index:
         prepared = fill_cache(options, layout, index, tally)
-        failed = write_results(options, prepared, tally, out=out)
+        failed = write_results(options, prepared, tally, index, out=out)
     return summarize(options, prepared, tally, failed=failed, out=out)
 
 

@@ -13,6 +13,7 @@ from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import prepare
 from permafrost.pipeline.planning.remembered import recall_rate, recall_records
+from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.folders import Ignored
 
 
@@ -102,7 +103,9 @@ def preview(options: ExtractOptions) -> Preview:
 def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Preview:
     prepared = prepare(options, layout, index)
     plan, manifest = prepared.plan, prepared.dataset.manifest
-    n_distinct = len({digest for digest in manifest.digests if digest} - prepared.failures.keys())
+    digests = manifest.digests
+    kept = digests.known & ~digests.is_in(prepared.failures.keys())
+    n_distinct = Digests(digests.array[kept]).count_different()
     rate = recall_rate(index, plan.layers)
     layers = [
         LayerPreview(
@@ -113,11 +116,10 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         )
         for layer in plan.layers
     ]
-    n_failed = sum(not digest or digest in prepared.failures for digest in manifest.digests)
     return Preview(
         images=len(manifest),
         to_compute=len(plan.digests),
-        failed=n_failed,
+        failed=int((~kept).sum()),
         bytes_to_write=plan.bytes_to_write,
         batch_size=prepared.batch_size,
         images_per_second=rate,

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+from permafrost.cache.disk.publish import published
 from permafrost.cache.errors import DamagedError
-from permafrost.cache.shards.locations import RowLocations, join_digests
+from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
+from permafrost.cache.store.index import Index
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
 from permafrost.pipeline.extraction.summary import Tally, failures_path
 from permafrost.pipeline.options import ExtractOptions
-from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
+from permafrost.pipeline.planning.remembered import recall_view, remember_view
+from permafrost.stages.datasets.table import write_csv
 from permafrost.stages.errors import InputError
 
 
@@ -29,9 +33,9 @@ def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:
 
 
 def write_results(
-    options: ExtractOptions, prepared: Preparation, tally: Tally, *, out: Path
+    options: ExtractOptions, prepared: Preparation, tally: Tally, index: Index, *, out: Path
 ) -> list[tuple[str, str]]:
-    """Write the view and the list of failures, which is returned."""
+    """Write the view and the list of failures, which is returned, unless they are as they were."""
     failed = list_failures(prepared, tally)
     manifest = prepared.dataset.manifest
     kept = manifest
@@ -48,17 +52,22 @@ def write_results(
         paths=kept.paths,
         labels=kept.labels,
         splits=kept.splits,
-        digests=join_digests(kept.digests),
+        digests=kept.digests.array,
         columns=kept.extra,
     )
     layers = [_locate(layer, kept.digests) for layer in prepared.plan.layers]
     origin = options.features.to_json()
-    write_view(out, images, layers, origin=origin, materialize=options.run.materialize)
+    known = recall_view(index, out)
+    mark = write_view(
+        out, images, layers, origin=origin, materialize=options.run.materialize, known=known
+    )
+    if mark != known:
+        remember_view(index, out, mark)
     write_failures(failures_path(out), failed)
     return failed
 
 
-def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
+def _locate(layer: LayerPlan, digests: Sequence[bytes]) -> ViewLayer:
     folder = layer.features.folder
     mark_used(folder)
     locations = layer.features.locate(digests)
@@ -74,7 +83,7 @@ def _locate(layer: LayerPlan, digests: list[bytes]) -> ViewLayer:
     )
 
 
-def locate_again(layer: LayerPlan, digests: list[bytes], *, n_failed: int = 0) -> RowLocations:
+def locate_again(layer: LayerPlan, digests: Sequence[bytes], *, n_failed: int = 0) -> RowLocations:
     """Find rows in a feature set that changed since it was planned.
 
     Raises
@@ -90,8 +99,13 @@ def locate_again(layer: LayerPlan, digests: list[bytes], *, n_failed: int = 0) -
 
 
 def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
-    """Write the list of failures; remove an earlier one where nothing failed."""
+    """Write the list of failures, unless it is there; remove one where nothing failed."""
     if not failed:
         file.unlink(missing_ok=True)
         return
-    write_rows(file, ("path", "reason"), failed)
+    listed = io.StringIO(newline="")
+    write_csv(listed, ("path", "reason"), list(zip(*failed, strict=True)))
+    raw = listed.getvalue().encode(errors="surrogateescape")
+    if not file.exists() or file.read_bytes() != raw:
+        with published(file) as temporary:
+            temporary.write_bytes(raw)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.pipeline.options import DatasetOptions
 from permafrost.refusals import SHORTAGES
+from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.folders import Ignored
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
 from permafrost.stages.datasets.labels import ListedDataset, list_dataset, list_table
@@ -82,19 +83,20 @@ def _list_images(options: DatasetOptions) -> ListedDataset:
 
 def _hash(
     source: Source, paths: list[str], index: Index | None, *, workers: int
-) -> tuple[list[bytes], dict[str, str]]:
-    digests: list[bytes] = []
+) -> tuple[Digests, dict[str, str]]:
+    digests: list[Digests] = []
     unreadable: dict[str, str] = {}
     for start in range(0, len(paths), _FILES_PER_BATCH):
         batch = paths[start : start + _FILES_PER_BATCH]
         found = _hash_batch(source, batch, index, workers=workers)
-        digests += [digest if isinstance(digest, bytes) else b"" for digest in found]
+        told = (digest if isinstance(digest, bytes) else b"" for digest in found)
+        digests.append(Digests.of(told))
         unreadable |= {
             path: explain_os_error(error)
             for path, error in zip(batch, found, strict=True)
             if isinstance(error, OSError)
         }
-    return digests, unreadable
+    return Digests.join(digests), unreadable
 
 
 def _hash_batch(
@@ -127,9 +129,9 @@ def explain_os_error(error: OSError) -> str:
     return (error.strerror or str(error) or type(error).__name__).lower()
 
 
-def _warn_of_changes(manifest: Manifest, digests: list[bytes]) -> None:
-    pairs = zip(manifest.digests, digests, strict=True)
-    n_changed = sum(1 for old, new in pairs if old and new and old != new)
+def _warn_of_changes(manifest: Manifest, digests: Digests) -> None:
+    differ = (manifest.digests.array != digests.array).any(axis=1)
+    n_changed = int((differ & manifest.digests.known & digests.known).sum())
     if n_changed:
         _log.warning("%d images changed since the manifest was written", n_changed)
 

@@ -11,6 +11,7 @@ from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.recipe import Recipe
 from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.datasets.digests import Digests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class ExtractionPlan:
 
 def plan_extraction(
     paths: Sequence[str],
-    digests: Sequence[bytes],
+    digests: Digests,
     failures: Mapping[bytes, str],
     layers: Sequence[tuple[LayerSpec, Recipe, RowFormat, FeatureSet]],
 ) -> ExtractionPlan:
@@ -68,26 +69,28 @@ def plan_extraction(
 
     Parameters
     ----------
-    paths, digests : sequence, length n
-        The dataset's rows; an unreadable file's digest is ``b""``.
+    paths : sequence of str, length n
+    digests : Digests, length n
+        Of the dataset's rows; an unreadable file's is ``b""``.
     failures : mapping of bytes to str
         Digests known to be undecodable, with the reason.
     layers : sequence of (LayerSpec, Recipe, RowFormat, FeatureSet)
     """
-    different = dict.fromkeys(digests)
-    candidates = [digest for digest in different if digest and digest not in failures]
-    masks = [features.locate(candidates).missing for *_, features in layers]
-    wanted = np.flatnonzero(np.logical_or.reduce(masks)) if masks else np.array([], np.int64)
-    todo = [candidates[row] for row in wanted]
-    # From the end, so that a digest's first path is what stays.
-    path_of = dict(zip(reversed(digests), reversed(paths), strict=True)) if todo else {}
+    masks = [features.locate(digests).missing for *_, features in layers]
+    first: dict[bytes, int] = {}
+    # Of a million rows few may be missing: only these become bytes.
+    for row in np.flatnonzero(np.logical_or.reduce(masks)).tolist() if masks else ():
+        digest = digests[row]
+        if digest and digest not in failures:
+            first.setdefault(digest, row)
+    rows = np.array(list(first.values()), np.int64)
     plans = [
-        LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[wanted])
+        LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[rows])
         for (spec, recipe, row, features), mask in zip(layers, masks, strict=True)
     ]
     return ExtractionPlan(
-        digests=todo,
-        paths=[path_of[digest] for digest in todo],
+        digests=list(first),
+        paths=[paths[row] for row in first.values()],
         layers=plans,
         active=[plan for plan in plans if plan.missing.any()],
     )

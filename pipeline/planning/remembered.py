@@ -1,11 +1,14 @@
-"""What a cache remembers between runs: failures, rates, recipes, and measurements of layers."""
+"""What a cache remembers between runs: failures, rates, recipes, views, measurements of layers."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
@@ -47,6 +50,21 @@ def _rate_key(layers: Sequence[LayerPlan]) -> str:
 def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: float) -> None:
     """Remember how fast these layers were computed, for the next plan."""
     index.add_memo(_rate_key(layers), f"{images_per_second:.4g}")
+
+
+def recall_view(index: Index, out: Path) -> str | None:
+    """Return what `write_view` returned when it last wrote this file; None where nobody knows."""
+    return index.memo(_view_key(out))
+
+
+def remember_view(index: Index, out: Path, mark: str) -> None:
+    """Remember what `write_view` returned, so that the next run need not write the same again."""
+    index.add_memo(_view_key(out), mark)
+
+
+def _view_key(out: Path) -> str:
+    # A digest: the name of a file may hold what is no text to SQLite.
+    return f"view {hashlib.sha256(os.fsencode(out.absolute())).hexdigest()}"
 
 
 def remember_sets(

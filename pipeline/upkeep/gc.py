@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from permafrost.cache.disk.orphans import list_orphans, list_unpublished, remove_orphans
 from permafrost.cache.errors import DamagedError, MissingShardError
-from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.store.folders import list_set_folders
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.store.leases import is_being_filled
@@ -178,8 +177,8 @@ def _read_digests(file: Path) -> NDArray[np.uint8]:
             digests: NDArray[np.uint8] = features.digests
         return digests
     told = read_manifest(file).digests
-    known = [digest for digest in told if digest]
-    if not known:
+    known = told.array[told.known]
+    if not len(known):
         raise PipelineError(
             f"--unused-by {str(file)!r} has no digests of images; write it with:"
             f" {COMMAND} index IMAGES --out {file}"
@@ -187,4 +186,4 @@ def _read_digests(file: Path) -> NDArray[np.uint8]:
     if len(known) < len(told):
         n_without = count(len(told) - len(known), "row")
         _log.warning("%s of %s without a digest; their images count as unused", n_without, file)
-    return join_digests(known)
+    return known

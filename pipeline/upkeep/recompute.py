@@ -25,6 +25,7 @@ from permafrost.pipeline.planning.prepare import Preparation, describe_layers, f
 from permafrost.pipeline.planning.recipe import build_decode_spec
 from permafrost.pipeline.planning.remembered import recall_origin
 from permafrost.pipeline.progress import Shares
+from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.errors import StageError
@@ -143,7 +144,9 @@ def _prepare(
     ]
     places = [paths[one] for one in digests]
     nothing = [""] * len(digests)
-    manifest = Manifest(root="", paths=places, labels=nothing, splits=nothing, digests=digests)
+    manifest = Manifest(
+        root="", paths=places, labels=nothing, splits=nothing, digests=Digests.of(digests)
+    )
     decode = build_decode_spec(features, backbone)
     return Preparation(
         dataset=Dataset(manifest=manifest, source=KnownFiles(), unreadable={}),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.folders import (
     Ignored,
     Layout,
@@ -83,7 +84,7 @@ def list_dataset(
     if isinstance(source, FolderSource) and not Path(location).is_dir():
         found = list_table(Path(location), split_names=chosen)
         _report_missing(found, location)
-        manifest = dataclasses.replace(found.manifest, digests=[b""] * len(found.manifest))
+        manifest = dataclasses.replace(found.manifest, digests=Digests.none(len(found.manifest)))
         if labels is not None:
             manifest = _relabel(manifest, labels, layout=None, split_names=chosen)
             _warn_of_unlabelled(manifest)
@@ -157,7 +158,11 @@ def _list_images(
         )
     by_folder, splits = _read_folders(paths, layout)
     manifest = Manifest(
-        root=source.root, paths=paths, labels=by_folder, splits=splits, digests=[b""] * len(paths)
+        root=source.root,
+        paths=paths,
+        labels=by_folder,
+        splits=splits,
+        digests=Digests.none(len(paths)),
     )
     if isinstance(source, ArchiveSource):
         manifest = join_archive_tables(manifest, source, split_names=split_names)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from permafrost.stages.datasets.digests import DIGEST_BYTES, Digests
 from permafrost.stages.datasets.split_names import normalise_splits
 from permafrost.stages.datasets.table import COLUMN_NAMES, Table, read_table, write_table
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.remote import is_url
-
-DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +28,8 @@ class Manifest:
         Labels; "" for none.
     splits : list of str
         ``train``, ``val``, ``test``, or a name that `check_splits` refuses; "" for none.
-    digests : list of bytes
-        SHA-256 of the images' bytes, 32 bytes each; b"" when not hashed.
+    digests : Digests
+        SHA-256 of the images' bytes, 32 bytes each; b"" when not hashed. A list becomes them.
     extra : dict of str to list of str
         Further columns, in order.
 
@@ -44,10 +43,11 @@ class Manifest:
     paths: list[str]
     labels: list[str]
     splits: list[str]
-    digests: list[bytes]
+    digests: Digests
     extra: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "digests", Digests.of(self.digests))
         columns: list[Sized] = [self.labels, self.splits, self.digests, *self.extra.values()]
         if any(len(column) != len(self.paths) for column in columns):
             raise ValueError("the columns of a manifest must be of one length")
@@ -66,7 +66,7 @@ class Manifest:
             paths=[self.paths[row] for row in chosen],
             labels=[self.labels[row] for row in chosen],
             splits=[self.splits[row] for row in chosen],
-            digests=[self.digests[row] for row in chosen],
+            digests=Digests(self.digests.array[chosen]),
             extra={name: [column[row] for row in chosen] for name, column in self.extra.items()},
         )
 
@@ -109,7 +109,12 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
     InputError
         When the file cannot be read, has no column of paths, a malformed digest or several roots.
     """
-    table = read_table(file)
+    digests: list[Digests] = []
+
+    def pack(texts: Sequence[str]) -> None:
+        digests.append(Digests.of(_parse_digest(text, file) for text in texts))
+
+    table = read_table(file, take={"digest": pack})
     paths = table.require("path")
     blank = [""] * len(paths)
     return Manifest(
@@ -117,7 +122,7 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
         paths=paths,
         labels=table.known.get("label", blank),
         splits=normalise_splits(table.known.get("split", blank), split_names),
-        digests=[_parse_digest(text, table) for text in table.known.get("digest", blank)],
+        digests=Digests.join(digests) if digests else Digests.none(len(paths)),
         extra=table.extra,
     )
 
@@ -150,14 +155,14 @@ def _read_root(table: Table, file: Path) -> str:
     return os.path.normpath(file.parent.resolve() / root)
 
 
-def _parse_digest(text: str, table: Table) -> bytes:
+def _parse_digest(text: str, file: Path) -> bytes:
     try:
         digest = bytes.fromhex(text)
     except ValueError:
         digest = b"?"
     if len(digest) not in (0, DIGEST_BYTES):
         raise InputError(
-            f"{table.name!r} holds the digest {text!r}, which is not 64 hexadecimal digits; "
+            f"{str(file)!r} holds the digest {text!r}, which is not 64 hexadecimal digits; "
             "empty it or rename the column"
         )
     return digest

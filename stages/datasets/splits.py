@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.split_names import check_splits
@@ -122,6 +123,8 @@ def label_conflicts(manifest: Manifest) -> int:
 
 def _find_repeated(keys: Sequence[Hashable]) -> list[int]:
     """Return the rows whose key is not empty and that of another row, too."""
+    if isinstance(keys, Digests):
+        return keys.find_repeated()
     # Mostly there are none, and a set of a million keys is made in a tenth of a loop's time.
     if len(set(keys)) == len(keys):
         return []

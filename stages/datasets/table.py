@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -98,8 +98,18 @@ def explain_bytes(text: str) -> str:
     return f", which in the encoding Windows-1252 is {meant!r}; save the table as UTF-8"
 
 
-def read_table(file: Path) -> Table:
+# Is given the texts of a column, some rows at a time; the table then holds "" in their place.
+Take = Callable[[Sequence[str]], None]
+
+
+def read_table(file: Path, *, take: Mapping[str, Take] | None = None) -> Table:
     """Read a CSV file.
+
+    Parameters
+    ----------
+    file : Path
+    take : mapping of str to Take, optional
+        By the columns' names in lower case: those whose texts are not wanted all at once.
 
     Raises
     ------
@@ -109,7 +119,7 @@ def read_table(file: Path) -> Table:
     try:
         # utf-8-sig drops the mark that Excel puts first.
         with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            table = parse_table(stream, name=str(file))
+            table = parse_table(stream, name=str(file), take=take)
     except OSError as error:
         raise InputError(f"cannot read {str(file)!r}: {error.strerror}; check the path") from error
     except ValueError as error:  # A zero in the path.
@@ -118,7 +128,7 @@ def read_table(file: Path) -> Table:
     return table
 
 
-def parse_table(stream: TextIO, *, name: str) -> Table:
+def parse_table(stream: TextIO, *, name: str, take: Mapping[str, Take] | None = None) -> Table:
     """Read CSV text opened with ``newline=""``; `InputError` when it is not well formed.
 
     Columns are separated by commas, or by semicolons or tabs where only these tell a column of
@@ -134,7 +144,7 @@ def parse_table(stream: TextIO, *, name: str) -> Table:
         if header.count("") > 1:
             header = _drop_empty_end(header)
         _check_header(header, name=name)
-        columns = _read_columns(reader, header, name=name)
+        columns = _read_columns(reader, header, name=name, take=take or {})
     except csv.Error as error:
         raise InputError(
             f"{name!r} is no well-formed CSV: {error} (line {reader.line_num}); check its quotes"
@@ -142,13 +152,21 @@ def parse_table(stream: TextIO, *, name: str) -> Table:
     return _sort_columns(dict(zip(header, columns, strict=True)), name=name)
 
 
-def _read_columns(rows: Iterator[list[str]], header: list[str], *, name: str) -> list[list[str]]:
+def _read_columns(
+    rows: Iterator[list[str]], header: list[str], *, name: str, take: Mapping[str, Take]
+) -> list[list[str]]:
     """Read rows into columns, some at a time."""
     columns: list[list[str]] = [[] for _ in header]
+    folded = [column.casefold() for column in header]
+    takers = {folded.index(column): taker for column, taker in take.items() if column in folded}
     while block := list(islice(rows, _ROWS_PER_BLOCK)):
         filled = [_trim(row, len(header)) for row in block if any(map(str.strip, row))]
         _check_lengths(filled, header, n_before=len(columns[0]), name=name)
-        for column, texts in zip(columns, zip(*filled, strict=True), strict=False):
+        by_column = list(zip(*filled, strict=True))
+        for number, taker in takers.items() if filled else ():
+            taker(by_column[number])
+            by_column[number] = ("",) * len(filled)
+        for column, texts in zip(columns, by_column, strict=False):
             # Labels and splits recur: one text serves all the rows of the block.
             once: dict[str, str] = {}
             column.extend(map(once.setdefault, texts, texts))

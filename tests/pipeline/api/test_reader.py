@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,12 @@ import pytest
 
 from permafrost import open_features
 from permafrost.cache.errors import CacheError, DamagedError, MissingShardError, NotAViewError
+from permafrost.cache.hdf5.sealed import read_array
+from permafrost.cache.views import features as features_module
+from permafrost.cache.views import images as images_module
+from permafrost.cache.views.features import Features
+from permafrost.cache.views.pointers import read_pointers
+from permafrost.pipeline.api import lazy_rows
 from permafrost.pipeline.api.reader import FeatureReader
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.extract import extract as run_extract
@@ -150,6 +157,36 @@ def test_indexing_a_dask_array_reads_what_indexing_numpy_does(file: Path, index:
     with open_features(file) as features:
         array = features.to_dask("first")
         np.testing.assert_array_equal(array[index].compute(), expected[index])
+
+
+def test_blocks_of_a_dask_array_share_what_all_rows_were_read_for(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_features(large) as features:
+        array = features.to_dask(LAYER)
+    calls: list[str] = []
+
+    def count(name: str, read: Callable[..., object]) -> Callable[..., object]:
+        return lambda *args, **more: (calls.append(name), read(*args, **more))[1]
+
+    monkeypatch.setattr(features_module, "read_pointers", count("rows", read_pointers))
+    monkeypatch.setattr(images_module, "read_array", count("digests", read_array))
+    lazy_rows._verified.clear()  # as in a process that is new
+    assert array.numblocks[0] > 2
+    expected = array.compute(scheduler="threads")
+    assert sorted(calls) == ["digests", "rows"]
+    np.testing.assert_array_equal(expected, array.compute(scheduler="threads"))
+    # What came over a wire is another object, of the same rows.
+    pickle.loads(pickle.dumps(array)).compute(scheduler="threads")
+    assert len(calls) == 2
+
+
+def test_few_rows_are_chosen_as_by_indexing_all(file: Path) -> None:
+    with Features(file) as features:
+        expected = features.read(LAYER)
+        for rows in ([-1, 0, 5, 5, -12], [], [11]):
+            some = np.array(rows, np.int64)
+            np.testing.assert_array_equal(features.read(LAYER, some), expected[some])
 
 
 def test_a_dask_array_refuses_a_file_that_was_written_anew_with_other_rows(
