@@ -40,7 +40,8 @@ HEARTBEAT_S = 10.0
 EXPIRES_S = 60.0
 # Whoever chooses rows does so in milliseconds, unless it was stopped just then.
 LOCK_TIMEOUT_S = 2.0
-_PREFIX = "lease-"
+_FILLING = "lease-"
+_USING = "use-"
 _counter = itertools.count()
 
 
@@ -71,14 +72,15 @@ class Leases:
     folder : Path
         Where the leases of a cache lie.
     keys : sequence of str
-        Of the feature sets that this run adds to.
+        Of the feature sets that this run adds to, or relies on.
+    prefix : str
+        Of the file's name, which tells one from the other.
     """
 
-    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+    def __init__(self, folder: Path, keys: Sequence[str], *, prefix: str = _FILLING) -> None:
         self._folder = folder
         self._keys = frozenset(keys)
-        self._file = folder / f"{_PREFIX}{Owner.current()}-{next(_counter)}"
-        self._lock = folder / "lock"
+        self._file = folder / f"{prefix}{Owner.current()}-{next(_counter)}"
         self._heart: threading.Thread | None = None
         self._ended = threading.Event()
         self._is_usable = True
@@ -151,7 +153,8 @@ class Leases:
             self._is_held = False
             with contextlib.suppress(OSError):
                 self._file.unlink(missing_ok=True)
-            if self._is_usable:
+            # Whoever may not write in a cache only reads it.
+            if self._is_usable and not self._file.name.startswith(_USING):
                 self._is_usable = False
                 _log.warning(
                     "no leases can be kept in %s (%s); should another run be going, some rows will"
@@ -175,22 +178,21 @@ class Leases:
 
         Its clock stamps the leases; on a network file system it need not be ours.
         """
-        with open_shared(self._lock) as opened:
-            wait_for_lock(opened.fileno(), timeout_s=LOCK_TIMEOUT_S)
-            os.utime(self._lock)
-            yield os.fstat(opened.fileno()).st_mtime
+        with _lock(self._folder) as descriptor:
+            os.utime(descriptor)
+            yield os.fstat(descriptor).st_mtime
 
     def _survey(self, now_s: float) -> OtherRuns:
         others = OtherRuns()
         remove_orphans(self._folder)
-        for file in self._folder.glob(f"{_PREFIX}*"):
+        for file in _list_leases(self._folder):
             if file == self._file:
                 continue
             # It may be gone by now, or another user's.
             with contextlib.suppress(OSError):
                 if _has_expired(file, now_s):
                     file.unlink()
-                else:
+                elif file.name.startswith(_FILLING):
                     self._read(file, others)
         return others
 
@@ -207,17 +209,62 @@ class Leases:
             return  # A power cut may leave a lease with a part of its bytes.
 
 
-def is_being_filled(folder: Path, key: str) -> bool:
-    """Tell whether a lease in `folder` says that its run adds rows to the feature set `key`."""
-    for file in folder.glob(f"{_PREFIX}*"):
+class Uses:
+    """Says which feature sets this run relies on, until it ends: `dropping` leaves them alone.
+
+    `folder` is where the leases of a cache lie. Where it cannot be written nothing is said.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, keys: Sequence[str]) -> None:
+        """Rely on these feature sets from now on; look at what they hold after that."""
+        lease = self._stack.enter_context(Leases(self._folder, keys, prefix=_USING))
+        with lease.choosing():
+            lease.hold([], waiting=False)
+
+
+@contextlib.contextmanager
+def dropping(folder: Path, key: str) -> Iterator[bool]:
+    """Tell whether no run relies on a feature set or fills it, and let none begin to meanwhile."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            make_folder(folder, shared=True)
+            stack.enter_context(_lock(folder))
+        yield not is_used(folder, key)
+
+
+def is_used(folder: Path, key: str) -> bool:
+    """Tell whether a lease in `folder` says that its run fills the feature set, or relies on it."""
+    for file in _list_leases(folder):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError), file.open("rb") as held:
             if key in json.loads(held.readline())["keys"] and not _has_expired(file, time.time()):
                 return True
     return False
 
 
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[int]:
+    with open_shared(folder / "lock") as opened:
+        wait_for_lock(opened.fileno(), timeout_s=LOCK_TIMEOUT_S)
+        yield opened.fileno()
+
+
+def _list_leases(folder: Path) -> list[Path]:
+    return [file for prefix in (_FILLING, _USING) for file in folder.glob(f"{prefix}*")]
+
+
 def _has_expired(file: Path, now_s: float) -> bool:
-    owner = Owner.parse(file.name.removeprefix(_PREFIX).rpartition("-")[0])
+    name = file.name.removeprefix(_FILLING).removeprefix(_USING)
+    owner = Owner.parse(name.rpartition("-")[0])
     if owner is not None and owner.is_dead:
         return True
     return now_s - file.stat().st_mtime > EXPIRES_S

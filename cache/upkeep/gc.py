@@ -16,6 +16,7 @@ from permafrost.cache.disk.orphans import list_folder
 from permafrost.cache.disk.publish import sync
 from permafrost.cache.shards.reader import list_shards
 from permafrost.cache.store.folders import count_idle_days
+from permafrost.cache.store.leases import dropping
 from permafrost.cache.store.records import RECORD_FILES
 from permafrost.cache.upkeep.rewrite import Part, read_part, write_parts
 from permafrost.cache.upkeep.salvage import QUARANTINE, list_quarantined
@@ -165,19 +166,24 @@ def _count_bytes(file: Path) -> int:
         return 0  # Every run removes what killed ones left.
 
 
-def apply_plan(plan: SetPlan) -> None:
-    """Drop what `plan_set` found. Killed half way, nothing is lost but what was to go.
+def apply_plan(plan: SetPlan, leases_folder: Path) -> bool:
+    """Drop what `plan_set` found, and return True; nothing where a run has begun to rely on it.
+
+    Killed half way, nothing is lost but what was to go.
 
     Raises
     ------
     DamagedError, OSError
         What stays cannot be read, or cannot be written anew; it stays as it was.
     """
-    if plan.is_whole:
-        _drop_set(plan)
-    else:
-        _drop_rows(plan)
-        _unlink(plan.files)
+    # Takes long where much of a shard stays, so before others have to wait.
+    goes = [] if plan.is_whole else _write_rest(plan)
+    with dropping(leases_folder, plan.survey.key) as is_free:
+        if is_free and plan.is_whole:
+            _drop_set(plan)
+        elif is_free:
+            _unlink([*goes, *plan.files])
+    return is_free
 
 
 def _drop_set(plan: SetPlan) -> None:
@@ -194,11 +200,12 @@ def _drop_set(plan: SetPlan) -> None:
             empty.rmdir()
 
 
-def _drop_rows(plan: SetPlan) -> None:
+def _write_rest(plan: SetPlan) -> list[Path]:
+    """Write anew what stays of shards some of whose rows go; return the shards to drop then."""
     survey = plan.survey
     changed = [pair for pair in zip(survey.shards, plan.kept, strict=True) if not pair[1].all()]
     if not changed:
-        return
+        return []
     _check_repeats(plan)
     fresh = {
         write_parts(survey, [Part(shard=shard, rows=np.flatnonzero(mask))])
@@ -206,7 +213,7 @@ def _drop_rows(plan: SetPlan) -> None:
         if mask.any()
     }
     # What stays of one shard may be just the rows of another, under whose name it is now.
-    _unlink(shard.path for shard, _ in changed if shard.path not in fresh)
+    return [shard.path for shard, _ in changed if shard.path not in fresh]
 
 
 def _check_repeats(plan: SetPlan) -> None:

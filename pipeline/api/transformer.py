@@ -23,6 +23,7 @@ from permafrost.cache.shards.follow import follow_rows
 from permafrost.cache.shards.gather import StoredRows
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.leases import Uses
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.api.reader import name_features
 from permafrost.pipeline.errors import PipelineError, UnreadableError
@@ -215,14 +216,18 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _extract(self, paths: list[str]) -> NDArray[np.float32]:
         tally = Tally()
         layout = open_cache(Path(self.cache_dir))
-        with tempfile.TemporaryDirectory() as folder, Index(layout.index_file) as index:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Index(layout.index_file) as index,
+            Uses(layout.leases_folder) as uses,
+        ):
             options = ExtractOptions(
                 dataset=DatasetOptions(manifest=_write_list(paths, Path(folder))),
                 features=self._choose_features(),
                 cache=layout.root,
                 run=self._choose_run(),
             )
-            prepared = fill_cache(options, layout, index, tally, quiet=not self.verbose)
+            prepared = fill_cache(options, index, tally, uses, quiet=not self.verbose)
             failed = list_failures(prepared, tally)
             _warn_of_failures(failed, n_images=len(paths))
             digests = prepared.dataset.manifest.digests

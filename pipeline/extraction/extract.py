@@ -11,8 +11,8 @@ from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.disk.publish import make_folder
 from permafrost.cache.store.folders import mark_used, open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import CacheLayout, open_cache
-from permafrost.cache.store.leases import Leases
+from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.leases import Leases, Uses
 from permafrost.pipeline.errors import PipelineError, UnreadableError
 from permafrost.pipeline.extraction.results import list_failures, write_results
 from permafrost.pipeline.extraction.summary import ExtractSummary, Tally, summarize
@@ -46,8 +46,8 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     tally = Tally()
     layout = open_cache(options.cache)
     _check_out(out)
-    with Index(layout.index_file) as index:
-        prepared = fill_cache(options, layout, index, tally)
+    with Index(layout.index_file) as index, Uses(layout.leases_folder) as uses:
+        prepared = fill_cache(options, index, tally, uses)
         failed = write_results(options, prepared, tally, index, out=out)
     return summarize(options, prepared, tally, failed=failed, out=out)
 
@@ -61,9 +61,9 @@ def _check_out(out: Path) -> None:
 
 def fill_cache(
     options: ExtractOptions,
-    layout: CacheLayout,
     index: Index,
     tally: Tally,
+    uses: Uses,
     *,
     quiet: bool = False,
 ) -> Preparation:
@@ -72,20 +72,21 @@ def fill_cache(
     Parameters
     ----------
     options : ExtractOptions
-    layout : CacheLayout
     index : Index
     tally : Tally
         Is told what happened.
+    uses : Uses
+        Is told which feature sets the caller reads afterwards.
     quiet : bool
         Whether to show no progress.
     """
     started_s = time.monotonic()
-    prepared = prepare(options, layout, index)
+    prepared = prepare(options, open_cache(options.cache), index, uses)
     tally.shares.planning = time.monotonic() - started_s
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)
     remember_sets(index, options.features, prepared.layout, prepared.plan.layers)
-    remove_orphans(layout.leases_folder)
+    remove_orphans(prepared.layout.leases_folder)
     for layer in prepared.plan.layers:
         remove_orphans(layer.features.folder)
         mark_used(layer.features.folder)  # so that gc does not drop what this run relies on

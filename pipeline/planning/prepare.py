@@ -11,7 +11,8 @@ from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout
-from permafrost.cache.store.recipe import Recipe
+from permafrost.cache.store.leases import Uses
+from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.options import ExtractOptions, FeatureOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset, open_dataset
@@ -60,14 +61,22 @@ class Preparation:
     batch_size: int
 
 
-def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Preparation:
-    """List and hash the images, look up the backbone, and find out what is missing."""
+def prepare(
+    options: ExtractOptions, layout: CacheLayout, index: Index, uses: Uses | None = None
+) -> Preparation:
+    """List and hash the images, look up the backbone, and find out what is missing.
+
+    What is there already may be dropped unless `uses` is given, and kept open.
+    """
     backbone = Backbone(options.features, index)
     dataset = open_dataset(options.dataset, index, workers=options.run.workers)
     decode = build_decode_spec(options.features, backbone)
     decoding = f"{decode!r} {describe_decoder()}"
+    described = describe_layers(options.features, backbone, options.run.compression)
+    if uses:
+        uses.add([recipe_key(recipe) for _, recipe, _ in described])
     layers = []
-    for spec, recipe, row in describe_layers(options.features, backbone, options.run.compression):
+    for spec, recipe, row in described:
         features = FeatureSet(layout, recipe, index)
         layers.append((spec, recipe, row, features))
     failures = recall_failures(index, decoding, [features.key for *_, features in layers])

@@ -16,7 +16,7 @@ from permafrost.cache.disk.orphans import list_orphans, list_unpublished, remove
 from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.store.folders import list_set_folders
 from permafrost.cache.store.layout import CacheLayout, find_cache
-from permafrost.cache.store.leases import is_being_filled
+from permafrost.cache.store.leases import is_used
 from permafrost.cache.upkeep.gc import Loss, Rules, apply_plan, count_files, plan_set
 from permafrost.cache.upkeep.salvage import list_quarantined
 from permafrost.cache.upkeep.survey import is_empty, survey_set
@@ -152,13 +152,14 @@ def _collect_set(
 ) -> None:
     try:
         survey = survey_set(layout, folder)
-        if list_unpublished(folder) or is_being_filled(layout.leases_folder, survey.key):
-            result.skipped.append(f"{folder} is being filled by another run; left as it is")
-            return
-        plan = plan_set(survey, rules, may_drop_repeats=is_alone)
-        if plan.losses and not result.options.dry_run:
-            apply_plan(plan)
+        is_free = not (list_unpublished(folder) or is_used(layout.leases_folder, survey.key))
+        plan = plan_set(survey, rules, may_drop_repeats=is_alone) if is_free else None
+        if plan and plan.losses and not result.options.dry_run:
+            is_free = apply_plan(plan, layout.leases_folder)
             forget_shards(layout, survey)
+        if plan is None or not is_free:
+            result.skipped.append(f"{folder} is used by another run; left as it is")
+            return
     except (DamagedError, MissingShardError) as error:
         result.skipped.append(f"{error}; left as it is: see verify and repair")
         return

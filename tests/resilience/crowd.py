@@ -60,7 +60,7 @@ def lose_locks() -> None:
     fcntl.flock = fcntl.lockf = fail
 
 
-def lose_wal() -> None:
+def use_lock_files() -> None:
     """As `go_slowly`, where SQLite cannot share memory and makes do with lock files of its own."""
     _open_index_with("vfs=unix-dotfile")
 
@@ -172,6 +172,10 @@ class Crowd:
     def compact(self) -> Child:
         """Start merging shards."""
         return self._start(Ask((), (), self.folder), ["compact"], make_small_shards)
+
+    def collect(self) -> Child:
+        """Start dropping all that no run relies on."""
+        return self._start(Ask((), (), self.folder), ["gc", "--keep-days", "0"], make_small_shards)
 
     def _start(self, ask: Ask, arguments: list[object], prepare: object) -> Child:
         cache = ("--cache", self.folder / "cache", "--json")

@@ -15,10 +15,10 @@ from tests.resilience.crowd import (
     go_slowly,
     lose_index,
     lose_locks,
-    lose_wal,
     set_scene,
+    use_lock_files,
 )
-from tests.resilience.jobs import Job, list_jobs
+from tests.resilience.jobs import Job, list_jobs, make_small_shards
 from tests.resilience.jobs import set_scene as set_jobs_scene
 from tests.resilience.report import Result
 
@@ -98,8 +98,20 @@ def try_without_locks(crowd: Crowd, chance: random.Random) -> list[str]:
     return crowd.check(most_work=2.0)
 
 
-def try_without_wal(crowd: Crowd, chance: random.Random) -> list[str]:
-    return try_same(crowd, chance, 3, lose_wal)
+def try_gc(crowd: Crowd, chance: random.Random) -> list[str]:
+    """All that no run relies on is dropped again and again, while runs come and go."""
+    endings = [crowd.start(crowd.scene.names[:8], LAYERS, make_small_shards).end()]
+    for _ in range(N_BESIDE_GC):
+        names = chance.sample(crowd.scene.names, 8)
+        run = crowd.start(names, LAYERS, make_small_shards)
+        while run.is_running:
+            endings.append(crowd.collect().end())
+        endings.append(run.end())
+    return [f"{one.status}: {one.last_line}" for one in endings if one.status]
+
+
+def try_with_lock_files(crowd: Crowd, chance: random.Random) -> list[str]:
+    return try_same(crowd, chance, 3, use_lock_files)
 
 
 def try_without_index(crowd: Crowd, chance: random.Random) -> list[str]:
@@ -126,6 +138,8 @@ def run_twice(job: Job, folder: Path) -> list[str]:
     return [line for ending in endings for line in job.find_wrong(both, ending, expected)]
 
 
+N_BESIDE_GC = 30
+
 Trial = Callable[[Crowd, random.Random], list[str]]
 TRIALS: tuple[Trial, ...] = (
     try_same,
@@ -136,7 +150,8 @@ TRIALS: tuple[Trial, ...] = (
     try_stop,
     try_readers,
     try_without_locks,
-    try_without_wal,
+    try_gc,
+    try_with_lock_files,
     try_without_index,
     try_without_leases,
 )

@@ -49,8 +49,8 @@ def test_a_set_goes_when_it_was_not_used_for_long(tmp_path: Path) -> None:
     found = plan(layout, folder, keep_days=9.5)
     assert describe(found) == [("not used for 10 days", 3, 3)]
     assert found.losses[0].n_bytes == sum(path.stat().st_size for path in folder.glob("*.h5"))
-    apply_plan(found)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["format.json"]
+    assert apply_plan(found, layout.leases_folder)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["format.json", "leases"]
 
 
 def test_what_is_not_ours_stays_with_its_folder(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_what_is_not_ours_stays_with_its_folder(tmp_path: Path) -> None:
     for path in strange:
         path.write_text("mine")
     idle(folder / "recipe.json", 10)
-    apply_plan(plan(layout, folder, keep_days=1))
+    assert apply_plan(plan(layout, folder, keep_days=1), layout.leases_folder)
     assert sorted(folder.iterdir()) == sorted(strange)
 
 
@@ -80,7 +80,7 @@ def test_derived_arrays_go_when_they_were_not_used_for_long(tmp_path: Path) -> N
     assert artefacts.load("ab") is not None
     found = plan(layout, folder, keep_days=5)
     assert describe(found) == [("derived arrays", 0, 1)]
-    apply_plan(found)
+    assert apply_plan(found, layout.leases_folder)
     assert [path.name for path in folder.glob("derived-*")] == ["derived-ab.h5"]
     assert count_idle_days(folder / "derived-ab.h5") < 1
 
@@ -91,7 +91,7 @@ def test_rows_of_no_manifest_go_and_others_stay_as_they_are(tmp_path: Path) -> N
     before = {path: path.stat().st_ino for path in folder.glob("shard-*.h5")}
     found = plan(layout, folder, used=make_digests([1, 2, 5, 6, 77]))
     assert describe(found) == [("in none of the manifests", 3, 0), ("derived arrays", 0, 1)]
-    apply_plan(found)
+    assert apply_plan(found, layout.leases_folder)
     assert read_set(folder) == expect_set([1, 2, 5, 6])
     assert not list(folder.glob("derived-*"))
     assert not list(folder.glob(".tmp-*"))
@@ -106,7 +106,7 @@ def test_a_set_of_which_no_row_stays_goes(tmp_path: Path) -> None:
     layout, folder = write_set(tmp_path, [[0, 1], [2]])
     found = plan(layout, folder, used=make_digests([9]))
     assert describe(found) == [("in none of the manifests", 3, 2)]
-    apply_plan(found)
+    assert apply_plan(found, layout.leases_folder)
     assert not folder.exists()
 
 
@@ -121,9 +121,9 @@ def test_rows_that_are_there_twice_stay_once(tmp_path: Path, seed: int) -> None:
     every = {number for shard in shards for number in shard}
     used = sorted(random.choice(sorted(every), size=len(every) // 2, replace=False).tolist())
     assert plan(layout, folder, may_drop_repeats=False).losses == []
-    apply_plan(plan(layout, folder))
+    assert apply_plan(plan(layout, folder), layout.leases_folder)
     assert read_set(folder) == expect_set(every)
-    apply_plan(plan(layout, folder, used=make_digests(used)))
+    assert apply_plan(plan(layout, folder, used=make_digests(used)), layout.leases_folder)
     assert read_set(folder) == expect_set(used)
 
 
@@ -142,7 +142,7 @@ def test_the_copy_that_stays_is_read_before_the_other_goes(tmp_path: Path) -> No
     flip(first)
     before = second.read_bytes()
     with pytest.raises(DamagedError, match=first.name):
-        apply_plan(plan(layout, folder))
+        assert apply_plan(plan(layout, folder), layout.leases_folder)
     assert second.read_bytes() == before
     assert len(list(folder.iterdir())) == 3
 
@@ -153,7 +153,7 @@ def test_damage_in_what_stays_keeps_all(tmp_path: Path) -> None:
         flip(path)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     with pytest.raises(DamagedError, match="checksum"):
-        apply_plan(plan(layout, folder, used=make_digests([0, 2])))
+        assert apply_plan(plan(layout, folder, used=make_digests([0, 2])), layout.leases_folder)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -161,6 +161,6 @@ def test_rows_that_come_while_a_set_goes_stay(tmp_path: Path) -> None:
     layout, folder = write_set(tmp_path, [[0, 1]])
     found = plan(layout, folder, used=make_digests([9]))
     write_set(tmp_path, [[7]])
-    apply_plan(found)
+    assert apply_plan(found, layout.leases_folder)
     assert read_set(folder) == expect_set([7])
     assert (folder / "recipe.json").exists()

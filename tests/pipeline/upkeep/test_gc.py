@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from permafrost.cache.disk.publish import temporary_path
-from permafrost.cache.store.leases import Leases
+from permafrost.cache.store.leases import Leases, Uses
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.upkeep.shared import name_set
@@ -116,13 +116,18 @@ def write_lease(cache: Path) -> None:
     Leases(cache / "leases", keys).hold([], waiting=False)
 
 
+def rely(cache: Path) -> None:
+    uses = Uses(cache / "leases")
+    uses.add([recipe_key(json.loads(path.read_text())) for path in cache.glob("*/*/recipe.json")])
+
+
 def write_half_a_shard(cache: Path) -> None:
     for path in cache.glob("*/*/recipe.json"):
         temporary_path(path.with_name("shard.h5")).touch()
 
 
-@pytest.mark.parametrize("begin", [write_lease, write_half_a_shard])
-def test_gc_keeps_its_hands_off_what_is_being_filled(
+@pytest.mark.parametrize("begin", [write_lease, rely, write_half_a_shard])
+def test_gc_keeps_its_hands_off_what_other_runs_fill_or_rely_on(
     cache: Path, command: Command, begin: Callable[[Path], None]
 ) -> None:
     (cache / "leases").mkdir(exist_ok=True)
@@ -130,10 +135,7 @@ def test_gc_keeps_its_hands_off_what_is_being_filled(
     before = list_content(cache)
     answer = command("gc", "--cache", cache, "--keep-days", 0)
     assert answer.out.splitlines() == [
-        *(
-            f"{cache / name} is being filled by another run; left as it is"
-            for name in name_sets(cache)
-        ),
+        *(f"{cache / name} is used by another run; left as it is" for name in name_sets(cache)),
         "nothing to drop",
     ]
     assert list_content(cache).items() >= before.items()
