@@ -6,6 +6,8 @@ garbage in the file) everything goes on with an index in memory: right, but slow
 
 from __future__ import annotations
 
+import contextlib
+import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -40,6 +42,9 @@ class IndexedShard:
     name: str
     stamp: str
     digests: np.ndarray
+
+
+_HEX_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
 class Index:
@@ -126,6 +131,32 @@ class Index:
             "INSERT OR REPLACE INTO shards VALUES (?, ?, ?, ?)",
             [(feature_set, shard.name, shard.stamp, shard.digests.tobytes()) for shard in add],
         )
+
+    def prune(self, prefixes: Collection[str]) -> None:
+        """Forget what nobody asks for, and give its room back.
+
+        That is what is known of feature sets whose keys begin with none of `prefixes`, and of files
+        whose bytes have no row any more, are no failure, and are in no memo's key, as weights are:
+        hashing an image again takes less than computing it.
+        """
+        gone = [key for key in self.feature_sets() if not key.startswith(tuple(prefixes))]
+        self._write("DELETE FROM shards WHERE feature_set = ?", [(key,) for key in gone])
+        memos = [(f"{kind} {key}",) for key in gone for kind in ("origin", "recipe")]
+        self._write("DELETE FROM memos WHERE key = ?", memos)
+        rows = self._query("SELECT digests FROM shards UNION ALL SELECT digest FROM failures", [])
+        for (key,) in self._query("SELECT key FROM memos", []):
+            rows += [(bytes.fromhex(digest),) for digest in _HEX_DIGEST.findall(str(key))]
+        # As numbers, which take a third of the memory; each of 8 bytes is as good as a digest.
+        words = [np.frombuffer(row, np.uint64)[::4] for (row,) in rows if len(row) % 32 == 0]
+        used = np.unique(np.concatenate([np.empty(0, np.uint64), *words]))
+        files = self._query("SELECT key, digest FROM files", [])
+        digests = np.array([digest for _, digest in files], "S32").view(np.uint64)[::4]
+        is_used = np.isin(digests, used)
+        idle = [(key,) for (key, _), stays in zip(files, is_used, strict=True) if not stays]
+        self._write("DELETE FROM files WHERE key = ?", idle)
+        if gone or idle:
+            with self._lock, contextlib.suppress(*FAILURES):  # Another run may be reading it.
+                self._connection.execute("VACUUM")
 
     def failures(self, decoding: str) -> dict[bytes, str]:
         """Return digest → reason of the images that could not be decoded in this way."""

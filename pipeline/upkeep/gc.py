@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from permafrost.cache.disk.orphans import list_orphans, list_unpublished, remove_orphans
 from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.store.folders import list_set_folders
+from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.store.leases import is_used
 from permafrost.cache.upkeep.gc import Loss, Rules, apply_plan, count_files, plan_set
@@ -136,7 +137,15 @@ def collect(options: GcOptions) -> GcResult:
                 _collect_set(layout, folder, rules, result, is_alone=is_alone)
             result.quarantined += list_quarantined(folder)
             advance(folder)
+        if not options.dry_run:
+            _prune_index(layout)
     return result
+
+
+def _prune_index(layout: CacheLayout) -> None:
+    """Let the index forget feature sets and images that are gone; sets that are damaged stay."""
+    with Index(layout.index_file) as index:
+        index.prune([folder.parent.name[-12:] for folder in list_set_folders(layout)])
 
 
 def _collect_orphans(folder: Path, name: str, result: GcResult) -> None:

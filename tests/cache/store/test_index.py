@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.cache.store.index import Index, IndexedFile
+from permafrost.cache.store.index import Index, IndexedFile, IndexedShard
 from tests.helpers import ROOT
+from tests.helpers.shards import make_digests
 
 _WRITER = """
 import sys, time
@@ -114,3 +115,29 @@ def test_threads_share_an_index(tmp_path: Path) -> None:
             thread.join()
         names = [f"{name}{number}" for name in "abc" for number in range(50)]
         assert know(index, *names) == set(names)
+
+
+def test_pruning_forgets_what_has_no_row_and_gives_its_room_back(tmp_path: Path) -> None:
+    path = tmp_path / "index.sqlite"
+    digests = make_digests(range(4000))
+    with Index(path) as index:
+        index.add_files(
+            IndexedFile(str(number), "print", digest.tobytes())
+            for number, digest in enumerate(digests)
+        )
+        index.replace_shards("a1", add=[IndexedShard("one", "stamp", digests[:10])])
+        index.replace_shards("b2", add=[IndexedShard("two", "stamp", digests[10:20])])
+        index.add_failures("decoding", {digests[20].tobytes(): "broken"})
+        for kind in ("origin a1", "origin b2", "other"):
+            index.add_memo(kind, "text")
+        before = path.stat().st_size
+        index.prune(["b"])
+        names = [str(number) for number in range(4000)]
+        assert know(index, *names) == {str(number) for number in range(10, 21)}
+        assert index.feature_sets() == ["b2"]
+        assert [index.memo(kind) for kind in ("origin a1", "origin b2", "other")] == [
+            *(None, "text", "text")
+        ]
+        assert path.stat().st_size < before / 4
+        index.prune([])
+        assert know(index, *names) == {"20"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -58,11 +59,19 @@ def test_a_dry_run_says_what_a_real_one_does_and_changes_no_byte(
         f"dropped 12 rows and {total:.1f} kB",
         "repeat extract to renew views for other HDF5 readers",
     ]
+    assert count_files(cache) == 6 + 1  # of the backbone
     assert command(*arguments).out == "nothing to drop\n"
     assert not list(cache.rglob(".tmp-*"))
     assert command("verify", "--cache", cache).out.startswith("2 feature sets, ")
     assert extract(images=photos / "china").figures["computed"] == 0
     assert extract().figures["computed"] == 6
+
+
+def count_files(cache: Path) -> int:
+    with sqlite3.connect(cache / "index.sqlite") as index:
+        ((n_files,),) = index.execute("SELECT count(*) FROM files").fetchall()
+    index.close()
+    return int(n_files)
 
 
 def test_rows_of_any_manifest_stay(
