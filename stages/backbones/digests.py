@@ -82,8 +82,11 @@ def list_entries(model: Any) -> dict[str, dict[str, Any]]:
 
 
 def name_entry(entry: Mapping[str, Any]) -> str:
-    """Return the name of what an entry configures; an operation may have it beside its options."""
-    return str(entry.get("name") or entry["config"]["name"])
+    """Return the name of what an entry configures; an operation may have it beside its options.
+
+    A layer of a class of its own may tell none, and is called by its class.
+    """
+    return str(entry.get("name") or entry["config"].get("name") or entry["class_name"])
 
 
 def _describe_surroundings(model: Any) -> dict[str, Any]:

@@ -26,7 +26,10 @@ def find_key(**options: str) -> str:
     """Return the key of a feature set without its network."""
     features = FeatureOptions(backbone="any", layers=("last",), **cast("Any", options))
     card = SimpleNamespace(
-        name="any", channels=3, size=(8, 8), find_layer=lambda _: SimpleNamespace(digest="0")
+        name="any",
+        channels=3,
+        size=(8, 8),
+        find_layer=lambda _: SimpleNamespace(digest="0", channel_axis=-1),
     )
     backbone = cast("Backbone", SimpleNamespace(card=card, preprocess=features.preprocess))
     return recipe_key(build_recipe(features, backbone, parse_layer_spec("last")))

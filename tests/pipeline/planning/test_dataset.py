@@ -195,7 +195,7 @@ def test_a_wrong_digest_in_the_index_costs_one_run_and_is_forgotten(
     """As after a flipped bit."""
     extract("--on-error", "fail", layers="first")
     with sqlite3.connect(tmp_path / "cache/index.sqlite") as index:
-        wrong = (bytes(32), str(photos / "china/0003.jpg"))
+        wrong = (bytes([1] * 32), str(photos / "china/0003.jpg"))
         assert index.execute("UPDATE files SET digest = ? WHERE key = ?", wrong).rowcount == 1
     index.close()
     refused = extract(layers="second").figures

@@ -146,7 +146,7 @@ def test_preprocessing_and_pooling_are_those_of_keras_and_numpy(
     images = keras.Input((SIDE, SIDE, 3), dtype="uint8")
     poolings = ("none", "avg", "max", "flatten")
     ready = preprocess(images, mode=mode, view=view)
-    model = keras.Model(images, [pool(keras.ops, ready, pooling) for pooling in poolings])
+    model = keras.Model(images, [pool(keras.ops, ready, one, channel_axis=-1) for one in poolings])
     seen = pixels[:, :, ::-1] if view == "hflip" else pixels
     expected = seen.astype(np.float32)
     if mode != "none":

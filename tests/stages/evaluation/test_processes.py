@@ -68,17 +68,14 @@ def test_a_process_killed_while_idle_ends_the_next_wait(workers: Workers) -> Non
 
 
 def test_a_process_killed_in_the_middle_of_its_answer_ends_the_wait(workers: Workers) -> None:
-    def list_tasks() -> Iterator[FoldTask]:
-        yield make_task(0)
-        yield make_task(1, n_test=N_MANY)
-
-    outputs = workers.run(list_tasks(), n_jobs=2)
-    assert next(outputs).fold == 0
-    (busy,) = (one for one in workers._all if one.connection.poll(30))
+    list(workers.run(map(make_task, range(2)), n_jobs=2))
+    busy = workers._all[0]
+    busy.ask(*workers._pickle(make_task(1, n_test=N_MANY)))
+    assert busy.connection.poll(30)
     time.sleep(0.2)
     kill(psutil.Process(busy._process.pid))
     with pytest.raises(BrokenProcessPool):
-        list(outputs)
+        busy.hear()
 
 
 def test_what_a_task_raises_is_raised_here(workers: Workers) -> None:
