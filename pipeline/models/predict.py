@@ -64,13 +64,11 @@ def predict(
     PipelineError
         The backbone is no longer the one that the head was fitted on.
     """
-    if out.is_dir():
-        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as {out}/new.csv")
+    check_predictions_file(out)
     classifier = load_classifier(model)
     extractions = [
         ExtractOptions(
-            # Nothing is trained on or held out, whatever splits the images may have.
-            dataset=DatasetOptions(images=images, split="none"),
+            dataset=name_images(images),
             features=features,
             cache=cache,
             run=dataclasses.replace(run, materialize=False),
@@ -93,6 +91,17 @@ def predict(
     figures |= {"features": None, "predictions": str(out)}
     figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
     return figures
+
+
+def check_predictions_file(out: Path) -> None:
+    """Raise PipelineError where no predictions can be written."""
+    if out.is_dir():
+        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as {out}/new.csv")
+
+
+def name_images(images: str) -> DatasetOptions:
+    """Return how images are asked for that nothing is trained on or measured by."""
+    return DatasetOptions(images=images, split="none")
 
 
 def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[str, object]:

@@ -60,10 +60,22 @@ class Preparation:
     batch_size: int
 
 
-def prepare(options: ExtractOptions, layout: CacheLayout, index: Index) -> Preparation:
-    """List and hash the images, look up the backbone, and find out what is missing."""
+def prepare(
+    options: ExtractOptions, layout: CacheLayout, index: Index, dataset: Dataset | None = None
+) -> Preparation:
+    """Look up the backbone, and find out what is missing.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    layout : CacheLayout
+    index : Index
+    dataset : Dataset, optional
+        What `options` name, where it is listed and hashed already.
+    """
     backbone = Backbone(options.features, index)
-    dataset = open_dataset(options.dataset, index, workers=options.run.workers)
+    if dataset is None:
+        dataset = open_dataset(options.dataset, index, workers=options.run.workers)
     decode = build_decode_spec(options.features, backbone)
     decoding = f"{decode!r} {describe_decoder()}"
     layers = []

@@ -31,7 +31,7 @@ def test_lists_of_values_are_split_where_a_person_means_it(text, values):
         (["--heads", "logreg", "--set", "knn.neighbors=1"], "knn"),
         (["--heads", "logreg", "--set", "C=1,,2"], "C=1,,2 has an empty value"),
         (["--heads", "logreg", "--set", "C=1", "--set", "C=2"], "C is given twice"),
-        (["--heads", "logreg,"], "--heads 'logreg,'"),
+        (["--heads", "logreg,"], "'logreg,' has an empty name"),
         (["--heads", "logreg", "--jobs", "two"], "sweep --help"),
         (["--heads", "logreg", "--set", "C=1,x"], "C=x"),
         (["--heads", "logreg", "--layers", "lat:avg"], "late:avg"),
