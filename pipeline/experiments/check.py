@@ -24,7 +24,8 @@ from permafrost.pipeline.models.predict import check_predictions_file, name_imag
 from permafrost.pipeline.models.rows import FeatureFiles
 from permafrost.pipeline.planning.dataset import Dataset, open_dataset
 from permafrost.pipeline.planning.prepare import prepare
-from permafrost.pipeline.sweeps.plan import plan_configurations, plan_rows
+from permafrost.pipeline.sweeps.journal import Journal
+from permafrost.pipeline.sweeps.plan import find_missing, plan_configurations, plan_rows
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.heads import HEADS
@@ -123,6 +124,9 @@ def check_experiment(experiment: Experiment) -> Checked:
         with _open(planned, experiment) as files:
             rows = plan_rows(experiment.sweep, files)
             configurations = plan_configurations(experiment.sweep, files, rows)
+            journal = Journal(experiment.sweep.out)
+            if find_missing(configurations, journal, n_folds=rows.n_folds):
+                rows.make_folds(files)  # which tells whether there are such folds
             if experiment.export is not None:
                 for layer in dict.fromkeys(one.layer for one in configurations):
                     _check_pixels(files, layer)

@@ -53,6 +53,7 @@ class Products:
                 out=wanted.out,
                 cache=experiment.cache,
                 run=experiment.run,
+                dataset=images,
             )
 
         figures, is_new = self._make(wanted.out, facts, make)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -30,12 +31,15 @@ class ExperimentResult:
         What `predict` says of each.
     export : dict, optional
         What `export` says.
+    seconds : float
+        Of all of it.
     """
 
     extractions: list[ExtractSummary]
     sweep: SweepResult
     predictions: list[dict[str, Any]]
     export: dict[str, Any] | None
+    seconds: float
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object: those of the sweep, and of what is around it."""
@@ -44,6 +48,7 @@ class ExperimentResult:
             **self.sweep.to_dict(),
             "predictions": self.predictions,
             "export": self.export,
+            "seconds": round(self.seconds, 3),
         }
 
     def describe(self) -> str:
@@ -76,6 +81,7 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
     StageError, CacheError, PipelineError
         One line for the user each. Heads that cannot be fitted are told of when all is done.
     """
+    started_s = time.monotonic()
     out = experiment.sweep.out
     n_others = len(experiment.predictions) + (experiment.export is not None)
     steps = _Steps(1 + len(experiment.backbones) + 1 + n_others)
@@ -85,7 +91,7 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
     for view, features in experiment.backbones.items():
         steps.say(f"features of {features.backbone}")
         extractions.append(extract(experiment.extract(features), view, dataset=checked.dataset))
-    steps.say(f"sweep over {checked.n_configurations} heads and layers")
+    steps.say(f"sweep over {checked.n_configurations} configurations")
     found = sweep(experiment.sweep)
     products = Products(experiment, found.best.out)
     predictions = []
@@ -97,7 +103,11 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
         steps.say(f"export to {experiment.export}")
         exported = products.export(experiment.export)
     result = ExperimentResult(
-        extractions=extractions, sweep=found, predictions=predictions, export=exported
+        extractions=extractions,
+        sweep=found,
+        predictions=predictions,
+        export=exported,
+        seconds=time.monotonic() - started_s,
     )
     write_json(out / SUMMARY_NAME, result.to_dict())
     _tell_of_failures(result, out)

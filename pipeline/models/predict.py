@@ -27,6 +27,7 @@ from permafrost.pipeline.models.classifier import (
 from permafrost.pipeline.models.rows import FeatureFiles
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.stages.datasets.table import read_table
 from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.errors import StageError
@@ -37,8 +38,14 @@ from permafrost.stages.heads.head import predict_rows
 _log = logging.getLogger(__name__)
 
 
-def predict(
-    model: Path, images: str, *, out: Path, cache: Path, run: RunOptions
+def predict(  # noqa: PLR0913
+    model: Path,
+    images: str,
+    *,
+    out: Path,
+    cache: Path,
+    run: RunOptions,
+    dataset: Dataset | None = None,
 ) -> dict[str, object]:
     """Classify images and write ``path,label,predicted`` and a probability column a class.
 
@@ -53,6 +60,8 @@ def predict(
     cache : Path
         Activations are kept here, as in any extraction.
     run : RunOptions
+    dataset : Dataset, optional
+        The images, where they are listed and hashed already.
 
     Returns
     -------
@@ -83,7 +92,8 @@ def predict(
     with temporary_folder(out.parent) as folder:
         views = [folder / f"{number}.h5" for number in range(len(extractions))]
         summaries = [
-            extract(options, view) for options, view in zip(extractions, views, strict=True)
+            extract(options, view, dataset=dataset)
+            for options, view in zip(extractions, views, strict=True)
         ]
         with FeatureFiles(views) as files:
             figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out)

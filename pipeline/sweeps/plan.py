@@ -18,11 +18,15 @@ from permafrost.pipeline.models.task import TaskOptions, check_classes, choose_f
 from permafrost.pipeline.options import declare
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.grid import Configuration, choose_layers, list_configurations
+from permafrost.pipeline.sweeps.journal import Journal
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import check_training
 from permafrost.stages.heads.settings import find_class_weights
+
+# A configuration, and the number of a fold.
+Fit = tuple[Configuration, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,16 +82,24 @@ class RowsPlan:
     data : TaskOptions
         As asked for, and the folds that were chosen.
     labelled : LabelledRows
-    folds : list of Fold
     """
 
     data: TaskOptions
     labelled: LabelledRows
-    folds: list[Fold]
+
+    @property
+    def n_folds(self) -> int:
+        """How many; the val split is one."""
+        return self.data.cv or 1
+
+    def make_folds(self, files: FeatureFiles) -> list[Fold]:
+        """Make the folds, as `plan_folds` does; this loads scikit-learn."""
+        groups, seed = files.groups, self.data.seed
+        return plan_folds(self.labelled, groups, n_folds=self.data.cv, seed=seed)
 
 
 def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
-    """Choose the folds, and raise before anything is fitted what every single fit would raise."""
+    """Choose how many folds, and raise now what every single fit would raise."""
     data = choose_folds(options.data, files)
     labelled = read_labels(files, task=data.task, column=data.target)
     check_classes(labelled, data)
@@ -96,8 +108,7 @@ def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
         check_training(kind, train)
     if data.task != REGRESSION:
         _check_weights(options.candidates, labelled)
-    folds = plan_folds(labelled, files.groups, n_folds=data.cv, seed=data.seed)
-    return RowsPlan(data=data, labelled=labelled, folds=folds)
+    return RowsPlan(data=data, labelled=labelled)
 
 
 def plan_configurations(
@@ -108,6 +119,18 @@ def plan_configurations(
     return list_configurations(
         files, layers, options.candidates, data=rows.data, n_rows=len(rows.labelled.folds)
     )
+
+
+def find_missing(
+    configurations: Sequence[Configuration], journal: Journal, *, n_folds: int
+) -> list[Fit]:
+    """List what is not fitted yet."""
+    return [
+        (one, fold)
+        for one in configurations
+        for fold in range(n_folds)
+        if journal.find(one.key, fold) is None
+    ]
 
 
 def _check_weights(candidates: Sequence[Candidate], labelled: LabelledRows) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.cache.disk.locks import locked_folder
-from permafrost.cache.disk.publish import make_folder
+from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.fit import (
     FitOptions,
@@ -25,12 +25,27 @@ from permafrost.pipeline.models.fit import (
 )
 from permafrost.pipeline.models.measure import plan_trial
 from permafrost.pipeline.models.rows import FeatureFiles
-from permafrost.pipeline.models.task import TaskOptions
+from permafrost.pipeline.models.task import TaskOptions, digest_rows
+from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.sweeps.grid import Configuration
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
-from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_folds, write_tables
-from permafrost.pipeline.sweeps.plan import SweepOptions, plan_configurations, plan_rows
+from permafrost.pipeline.sweeps.leaderboard import (
+    FOLDS_NAME,
+    SUMMARY_NAME,
+    Leaderboard,
+    rank,
+    write_folds,
+    write_tables,
+)
+from permafrost.pipeline.sweeps.plan import (
+    Fit,
+    RowsPlan,
+    SweepOptions,
+    find_missing,
+    plan_configurations,
+    plan_rows,
+)
 from permafrost.pipeline.sweeps.workers import open_workers
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Trial, cross_fit
@@ -38,9 +53,6 @@ from permafrost.stages.evaluation.fold_task import FoldOutputs, explain_failure
 from permafrost.stages.evaluation.metrics import PRIMARY, Scores, score
 
 BEST_NAME = "best"
-
-# A configuration, and the number of a fold.
-Fit = tuple[Configuration, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,18 +112,13 @@ def sweep(options: SweepOptions) -> SweepResult:
         configurations = plan_configurations(options, files, rows)
         make_folder(options.out)
         journal = Journal(options.out)
-        missing = [
-            (one, fold)
-            for one in configurations
-            for fold in range(len(rows.folds))
-            if journal.find(one.key, fold) is None
-        ]
+        missing = find_missing(configurations, journal, n_folds=rows.n_folds)
         if missing:
+            rows.make_folds(files)  # before anything is fitted, as there may be no such folds
             _fit_missing(missing, rows.data, files, journal, options)
-        board = rank(configurations, journal, n_folds=len(rows.folds), task=rows.data.task)
+        board = rank(configurations, journal, n_folds=rows.n_folds, task=rows.data.task)
         with locked_folder(options.out):
-            write_tables(options.out, board)
-            write_folds(options.out, [files.paths[row] for row in rows.labelled.folds], rows.folds)
+            _write_tables(options.out, board, rows, files)
     _check_fitted(board, options.out)
     return SweepResult(
         board=board,
@@ -120,6 +127,17 @@ def sweep(options: SweepOptions) -> SweepResult:
         seconds=time.monotonic() - started_s,
         out=options.out,
     )
+
+
+def _write_tables(out: Path, board: Leaderboard, rows: RowsPlan, files: FeatureFiles) -> None:
+    """Write all tables; that of the folds only if the one that is there is of others."""
+    key = digest_rows(rows.data, files)
+    known = read_json(out / SUMMARY_NAME) or {}
+    if known.get("rows") != key or not (out / FOLDS_NAME).exists():
+        # Until all tables are written, none vouches for the folds.
+        remove_durably(out / SUMMARY_NAME)
+        write_folds(out, [files.paths[row] for row in rows.labelled.folds], rows.make_folds(files))
+    write_tables(out, board, rows_key=key)
 
 
 def _fit_missing(

@@ -36,19 +36,23 @@ def test_a_second_run_fits_and_computes_nothing(place, run):
     assert list_times(*before) == before
 
 
-def run_without_tensorflow():
-    """Run the experiment in a process of its own, which fails if it imports TensorFlow."""
+def run_without(*modules):
+    """Run the experiment in a process of its own, which fails if it imports any of these."""
     code = (
         "import sys\nfrom permafrost.pipeline.cli.main import main\n"
         "status = main(['run', 'experiment.yaml'])\n"
-        "sys.exit(status or 'tensorflow' in sys.modules or 'keras' in sys.modules)"
+        f"sys.exit(status or str(set({modules}) & sys.modules.keys()).replace('set()', '') or 0)"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
 
 
+def test_a_finished_experiment_imports_nothing_that_computes(place):
+    run_without("tensorflow", "keras", "sklearn", "scipy", "skops", "pandas", "distributed")
+
+
 def test_logreg_heads_on_cached_features_import_no_tensorflow(fresh):
-    run_without_tensorflow()
+    run_without("tensorflow", "keras")
     assert (fresh / "runs/best/model.json").exists()
 
 
@@ -60,7 +64,7 @@ def test_mlp_heads_that_are_fitted_already_import_no_tensorflow(fresh, run):
     assert tried == [[8], [8, 4]]
     assert figures["fitted"] == 2 * 2
     before = list_times(fresh / "new.csv", fresh / "m.keras")
-    run_without_tensorflow()
+    run_without("tensorflow", "keras", "sklearn", "scipy")
     again = run(**experiment)
     assert again["fitted"] == 0
     assert list_times(*before) == before
