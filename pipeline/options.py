@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +12,13 @@ from permafrost.cache.hdf5.compression import COMPRESSIONS
 from permafrost.cache.shards.format import DTYPES
 from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.parsers import (
+    parse_batch_size,
+    parse_bytes,
+    parse_layers,
+    parse_size,
+    read_whole,
+)
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
 from permafrost.stages.decoding.decode import DECODE_MODES, ORIENT_MODES
@@ -22,7 +27,6 @@ from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
 from permafrost.stages.engines.registry import ENGINES
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.frameworks.start import find_keras_backend
-from permafrost.stages.numbers import parse_number, parse_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -35,58 +39,22 @@ DEFAULT_CACHE = Path(".permafrost")
 PRECISIONS = ("float32", "bfloat16", "float16")
 SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
 GROUP_HELP = "keep rows with one value in one split or fold (default: group, if there is one)"
-_BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
-def parse_bytes(text: str) -> int:
-    """Read ``4GB``, ``500MB`` or ``1000000``."""
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    try:
-        number = parse_number(match[1]) if match else 0.0
-    except ValueError:
-        number = 0.0
-    if match is None or number <= 0:
-        raise PipelineError(f"cannot read {text!r} as an amount of memory; write it as 4GB")
-    unit = _BYTE_UNITS[match[2].upper()]
-    return int(number * (unit if not match[3] else 1024 ** (len(f"{unit:.0f}") // 3)))
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    """Read ``224`` or ``224x320``, height first."""
-    match = re.fullmatch(r"\s*([0-9]{1,9})(?:x([0-9]{1,9}))?\s*", text)
-    if match is None or int(match[1]) < 1 or match[2] == "0":
-        raise PipelineError(f"cannot read {text!r} as a size; write it as 224 or 224x320 (height)")
-    return int(match[1]), int(match[2] or match[1])
-
-
-def read_whole(text: str) -> int:
-    """Read an option that is a whole number, for its parser."""
-    try:
-        return parse_whole(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; write it as 5") from None
-
-
-def read_number(text: str) -> float:
-    """Read an option that is a number, for its parser."""
-    try:
-        return parse_number(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}; write it as 0.5") from None
-
-
-def parse_layers(text: str) -> tuple[str, ...]:
-    """Read ``SPEC,SPEC``."""
-    return tuple(text.split(","))
-
-
-def _option(default: T, **metadata: Any) -> T:
+def declare(default: T, **metadata: Any) -> T:
     """Declare a field as an option, once for all that show, read or check it.
 
     The metadata is what `add_argument` of the command line takes; and, where the field's name does
-    not do, a `flag` in its place there, and a `kind` in its place in errors.
+    not do, a `flag` in its place there and in experiment files, and a `kind` in its place in
+    errors.
     """
     return field(default=default, metadata=metadata)
+
+
+def name_key(option: Field[Any]) -> str:
+    """Return what an option is called in an experiment file: as its flag, with ``_``."""
+    flag: str = option.metadata.get("flag", option.name)
+    return flag.removeprefix("--").replace("-", "_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,23 +77,23 @@ class DatasetOptions:
         Column of which rows with one value are in one split; ``group`` if there is one.
     """
 
-    images: str | None = _option(None, metavar="SOURCE", help=SOURCES)
+    images: str | None = declare(None, metavar="SOURCE", help=SOURCES)
     manifest: Path | None = field(
         default=None, metadata={"type": Path, "metavar": "FILE", "help": "what index wrote"}
     )
-    labels: str | None = _option(
+    labels: str | None = declare(
         None, metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
     )
-    split: str | None = _option(
+    split: str | None = declare(
         None, metavar="RULE", help="predefined, none, or test=0.3,val=0.1 (default: by source)"
     )
-    split_names: str | None = _option(
+    split_names: str | None = declare(
         None,
         metavar="NAME=SPLIT",
         help="what splits are called besides train, val and test, as in holdout=test,eval=val",
     )
-    seed: int = _option(0, type=read_whole, metavar="N", help="of a random split")
-    group: str | None = _option(None, metavar="COLUMN", help=GROUP_HELP)
+    seed: int = declare(0, type=read_whole, metavar="N", help="of a random split")
+    group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.manifest is None):
@@ -159,27 +127,27 @@ class FeatureOptions:
             "help": "as block2_pool,block5_pool:avg",
         }
     )
-    weights: str = _option("imagenet", metavar="imagenet|random|FILE")
-    size: tuple[int, int] | None = _option(
+    weights: str = declare("imagenet", metavar="imagenet|random|FILE")
+    size: tuple[int, int] | None = declare(
         None, type=parse_size, metavar="N", help="input size in pixels"
     )
-    resize: str = _option("bilinear", choices=RESIZE_METHODS, kind="resize method")
-    resize_mode: str = _option("stretch", choices=RESIZE_MODES, kind="resize mode")
-    preprocess: str = _option("auto", choices=("auto", *PREPROCESS_MODES), kind="preprocessing")
-    view: str = _option("identity", choices=VIEWS)
-    orient: str = _option("ignore", choices=ORIENT_MODES, kind="orientation")
-    dtype: str = _option("float32", choices=DTYPES)
-    engine: str = _option(
+    resize: str = declare("bilinear", choices=RESIZE_METHODS, kind="resize method")
+    resize_mode: str = declare("stretch", choices=RESIZE_MODES, kind="resize mode")
+    preprocess: str = declare("auto", choices=("auto", *PREPROCESS_MODES), kind="preprocessing")
+    view: str = declare("identity", choices=VIEWS)
+    orient: str = declare("ignore", choices=ORIENT_MODES, kind="orientation")
+    dtype: str = declare("float32", choices=DTYPES)
+    engine: str = declare(
         "tensorflow",
         choices=ENGINES,
         help="keras runs on the backend that Keras is set to: KERAS_BACKEND=jax|torch|tensorflow",
     )
-    precision: str = _option(
+    precision: str = declare(
         "float32",
         choices=PRECISIONS,
         help="of the products: bfloat16 on processors that have it, float16 on GPUs",
     )
-    decode: str = _option("exact", choices=DECODE_MODES, kind="decoding")
+    decode: str = declare("exact", choices=DECODE_MODES, kind="decoding")
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -252,13 +220,13 @@ class RunOptions:
         Decode in processes of their own, each image within these limits.
     """
 
-    batch_size: int | None = _option(None, metavar="auto|N")
-    memory_bytes: int = _option(
+    batch_size: int | None = declare(None, type=parse_batch_size, metavar="auto|N")
+    memory_bytes: int = declare(
         DEFAULT_MEMORY_BYTES, flag="--memory", type=parse_bytes, metavar="4GB"
     )
-    compression: str = _option("none", choices=COMPRESSIONS)
-    on_error: str = _option("skip", choices=("skip", "fail"), kind="--on-error")
-    scheduler: str | None = _option(None, metavar="ADDRESS", help="of a Dask cluster that decodes")
+    compression: str = declare("none", choices=COMPRESSIONS)
+    on_error: str = declare("skip", choices=("skip", "fail"), kind="--on-error")
+    scheduler: str | None = declare(None, metavar="ADDRESS", help="of a Dask cluster that decodes")
     workers: int = field(
         default_factory=count_cores,
         metadata={"type": read_whole, "metavar": "N", "help": "threads (default: the cores)"},

@@ -60,7 +60,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "models": {"planning", "extraction"},
         "api": {"planning", "extraction"},
         "sweeps": {"models"},
-        "experiments": {"extraction", "models", "sweeps"},
+        "experiments": {"planning", "extraction", "models", "sweeps"},
         "cli": {"planning", "extraction", "upkeep", "models", "sweeps", "experiments"},
     },
 }

@@ -36,10 +36,9 @@ from permafrost.pipeline.options import (
     ExtractOptions,
     FeatureOptions,
     RunOptions,
-    parse_bytes,
-    parse_size,
     read_options,
 )
+from permafrost.pipeline.parsers import parse_bytes, parse_size
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.recipe import build_recipe

@@ -30,8 +30,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 
 def run_experiment(parsed: argparse.Namespace) -> Outcome:
     """Run `run`."""
+    from permafrost.pipeline.experiments.experiment import read_experiment
     from permafrost.pipeline.experiments.run import run_experiment as run
-    from permafrost.pipeline.experiments.schema import read_experiment
 
-    result = run(read_experiment(parsed.experiment), read_run_options(parsed))
+    experiment = read_experiment(parsed.experiment)
+    result = run(experiment.with_run(read_run_options(parsed, experiment.run)))
     return Outcome(result.describe(), result.to_dict())

@@ -14,14 +14,10 @@ from permafrost.pipeline.options import (
     ExtractOptions,
     FeatureOptions,
     RunOptions,
-    parse_bytes,
-    read_number,
     read_options,
-    read_whole,
 )
-from permafrost.stages.datasets.targets import CLASSIFICATION, TASKS
+from permafrost.pipeline.parsers import read_number
 from permafrost.stages.decoding.isolation import Isolation
-from permafrost.stages.numbers import parse_whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -39,11 +35,11 @@ def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
     )
 
 
-def read_run_options(parsed: argparse.Namespace) -> RunOptions:
+def read_run_options(parsed: argparse.Namespace, defaults: RunOptions | None = None) -> RunOptions:
     """Read the options that change no number, such as batch size and memory."""
-    batch_size = _read_batch_size(getattr(parsed, "batch_size", "auto"))
-    options = read_options(RunOptions, vars(parsed) | {"batch_size": batch_size})
-    return replace(options, isolation=_read_isolation(parsed))
+    names = {option.name for option in fields(RunOptions)}
+    given = {name: value for name, value in vars(parsed).items() if name in names}
+    return replace(defaults or RunOptions(), **given, isolation=_read_isolation(parsed))
 
 
 def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
@@ -55,33 +51,11 @@ def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
     return Isolation() if timeout_s is None else Isolation(timeout_s=timeout_s)
 
 
-def _read_batch_size(text: str) -> int | None:
-    if text == "auto":
-        return None
-    try:
-        size = parse_whole(text)
-    except ValueError:
-        size = 0
-    if size < 1:
-        raise PipelineError(f"--batch-size {text!r}: write auto or a number of images, as 32")
-    return size
-
-
 def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
     """Read what `fit` and `sweep` share."""
     from permafrost.pipeline.models.task import TaskOptions
 
     return read_options(TaskOptions, vars(parsed) | {"features": tuple(parsed.features)})
-
-
-def split_names(text: str | None, option: str) -> tuple[str, ...] | None:
-    """Split ``one,two``; None where the option was not given."""
-    if text is None:
-        return None
-    parts = tuple(part.strip() for part in text.split(","))
-    if not all(parts):
-        raise PipelineError(f"{option} {text!r} has an empty name; write names as one,two")
-    return tuple(dict.fromkeys(parts))
 
 
 def read_settings(pairs: list[str]) -> dict[str, str]:
@@ -128,27 +102,13 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
     """Add what `fit` and `sweep` share."""
+    from permafrost.pipeline.models.task import TaskOptions
+
     parser.add_argument(
         "--features", type=Path, required=True, action="append", metavar="F.h5",
         help="may be repeated: the layers of several backbones side by side",
     )  # fmt: skip
-    parser.add_argument("--task", default=CLASSIFICATION, choices=TASKS)
-    parser.add_argument(
-        "--target", default="label", metavar="COLUMN", help="the column with the truth"
-    )
-    parser.add_argument("--cv", type=read_whole, metavar="K", help="cross-validate with K folds")
-    add_options(parser, DatasetOptions, "group")
-    parser.add_argument(
-        "--seed",
-        type=read_whole,
-        default=0,
-        metavar="N",
-        help="of folds, held-out rows and weights",
-    )
-    parser.add_argument(
-        "--memory", dest="memory_bytes", type=parse_bytes, default="4GB", metavar="4GB",
-        help="what features may take",
-    )  # fmt: skip
+    add_options(parser, TaskOptions)
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from permafrost.cores import count_cores
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
     add_cache,
+    add_options,
     add_run_options,
     add_task_options,
     read_run_options,
     read_settings,
     read_task_options,
-    split_names,
 )
-from permafrost.pipeline.options import SOURCES, read_whole
+from permafrost.pipeline.options import SOURCES, read_options
+from permafrost.pipeline.parsers import parse_names
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
@@ -52,44 +52,31 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sweep`."""
+    from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.stages.heads import HEADS
 
     add_task_options(parser)
-    parser.add_argument(
-        "--layers", metavar="SPEC,SPEC", help="as block2_pool:avg,A+B (default: all there are)"
-    )
-    parser.add_argument(
-        "--poolings", metavar="avg,max,flatten", help="try these on every layer that is a map"
-    )
-    parser.add_argument("--heads", required=True, metavar=",".join(HEADS))
+    add_options(parser, SweepOptions)
+    parser.add_argument("--heads", required=True, type=parse_names, metavar=",".join(HEADS))
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=V1,V2",
         help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--jobs", type=read_whole, metavar="N", help="processes (default: the cores)"
-    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
 
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
     """Run `sweep`."""
     from permafrost.pipeline.sweeps.grid import HeadGrid
-    from permafrost.pipeline.sweeps.sweep import SweepOptions, sweep
+    from permafrost.pipeline.sweeps.plan import SweepOptions
+    from permafrost.pipeline.sweeps.sweep import sweep
 
-    options = SweepOptions(
-        data=read_task_options(parsed),
-        layers=split_names(parsed.layers, "--layers"),
-        poolings=split_names(parsed.poolings, "--poolings"),
-        heads=HeadGrid(
-            heads=split_names(parsed.heads, "--heads") or (),
-            settings=tuple(read_settings(parsed.settings).items()),
-        ),
-        jobs=count_cores() if parsed.jobs is None else parsed.jobs,
-        out=parsed.out,
-    )
-    result = sweep(options)
+    data = read_task_options(parsed)
+    settings = tuple(read_settings(parsed.settings).items())
+    candidates = HeadGrid(heads=parsed.heads, settings=settings).expand(data.task)
+    given = vars(parsed) | {"data": data, "candidates": candidates}
+    result = sweep(read_options(SweepOptions, given))
     return Outcome(result.describe(), result.to_dict())
 
 

@@ -70,7 +70,7 @@ class _Parser(argparse.ArgumentParser):
     """A parser whose complaints are one line, as all others are."""
 
     def error(self, message: str) -> NoReturn:
-        raise PipelineError(f"{message}; see: python {self.prog} --help")
+        raise PipelineError(f"{message}; see: {self.prog} --help")
 
 
 class _CommandParser(_Parser):

@@ -11,7 +11,7 @@ from permafrost.pipeline.cli.groups import (
     add_run_options,
     read_run_options,
 )
-from permafrost.pipeline.options import read_number, read_whole
+from permafrost.pipeline.parsers import read_number, read_whole
 
 
 def add_verify(parser: argparse.ArgumentParser) -> None:

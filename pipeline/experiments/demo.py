@@ -25,7 +25,8 @@ from permafrost.pipeline.models.fit import FitOptions, fit
 from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
 from permafrost.pipeline.sweeps.grid import HeadGrid
-from permafrost.pipeline.sweeps.sweep import SweepOptions, sweep
+from permafrost.pipeline.sweeps.plan import SweepOptions
+from permafrost.pipeline.sweeps.sweep import sweep
 from permafrost.stages.datasets.table import write_table
 from permafrost.stages.frameworks.start import start_tensorflow
 
@@ -232,7 +233,7 @@ def _try_heads(features: Path, out: Path) -> Iterator[Trial]:
 def _choose_head(features: Path, out: Path) -> Choice:
     _say(f"sweeping over heads and settings on {features.name}")
     data = TaskOptions(features=(features,), cv=N_FOLDS, seed=SEED)
-    found = sweep(SweepOptions(data=data, heads=GRID, out=out))
+    found = sweep(SweepOptions(data=data, candidates=GRID.expand(data.task), jobs=1, out=out))
     return Choice(
         head=found.board.entries[0].configuration.head,
         accuracy=found.best.metrics["accuracy"],

@@ -1,4 +1,7 @@
-"""experiment.yaml ↔ typed, frozen models, checked before anything starts."""
+"""The keys of experiment.yaml, and what is said of one that does not fit.
+
+What the command line takes is a key here too, because both come from the same declared options.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +10,63 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.yaml_text import read_yaml
+from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import (
     DEFAULT_CACHE,
     DatasetOptions,
-    ExtractOptions,
     FeatureOptions,
     RunOptions,
-    read_options,
+    name_key,
 )
-from permafrost.stages.backbones.applications import parse_backbone
-from permafrost.stages.backbones.layers import parse_layer_specs
-from permafrost.stages.datasets.targets import CLASSIFICATION, TASKS
-from permafrost.stages.heads import check_task, parse_settings
+from permafrost.pipeline.parsers import parse_names, read_whole
+from permafrost.pipeline.sweeps.plan import SweepOptions
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Options = TypeVar("Options", bound=DataclassInstance)
+
+# What YAML gives for an option, by the parser of its text; for any other parser, a number or text.
+_KINDS: Mapping[Any, Any] = {None: str, Path: str, read_whole: int, parse_names: list[str]}
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def _list_keys(*options: type[DataclassInstance]) -> dict[str, Any]:
+    """Return the keys of what is declared as an option; ``null`` stands for the default."""
+    return {
+        name_key(option): (_KINDS.get(option.metadata.get("type"), int | str) | None, None)
+        for one in options
+        for option in fields(one)
+        if option.metadata and not option.default is option.default_factory is MISSING
+    }
+
+
+def read_section(options: type[Options], keys: Mapping[str, Any], **named: Any) -> Options:
+    """Build options from the keys of a section, and from what has no key.
+
+    Raises
+    ------
+    PipelineError, StageError
+        A value cannot be used.
+    """
+    given = dict(named)
+    for option in fields(options):
+        value, parse = keys.get(name_key(option)), option.metadata.get("type")
+        if not option.metadata or value is None or option.name in named:
+            continue
+        if _KINDS.get(parse) in (str, None) and parse is not None:
+            value = parse(str(value))
+        given[option.name] = tuple(value) if isinstance(value, list) else value
+    return options(**given)
 
 
 class SplitSection(_Section):
@@ -45,35 +83,26 @@ class SplitSection(_Section):
         return ",".join(f"{name}={share}" for name, share in shares.items() if share)
 
 
-# The options of a feature set that have a default, and those of them that are read from text.
-_OPTIONS = [option for option in fields(FeatureOptions) if option.default is not MISSING]
-_PARSERS = {
-    option.name: option.metadata["type"] for option in _OPTIONS if "type" in option.metadata
-}
-
-
-class _NamedBackbone(_Section):
+class _BackboneKeys(_Section):
     """One backbone and the layers to keep of it; the other keys are options of ``extract``."""
 
     name: str
     layers: list[str] = Field(min_length=1)
 
-    def to_options(self) -> FeatureOptions:
-        """Return the same as `extract` takes it."""
-        given = self.model_dump(exclude_unset=True, exclude_none=True)
-        given |= {name: _PARSERS[name](str(given[name])) for name in _PARSERS.keys() & given}
-        named = {"backbone": self.name, "layers": tuple(self.layers)}
-        return read_options(FeatureOptions, given | named)
-
 
 if TYPE_CHECKING:
-    BackboneSection = _NamedBackbone
+    BackboneSection = _BackboneKeys
 else:
-    _KEYS = {
-        option.name: (int | str | None if option.name in _PARSERS else str, option.default)
-        for option in _OPTIONS
-    }
-    BackboneSection = create_model("BackboneSection", __base__=_NamedBackbone, **_KEYS)
+    BackboneSection = create_model(
+        "BackboneSection", __base__=_BackboneKeys, **_list_keys(FeatureOptions)
+    )
+
+
+class PredictSection(_Section):
+    """Images to put through the best head, and the file with what it says of them."""
+
+    images: str
+    out: str
 
 
 class HeadSection(BaseModel):
@@ -98,31 +127,27 @@ class HeadSection(BaseModel):
         if not isinstance(value, list):
             return [value]
         if not value and name != "hidden":
-            raise ValueError(f"{name}: [] stands for no head at all; give it a value or drop it")
+            raise PipelineError(f"{name}: [] stands for no head at all; give it a value or drop it")
         if name == "hidden" and not any(isinstance(part, list) for part in value):
             return [value]
         return value
 
 
-class Experiment(_Section):
-    """A whole experiment; the keys of ``experiment.yaml``.
+class _ExperimentKeys(_Section):
+    """A whole experiment; the other keys are options of ``extract`` and ``sweep``.
 
     Relative paths start from the folder the command runs in, as on the command line.
     """
 
-    images: str
-    labels: str | None = None
     split: SplitSection | str | None = None
     split_names: dict[str, str] | str | None = None
     cache: str = str(DEFAULT_CACHE)
+    materialize: bool = False
     backbones: list[BackboneSection] = Field(min_length=1)
     heads: list[HeadSection] = Field(min_length=1)
-    task: str = CLASSIFICATION
-    target: str = "label"
-    cv: int | None = Field(default=None, ge=2)
-    group: str | None = None
-    seed: int = Field(default=0, ge=0, lt=2**32)
     out: str
+    predict: list[PredictSection] = []
+    export: str | None = None
 
     @field_validator("split")
     @classmethod
@@ -131,58 +156,31 @@ class Experiment(_Section):
             raise ValueError("name a share, as {test: 0.3}")
         return split
 
-    @field_validator("heads")
+    @field_validator("predict", mode="before")
     @classmethod
-    def _check_heads(cls, heads: list[HeadSection]) -> list[HeadSection]:
-        for head in heads:
-            for settings in head.expand():
-                parse_settings(head.kind, settings)
-        return heads
-
-    @field_validator("task")
-    @classmethod
-    def _check_task(cls, task: str) -> str:
-        if task not in TASKS:
-            raise ValueError(f"{task!r} is no task; write {', '.join(TASKS)}")
-        return task
-
-    def extractions(self, run: RunOptions) -> Iterator[tuple[BackboneSection, ExtractOptions]]:
-        """Yield what to extract for each backbone."""
-        split, seed = self.split, self.seed
-        if isinstance(split, SplitSection):
-            seed = seed if split.seed is None else split.seed
-            split = split.rule
-        names = self.split_names
-        if isinstance(names, dict):
-            names = ",".join(f"{name}={split}" for name, split in names.items())
-        dataset = DatasetOptions(
-            images=self.images,
-            labels=self.labels,
-            split=split,
-            split_names=names,
-            seed=seed,
-            group=self.group,
-        )
-        for backbone in self.backbones:
-            yield (
-                backbone,
-                ExtractOptions(
-                    dataset=dataset,
-                    features=backbone.to_options(),
-                    cache=Path(self.cache),
-                    run=run,
-                ),
-            )
+    def _list_predictions(cls, predict: object) -> object:
+        return [predict] if isinstance(predict, dict) else predict or []
 
 
-def read_experiment(file: Path) -> Experiment:
-    """Read and check an experiment file.
+if TYPE_CHECKING:
+    ExperimentSection = _ExperimentKeys
+else:
+    _DECLARED = _list_keys(DatasetOptions, TaskOptions, SweepOptions, RunOptions)
+    ExperimentSection = create_model(
+        "ExperimentSection",
+        __base__=_ExperimentKeys,
+        **{key: kind for key, kind in _DECLARED.items() if key not in _ExperimentKeys.model_fields},
+    )
+
+
+def read_sections(file: Path) -> ExperimentSection:
+    """Read an experiment file, and check its keys and the types of their values.
 
     Raises
     ------
     PipelineError
-        The file cannot be read, or says something that makes no sense; a misspelt key names the
-        nearest valid one.
+        The file cannot be read, or holds something else; a misspelt key names the nearest valid
+        one.
     """
     try:
         with file.open(encoding="utf-8") as stream:
@@ -193,19 +191,13 @@ def read_experiment(file: Path) -> Experiment:
         # Also of bytes that are not UTF-8, and of an unquoted 2024-13-01, which is no date.
         raise PipelineError(f"{str(file)!r} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise PipelineError(f"{str(file)!r} should hold keys: {', '.join(Experiment.model_fields)}")
+        raise PipelineError(
+            f"{str(file)!r} should hold keys: {', '.join(ExperimentSection.model_fields)}"
+        )
     try:
-        experiment = Experiment.model_validate(content)
+        return ExperimentSection.model_validate(content)
     except ValidationError as error:
         raise PipelineError(f"{file}: {_explain(error)}") from error
-    # All of them now, not each after the hours that those before it take.
-    for head in experiment.heads:
-        check_task(head.kind, experiment.task)
-    for backbone in experiment.backbones:
-        parse_backbone(backbone.name)
-        parse_layer_specs(backbone.layers)
-        backbone.to_options()
-    return experiment
 
 
 def _explain(error: ValidationError) -> str:
@@ -235,7 +227,9 @@ def _explain_key(key: str, places: list[str]) -> str:
 
 def _list_places(loc: tuple[int | str, ...]) -> list[str]:
     """Leave out the types that pydantic tried, which are ours and not the user's."""
-    return [str(part) for part in loc if part not in ("SplitSection", "int", "str")]
+    return [
+        str(part) for part in loc if part not in ("SplitSection", "int", "str", "dict[str,str]")
+    ]
 
 
 def _find_section(places: list[str]) -> type[BaseModel]:
@@ -243,5 +237,6 @@ def _find_section(places: list[str]) -> type[BaseModel]:
         "split": SplitSection,
         "backbones": BackboneSection,
         "heads": HeadSection,
+        "predict": PredictSection,
     }
-    return sections[places[0]] if places else Experiment
+    return sections[places[0]] if places else ExperimentSection

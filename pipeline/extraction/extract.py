@@ -18,6 +18,7 @@ from permafrost.pipeline.extraction.results import list_failures, write_results
 from permafrost.pipeline.extraction.summary import ExtractSummary, Tally, summarize
 from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.pipeline.planning.remembered import recall_failures, remember_rate, remember_sets
 from permafrost.pipeline.progress import show_progress
@@ -29,7 +30,9 @@ if TYPE_CHECKING:
     from permafrost.pipeline.forward.batch import LoadedBatch
 
 
-def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
+def extract(
+    options: ExtractOptions, out: Path, *, dataset: Dataset | None = None
+) -> ExtractSummary:
     """Compute what is missing and write ``features.h5``.
 
     Parameters
@@ -37,6 +40,8 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     options : ExtractOptions
     out : Path
         The view; ``<out>.failures.csv`` beside it lists the images that could not be read.
+    dataset : Dataset, optional
+        What `options` name, where it is listed and hashed already.
 
     Raises
     ------
@@ -47,7 +52,7 @@ def extract(options: ExtractOptions, out: Path) -> ExtractSummary:
     layout = open_cache(options.cache)
     _check_out(out)
     with Index(layout.index_file) as index, Uses(layout.leases_folder) as uses:
-        prepared = fill_cache(options, index, tally, uses)
+        prepared = fill_cache(options, index, tally, uses, dataset=dataset)
         failed = write_results(options, prepared, tally, index, out=out)
     return summarize(options, prepared, tally, failed=failed, out=out)
 
@@ -59,13 +64,14 @@ def _check_out(out: Path) -> None:
     make_folder(out.parent)
 
 
-def fill_cache(
+def fill_cache(  # noqa: PLR0913
     options: ExtractOptions,
     index: Index,
     tally: Tally,
     uses: Uses,
     *,
     quiet: bool = False,
+    dataset: Dataset | None = None,
 ) -> Preparation:
     """Compute what is missing: `extract` without the view.
 
@@ -79,9 +85,12 @@ def fill_cache(
         Is told which feature sets the caller reads afterwards.
     quiet : bool
         Whether to show no progress.
+    dataset : Dataset, optional
+        As in `extract`.
     """
     started_s = time.monotonic()
-    prepared = prepare(options, open_cache(options.cache), index, uses)
+    layout = open_cache(options.cache)
+    prepared = prepare(options, layout, index, uses=uses, dataset=dataset)
     tally.shares.planning = time.monotonic() - started_s
     tally.unreadable.update(prepared.dataset.unreadable)
     _stop_on_failure(options, prepared, tally)

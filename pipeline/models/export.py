@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from permafrost.cache.disk.publish import make_folder, published
+from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.classifier import (
     Classifier,
-    ClassifierPart,
     check_recipe,
     list_features,
     load_classifier,
@@ -41,12 +41,11 @@ def export(model: Path, out: Path) -> dict[str, object]:
     PipelineError, StageError
         The backbone is no longer the one that the head was fitted on, or cannot be exported.
     """
-    if out.suffix != SUFFIX or out.is_dir():
-        raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
+    check_export_file(out)
     classifier = load_classifier(model)
     parts = _load_parts(classifier)
     # Not earlier: until they are checked, the recipes may be anything.
-    pixels = _share_pixels(classifier.parts)
+    pixels = share_pixels([(part.layer, part.recipe) for part in classifier.parts])
     network = build_classifier(parts, classifier.head)
     make_folder(out.absolute().parent)
     with published(out) as temporary:
@@ -67,20 +66,33 @@ def export(model: Path, out: Path) -> dict[str, object]:
     }
 
 
-def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
-    first = parts[0]
-    for part in parts[1:]:
+def check_export_file(out: Path) -> None:
+    """Raise PipelineError where no model can be written."""
+    if out.suffix != SUFFIX or out.is_dir():
+        raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
+
+
+def share_pixels(layers: Sequence[tuple[str, Recipe]]) -> dict[str, object]:
+    """Return what makes an image file the pixels that these layers were computed from.
+
+    Raises
+    ------
+    PipelineError
+        It is not the same for all of them.
+    """
+    (first, ours), *others = layers
+    for layer, recipe in others:
         differing = [
-            f"{name} {first.recipe[name]} and {part.recipe[name]}"
+            f"{name} {ours[name]} and {recipe[name]}"
             for name in PIXELS
-            if first.recipe[name] != part.recipe[name]
+            if ours[name] != recipe[name]
         ]
         if differing:
             raise PipelineError(
-                f"one model takes one image, but {first.layer} and {part.layer} were extracted from"
-                f" different ones ({', '.join(differing)}); extract both alike"
+                f"one model takes one image, but {first} and {layer} were extracted from different"
+                f" ones ({', '.join(differing)}); extract both alike"
             )
-    return {name: first.recipe[name] for name in PIXELS}
+    return {name: ours[name] for name in PIXELS}
 
 
 def _load_parts(classifier: Classifier) -> list[ExportPart]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,3 +134,9 @@ def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | No
     layer = StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
     layer.pool_shape(file.shape(name))  # refuses what has no height and width
     return layer
+
+
+def list_own_names(file: Path, term: str) -> list[str]:
+    """Return what a term calls a layer of this file, where it names the file: ``vgg16/fc1``."""
+    names = {f"{file.stem}/", f"{file.absolute().parent.name}/"}
+    return [term.removeprefix(name) for name in names if term.startswith(name)]

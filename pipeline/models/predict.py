@@ -27,6 +27,7 @@ from permafrost.pipeline.models.classifier import (
 from permafrost.pipeline.models.rows import FeatureFiles
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.stages.datasets.table import read_table
 from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.errors import StageError
@@ -37,8 +38,14 @@ from permafrost.stages.heads.head import predict_rows
 _log = logging.getLogger(__name__)
 
 
-def predict(
-    model: Path, images: str, *, out: Path, cache: Path, run: RunOptions
+def predict(  # noqa: PLR0913
+    model: Path,
+    images: str,
+    *,
+    out: Path,
+    cache: Path,
+    run: RunOptions,
+    dataset: Dataset | None = None,
 ) -> dict[str, object]:
     """Classify images and write ``path,label,predicted`` and a probability column a class.
 
@@ -53,6 +60,8 @@ def predict(
     cache : Path
         Activations are kept here, as in any extraction.
     run : RunOptions
+    dataset : Dataset, optional
+        The images, where they are listed and hashed already.
 
     Returns
     -------
@@ -64,13 +73,11 @@ def predict(
     PipelineError
         The backbone is no longer the one that the head was fitted on.
     """
-    if out.is_dir():
-        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as {out}/new.csv")
+    check_predictions_file(out)
     classifier = load_classifier(model)
     extractions = [
         ExtractOptions(
-            # Nothing is trained on or held out, whatever splits the images may have.
-            dataset=DatasetOptions(images=images, split="none"),
+            dataset=name_images(images),
             features=features,
             cache=cache,
             run=dataclasses.replace(run, materialize=False),
@@ -85,7 +92,8 @@ def predict(
     with temporary_folder(out.parent) as folder:
         views = [folder / f"{number}.h5" for number in range(len(extractions))]
         summaries = [
-            extract(options, view) for options, view in zip(extractions, views, strict=True)
+            extract(options, view, dataset=dataset)
+            for options, view in zip(extractions, views, strict=True)
         ]
         with FeatureFiles(views) as files:
             figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out)
@@ -93,6 +101,17 @@ def predict(
     figures |= {"features": None, "predictions": str(out)}
     figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
     return figures
+
+
+def check_predictions_file(out: Path) -> None:
+    """Raise PipelineError where no predictions can be written."""
+    if out.is_dir():
+        raise PipelineError(f"--out {str(out)!r} is a folder; name a file in it, as {out}/new.csv")
+
+
+def name_images(images: str) -> DatasetOptions:
+    """Return how images are asked for that nothing is trained on or measured by."""
+    return DatasetOptions(images=images, split="none")
 
 
 def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[str, object]:

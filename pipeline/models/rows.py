@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,13 @@ import numpy as np
 from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.layer_matrix import LayerMatrix, StoredLayer, find_layer
-from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
+from permafrost.pipeline.models.layer_matrix import (
+    LayerMatrix,
+    StoredLayer,
+    find_layer,
+    list_own_names,
+)
+from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, parse_targets
@@ -38,6 +43,8 @@ class FeatureFiles:
     files : sequence of Path
     group : str, optional
         The column to keep together by, instead of ``group``.
+    open_file : callable, optional
+        Another one gives files that are still to be written.
 
     Raises
     ------
@@ -47,10 +54,16 @@ class FeatureFiles:
         The files have no image in common.
     """
 
-    def __init__(self, files: Sequence[Path], *, group: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        group: str | None = None,
+        open_file: Callable[[Path], AbstractContextManager[Features]] = Features,
+    ) -> None:
         self.group = group
         with ExitStack() as stack:
-            self._files = [stack.enter_context(Features(file)) for file in files]
+            self._files = [stack.enter_context(open_file(file)) for file in files]
             self._rows = _align(self._files)
             self._columns: dict[str, list[str]] = {}
             self._stack = stack.pop_all()
@@ -131,7 +144,8 @@ class FeatureFiles:
     def find_layers(self, expression: str) -> list[StoredLayer]:
         """Find what ``A+B`` stands for: each layer in every file that has it, side by side.
 
-        A pooling that was not extracted is derived from the layer's full map.
+        ``vgg16/A`` is that of ``vgg16.h5`` or ``vgg16/features.h5`` alone. A pooling that was not
+        extracted is derived from the layer's full map.
 
         Raises
         ------
@@ -139,20 +153,19 @@ class FeatureFiles:
             No file has the layer, or it cannot be pooled.
         """
         return [
-            layer
-            for term in expression.split(JOINED_BY)
-            for layer in self._find_term(parse_layer_spec(term))
+            layer for term in expression.split(JOINED_BY) for layer in self._find_term(term.strip())
         ]
 
-    def _find_term(self, spec: LayerSpec) -> list[StoredLayer]:
-        found = [
-            layer
+    def _find_term(self, term: str) -> list[StoredLayer]:
+        specs = [
+            (number, file, parse_layer_spec(text))
             for number, file in enumerate(self._files)
-            if (layer := find_layer(number, file, spec)) is not None
+            for text in (term, *list_own_names(file.path, term))
         ]
+        found = [layer for one in specs if (layer := find_layer(*one)) is not None]
         if not found:
             raise NotAViewError(
-                f"{self.name} has no layer {str(spec)!r}; it has: {', '.join(self.layers)};"
+                f"{self.name} has no layer {term!r}; it has: {', '.join(self.layers)};"
                 " extract it, which computes nothing else"
             )
         return found
@@ -166,8 +179,8 @@ class FeatureFiles:
 
     def has_space(self, layer: str) -> bool:
         """Tell whether a stored layer has height and width, and so can be pooled."""
-        holders = [file for file in self._files if layer in file.layers]
-        return bool(holders) and len(holders[0].shape(layer)) > 1
+        first = self.find_layers(layer)[0]
+        return len(self._files[first.file].shape(first.name)) > 1
 
     def open_matrix(self, layers: Sequence[StoredLayer]) -> Matrix:
         """Return the layers side by side, a row an image."""

@@ -13,7 +13,8 @@ from permafrost.cache.store.recipe import canonical_json
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
-from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES
+from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES, GROUP_HELP, declare
+from permafrost.pipeline.parsers import parse_bytes, read_whole
 from permafrost.stages.datasets.targets import (
     CLASSIFICATION,
     SEPARATOR,
@@ -56,12 +57,18 @@ class TaskOptions:
     """
 
     features: tuple[Path, ...]
-    task: str = CLASSIFICATION
-    target: str = "label"
-    cv: int | None = None
-    group: str | None = None
-    seed: int = 0
-    memory_bytes: int = DEFAULT_MEMORY_BYTES
+    task: str = declare(CLASSIFICATION, choices=TASKS)
+    target: str = declare("label", metavar="COLUMN", help="the column with the truth")
+    cv: int | None = declare(None, type=read_whole, metavar="K", help="cross-validate with K folds")
+    group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
+    seed: int = declare(0, type=read_whole, metavar="N", help="of folds, held-out rows and weights")
+    memory_bytes: int = declare(
+        DEFAULT_MEMORY_BYTES,
+        flag="--memory",
+        type=parse_bytes,
+        metavar="4GB",
+        help="what features may take",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < _SEEDS:

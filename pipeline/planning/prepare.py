@@ -62,14 +62,28 @@ class Preparation:
 
 
 def prepare(
-    options: ExtractOptions, layout: CacheLayout, index: Index, uses: Uses | None = None
+    options: ExtractOptions,
+    layout: CacheLayout,
+    index: Index,
+    *,
+    uses: Uses | None = None,
+    dataset: Dataset | None = None,
 ) -> Preparation:
-    """List and hash the images, look up the backbone, and find out what is missing.
+    """Look up the backbone, and find out what is missing.
 
-    What is there already may be dropped unless `uses` is given, and kept open.
+    Parameters
+    ----------
+    options : ExtractOptions
+    layout : CacheLayout
+    index : Index
+    uses : Uses, optional
+        Is told which feature sets are relied on; without it they may be dropped meanwhile.
+    dataset : Dataset, optional
+        What `options` name, where it is listed and hashed already.
     """
     backbone = Backbone(options.features, index)
-    dataset = open_dataset(options.dataset, index, workers=options.run.workers)
+    if dataset is None:
+        dataset = open_dataset(options.dataset, index, workers=options.run.workers)
     decode = build_decode_spec(options.features, backbone)
     decoding = f"{decode!r} {describe_decoder()}"
     described = describe_layers(options.features, backbone, options.run.compression)

@@ -20,6 +20,8 @@ from permafrost.stages.evaluation.metrics import PRIMARY
 
 # Above this p value a difference from the first is called noise.
 SIGNIFICANCE = 0.05
+SUMMARY_NAME = "sweep.json"
+FOLDS_NAME = "folds.csv"
 _SHOWN = 15
 
 
@@ -178,8 +180,11 @@ def place(score: float | None, loss: float | None) -> tuple[float, float]:
     )
 
 
-def write_tables(out: Path, board: Leaderboard) -> None:
-    """Write ``results.csv``, ``leaderboard.csv`` and ``sweep.json``."""
+def write_tables(out: Path, board: Leaderboard, *, rows_key: str) -> None:
+    """Write ``results.csv``, ``leaderboard.csv`` and ``sweep.json``.
+
+    The last one also says by `rows_key` of which rows and folds they are.
+    """
     folds = [
         {**_name_configuration(entry), **record.figures, "error": record.error}
         for entry in board.entries
@@ -197,7 +202,7 @@ def write_tables(out: Path, board: Leaderboard) -> None:
         for number, entry in enumerate(board.entries, start=1)
     ]
     _write_csv(out / "leaderboard.csv", ranked)
-    write_json(out / "sweep.json", board.to_dict())
+    write_json(out / SUMMARY_NAME, board.to_dict() | {"rows": rows_key})
 
 
 def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:
@@ -207,7 +212,7 @@ def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:
         for number, fold in enumerate(folds)
         for row in fold.test
     ]
-    _write_csv(out / "folds.csv", rows)
+    _write_csv(out / FOLDS_NAME, rows)
 
 
 def _name_configuration(entry: Entry) -> dict[str, object]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.cache.disk.locks import locked_folder
-from permafrost.cache.disk.publish import make_folder
+from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.fit import (
     FitOptions,
@@ -23,59 +23,36 @@ from permafrost.pipeline.models.fit import (
     fit,
     open_bench,
 )
-from permafrost.pipeline.models.measure import plan_folds, plan_trial
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
-from permafrost.pipeline.models.task import TaskOptions, check_classes, choose_folds
+from permafrost.pipeline.models.measure import plan_trial
+from permafrost.pipeline.models.rows import FeatureFiles
+from permafrost.pipeline.models.task import TaskOptions, digest_rows
+from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.progress import show_progress
-from permafrost.pipeline.sweeps.grid import (
-    Configuration,
-    HeadGrid,
-    choose_layers,
-    list_configurations,
-)
+from permafrost.pipeline.sweeps.grid import Configuration
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
-from permafrost.pipeline.sweeps.leaderboard import Leaderboard, rank, write_folds, write_tables
+from permafrost.pipeline.sweeps.leaderboard import (
+    FOLDS_NAME,
+    SUMMARY_NAME,
+    Leaderboard,
+    rank,
+    write_folds,
+    write_tables,
+)
+from permafrost.pipeline.sweeps.plan import (
+    Fit,
+    RowsPlan,
+    SweepOptions,
+    find_missing,
+    plan_configurations,
+    plan_rows,
+)
 from permafrost.pipeline.sweeps.workers import open_workers
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Trial, cross_fit
-from permafrost.stages.evaluation.fold_task import Candidate, FoldOutputs, explain_failure
+from permafrost.stages.evaluation.fold_task import FoldOutputs, explain_failure
 from permafrost.stages.evaluation.metrics import PRIMARY, Scores, score
-from permafrost.stages.heads import check_training
 
 BEST_NAME = "best"
-
-# A configuration, and the number of a fold.
-Fit = tuple[Configuration, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SweepOptions:
-    """What ``sweep`` is asked for.
-
-    Attributes
-    ----------
-    data : TaskOptions
-        Without ``cv``: the val split if there is one, else five folds.
-    layers : tuple of str, optional
-        All of the files by default.
-    poolings : tuple of str, optional
-        Tried on each layer that has height and width.
-    heads : HeadGrid
-    jobs : int
-        Processes.
-    out : Path
-    """
-
-    data: TaskOptions
-    layers: tuple[str, ...] | None = None
-    poolings: tuple[str, ...] | None = None
-    heads: HeadGrid
-    jobs: int = 1
-    out: Path
-
-    def __post_init__(self) -> None:
-        if self.jobs < 1:
-            raise PipelineError(f"--jobs {self.jobs}: at least 1 is needed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,48 +107,37 @@ def sweep(options: SweepOptions) -> SweepResult:
         One line for the user each.
     """
     started_s = time.monotonic()
-    candidates = options.heads.expand(options.data.task)
     with FeatureFiles(options.data.features, group=options.data.group) as files:
-        layers = choose_layers(files, options.layers, options.poolings)
-        data = choose_folds(options.data, files)
-        labelled = read_labels(files, task=data.task, column=data.target)
-        configurations = list_configurations(
-            files, layers, candidates, data=data, n_rows=len(labelled.folds)
-        )
+        rows = plan_rows(options, files)
+        configurations = plan_configurations(options, files, rows)
         make_folder(options.out)
         journal = Journal(options.out)
-        n_folds = data.cv or 1
-        missing = [
-            (one, fold)
-            for one in configurations
-            for fold in range(n_folds)
-            if journal.find(one.key, fold) is None
-        ]
+        missing = find_missing(configurations, journal, n_folds=rows.n_folds)
         if missing:
-            _check_training(data, labelled, candidates)
-            _fit_missing(missing, data, files, journal, options)
-        board = rank(configurations, journal, n_folds=n_folds, task=data.task)
-        folds = plan_folds(labelled, files.groups, n_folds=data.cv, seed=data.seed)
+            rows.make_folds(files)  # before anything is fitted, as there may be no such folds
+            _fit_missing(missing, rows.data, files, journal, options)
+        board = rank(configurations, journal, n_folds=rows.n_folds, task=rows.data.task)
         with locked_folder(options.out):
-            write_tables(options.out, board)
-            write_folds(options.out, [files.paths[row] for row in labelled.folds], folds)
+            _write_tables(options.out, board, rows, files)
     _check_fitted(board, options.out)
     return SweepResult(
         board=board,
-        best=_fit_best(board, data, options.out / BEST_NAME),
+        best=_fit_best(board, rows.data, options.out / BEST_NAME),
         n_fitted=len(missing),
         seconds=time.monotonic() - started_s,
         out=options.out,
     )
 
 
-def _check_training(
-    data: TaskOptions, labelled: LabelledRows, candidates: Sequence[Candidate]
-) -> None:
-    """Raise before anything is fitted what every single fit would raise."""
-    check_classes(labelled, data)
-    for kind in dict.fromkeys(one.kind for one in candidates):
-        check_training(kind, labelled.targets.select(labelled.train))
+def _write_tables(out: Path, board: Leaderboard, rows: RowsPlan, files: FeatureFiles) -> None:
+    """Write all tables; that of the folds only if the one that is there is of others."""
+    key = digest_rows(rows.data, files)
+    known = read_json(out / SUMMARY_NAME) or {}
+    if known.get("rows") != key or not (out / FOLDS_NAME).exists():
+        # Until all tables are written, none vouches for the folds.
+        remove_durably(out / SUMMARY_NAME)
+        write_folds(out, [files.paths[row] for row in rows.labelled.folds], rows.make_folds(files))
+    write_tables(out, board, rows_key=key)
 
 
 def _fit_missing(

@@ -128,25 +128,23 @@ def compare_counts(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
     """
     differences = a - b
     sizes, n_groups = np.unique(np.abs(differences[differences != 0]), return_counts=True)
-    if sizes.tolist() in ([], [1]):
-        return _test_discordant(int((differences > 0).sum()), int((differences < 0).sum()))
-    from scipy.stats import binom
-
     chances = np.ones(1)  # of each sum of what goes to the first
     for size, n in zip(sizes.tolist(), n_groups.tolist(), strict=True):
         part = np.zeros(size * n + 1)
-        part[::size] = binom.pmf(np.arange(n + 1), n, 0.5)
+        part[::size] = _toss(n)
         chances = np.convolve(chances, part)
     imbalance = np.abs(2 * np.arange(len(chances)) - (len(chances) - 1))
     return min(1.0, float(chances[imbalance >= abs(differences.sum())].sum()))
 
 
-def _test_discordant(n_first: int, n_second: int) -> float:
-    """Return the two-sided p value of so many heads and tails from a fair coin."""
-    from scipy.stats import binomtest
+def _toss(n: int) -> NDArray[np.float64]:
+    """Return the chance of each number of heads, from 0 to n, of n fair coins.
 
-    n_groups = n_first + n_second
-    return float(binomtest(n_first, n_groups).pvalue) if n_groups else 1.0
+    SciPy has it too, but takes a second to load, which a sweep with nothing to do need not.
+    """
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, n + 1)))])  # of the factorials
+    chances: NDArray[np.float64] = np.exp(logs[n] - logs - logs[::-1] - n * np.log(2))
+    return chances
 
 
 def compare_draws(a: NDArray[np.float64], b: NDArray[np.float64], *, difference: float) -> float:

@@ -16,10 +16,11 @@ from permafrost.cache.store.folders import open_feature_set_folder, read_recipe
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
 from permafrost.cache.store.records import Drift, Parity, read_record, write_record
-from permafrost.pipeline.cli.groups import read_settings, split_names
-from permafrost.pipeline.experiments.schema import read_experiment
+from permafrost.pipeline.cli.groups import read_settings
+from permafrost.pipeline.experiments.experiment import read_experiment
 from permafrost.pipeline.models.classifier import load_classifier
-from permafrost.pipeline.options import FeatureOptions, RunOptions, parse_bytes, parse_size
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.parsers import parse_bytes, parse_names, parse_size
 from permafrost.pipeline.sweeps.grid import split_values
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_spec, parse_layer_specs
@@ -65,8 +66,7 @@ class Target:
 def _read_experiment(content: bytes, folder: Path) -> object:
     file = folder / "experiment.yaml"
     file.write_bytes(content)
-    experiment = read_experiment(file)
-    return [options for _, options in experiment.extractions(RunOptions())]
+    return read_experiment(file)
 
 
 _YAML_TOKENS = [
@@ -297,7 +297,7 @@ TARGETS: Mapping[str, Target] = {
         inputs=st.lists(ANYTHING | st.sampled_from(_SETTINGS) | ANYTHING.map("C={}".format)),
         read=_parse_set,
     ),
-    "names": Target(inputs=ANYTHING, read=lambda text, _: split_names(text, "--layers")),
+    "names": Target(inputs=ANYTHING, read=lambda text, _: parse_names(text)),
     "locations": Target(
         inputs=ANYTHING | st.sampled_from(["/dev/zero", "x" * 5000, "\0", "a\0.zip"]),
         read=_open_location,

@@ -56,6 +56,7 @@ def write_experiment(**replaced):
         ],
         "heads": HEADS,
         "cv": 2,
+        "jobs": 1,
         "out": "runs",
     }
     Path("experiment.yaml").write_text(yaml.safe_dump(content | replaced))

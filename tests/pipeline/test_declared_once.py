@@ -12,10 +12,16 @@ import pytest
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.pipeline.api.transformer import BackboneFeatures
 from permafrost.pipeline.cli.parser import build_parser
-from permafrost.pipeline.experiments.schema import BackboneSection
-from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.experiments.schema import (
+    BackboneSection,
+    ExperimentSection,
+    read_section,
+)
+from permafrost.pipeline.models.task import TaskOptions
+from permafrost.pipeline.options import DatasetOptions, FeatureOptions, RunOptions, name_key
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
+from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.stages.backbones.layers import parse_layer_spec
 
 OPTIONS = [option for option in fields(FeatureOptions) if option.default is not MISSING]
@@ -49,9 +55,17 @@ def test_the_transformer_takes_every_option_with_its_default() -> None:
 
 
 def test_an_experiment_takes_every_option_with_its_default() -> None:
-    section = BackboneSection(name="vgg16", layers=["last"])
-    assert section.to_options() == FeatureOptions(backbone="vgg16", layers=("last",))
+    layers = ("last",)
+    keys = BackboneSection(name="vgg16", layers=["last"]).model_dump()
+    options = read_section(FeatureOptions, keys, backbone="vgg16", layers=layers)
+    assert options == FeatureOptions(backbone="vgg16", layers=layers)
     assert set(BackboneSection.model_fields) == {"name", "layers", *(one.name for one in OPTIONS)}
+
+
+@pytest.mark.parametrize("options", [DatasetOptions, TaskOptions, SweepOptions, RunOptions])
+def test_what_the_command_line_takes_is_a_key_of_an_experiment(options: Any) -> None:
+    declared = {name_key(one) for one in fields(options) if one.metadata}
+    assert declared <= set(ExperimentSection.model_fields)
 
 
 @pytest.mark.parametrize("command", ["extract", "plan"])

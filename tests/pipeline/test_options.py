@@ -7,7 +7,8 @@ import json
 import pytest
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import FeatureOptions, parse_bytes, parse_size
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.parsers import parse_bytes, parse_size
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 from permafrost.cache.errors import CacheError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.experiments.schema import read_experiment
+from permafrost.pipeline.experiments.experiment import read_experiment
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import StageError

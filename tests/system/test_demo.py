@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -15,7 +16,8 @@ import pytest
 
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.experiments.demo import NEXT_COMMANDS, Choice, DemoResult, Trial
-from permafrost.pipeline.experiments.schema import read_experiment
+from permafrost.pipeline.experiments.experiment import read_experiment
+from permafrost.pipeline.experiments.schema import ExperimentSection
 from permafrost.pipeline.extraction.summary import ExtractSummary
 from tests.helpers import ROOT
 
@@ -176,22 +178,26 @@ def test_the_commands_to_type_next_are_valid() -> None:
             assert (ROOT / parsed.experiment).is_file()
 
 
-def test_the_example_experiment_fits_four_heads_on_each_layer() -> None:
+def test_the_example_experiment_tries_four_heads_on_each_layer() -> None:
     experiment = read_experiment(ROOT / "examples" / "experiment.yaml")
-    heads = [(head.kind, settings) for head in experiment.heads for settings in head.expand()]
-    assert heads == [
-        *(("logreg", {"C": C}) for C in (0.01, 0.1, 1)),
-        ("mlp", {"hidden": [256], "dropout": 0.6}),
-    ]
-    assert experiment.backbones[0].layers == ["block2_pool", "block5_pool:avg"]
-    assert (experiment.images, experiment.labels, experiment.cv) == ("photos/", "folder", 5)
+    heads = [(one.kind, one.settings) for one in experiment.sweep.candidates]
+    assert [kind for kind, _ in heads] == ["logreg"] * 3 + ["mlp"]
+    assert [settings.C for _, settings in heads[:3]] == [0.01, 0.1, 1]
+    assert (heads[3][1].hidden, heads[3][1].dropout) == ((256,), 0.6)
+    assert experiment.sweep.layers == ("block2_pool", "block5_pool:avg")
+    dataset = experiment.dataset
+    assert (dataset.images, dataset.labels, experiment.sweep.data.cv) == ("photos/", "folder", 5)
+
+
+def test_the_example_experiment_shows_every_key() -> None:
+    words = set(re.findall(r"\w+", (ROOT / "examples" / "experiment.yaml").read_text()))
+    assert set(ExperimentSection.model_fields) <= words
 
 
 def test_the_example_of_a_regression_names_column_and_heads() -> None:
-    experiment = read_experiment(ROOT / "examples" / "regression.yaml")
-    assert (experiment.task, experiment.target) == ("regression", "price")
-    heads = [head.kind for head in experiment.heads for _ in head.expand()]
-    assert heads == ["ridge"] * 3 + ["knn"] * 2 + ["mlp"] * 2
+    sweep = read_experiment(ROOT / "examples" / "regression.yaml").sweep
+    assert (sweep.data.task, sweep.data.target) == ("regression", "price")
+    assert [one.kind for one in sweep.candidates] == ["ridge"] * 3 + ["knn"] * 2 + ["mlp"] * 2
 
 
 def _result(demo: DemoRun) -> DemoResult:

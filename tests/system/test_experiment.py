@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import h5py
 import pytest
@@ -17,8 +18,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from permafrost.pipeline.sweeps.journal import Journal
 from tests.helpers import ROOT
-from tests.helpers.experiments import RIDGES, call_main, count_computed, write_experiment
+from tests.helpers.experiments import call_main, count_computed, write_experiment
 
 
 def read_features(view, layer):
@@ -27,62 +29,73 @@ def read_features(view, layer):
         return file[f"features/{layer}"][()], labels, splits
 
 
-def test_every_head_is_fitted_on_every_layer_of_every_backbone(finished):
-    outs = {str(path.parent.relative_to(finished)) for path in finished.rglob("model.json")}
-    layers = ["tiny/first-avg", "tiny/last-avg", "other/last-max"]
-    heads = ["logreg-C=0.01", "logreg-C=1"]
-    assert outs == {f"runs/{layer}/{head}" for layer in layers for head in heads}
+def list_tried(figures):
+    return {
+        (one["layer"], one["head"], one["settings"].get("C")) for one in figures["configurations"]
+    }
 
 
-def test_a_run_equals_plain_scikit_learn_on_its_features(finished):
-    values, labels, splits = read_features(finished / "runs/tiny/features.h5", "last:avg")
+def test_every_head_is_tried_on_every_layer_of_every_backbone(place, run):
+    layers = ["first:avg", "tiny/last:avg", "other/last:max"]
+    tried = list_tried(run())
+    assert tried == {(layer, "logreg", c) for layer in layers for c in (0.01, 1)}
+
+
+def test_the_files_are_those_of_a_sweep(finished):
+    files = {str(path.relative_to(finished / "runs")) for path in (finished / "runs").rglob("*.*")}
+    assert files == {
+        *("tiny/features.h5", "other/features.h5", "summary.json", "journal.jsonl"),
+        *("leaderboard.csv", "results.csv", "folds.csv", "sweep.json"),
+        *("best/metrics.json", "best/predictions.csv", "best/model.json"),
+        *("best/head/head.json", "best/head/head.skops"),
+    }
+
+
+def test_the_best_equals_plain_scikit_learn_on_its_features(finished):
+    best = finished / "runs/best"
+    record, metrics = (
+        json.loads((best / name).read_text()) for name in ("model.json", "metrics.json")
+    )
+    (view,) = [
+        finished / "runs" / Path(part["features"]["backbone"]).stem / "features.h5"
+        for part in record["parts"]
+    ]
+    values, labels, splits = read_features(view, record["layer"])
     assert sorted(set(splits)) == ["test", "train"]
     train, test = splits == "train", splits == "test"
-    for c in (0.01, 1):
-        model = make_pipeline(StandardScaler(), LogisticRegression(C=c, max_iter=1000))
-        model.fit(values[train], labels[train])
-        folder = finished / f"runs/tiny/last-avg/logreg-C={c}"
-        metrics = json.loads((folder / "metrics.json").read_text())
-        assert metrics["accuracy"] == model.score(values[test], labels[test])
-        assert metrics["settings"]["C"] == c
-        with (folder / "predictions.csv").open(newline="") as stream:
-            predicted = [row["predicted"] for row in csv.DictReader(stream)]
-        assert predicted == model.predict(values[test]).tolist()
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=metrics["settings"]["C"], max_iter=1000)
+    )
+    model.fit(values[train], labels[train])
+    assert metrics["accuracy"] == model.score(values[test], labels[test])
+    with (best / "predictions.csv").open(newline="") as stream:
+        predicted = [row["predicted"] for row in csv.DictReader(stream)]
+    assert predicted == model.predict(values[test]).tolist()
 
 
-def test_the_summary_lists_all_heads_best_first(place, run):
+def test_the_summary_has_the_leaderboard_and_what_is_around_it(place, run):
     figures = run()
     assert json.loads((place / "runs" / "summary.json").read_text()) == figures
-    ranks = [(-fit["cv_accuracy_mean"], fit["cv_log_loss_mean"]) for fit in figures["fits"]]
-    assert len(ranks) == 6
-    assert ranks == sorted(ranks)
-    for fit in figures["fits"]:
-        metrics = json.loads((place / fit["out"] / "metrics.json").read_text())
-        assert metrics | {"out": fit["out"]} == fit
+    board = json.loads((place / "runs" / "sweep.json").read_text())
+    assert {key: figures[key] for key in board.keys() - {"rows"}} | {"rows": board["rows"]} == board
+    assert len(figures["extractions"]) == 2
+    assert (figures["out"], figures["best"]) == ("runs", "runs/best")
 
 
-def test_a_run_tells_a_person_the_best_head(place, capsys):
+def test_a_run_tells_a_person_the_steps_and_the_best_head(place, capsys):
     assert call_main("run", "experiment.yaml") == 0
-    lines = capsys.readouterr().out.splitlines()
-    first = next(n for n, line in enumerate(lines) if "best first" in line) + 1
-    best = json.loads((place / "runs" / "summary.json").read_text())["fits"][0]
-    assert "by accuracy" in lines[first - 1]
-    assert best["out"] in lines[first]
-    assert f"{best['cv_accuracy_mean']:.4f}" in lines[first]
-
-
-def test_a_run_of_many_heads_shows_those_that_matter(place, capsys):
-    # Eight heads on three layers of two backbones.
-    write_experiment(heads=[{"kind": "nearest_mean", "scale": ["none", "l2"]}, *RIDGES], cv=None)
-    assert call_main("run", "experiment.yaml") == 0
-    *_, last = lines = capsys.readouterr().out.splitlines()
-    assert sum("  runs/" in line for line in lines) == 20
-    assert last == "  and 4 more in runs/summary.json"
+    told = capsys.readouterr()
+    steps = [line for line in told.err.splitlines() if line.startswith("run: step")]
+    assert [line.split(":")[1] for line in steps] == [f" step {n} of 4" for n in range(1, 5)]
+    best = json.loads((place / "runs" / "sweep.json").read_text())["configurations"][0]
+    (first,) = [line for line in told.out.splitlines() if line.startswith("1 ")]
+    assert best["layer"] in first
+    assert f"{best['accuracy_mean']:.4f}" in first
 
 
 def test_what_run_fitted_predict_can_use(place, capsys):
     arguments = [
-        *("predict", "--model", "runs/tiny/last-avg/logreg-C=1", "--images", "photos"),
+        *("predict", "--model", "runs/best", "--images", "photos"),
         *("--out", "new.csv", "--cache", "cache", "--json"),
     ]
     assert call_main(*arguments) == 0
@@ -99,29 +112,27 @@ def test_a_backbone_that_moved_is_neither_computed_nor_lost(place, run, capsys):
     test_what_run_fitted_predict_can_use(place, capsys)
 
 
-def test_an_interrupted_run_keeps_the_heads_that_were_finished(fresh, run, monkeypatch, capsys):
-    from permafrost.pipeline.experiments.run import fit
+def test_an_interrupted_run_keeps_the_fits_that_were_finished(fresh, run, monkeypatch, capsys):
+    add, n_added = Journal.add, 0
 
-    n_fitted = 0
-
-    def fit_two(options):
-        nonlocal n_fitted
-        if n_fitted == 2:
+    def add_two(journal, record):
+        nonlocal n_added
+        if n_added == 2:
             signal.raise_signal(signal.SIGTERM)
-        n_fitted += 1
-        return fit(options)
+        n_added += 1
+        add(journal, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr("permafrost.pipeline.experiments.run.fit", fit_two)
+        patch.setattr(Journal, "add", add_two)
         assert call_main("run", "experiment.yaml") == 143
     assert "interrupted" in capsys.readouterr().err
     assert not (fresh / "runs" / "summary.json").exists()
     figures = run()
-    assert (figures["fitted"], len(figures["fits"])) == (6 - 2, 6)
+    assert (figures["fitted"], len(figures["configurations"])) == (12 - 2, 6)
 
 
-def test_a_killed_run_continues_and_ends_as_an_undisturbed_one(finished, fresh, run):
-    values = [round(0.01 * step, 2) for step in range(1, 11)]
+def test_a_killed_run_continues_and_ends_as_an_undisturbed_one(fresh, run):
+    values = [round(0.01 * step, 2) for step in range(1, 21)]
     heads = [{"kind": "logreg", "C": values}]
     write_experiment(heads=heads)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -131,23 +142,31 @@ def test_a_killed_run_continues_and_ends_as_an_undisturbed_one(finished, fresh, 
         stderr=subprocess.DEVNULL,
     )
     deadline_s = time.monotonic() + 120
-    while len(list((fresh / "runs").rglob("model.json"))) < 2:
+    journal = fresh / "runs" / "journal.jsonl"
+    while not journal.exists() or count_lines(journal) < 2:
         assert killed.poll() is None and time.monotonic() < deadline_s
-        time.sleep(0.01)
+        time.sleep(0.001)
     killed.kill()
     killed.wait()
-    n_done = len(list((fresh / "runs").rglob("model.json")))
-    assert 2 <= n_done < 30
+    n_done = count_lines(journal)
+    assert 2 <= n_done < 120
     figures = run(heads=heads)
-    assert (figures["fitted"], len(figures["fits"])) == (30 - n_done, 30)
-    for name in ("logreg-C=0.01", "logreg-C=0.1"):
-        fit = json.loads((fresh / "runs/tiny/last-avg" / name / "metrics.json").read_text())
-        values, labels, splits = read_features(fresh / "runs/tiny/features.h5", "last:avg")
-        model = make_pipeline(
-            StandardScaler(), LogisticRegression(C=fit["settings"]["C"], max_iter=1000)
-        ).fit(values[splits == "train"], labels[splits == "train"])
-        assert fit["accuracy"] == model.score(values[splits == "test"], labels[splits == "test"])
+    assert (count_computed(figures), figures["fitted"]) == (0, 120 - n_done)
+    undisturbed = run(heads=heads, out="others")
+    assert undisturbed["fitted"] == 120
+
+    def list_places(figures):
+        return [
+            (one["layer"], one["settings"], one["accuracy_mean"])
+            for one in figures["configurations"]
+        ]
+
+    assert list_places(figures) == list_places(undisturbed)
     assert not list((fresh / "runs").rglob(".tmp-*"))
+
+
+def count_lines(journal):
+    return sum(line.endswith("}") for line in journal.read_text().splitlines())
 
 
 def test_backbones_of_one_name_have_folders_of_their_own(fresh, run):
@@ -157,6 +176,9 @@ def test_backbones_of_one_name_have_folders_of_their_own(fresh, run):
     names = ["more/other-2.keras", "other.keras", "more/other.keras"]
     backbones = [{"name": name, "layers": ["last:max"]} for name in names]
     figures = run(backbones=backbones, heads=[{"kind": "logreg"}])
+    assert {one["layer"] for one in figures["configurations"]} == {
+        *("other-2/last:max", "other/last:max", "other-3/last:max")
+    }
     assert [extraction["features"] for extraction in figures["extractions"]] == [
         *("runs/other-2/features.h5", "runs/other/features.h5", "runs/other-3/features.h5")
     ]
@@ -178,6 +200,7 @@ def refused(capsys):
         assert call_main("run", "experiment.yaml") == status
         captured = capsys.readouterr()
         *others, answer = captured.err.splitlines()
+        assert "experiment.yaml: " in answer
         assert captured.out == ""
         assert answer.startswith("permafrost: ")
         assert not any("Traceback" in line for line in others)
@@ -194,6 +217,6 @@ def test_bad_input_is_one_line(fresh, refused):
     assert "labels" in refused(labels="flder")
     assert "fewer than 30 folds" in refused(cv=30)
     (fresh / "file").write_text("precious")
-    assert "file" in refused(out="file", status=3)
+    assert "out: cannot write into the folder 'file'" in refused(out="file")
     assert (fresh / "file").read_text() == "precious"
     assert "file" in refused(cache="file")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import parse_bytes, parse_size
+from permafrost.pipeline.parsers import parse_bytes, parse_size
 from tests.helpers import ROOT
 from tests.helpers.answers import Answer, Command
 

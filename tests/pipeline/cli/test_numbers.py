@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import parse_bytes, parse_size
+from permafrost.pipeline.parsers import parse_bytes, parse_size
 from tests.helpers.answers import Command
 
 

@@ -19,6 +19,7 @@ def test_the_other_heads_are_fitted_and_the_failed_one_is_named(
         "backbones": [{"name": str(backbone), "layers": ["last:avg"]}],
         "heads": [{"kind": "knn", "neighbors": [5000, 1]}, {"kind": "ridge"}],
         "cv": 2,
+        "jobs": 1,
         "out": str(out),
     }
     file = tmp_path / "experiment.yaml"
@@ -28,5 +29,6 @@ def test_the_other_heads_are_fitted_and_the_failed_one_is_named(
     (line,) = [line for line in answer.err.splitlines() if line.startswith("permafrost:")]
     assert "1 of 3 heads could not be fitted" in line
     assert "neighbors=5000" in line
-    fits = json.loads((out / "summary.json").read_text())["fits"]
-    assert sorted(one["head"] for one in fits) == ["knn", "ridge"]
+    *fitted, failed = json.loads((out / "summary.json").read_text())["configurations"]
+    assert sorted(one["head"] for one in fitted) == ["knn", "ridge"]
+    assert failed["error"]

@@ -26,37 +26,39 @@ def run(command: Command, backbone: Path, tmp_path: Path, monkeypatch: pytest.Mo
             "cache": "cache",
             "backbones": [{"name": str(backbone), "layers": ["first:avg"]}],
             "heads": HEADS,
+            "jobs": 1,
             "out": "runs",
         }
         Path("experiment.yaml").write_text(yaml.safe_dump(content | replaced))
         answer = command("run", "experiment.yaml", "--json")
-        return answer.figures["fits"], answer
+        return answer.figures["configurations"], answer
 
     return call
 
 
+def rank(found):
+    return [(-round(one["accuracy_mean"], 9), round(one["log_loss_mean"], 9)) for one in found]
+
+
 def test_without_cv_and_val_heads_are_ranked_by_five_folds(run, command):
-    fits, answer = run()
-    assert [fit["cv_folds"] for fit in fits] == [5] * 4
-    places = [(-fit["cv_accuracy_mean"], fit["cv_log_loss_mean"]) for fit in fits]
-    assert places == sorted(places)
-    assert answer.figures["fitted"] == 4
+    found, answer = run()
+    assert [len(one["folds"]) for one in found] == [5] * 4
+    assert rank(found) == sorted(rank(found))
+    assert answer.figures["fitted"] == 4 * 5
     assert run()[1].figures["fitted"] == 0
-    assert "best first, by accuracy on 5 folds" in command("run", "experiment.yaml").out
+    assert "28 rows in 5 folds" in command("run", "experiment.yaml").out
 
 
 def test_the_val_split_ranks_where_there_is_one(run, command):
-    fits, _ = run(split={"test": 0.3, "val": 0.3})
-    assert not any("cv_folds" in fit for fit in fits)
-    places = [(-fit["val_accuracy"], fit["val_log_loss"]) for fit in fits]
-    assert places == sorted(places)
-    assert "by accuracy on the val split" in command("run", "experiment.yaml").out
+    found, _ = run(split={"test": 0.3, "val": 0.3})
+    assert [[fold["n_test"] for fold in one["folds"]] for one in found] == [[12]] * 4
+    assert rank(found) == sorted(rank(found))
+    assert "12 val rows" in command("run", "experiment.yaml").out
 
 
-def test_a_lone_head_needs_no_folds(run):
-    (fit,), _ = run(heads=[{"kind": "nearest_mean"}])
-    assert "cv_folds" not in fit
-    assert "accuracy" in fit
+def test_a_lone_head_is_measured_on_the_test_split_too(run):
+    (_,), answer = run(heads=[{"kind": "nearest_mean"}])
+    assert answer.figures["best_metrics"]["n_test"] == 12
 
 
 def test_a_group_column_reaches_split_and_folds(run, tmp_path, caplog):

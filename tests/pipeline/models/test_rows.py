@@ -177,3 +177,11 @@ def test_a_layer_that_cannot_be_derived_is_one_line(write: Write) -> None:
             files.find_layers("a:avg")
         with pytest.raises(InputError, match="no height and width"):
             files.find_layers("b:avg")
+
+
+def test_a_layer_of_one_file_is_named_with_the_file(write: Write) -> None:
+    with FeatureFiles([write("a"), write("a"), write("b")]) as files:
+        assert [one.file for one in files.find_layers("a")] == [0, 1]
+        assert [one.file for one in files.find_layers("1/a+2/b")] == [1, 2]
+        with pytest.raises(NotAViewError, match="no layer '2/a'; it has: a, b"):
+            files.find_layers("2/a")

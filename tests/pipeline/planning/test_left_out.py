@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from permafrost.cache.views.features import Features
-from permafrost.pipeline.experiments.schema import read_experiment
-from permafrost.pipeline.options import RunOptions
+from permafrost.pipeline.experiments.experiment import read_experiment
 from tests.helpers.answers import Command
 from tests.helpers.inputs import LAYERS
 
@@ -141,8 +140,7 @@ def test_an_experiment_names_splits_too(names: str, tmp_path: Path) -> None:
         f"images: photos\nsplit_names: {names}\nout: runs\n"
         "backbones: [{name: vgg16, layers: [fc1]}]\nheads: [{kind: logreg}]\n"
     )
-    ((_, options),) = read_experiment(file).extractions(RunOptions())
-    assert options.dataset.split_names == "holdout=test,eval=val"
+    assert read_experiment(file).dataset.split_names == "holdout=test,eval=val"
 
 
 def test_the_figures_of_a_run_are_json(extract: Command) -> None:

@@ -31,7 +31,7 @@ def test_lists_of_values_are_split_where_a_person_means_it(text, values):
         (["--heads", "logreg", "--set", "knn.neighbors=1"], "knn"),
         (["--heads", "logreg", "--set", "C=1,,2"], "C=1,,2 has an empty value"),
         (["--heads", "logreg", "--set", "C=1", "--set", "C=2"], "C is given twice"),
-        (["--heads", "logreg,"], "--heads 'logreg,'"),
+        (["--heads", "logreg,"], "'logreg,' has an empty name"),
         (["--heads", "logreg", "--jobs", "two"], "sweep --help"),
         (["--heads", "logreg", "--set", "C=1,x"], "C=x"),
         (["--heads", "logreg", "--layers", "lat:avg"], "late:avg"),
@@ -42,6 +42,7 @@ def test_lists_of_values_are_split_where_a_person_means_it(text, values):
         (["--heads", "logreg", "--cv", "1"], "--cv 2"),
         (["--heads", "logreg", "--cv", "90"], "fewer than 90 folds"),
         (["--heads", "logreg", "--jobs", "0"], "--jobs 0"),
+        (["--heads", "logreg", "--set", "class_weight=none,digt 1:2"], "did you mean 'digit"),
     ],
 )
 def test_mistakes_are_one_line(view, command, tmp_path, options, says):

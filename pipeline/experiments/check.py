@@ -1,0 +1,213 @@
+"""All that can be found wrong with an experiment, found before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from permafrost.cache.disk.publish import make_folder, temporary_folder
+from permafrost.cache.errors import NotAViewError
+from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.locations import join_digests
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.recipe import Recipe
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.experiments.experiment import Experiment, naming
+from permafrost.pipeline.models.export import check_export_file, share_pixels
+from permafrost.pipeline.models.predict import check_predictions_file, name_images
+from permafrost.pipeline.models.rows import FeatureFiles
+from permafrost.pipeline.planning.dataset import Dataset, open_dataset
+from permafrost.pipeline.planning.prepare import prepare
+from permafrost.pipeline.sweeps.journal import Journal
+from permafrost.pipeline.sweeps.plan import find_missing, plan_configurations, plan_rows
+from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.engines.support import check_precision
+from permafrost.stages.heads import HEADS
+
+if TYPE_CHECKING:
+    from permafrost.cache.views.features import Features
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """What checking an experiment found.
+
+    Attributes
+    ----------
+    dataset : Dataset
+        The images of the experiment.
+    new : tuple of Dataset
+        Those of each prediction.
+    n_configurations : int
+        What the sweep will compare.
+    """
+
+    dataset: Dataset
+    new: tuple[Dataset, ...]
+    n_configurations: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _PlannedFeatures:
+    """A ``features.h5`` that is still to be written, as far as it is known: all but the values."""
+
+    path: Path
+    manifest: Manifest
+    formats: Mapping[str, tuple[Recipe, RowFormat]] = field(default_factory=dict)
+
+    @property
+    def layers(self) -> list[str]:
+        return sorted(self.formats)
+
+    @property
+    def columns(self) -> list[str]:
+        return sorted(self.manifest.extra)
+
+    @property
+    def paths(self) -> list[str]:
+        return self.manifest.paths
+
+    @property
+    def digests(self) -> np.ndarray:
+        return join_digests(self.manifest.digests)
+
+    def column(self, name: str) -> list[str]:
+        manifest = self.manifest
+        own = {"path": manifest.paths, "label": manifest.labels, "split": manifest.splits}
+        found = {**manifest.extra, **own}
+        if name not in found:
+            there = ", ".join(map(repr, (*own, *self.columns)))
+            raise NotAViewError(f"the images have no column {name!r}; they have: {there}")
+        return found[name]
+
+    def recipe(self, layer: str) -> Recipe:
+        return self.formats[layer][0]
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        return self.formats[layer][1].shape
+
+
+def check_experiment(experiment: Experiment) -> Checked:
+    """Look at everything that an experiment names: what takes longest comes last.
+
+    Images are listed and hashed, and backbones that the cache does not know are loaded; both is
+    remembered there. What a sweep would refuse is found by planning it.
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each, with file and key.
+    """
+    file = experiment.file
+    with naming(str(file)):
+        _check_outputs(experiment)
+        with Index(open_cache(experiment.cache).index_file) as index:
+            workers = experiment.run.workers
+            dataset = open_dataset(experiment.dataset, index, workers=workers)
+            paths = list(experiment.backbones)
+            planned = [_plan(path, dataset, ()) for path in paths]
+            with _open(planned, experiment) as files:
+                plan_rows(experiment.sweep, files)
+            new = []
+            for number, one in enumerate(experiment.predictions):
+                with naming(f"predict.{number}.images"):
+                    new.append(open_dataset(name_images(one.images), index, workers=workers))
+            planned = [
+                _check_backbone(experiment, number, dataset, index) for number in range(len(paths))
+            ]
+        with _open(planned, experiment) as files:
+            rows = plan_rows(experiment.sweep, files)
+            configurations = plan_configurations(experiment.sweep, files, rows)
+            journal = Journal(experiment.sweep.out)
+            if find_missing(configurations, journal, n_folds=rows.n_folds):
+                rows.make_folds(files)  # which tells whether there are such folds
+            if experiment.export is not None:
+                for layer in dict.fromkeys(one.layer for one in configurations):
+                    _check_pixels(files, layer)
+    return Checked(dataset=dataset, new=tuple(new), n_configurations=len(configurations))
+
+
+def _open(planned: Sequence[_PlannedFeatures], experiment: Experiment) -> FeatureFiles:
+    known = {one.path: one for one in planned}
+    return FeatureFiles(
+        list(known),
+        group=experiment.sweep.data.group,
+        # It is asked for nothing but what is known.
+        open_file=lambda path: nullcontext(cast("Features", known[path])),
+    )
+
+
+def _check_outputs(experiment: Experiment) -> None:
+    _check_folder(experiment.sweep.out, "out")
+    for number, one in enumerate(experiment.predictions):
+        with naming(f"predict.{number}.out"):
+            check_predictions_file(one.out)
+        _check_folder(one.out.parent, f"predict.{number}.out")
+    if experiment.export is None:
+        return
+    with naming("export"):
+        check_export_file(experiment.export)
+    _check_folder(experiment.export.parent, "export")
+    for head in experiment.sweep.candidates:
+        if HEADS[head.kind].keeps_rows:
+            raise PipelineError(
+                f"export: {head.kind} consists of training rows and cannot be exported if it comes"
+                " first; leave out that head, or export"
+            )
+    for number, features in enumerate(experiment.backbones.values()):
+        if Path(features.backbone).is_dir():
+            raise PipelineError(
+                f"export: backbones.{number}, {features.backbone!r}, is a SavedModel folder and"
+                " cannot be exported; leave it or export out, or save it as a .keras file"
+            )
+
+
+def _check_folder(folder: Path, key: str) -> None:
+    """Raise PipelineError where nothing can be written."""
+    try:
+        make_folder(folder.absolute())
+        with temporary_folder(folder):
+            pass
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise PipelineError(
+            f"{key}: cannot write into the folder {str(folder)!r} ({str(error.strerror).lower()});"
+            " choose another, or make room for it"
+        ) from error
+
+
+def _check_backbone(
+    experiment: Experiment, number: int, dataset: Dataset, index: Index
+) -> _PlannedFeatures:
+    path, features = list(experiment.backbones.items())[number]
+    layout = open_cache(experiment.cache)
+    with naming(f"backbones.{number}"):
+        prepared = prepare(experiment.extract(features), layout, index, dataset)
+        if prepared.plan.digests:
+            check_precision(features.engine, features.precision)
+    formats = {str(one.spec): (one.recipe, one.row) for one in prepared.plan.layers}
+    return _plan(path, dataset, prepared.failures, formats)
+
+
+def _plan(
+    path: Path,
+    dataset: Dataset,
+    failures: Sequence[bytes] | Mapping[bytes, str],
+    formats: Mapping[str, tuple[Recipe, RowFormat]] | None = None,
+) -> _PlannedFeatures:
+    digests = dataset.manifest.digests
+    kept = [row for row, digest in enumerate(digests) if digest and digest not in failures]
+    if not kept:
+        raise PipelineError(f"none of the {len(digests)} images can be read; name others")
+    manifest = dataset.manifest.select(kept)
+    return _PlannedFeatures(path=path, manifest=manifest, formats=formats or {})
+
+
+def _check_pixels(files: FeatureFiles, layer: str) -> None:
+    with naming("export"):
+        share_pixels([(str(one.spec), one.recipe) for one in files.find_layers(layer)])

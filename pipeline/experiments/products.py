@@ -1,0 +1,84 @@
+"""What an experiment makes of its best head: predictions and an exported model, made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from permafrost.pipeline.experiments.experiment import Experiment, Prediction
+from permafrost.pipeline.models.classifier import MODEL_NAME
+from permafrost.pipeline.models.export import export
+from permafrost.pipeline.models.predict import predict
+from permafrost.pipeline.outputs import read_json
+from permafrost.pipeline.planning.dataset import Dataset
+from permafrost.stamps import write_stamp
+
+SUMMARY_NAME = "summary.json"
+# Of a prediction that was there already, as of an extraction.
+_NOTHING_DONE = {"seconds": 0.0, "images_per_second": 0.0, "bytes_written": 0}
+
+
+class Products:
+    """Files that are made from the best head, unless an earlier run made the same.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    model : Path
+        The best head's folder.
+    """
+
+    def __init__(self, experiment: Experiment, model: Path) -> None:
+        self._experiment = experiment
+        self._model = model
+        self._fit = (read_json(model / MODEL_NAME) or {}).get("fit")
+        known = read_json(experiment.sweep.out / SUMMARY_NAME) or {}
+        told = [*(known.get("predictions") or ()), known.get("export")]
+        self._known = {one["key"]: one for one in told if isinstance(one, dict) and "key" in one}
+
+    def predict(self, wanted: Prediction, images: Dataset) -> dict[str, Any]:
+        """Return the figures of `predict`."""
+        rows = images.manifest
+        digests = [digest.hex() for digest in rows.digests]
+        facts = [rows.root, rows.paths, digests, rows.labels, rows.extra]
+        experiment = self._experiment
+
+        def make() -> dict[str, Any]:
+            return predict(
+                self._model,
+                wanted.images,
+                out=wanted.out,
+                cache=experiment.cache,
+                run=experiment.run,
+                dataset=images,
+            )
+
+        figures, is_new = self._make(wanted.out, facts, make)
+        if is_new:
+            return figures
+        n_reused = figures["computed"] + figures["reused"]
+        return figures | _NOTHING_DONE | {"computed": 0, "reused": n_reused}
+
+    def export(self, out: Path) -> dict[str, Any]:
+        """Return the figures of `export`."""
+        return self._make(out, None, lambda: export(self._model, out))[0]
+
+    def _make(
+        self, out: Path, facts: object, make: Callable[[], dict[str, object]]
+    ) -> tuple[dict[str, Any], bool]:
+        """Make a file unless the one that is there was made of the same; say whether it was."""
+        made_of = [str(out), self._fit, facts]
+        if out.exists():
+            known = self._known.get(_digest(made_of, out))
+            if known is not None:
+                return known, False
+        figures = make()
+        return {**figures, "key": _digest(made_of, out)}, True
+
+
+def _digest(made_of: object, out: Path) -> str:
+    text = json.dumps([made_of, write_stamp(out.stat())], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
