@@ -187,7 +187,7 @@ def _check_backbone(
     path, features = list(experiment.backbones.items())[number]
     layout = open_cache(experiment.cache)
     with naming(f"backbones.{number}"):
-        prepared = prepare(experiment.extract(features), layout, index, dataset)
+        prepared = prepare(experiment.extract(features), layout, index, dataset=dataset)
         if prepared.plan.digests:
             check_precision(features.engine, features.precision)
     formats = {str(one.spec): (one.recipe, one.row) for one in prepared.plan.layers}
