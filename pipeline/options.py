@@ -151,12 +151,12 @@ class FeatureOptions:
     resize, resize_mode, preprocess, view, orient, dtype, engine, precision, decode : str
     """
 
-    backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, or a model file"})
+    backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, a model file, or none"})
     layers: tuple[str, ...] = field(
         metadata={
             "type": parse_layers,
             "metavar": "SPEC,SPEC",
-            "help": "as block2_pool,block5_pool:avg",
+            "help": "as block2_pool,block5_pool:avg; pixels is the image itself",
         }
     )
     weights: str = _option("imagenet", metavar="imagenet|random|FILE")

@@ -14,10 +14,11 @@ from permafrost.pipeline.models.classifier import (
     list_features,
     load_classifier,
 )
+from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
-from permafrost.pipeline.planning.recipe import PIXELS
+from permafrost.pipeline.planning.recipe import DECODING
 from permafrost.stages.backbones.layers import parse_layer_spec
-from permafrost.stages.export.backbone_part import ExportPart
+from permafrost.stages.export.backbone_part import ExportPart, Images
 from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
 
 
@@ -72,7 +73,7 @@ def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
     for part in parts[1:]:
         differing = [
             f"{name} {first.recipe[name]} and {part.recipe[name]}"
-            for name in PIXELS
+            for name in DECODING
             if first.recipe[name] != part.recipe[name]
         ]
         if differing:
@@ -80,7 +81,7 @@ def _share_pixels(parts: Sequence[ClassifierPart]) -> dict[str, object]:
                 f"one model takes one image, but {first.layer} and {part.layer} were extracted from"
                 f" different ones ({', '.join(differing)}); extract both alike"
             )
-    return {name: first.recipe[name] for name in PIXELS}
+    return {name: first.recipe[name] for name in DECODING}
 
 
 def _load_parts(classifier: Classifier) -> list[ExportPart]:
@@ -90,12 +91,22 @@ def _load_parts(classifier: Classifier) -> list[ExportPart]:
     for features, part in zip(wanted, classifier.parts, strict=True):
         check_recipe(part, backbones[features])
     return [
-        ExportPart(
-            network=backbones[features].load(),
-            layer=parse_layer_spec(part.layer),
-            preprocess=backbones[features].preprocess,
-            view=features.view,
-            dtype=features.dtype,
-        )
+        _load_part(part, features, backbones[features])
         for features, part in zip(wanted, classifier.parts, strict=True)
     ]
+
+
+def _load_part(part: ClassifierPart, features: FeatureOptions, backbone: Backbone) -> ExportPart:
+    layer = parse_layer_spec(part.layer)
+    if layer.is_pixels:
+        shape = (*backbone.card.size, backbone.card.channels)
+        return ExportPart(
+            network=Images(input_shape=shape), layer=layer, preprocess="none", view=features.view
+        )
+    return ExportPart(
+        network=backbone.load(),
+        layer=layer,
+        preprocess=backbone.preprocess,
+        view=features.view,
+        dtype=features.dtype,
+    )

@@ -15,6 +15,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.stages.backbones.applications import (
     APPLICATIONS,
+    NO_BACKBONE,
     family_preprocess,
     parse_backbone,
 )
@@ -48,6 +49,7 @@ class Backbone:
                 " drop --weights"
             )
         self.layers = parse_layer_specs(options.layers)
+        self._of_network = [spec for spec in self.layers if not spec.is_pixels]
         self._networks: dict[bool, Network] = {}
         self._with_top = False
         self._checked: Network | None = None
@@ -62,7 +64,7 @@ class Backbone:
         UnknownNameError
             A layer that neither has.
         """
-        card = self._find_card(self.layers)
+        card = self._find_card(self._of_network)
         for spec in self.layers:
             card.find_layer(spec.layer, backbone=str(self.name)).pool_shape(spec)
         return card
@@ -128,7 +130,7 @@ class Backbone:
     def _check(self, network: Network, card: BackboneCard) -> None:
         """Forget a card from the index that is not of this network, and stop."""
         digests = network.digest_layers()
-        if all(digests.get(s.layer) == card.layers[s.layer].digest for s in self.layers):
+        if all(digests.get(s.layer) == card.layers[s.layer].digest for s in self._of_network):
             return
         if self._index and self._remembered:
             self._index.forget_memo(self._remembered)
@@ -160,6 +162,8 @@ class Backbone:
         return card
 
     def _describe(self, *, with_top: bool = False) -> BackboneCard:
+        if self.name.name == NO_BACKBONE or not (self._of_network or self.name.is_file):
+            return self._describe_images()
         memo_key = self._memo_key(with_top=with_top)
         known = self._index.memo(memo_key) if self._index else None
         if known is not None:
@@ -171,6 +175,21 @@ class Backbone:
         if self._index:
             self._index.add_memo(memo_key, card.to_json())
         return card
+
+    def _describe_images(self) -> BackboneCard:
+        """Return the card of images alone, as an application takes them; no network is needed."""
+        entry = APPLICATIONS.get(self.name.name)
+        size = self._options.size or ((entry.size, entry.size) if entry else None)
+        if size is None:
+            raise InputError("--backbone none has no size of its own; say it, as with --size 32")
+        return BackboneCard(
+            name=str(self.name),
+            size=size,
+            channels=3,  # as all applications have
+            scales_input=False,
+            takes_integers=False,
+            layers={},
+        )
 
     def _load(self, *, with_top: bool) -> Network:
         from permafrost.stages.backbones.loading import load_backbone

@@ -16,7 +16,7 @@ from permafrost.pipeline.experiments.schema import BackboneSection
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
-from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.backbones.layers import LayerCard, parse_layer_spec
 
 OPTIONS = [option for option in fields(FeatureOptions) if option.default is not MISSING]
 CHOSEN = [option for option in OPTIONS if "choices" in option.metadata]
@@ -25,9 +25,8 @@ CHOSEN = [option for option in OPTIONS if "choices" in option.metadata]
 def find_key(**options: str) -> str:
     """Return the key of a feature set without its network."""
     features = FeatureOptions(backbone="any", layers=("last",), **cast("Any", options))
-    card = SimpleNamespace(
-        name="any", channels=3, size=(8, 8), find_layer=lambda _: SimpleNamespace(digest="0")
-    )
+    layer = LayerCard(shape=(8, 8, 2), digest="0")
+    card = SimpleNamespace(name="any", channels=3, size=(8, 8), find_layer=lambda _: layer)
     backbone = cast("Backbone", SimpleNamespace(card=card, preprocess=features.preprocess))
     return recipe_key(build_recipe(features, backbone, parse_layer_spec("last")))
 
