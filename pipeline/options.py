@@ -80,6 +80,14 @@ def parse_layers(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
+def parse_names(text: str, option: str = "--classes") -> tuple[str, ...]:
+    """Read ``one,two``; a name that is repeated counts once."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise PipelineError(f"{option} {text!r} has an empty name; write names as one,two")
+    return tuple(dict.fromkeys(parts))
+
+
 def _option(default: T, **metadata: Any) -> T:
     """Declare a field as an option, once for all that show, read or check it.
 
@@ -107,6 +115,8 @@ class DatasetOptions:
         Of a random split.
     group : str, optional
         Column of which rows with one value are in one split; ``group`` if there is one.
+    classes : tuple of str, optional
+        Only the images with these labels.
     """
 
     images: str | None = _option(None, metavar="SOURCE", help=SOURCES)
@@ -126,6 +136,9 @@ class DatasetOptions:
     )
     seed: int = _option(0, type=read_whole, metavar="N", help="of a random split")
     group: str | None = _option(None, metavar="COLUMN", help=GROUP_HELP)
+    classes: tuple[str, ...] | None = _option(
+        None, type=parse_names, metavar="A,B", help="only the images of these classes"
+    )
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.manifest is None):

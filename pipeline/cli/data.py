@@ -62,7 +62,8 @@ def add_index(parser: argparse.ArgumentParser) -> None:
     """Add the options of `index`."""
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
-    add_options(parser, DatasetOptions, "labels", "split", "split_names", "seed", "group")
+    names = ("labels", "split", "split_names", "seed", "group", "classes")
+    add_options(parser, DatasetOptions, *names)
     add_options(parser, RunOptions, "workers")
 
 

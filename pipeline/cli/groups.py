@@ -15,6 +15,7 @@ from permafrost.pipeline.options import (
     FeatureOptions,
     RunOptions,
     parse_bytes,
+    parse_names,
     read_number,
     read_options,
     read_whole,
@@ -76,12 +77,7 @@ def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
 
 def split_names(text: str | None, option: str) -> tuple[str, ...] | None:
     """Split ``one,two``; None where the option was not given."""
-    if text is None:
-        return None
-    parts = tuple(part.strip() for part in text.split(","))
-    if not all(parts):
-        raise PipelineError(f"{option} {text!r} has an empty name; write names as one,two")
-    return tuple(dict.fromkeys(parts))
+    return None if text is None else parse_names(text, option)
 
 
 def read_settings(pairs: list[str]) -> dict[str, str]:
@@ -137,7 +133,7 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
         "--target", default="label", metavar="COLUMN", help="the column with the truth"
     )
     parser.add_argument("--cv", type=read_whole, metavar="K", help="cross-validate with K folds")
-    add_options(parser, DatasetOptions, "group")
+    add_options(parser, DatasetOptions, "group", "classes")
     parser.add_argument(
         "--seed",
         type=read_whole,

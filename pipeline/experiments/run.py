@@ -18,7 +18,6 @@ from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
 from permafrost.pipeline.models.fit import FitOptions, FitResult, find_fit, fit
 from permafrost.pipeline.models.measure import name_metric
-from permafrost.pipeline.models.rows import FeatureFiles
 from permafrost.pipeline.models.task import TaskOptions, choose_folds
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.outputs import write_json
@@ -140,7 +139,7 @@ def run_experiment(experiment: Experiment, run: RunOptions) -> ExperimentResult:
 
 def _compare_fits(fits: list[FitOptions]) -> list[FitOptions]:
     """Let fits on the same features be measured on rows by which they may be ranked."""
-    with FeatureFiles(fits[0].data.features, group=fits[0].data.group) as files:
+    with fits[0].data.open_files() as files:
         data = choose_folds(fits[0].data, files)
     return [dataclasses.replace(one, data=data) for one in fits]
 
@@ -162,6 +161,8 @@ def list_fits(
         target=experiment.target,
         cv=experiment.cv,
         group=experiment.group,
+        # The images of another column's classes are all those of the labels'.
+        classes=experiment.named_classes if experiment.target == "label" else None,
         seed=experiment.seed,
         memory_bytes=run.memory_bytes,
     )

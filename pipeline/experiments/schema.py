@@ -19,6 +19,7 @@ from permafrost.pipeline.options import (
     ExtractOptions,
     FeatureOptions,
     RunOptions,
+    parse_names,
     read_options,
 )
 from permafrost.stages.backbones.applications import parse_backbone
@@ -114,6 +115,7 @@ class Experiment(_Section):
     labels: str | None = None
     split: SplitSection | str | None = None
     split_names: dict[str, str] | str | None = None
+    classes: list[str | int] | str | None = Field(default=None, min_length=1)
     cache: str = str(DEFAULT_CACHE)
     backbones: list[BackboneSection] = Field(min_length=1)
     heads: list[HeadSection] = Field(min_length=1)
@@ -146,6 +148,13 @@ class Experiment(_Section):
             raise ValueError(f"{task!r} is no task; write {', '.join(TASKS)}")
         return task
 
+    @property
+    def named_classes(self) -> tuple[str, ...] | None:
+        """The classes as the command line takes them."""
+        if isinstance(self.classes, list):
+            return tuple(dict.fromkeys(map(str, self.classes)))
+        return None if self.classes is None else parse_names(self.classes)
+
     def extractions(self, run: RunOptions) -> Iterator[tuple[BackboneSection, ExtractOptions]]:
         """Yield what to extract for each backbone."""
         split, seed = self.split, self.seed
@@ -162,6 +171,7 @@ class Experiment(_Section):
             split_names=names,
             seed=seed,
             group=self.group,
+            classes=self.named_classes,
         )
         for backbone in self.backbones:
             yield (

@@ -18,6 +18,7 @@ from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import DECODING
 from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.export.backbone_part import ExportPart, Images
 from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
 
@@ -48,22 +49,25 @@ def export(model: Path, out: Path) -> dict[str, object]:
     parts = _load_parts(classifier)
     # Not earlier: until they are checked, the recipes may be anything.
     pixels = _share_pixels(classifier.parts)
-    network = build_classifier(parts, classifier.head)
+    head = classifier.head
+    order = order_classes(head.classes.tolist(), classifier.order)
+    classes = head.classes[order].tolist()
+    network = build_classifier(parts, head, order=order)
     make_folder(out.absolute().parent)
     with published(out) as temporary:
         save_classifier(
             network,
             temporary,
-            task=classifier.head.task,
-            classes=classifier.head.classes,
+            task=head.task,
+            classes=classes,
             pixels=pixels,
         )
     return {
         "model": str(out),
         "bytes": out.stat().st_size,
         "input_shape": list(network.input_shape[1:]),
-        "task": classifier.head.task,
-        "classes": classifier.head.classes.tolist(),
+        "task": head.task,
+        "classes": classes,
         "pixels": pixels,
     }
 

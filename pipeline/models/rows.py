@@ -20,7 +20,12 @@ from permafrost.pipeline.models.layer_matrix import LayerMatrix, StoredLayer, fi
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits
-from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, parse_targets
+from permafrost.stages.datasets.targets import (
+    CLASSIFICATION,
+    Targets,
+    find_classes,
+    parse_targets,
+)
 from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows
 from permafrost.warn import warn_once
 
@@ -38,21 +43,38 @@ class FeatureFiles:
     files : sequence of Path
     group : str, optional
         The column to keep together by, instead of ``group``.
+    classes : sequence of str, optional
+        Only the rows with one of these in a column.
+    column : str
+        That column.
 
     Raises
     ------
+    UnknownNameError
+        No row has one of the classes.
     CacheError
         A file is missing or something else.
     PipelineError
         The files have no image in common.
     """
 
-    def __init__(self, files: Sequence[Path], *, group: str | None = None) -> None:
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        group: str | None = None,
+        classes: Sequence[str] | None = None,
+        column: str = "label",
+    ) -> None:
         self.group = group
         with ExitStack() as stack:
             self._files = [stack.enter_context(Features(file)) for file in files]
             self._rows = _align(self._files)
             self._columns: dict[str, list[str]] = {}
+            if classes is not None:
+                rows = find_classes(self.column(column), classes, where=f"in {self.name}")
+                self._rows = [own[rows] for own in self._rows]
+                self._columns.clear()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

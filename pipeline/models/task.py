@@ -50,6 +50,8 @@ class TaskOptions:
         Folds over all rows that are not in the test split.
     group : str, optional
         Column of which rows with one value are in one fold; ``group`` if there is one.
+    classes : tuple of str, optional
+        Only the rows of these classes, which are written in this order.
     seed : int
     memory_bytes : int
         Budget for features in memory.
@@ -60,6 +62,7 @@ class TaskOptions:
     target: str = "label"
     cv: int | None = None
     group: str | None = None
+    classes: tuple[str, ...] | None = None
     seed: int = 0
     memory_bytes: int = DEFAULT_MEMORY_BYTES
 
@@ -70,6 +73,14 @@ class TaskOptions:
             raise UnknownNameError("task", self.task, TASKS)
         if self.cv is not None and self.cv < 2:
             raise PipelineError(f"cannot cross-validate with {self.cv} folds; give --cv 2 or more")
+        if self.classes is not None and self.task != CLASSIFICATION:
+            raise PipelineError(f"--classes goes with --task {CLASSIFICATION}; drop one of the two")
+
+    def open_files(self) -> FeatureFiles:
+        """Open the files, for the rows of the classes."""
+        return FeatureFiles(
+            self.features, group=self.group, classes=self.classes, column=self.target
+        )
 
 
 def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> Candidate:
@@ -145,6 +156,8 @@ def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
         options.cv,
         options.seed,
         metrics.NUMERICS,
+        # Only then: one more fact in every digest would have all fits done again.
+        *([options.classes] if options.classes else ()),
     ]
     return _digest(facts)
 

@@ -131,7 +131,7 @@ def sweep(options: SweepOptions) -> SweepResult:
     """
     started_s = time.monotonic()
     candidates = options.heads.expand(options.data.task)
-    with FeatureFiles(options.data.features, group=options.data.group) as files:
+    with options.data.open_files() as files:
         layers = choose_layers(files, options.layers, options.poolings)
         data = choose_folds(options.data, files)
         labelled = read_labels(files, task=data.task, column=data.target)
