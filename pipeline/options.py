@@ -15,7 +15,12 @@ from permafrost.cache.shards.format import DTYPES
 from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.stages.backbones.applications import parse_backbone
-from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
+from permafrost.stages.backbones.preprocessing import (
+    OWN_MODE,
+    PREPROCESS_MODES,
+    VIEWS,
+    parse_mode,
+)
 from permafrost.stages.decoding.decode import DECODE_MODES, ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
 from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
@@ -178,7 +183,11 @@ class FeatureOptions:
     )
     resize: str = _option("bilinear", choices=RESIZE_METHODS, kind="resize method")
     resize_mode: str = _option("stretch", choices=RESIZE_MODES, kind="resize mode")
-    preprocess: str = _option("auto", choices=("auto", *PREPROCESS_MODES), kind="preprocessing")
+    preprocess: str = _option(
+        "auto",
+        metavar="MODE",
+        help=f"{', '.join(('auto', *PREPROCESS_MODES))}, or {OWN_MODE}, on pixels from 0 to 255",
+    )
     view: str = _option("identity", choices=VIEWS)
     orient: str = _option("ignore", choices=ORIENT_MODES, kind="orientation")
     dtype: str = _option("float32", choices=DTYPES)
@@ -197,6 +206,7 @@ class FeatureOptions:
     def __post_init__(self) -> None:
         if not self.layers:
             raise PipelineError("name at least one layer with --layers SPEC,SPEC")
+        object.__setattr__(self, "preprocess", parse_mode(self.preprocess))
         _check_choices(self)
 
     @property

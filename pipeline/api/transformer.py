@@ -72,7 +72,8 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     size : int or (int, int), optional
         Input height and width in pixels; the backbone's own by default.
     preprocess : str
-        ``"auto"``, ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+        ``"auto"``, ``"caffe"``, ``"tf"``, ``"torch"``, ``"none"``, or as
+        ``"mean=123.68,116.78,103.94,std=58,57,57"``.
     resize, resize_mode, view, orient : str
         As on the command line.
     dtype : str

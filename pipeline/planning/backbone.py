@@ -20,6 +20,7 @@ from permafrost.stages.backbones.applications import (
     parse_backbone,
 )
 from permafrost.stages.backbones.layers import BackboneCard, LayerSpec, parse_layer_specs
+from permafrost.stages.backbones.preprocessing import OWN_MODE, check_mode
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
 from permafrost.stages.frameworks.start import find_keras_settings
 from permafrost.stamps import write_exact_stamp
@@ -76,7 +77,7 @@ class Backbone:
         Raises
         ------
         InputError
-            ``auto`` would be a guess.
+            ``auto`` would be a guess, or the mode is for other channels.
         """
         mode = self._options.preprocess
         mode = self._choose_preprocess() if mode == "auto" else mode
@@ -85,6 +86,7 @@ class Backbone:
                 f"the model {self.card.name!r} takes integers, and --preprocess {mode} gives"
                 " fractions, which it would cut off; use none"
             )
+        check_mode(mode, self.card.channels)
         return mode
 
     def _choose_preprocess(self) -> str:
@@ -100,7 +102,8 @@ class Backbone:
         but = "" if family is None else f": its graph {does}, unlike the network it is called after"
         raise InputError(
             f"cannot tell how images are preprocessed for the model {card.name!r}{but};"
-            " say it with --preprocess caffe|tf|torch|none (none: pixels as 0 to 255)"
+            " say it with --preprocess caffe|tf|torch|none (none: pixels as 0 to 255), or"
+            f" {OWN_MODE}"
         )
 
     def describe_all(self) -> BackboneCard:

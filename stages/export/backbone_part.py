@@ -41,7 +41,7 @@ class ExportPart:
         one share its layers, and its work where preprocessing and view are the same too.
     layer : LayerSpec
     preprocess : str
-        ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+        As `stages.backbones.preprocessing.preprocess` takes it.
     view : str
         ``"identity"``, or ``"hflip"`` for the mirror image.
     dtype : str
