@@ -16,11 +16,17 @@ from permafrost.pipeline.parsers import (
     parse_batch_size,
     parse_bytes,
     parse_layers,
+    parse_names,
     parse_size,
     read_whole,
 )
 from permafrost.stages.backbones.applications import parse_backbone
-from permafrost.stages.backbones.preprocessing import PREPROCESS_MODES, VIEWS
+from permafrost.stages.backbones.preprocessing import (
+    OWN_MODE,
+    PREPROCESS_MODES,
+    VIEWS,
+    parse_mode,
+)
 from permafrost.stages.decoding.decode import DECODE_MODES, ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
 from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
@@ -75,6 +81,8 @@ class DatasetOptions:
         Of a random split.
     group : str, optional
         Column of which rows with one value are in one split; ``group`` if there is one.
+    classes : tuple of str, optional
+        Only the images with these labels.
     """
 
     images: str | None = declare(None, metavar="SOURCE", help=SOURCES)
@@ -94,6 +102,9 @@ class DatasetOptions:
     )
     seed: int = declare(0, type=read_whole, metavar="N", help="of a random split")
     group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
+    classes: tuple[str, ...] | None = declare(
+        None, type=parse_names, metavar="A,B", help="only the images of these classes"
+    )
 
     def __post_init__(self) -> None:
         if (self.images is None) == (self.manifest is None):
@@ -119,12 +130,12 @@ class FeatureOptions:
     resize, resize_mode, preprocess, view, orient, dtype, engine, precision, decode : str
     """
 
-    backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, or a model file"})
+    backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, a model file, or none"})
     layers: tuple[str, ...] = field(
         metadata={
             "type": parse_layers,
             "metavar": "SPEC,SPEC",
-            "help": "as block2_pool,block5_pool:avg",
+            "help": "as block2_pool,block5_pool:avg; pixels is the image itself",
         }
     )
     weights: str = declare("imagenet", metavar="imagenet|random|FILE")
@@ -133,7 +144,11 @@ class FeatureOptions:
     )
     resize: str = declare("bilinear", choices=RESIZE_METHODS, kind="resize method")
     resize_mode: str = declare("stretch", choices=RESIZE_MODES, kind="resize mode")
-    preprocess: str = declare("auto", choices=("auto", *PREPROCESS_MODES), kind="preprocessing")
+    preprocess: str = declare(
+        "auto",
+        metavar="MODE",
+        help=f"{', '.join(('auto', *PREPROCESS_MODES))}, or {OWN_MODE}, on pixels from 0 to 255",
+    )
     view: str = declare("identity", choices=VIEWS)
     orient: str = declare("ignore", choices=ORIENT_MODES, kind="orientation")
     dtype: str = declare("float32", choices=DTYPES)
@@ -152,6 +167,7 @@ class FeatureOptions:
     def __post_init__(self) -> None:
         if not self.layers:
             raise PipelineError("name at least one layer with --layers SPEC,SPEC")
+        object.__setattr__(self, "preprocess", parse_mode(self.preprocess))
         _check_choices(self)
 
     @property

@@ -21,8 +21,9 @@ DIGESTS_PER_CHUNK = 8192
 
 SHARD_NAME = re.compile(r"shard-[0-9a-f]{16}\.h5")
 
-# Of features.
+# Of features, and what rows may be stored as: images are bytes, whatever features are.
 DTYPES = ("float32", "float16")
+STORED_DTYPES = (*DTYPES, "uint8")
 
 # What a kill may cost: about a minute of work, or this much of the largest layer.
 SHARD_BYTES = 256 * 1024 * 1024
@@ -37,7 +38,7 @@ class RowFormat:
     shape : tuple of int
         Shape of one row, without the row axis.
     dtype : str
-        ``"float32"`` or ``"float16"``.
+        One of `STORED_DTYPES`.
     compression : str
         One of `COMPRESSIONS`; never part of the recipe, since it does not change the numbers.
     """
@@ -83,8 +84,8 @@ def as_storable(features: np.ndarray, dtype: str) -> np.ndarray:
         A value is NaN or infinite, or overflows float16.
     """
     with np.errstate(over="ignore"):
-        block = features.astype(dtype, copy=False)
-    if np.isfinite(block).all():
+        block = features.astype(dtype, casting="same_kind", copy=False)
+    if block.dtype.kind != "f" or np.isfinite(block).all():
         return block
     flat = block.reshape(len(block), -1)
     row = int(np.flatnonzero(~np.isfinite(flat).all(axis=1))[0])

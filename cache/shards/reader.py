@@ -19,7 +19,7 @@ from permafrost.cache.hdf5.chunks import StoredChunks, match_chunks
 from permafrost.cache.hdf5.compression import find_compression, load_filters
 from permafrost.cache.hdf5.opening import check_kind, has_node, open_node
 from permafrost.cache.hdf5.sealed import read_array
-from permafrost.cache.shards.format import DTYPES, RowFormat, shard_name
+from permafrost.cache.shards.format import STORED_DTYPES, RowFormat, shard_name
 from permafrost.command import COMMAND
 from permafrost.refusals import raise_refusal
 from permafrost.stamps import write_stamp
@@ -49,7 +49,7 @@ def open_shard(path: Path, key: str) -> Iterator[h5py.File]:
             raise DamagedError(f"{str(path)!r} holds rows of another feature set")
         check_kind(open_node(file, "digest"), ("uint8",), row_shape=(32,))
         features = open_node(file, "features")
-        check_kind(features, DTYPES)
+        check_kind(features, STORED_DTYPES)
         if has_node(file, SUM_NAME):
             check_kind(open_node(file, SUM_NAME), (SUM_DTYPE,), row_shape=())
         load_filters(features)

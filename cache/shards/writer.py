@@ -120,7 +120,7 @@ class ShardWriter:
         Parameters
         ----------
         digests : ndarray of uint8, shape (n, 32)
-        features : ndarray of float32, shape (n, *shape)
+        features : ndarray of float32 or uint8, shape (n, *shape)
             Stored in the shard's dtype.
 
         Raises

@@ -24,7 +24,7 @@ from permafrost.cache.hdf5.compression import load_filters
 from permafrost.cache.hdf5.direct import RawFile, read_chunks
 from permafrost.cache.hdf5.opening import check_storage
 from permafrost.cache.hdf5.sealed import decode, read_array
-from permafrost.cache.shards.format import DTYPES, shard_name
+from permafrost.cache.shards.format import STORED_DTYPES, shard_name
 from permafrost.cache.shards.reader import find_chunks, list_shards
 from permafrost.cache.store.folders import read_recipe
 from permafrost.cache.store.layout import CacheLayout
@@ -150,7 +150,7 @@ def _examine_rows(file: h5py.File, descriptor: int) -> tuple[NDArray[np.bool_], 
     """Find out which rows of a shard are intact, and why others are not."""
     dataset = file["features"]
     n_rows = len(file["digest"])
-    if dataset.dtype.name not in DTYPES or len(dataset) != n_rows:
+    if dataset.dtype.name not in STORED_DTYPES or len(dataset) != n_rows:
         raise ValueError(f"its features are {dataset.dtype} {dataset.shape} for {n_rows} rows")
     load_filters(dataset)
     chunks = find_chunks(file)

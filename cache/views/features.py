@@ -21,7 +21,7 @@ from permafrost.cache.hdf5.opening import check_kind, has_node, walk_nodes
 from permafrost.cache.hdf5.sealed import read_array, read_text
 from permafrost.cache.shards.blocks import Block, flatten_block, split_columns
 from permafrost.cache.shards.follow import follow_rows
-from permafrost.cache.shards.format import DTYPES, RowFormat, choose_chunk
+from permafrost.cache.shards.format import STORED_DTYPES, RowFormat, choose_chunk
 from permafrost.cache.shards.gather import StoredRows, identify_file, read_rows
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
@@ -262,7 +262,7 @@ class Features(ImageTable):
             with self._naming_damage():
                 node = self._open(f"{'rows' if self._has_pointers else 'features'}/{layer}")
                 if not self._has_pointers:
-                    check_kind(node, DTYPES)
+                    check_kind(node, STORED_DTYPES)
                     check_length(node, len(self))
                 self._nodes[layer] = node
         return self._nodes[layer]

@@ -8,7 +8,7 @@ import numpy as np
 from permafrost.cache.hdf5.opening import Node, check_kind, open_node
 from permafrost.cache.hdf5.sealed import read_array, read_text
 from permafrost.cache.hdf5.strings import read_strings
-from permafrost.cache.shards.format import DTYPES, SHARD_NAME
+from permafrost.cache.shards.format import SHARD_NAME, STORED_DTYPES
 from permafrost.cache.shards.locations import RowLocations
 
 _LARGEST_AXIS = 2**31
@@ -44,7 +44,7 @@ def read_shape(node: Node) -> tuple[int, ...]:
 def read_dtype(node: Node) -> str:
     """Read the dtype of a layer's values; ValueError where it is none of ours."""
     name = read_text(node, "dtype")
-    if name not in DTYPES:
+    if name not in STORED_DTYPES:
         raise ValueError(f"its values are {name[:40]!r}")
     return name
 

@@ -126,7 +126,7 @@ class FeatureReader:
         return len(self), *self._features.shape(layer)
 
     def dtype(self, layer: str) -> np.dtype[Any]:
-        """Return what is stored: float32 or float16."""
+        """Return what is stored: float32 or float16; uint8 of ``pixels``."""
         return self._features.dtype(layer)
 
     def iterate(

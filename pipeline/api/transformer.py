@@ -45,6 +45,7 @@ from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.matrices.matrix import read_stored
 from permafrost.stages.sources.folder import drop_file_scheme
 
 _ON_ERROR = ("fail", "nan")
@@ -62,6 +63,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     ----------
     backbone : str or Path
         A Keras Application, as ``"vgg16"`` or ``"mobilenet(alpha=0.25)"``, or a Keras model file.
+        ``"none"`` is for the layer ``"pixels"``: the images themselves, as 0 to 1.
     layer : str
         A layer and its pooling, as ``"block5_pool:avg"``. One that is not pooled is flattened.
         Several are several transformers, side by side in scikit-learn's ``make_union``.
@@ -70,7 +72,8 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     size : int or (int, int), optional
         Input height and width in pixels; the backbone's own by default.
     preprocess : str
-        ``"auto"``, ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+        ``"auto"``, ``"caffe"``, ``"tf"``, ``"torch"``, ``"none"``, or as
+        ``"mean=123.68,116.78,103.94,std=58,57,57"``.
     resize, resize_mode, view, orient : str
         As on the command line.
     dtype : str
@@ -287,7 +290,8 @@ def _gather(layer: LayerPlan, digests: Digests, *, n_failed: int) -> NDArray[np.
         digests=digests.array[found],
     )
     follow_rows(wanted, np.arange(len(found)), stored)
-    values = stored.reshape(len(found), math.prod(layer.row.shape)).astype(np.float32, copy=False)
+    flat = stored.reshape(len(found), math.prod(layer.row.shape))
+    values = read_stored(flat).astype(np.float32, copy=False)
     if not n_failed:
         return values
     rows = np.full((len(digests), values.shape[1]), np.nan, np.float32)

@@ -29,6 +29,7 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     """Run `layers`."""
     from permafrost.pipeline.planning.backbone import Backbone
     from permafrost.stages.backbones.applications import parse_backbone
+    from permafrost.stages.backbones.layers import PIXELS
 
     options = read_options(FeatureOptions, vars(parsed) | {"layers": ("-",)})
     # Layers and shapes are the same with any weights; there is no need to download half a gigabyte.
@@ -36,20 +37,22 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
         options = replace(options, weights="random")
     card = Backbone(options).describe_all()
     shared = {name: layer.n_calls for name, layer in card.layers.items() if layer.n_calls > 1}
+    images = {} if PIXELS in card.layers else {PIXELS: card.find_layer(PIXELS)}
+    listed = images | {name: one for name, one in card.layers.items() if name not in shared}
     rows = [
-        (name, "x".join(map(str, layer.shape)), 4 * math.prod(layer.shape))
-        for name, layer in card.layers.items()
-        if name not in shared
+        (name, layer.shape, math.prod(layer.shape) * (1 if name in images else 4))
+        for name, layer in listed.items()
     ]
-    width = max((len(name) for name, *_ in rows), default=0)
+    width = max(map(len, listed), default=0)
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
-    lines += [f"  {name:<{width}}  {shape:>14}  {n:>12,} bytes an image" for name, shape, n in rows]
+    lines += [
+        f"  {name:<{width}}  {'x'.join(map(str, shape)):>14}  {n:>12,} bytes an image"
+        for name, shape, n in rows
+    ]
     lines += [
         f"  {name} is called {n} times, and gives no one output" for name, n in shared.items()
     ]
-    layers = [
-        {"name": name, "shape": list(card.layers[name].shape), "bytes": n} for name, _, n in rows
-    ]
+    layers = [{"name": name, "shape": list(shape), "bytes": n} for name, shape, n in rows]
     return Outcome(
         "\n".join(lines), {"backbone": card.name, "size": list(card.size), "layers": layers}
     )
@@ -59,7 +62,8 @@ def add_index(parser: argparse.ArgumentParser) -> None:
     """Add the options of `index`."""
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
-    add_options(parser, DatasetOptions, "labels", "split", "split_names", "seed", "group")
+    names = ("labels", "split", "split_names", "seed", "group", "classes")
+    add_options(parser, DatasetOptions, *names)
     add_options(parser, RunOptions, "workers")
 
 

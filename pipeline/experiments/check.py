@@ -135,9 +135,12 @@ def check_experiment(experiment: Experiment) -> Checked:
 
 def _open(planned: Sequence[_PlannedFeatures], experiment: Experiment) -> FeatureFiles:
     known = {one.path: one for one in planned}
+    data = experiment.sweep.data
     return FeatureFiles(
         list(known),
-        group=experiment.sweep.data.group,
+        group=data.group,
+        classes=data.classes,
+        column=data.target,
         # It is asked for nothing but what is known.
         open_file=lambda path: nullcontext(cast("Features", known[path])),
     )

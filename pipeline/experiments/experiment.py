@@ -102,9 +102,12 @@ def read_experiment(file: Path) -> Experiment:
     """
     sections = read_sections(file)
     with naming(str(file)):
-        keys = sections.model_dump()
+        keys = sections.model_dump() | {"classes": sections.list_classes()}
         backbones = _read_backbones(sections, keys)
         data = read_section(TaskOptions, keys, features=tuple(backbones))
+        if data.target != "label":
+            # The images of another column's classes are all those of the labels'.
+            data = replace(data, classes=None)
         heads = [
             candidate
             for number, head in enumerate(sections.heads)

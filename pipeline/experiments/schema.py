@@ -141,6 +141,7 @@ class _ExperimentKeys(_Section):
 
     split: SplitSection | str | None = None
     split_names: dict[str, str] | str | None = None
+    classes: list[str | int] | str | None = Field(default=None, min_length=1)
     cache: str = str(DEFAULT_CACHE)
     materialize: bool = False
     backbones: list[BackboneSection] = Field(min_length=1)
@@ -148,6 +149,13 @@ class _ExperimentKeys(_Section):
     out: str
     predict: list[PredictSection] = []
     export: str | None = None
+
+    def list_classes(self) -> list[str] | None:
+        """Return the classes as the command line takes them."""
+        if self.classes is None:
+            return None
+        names = parse_names(self.classes) if isinstance(self.classes, str) else self.classes
+        return list(dict.fromkeys(map(str, names)))
 
     @field_validator("split")
     @classmethod

@@ -114,7 +114,8 @@ def compute_missing(
     from permafrost.pipeline.forward.loader import load_ahead, open_loaders
 
     features, plan = options.features, prepared.plan
-    check_precision(features.engine, features.precision)
+    if plan.of_network:
+        check_precision(features.engine, features.precision)
     shares = tally.shares
     with ExitStack() as stack:
         keys = [layer.features.key for layer in plan.active]

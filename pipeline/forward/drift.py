@@ -30,11 +30,12 @@ def noting_drift(
     batches : iterable of (LoadedBatch, list of ndarray)
         With the activations of each of the layers.
     layers : sequence of LayerPlan
-        Nothing is measured where each has its record.
+        Nothing is measured where each has its record; of the images themselves there is none.
     run : callable
         The program.
     """
-    is_known = all(read_record(layer.features.folder, Drift) for layer in layers)
+    measured = [layer for layer in layers if not layer.spec.is_pixels]
+    is_known = all(read_record(layer.features.folder, Drift) for layer in measured)
     for batch, activations in batches:
         if not is_known and activations and batch.readable.sum() > 1:
             _note(batch, activations, layers, run)
@@ -48,6 +49,8 @@ def _note(
     rows = np.flatnonzero(batch.readable)[[0, -1]]
     alone = [run(batch.pixels[row : row + 1]) for row in rows]
     for number, layer in enumerate(layers):
+        if layer.spec.is_pixels:
+            continue
         together = activations[number][rows]
         apart = np.concatenate([values[number] for values in alone])
         if not (np.isfinite(together).all() and np.isfinite(apart).all()):

@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 
 from permafrost.pipeline.forward.batch import LoadedBatch
+from permafrost.pipeline.forward.program import PlanProgram
 from permafrost.pipeline.progress import Shares
-from permafrost.stages.engines.program import HalvingProgram
 
 
 class ForwardPass:
@@ -30,10 +30,10 @@ class ForwardPass:
         Is told how long this waited for what.
     """
 
-    def __init__(self, build: Callable[[], HalvingProgram], shares: Shares) -> None:
+    def __init__(self, build: Callable[[], PlanProgram], shares: Shares) -> None:
         self._build = build
         self._shares = shares
-        self._program: HalvingProgram | None = None
+        self._program: PlanProgram | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._running: deque[tuple[LoadedBatch, Future[list[np.ndarray]] | None]] = deque()
 
@@ -51,7 +51,7 @@ class ForwardPass:
         Yields
         ------
         LoadedBatch
-        list of ndarray of float32, each (n, *shape)
+        list of ndarray, each (n, *shape)
             Empty where no image of the batch could be read.
         """
         clock_s = time.monotonic()

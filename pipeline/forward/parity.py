@@ -39,7 +39,7 @@ def note_parity(
     options : FeatureOptions
     prepared : Preparation
     program : callable
-        Gives the active layers of the plan.
+        Gives the active layers of the plan that are the network's.
     spec : ProgramSpec
         Of the program; the reference computes the same in float32.
 
@@ -48,7 +48,7 @@ def note_parity(
     PipelineError
         The precision's range is too small for a layer.
     """
-    active = prepared.plan.active
+    active = prepared.plan.of_network
     if is_reference(options) or all(read_record(one.features.folder, Parity) for one in active):
         return
     sample = _load_sample(prepared)

@@ -31,7 +31,7 @@ from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import GROUP_COLUMN
 from permafrost.stages.datasets.table import COLUMN_NAMES
-from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
+from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR, order_classes
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
 
@@ -68,11 +68,14 @@ class Classifier:
         The layers that the head wants side by side.
     target : str
         The column with the truth that it was fitted on.
+    order : tuple of str
+        In which its classes are told; none where that is the head's own.
     """
 
     head: Head
     parts: tuple[ClassifierPart, ...]
     target: str
+    order: tuple[str, ...] = ()
 
 
 def save_classifier(folder: Path, head: Head, record: Mapping[str, Any]) -> None:
@@ -99,7 +102,7 @@ def load_classifier(folder: Path) -> Classifier:
             parts = tuple(_read_part(part) for part in record["parts"])
             if not parts:
                 raise ValueError("it names no features")
-            target = str(record["target"])
+            target, order = str(record["target"]), tuple(map(str, record.get("classes", ())))
             head = load_head(folder / "head")
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PipelineError(
@@ -107,7 +110,7 @@ def load_classifier(folder: Path) -> Classifier:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
-    return Classifier(head=head, parts=parts, target=target)
+    return Classifier(head=head, parts=parts, target=target, order=order)
 
 
 def _read_part(part: Mapping[str, Any]) -> ClassifierPart:
@@ -128,6 +131,7 @@ def write_predictions(  # noqa: PLR0913
     outputs: np.ndarray,
     classes: np.ndarray,
     task: str,
+    order: Sequence[str] = (),
 ) -> None:
     """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
 
@@ -142,13 +146,16 @@ def write_predictions(  # noqa: PLR0913
         As `Head.predict` gives them.
     classes : ndarray of str, shape (n_classes,)
     task : str
+    order : sequence of str
+        Of the classes' columns; those of `classes` by default.
     """
     predicted = _name_outputs(outputs, classes, task)
-    values = outputs[:, : len(classes)].tolist()
+    places = order_classes(classes.tolist(), order)
+    values = outputs[:, places].tolist()
     rows = zip(paths, labels, predicted, values, strict=True)
     write_rows(
         file,
-        [*_PREDICTION_COLUMNS, *_name_columns(classes.tolist())],
+        [*_PREDICTION_COLUMNS, *_name_columns(classes[places].tolist())],
         [[path, label, name, *row] for path, label, name, row in rows],
     )
 

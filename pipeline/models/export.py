@@ -10,14 +10,17 @@ from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.classifier import (
     Classifier,
+    ClassifierPart,
     check_recipe,
     list_features,
     load_classifier,
 )
+from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
-from permafrost.pipeline.planning.recipe import PIXELS
+from permafrost.pipeline.planning.recipe import DECODING
 from permafrost.stages.backbones.layers import parse_layer_spec
-from permafrost.stages.export.backbone_part import ExportPart
+from permafrost.stages.datasets.targets import order_classes
+from permafrost.stages.export.backbone_part import ExportPart, Images
 from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
 
 
@@ -46,22 +49,25 @@ def export(model: Path, out: Path) -> dict[str, object]:
     parts = _load_parts(classifier)
     # Not earlier: until they are checked, the recipes may be anything.
     pixels = share_pixels([(part.layer, part.recipe) for part in classifier.parts])
-    network = build_classifier(parts, classifier.head)
+    head = classifier.head
+    order = order_classes(head.classes.tolist(), classifier.order)
+    classes = head.classes[order].tolist()
+    network = build_classifier(parts, head, order=order)
     make_folder(out.absolute().parent)
     with published(out) as temporary:
         save_classifier(
             network,
             temporary,
-            task=classifier.head.task,
-            classes=classifier.head.classes,
+            task=head.task,
+            classes=classes,
             pixels=pixels,
         )
     return {
         "model": str(out),
         "bytes": out.stat().st_size,
         "input_shape": list(network.input_shape[1:]),
-        "task": classifier.head.task,
-        "classes": classifier.head.classes.tolist(),
+        "task": head.task,
+        "classes": classes,
         "pixels": pixels,
     }
 
@@ -84,7 +90,7 @@ def share_pixels(layers: Sequence[tuple[str, Recipe]]) -> dict[str, object]:
     for layer, recipe in others:
         differing = [
             f"{name} {ours[name]} and {recipe[name]}"
-            for name in PIXELS
+            for name in DECODING
             if ours[name] != recipe[name]
         ]
         if differing:
@@ -92,7 +98,7 @@ def share_pixels(layers: Sequence[tuple[str, Recipe]]) -> dict[str, object]:
                 f"one model takes one image, but {first} and {layer} were extracted from different"
                 f" ones ({', '.join(differing)}); extract both alike"
             )
-    return {name: ours[name] for name in PIXELS}
+    return {name: ours[name] for name in DECODING}
 
 
 def _load_parts(classifier: Classifier) -> list[ExportPart]:
@@ -102,12 +108,22 @@ def _load_parts(classifier: Classifier) -> list[ExportPart]:
     for features, part in zip(wanted, classifier.parts, strict=True):
         check_recipe(part, backbones[features])
     return [
-        ExportPart(
-            network=backbones[features].load(),
-            layer=parse_layer_spec(part.layer),
-            preprocess=backbones[features].preprocess,
-            view=features.view,
-            dtype=features.dtype,
-        )
+        _load_part(part, features, backbones[features])
         for features, part in zip(wanted, classifier.parts, strict=True)
     ]
+
+
+def _load_part(part: ClassifierPart, features: FeatureOptions, backbone: Backbone) -> ExportPart:
+    layer = parse_layer_spec(part.layer)
+    if layer.is_pixels:
+        shape = (*backbone.card.size, backbone.card.channels)
+        return ExportPart(
+            network=Images(input_shape=shape), layer=layer, preprocess="none", view=features.view
+        )
+    return ExportPart(
+        network=backbone.load(),
+        layer=layer,
+        preprocess=backbone.preprocess,
+        view=features.view,
+        dtype=features.dtype,
+    )

@@ -39,6 +39,7 @@ from permafrost.pipeline.models.task import (
     make_candidate,
 )
 from permafrost.pipeline.outputs import read_json, write_json
+from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.evaluation.crossfit import Trial
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.metrics import PRIMARY
@@ -117,7 +118,7 @@ def fit(options: FitOptions) -> FitResult:
     """
     started_s = time.monotonic()
     candidate = make_candidate(options.head, options.settings, task=options.data.task)
-    with FeatureFiles(options.data.features, group=options.data.group) as files:
+    with options.data.open_files() as files:
         layers = files.find_layers(options.layer)
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
@@ -147,6 +148,7 @@ def fit(options: FitOptions) -> FitResult:
             "settings": dataclasses.asdict(candidate.settings),
             "classes": head.classes.tolist(),
         }
+        _order_classes(metrics, options.data.classes or ())
         # Two fits at once into one folder would leave the head of one with the record of another.
         with locked_folder(options.out):
             remove_durably(options.out / MODEL_NAME)
@@ -155,6 +157,21 @@ def fit(options: FitOptions) -> FitResult:
             # Its last file vouches for the others.
             save_classifier(options.out, head, record)
     return FitResult(metrics=metrics, out=options.out)
+
+
+def _order_classes(metrics: dict[str, Any], order: Sequence[str]) -> None:
+    """Tell of classes in the order in which they were named."""
+    metrics["classes"] = [metrics["classes"][n] for n in order_classes(metrics["classes"], order)]
+    if found := metrics.get("per_class"):
+        places = order_classes([one["class"] for one in found], order)
+        metrics["per_class"] = [found[place] for place in places]
+    if confusion := metrics.get("confusion"):
+        names = confusion["classes"]
+        places = order_classes(names, order)
+        metrics["confusion"] = {
+            "classes": [names[place] for place in places],
+            "counts": [[confusion["counts"][row][n] for n in places] for row in places],
+        }
 
 
 def _plan_folds(bench: Bench, n_folds: int | None) -> Trial | None:
@@ -173,13 +190,14 @@ def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> N
         outputs=unseen.outputs,
         classes=unseen.classes,
         task=options.data.task,
+        order=options.data.classes or (),
     )
 
 
 def find_fit(options: FitOptions) -> FitResult | None:
     """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
     candidate = make_candidate(options.head, options.settings, task=options.data.task)
-    with FeatureFiles(options.data.features, group=options.data.group) as files:
+    with options.data.open_files() as files:
         record = _build_record(options, candidate, files, files.find_layers(options.layer))
     known = read_json(options.out / MODEL_NAME)
     metrics = read_json(options.out / "metrics.json")
@@ -210,7 +228,7 @@ def _build_record(
     options: FitOptions, candidate: Candidate, files: FeatureFiles, layers: Sequence[StoredLayer]
 ) -> dict[str, Any]:
     """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
-    return {
+    return ({"classes": list(options.data.classes)} if options.data.classes else {}) | {
         "task": options.data.task,
         "target": options.data.target,
         "layer": "+".join(dict.fromkeys(str(layer.spec) for layer in layers)),

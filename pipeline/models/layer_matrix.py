@@ -18,7 +18,13 @@ from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.backbones.pooling import REDUCTIONS
-from permafrost.stages.matrices.matrix import ArrayMatrix, Rows, iterate_rows
+from permafrost.stages.matrices.matrix import (
+    ArrayMatrix,
+    Rows,
+    find_dtype,
+    iterate_rows,
+    read_stored,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +92,7 @@ class LayerMatrix:
     def dtype(self) -> np.dtype[Any]:
         """What a row is read as."""
         stored = self.features.dtype(self.layer.name)
-        return np.dtype(np.float32) if self.layer.is_derived else stored
+        return np.dtype(np.float32) if self.layer.is_derived else find_dtype(stored)
 
     @cached_property
     def key(self) -> str:
@@ -98,7 +104,8 @@ class LayerMatrix:
     def read(self, rows: Rows) -> np.ndarray:
         """Read rows in the given order."""
         if not self.layer.is_derived:
-            return self.features.read(self.layer.name, self.rows[rows]).reshape(len(rows), -1)
+            stored = self.features.read(self.layer.name, self.rows[rows])
+            return read_stored(stored.reshape(len(rows), -1))
         out = np.empty((len(rows), self.shape[1]), np.float32)
         maps = dataclasses.replace(self, layer=dataclasses.replace(self.layer, is_derived=False))
         shape = self.features.shape(self.layer.name)
@@ -115,8 +122,11 @@ class LayerMatrix:
             pooled = ArrayMatrix(self.read(rows))
             yield from pooled.iterate_columns(np.arange(len(rows)), n_bytes=n_bytes)
         else:
-            stored = self.rows[rows]
-            yield from self.features.iterate_columns(self.layer.name, stored, n_bytes=n_bytes)
+            name = self.layer.name
+            # Of what is read, which may be narrower than what is made of it.
+            n_stored = n_bytes * self.features.dtype(name).itemsize // self.dtype.itemsize
+            blocks = self.features.iterate_columns(name, self.rows[rows], n_bytes=n_stored)
+            yield from map(read_stored, blocks)
 
 
 def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | None:

@@ -131,6 +131,7 @@ def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[st
         outputs=outputs,
         classes=head.classes,
         task=head.task,
+        order=classifier.order,
     )
     return _score(head, outputs, labels, files.paths) if all(labels) else {}
 

@@ -25,7 +25,12 @@ from permafrost.pipeline.models.layer_matrix import (
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits
-from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, parse_targets
+from permafrost.stages.datasets.targets import (
+    CLASSIFICATION,
+    Targets,
+    find_classes,
+    parse_targets,
+)
 from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows
 from permafrost.warn import warn_once
 
@@ -45,9 +50,15 @@ class FeatureFiles:
         The column to keep together by, instead of ``group``.
     open_file : callable, optional
         Another one gives files that are still to be written.
+    classes : sequence of str, optional
+        Only the rows with one of these in a column.
+    column : str
+        That column.
 
     Raises
     ------
+    UnknownNameError
+        No row has one of the classes.
     CacheError
         A file is missing or something else.
     PipelineError
@@ -60,12 +71,18 @@ class FeatureFiles:
         *,
         group: str | None = None,
         open_file: Callable[[Path], AbstractContextManager[Features]] = Features,
+        classes: Sequence[str] | None = None,
+        column: str = "label",
     ) -> None:
         self.group = group
         with ExitStack() as stack:
             self._files = [stack.enter_context(open_file(file)) for file in files]
             self._rows = _align(self._files)
             self._columns: dict[str, list[str]] = {}
+            if classes is not None:
+                rows = find_classes(self.column(column), classes, where=f"in {self.name}")
+                self._rows = [own[rows] for own in self._rows]
+                self._columns.clear()
             self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:

@@ -14,7 +14,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES, GROUP_HELP, declare
-from permafrost.pipeline.parsers import parse_bytes, read_whole
+from permafrost.pipeline.parsers import parse_bytes, parse_names, read_whole
 from permafrost.stages.datasets.targets import (
     CLASSIFICATION,
     SEPARATOR,
@@ -51,6 +51,8 @@ class TaskOptions:
         Folds over all rows that are not in the test split.
     group : str, optional
         Column of which rows with one value are in one fold; ``group`` if there is one.
+    classes : tuple of str, optional
+        Only the rows of these classes, which are written in this order.
     seed : int
     memory_bytes : int
         Budget for features in memory.
@@ -61,6 +63,9 @@ class TaskOptions:
     target: str = declare("label", metavar="COLUMN", help="the column with the truth")
     cv: int | None = declare(None, type=read_whole, metavar="K", help="cross-validate with K folds")
     group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
+    classes: tuple[str, ...] | None = declare(
+        None, type=parse_names, metavar="A,B", help="only the rows of these classes"
+    )
     seed: int = declare(0, type=read_whole, metavar="N", help="of folds, held-out rows and weights")
     memory_bytes: int = declare(
         DEFAULT_MEMORY_BYTES,
@@ -77,6 +82,14 @@ class TaskOptions:
             raise UnknownNameError("task", self.task, TASKS)
         if self.cv is not None and self.cv < 2:
             raise PipelineError(f"cannot cross-validate with {self.cv} folds; give --cv 2 or more")
+        if self.classes is not None and self.task != CLASSIFICATION:
+            raise PipelineError(f"--classes goes with --task {CLASSIFICATION}; drop one of the two")
+
+    def open_files(self) -> FeatureFiles:
+        """Open the files, for the rows of the classes."""
+        return FeatureFiles(
+            self.features, group=self.group, classes=self.classes, column=self.target
+        )
 
 
 def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> Candidate:
@@ -152,6 +165,8 @@ def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
         options.cv,
         options.seed,
         metrics.NUMERICS,
+        # Only then: one more fact in every digest would have all fits done again.
+        *([options.classes] if options.classes else ()),
     ]
     return _digest(facts)
 

@@ -15,10 +15,12 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.stages.backbones.applications import (
     APPLICATIONS,
+    NO_BACKBONE,
     family_preprocess,
     parse_backbone,
 )
 from permafrost.stages.backbones.layers import BackboneCard, LayerSpec, parse_layer_specs
+from permafrost.stages.backbones.preprocessing import OWN_MODE, check_mode
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
 from permafrost.stages.frameworks.start import find_keras_settings
 from permafrost.stamps import write_exact_stamp
@@ -48,6 +50,7 @@ class Backbone:
                 " drop --weights"
             )
         self.layers = parse_layer_specs(options.layers)
+        self._of_network = [spec for spec in self.layers if not spec.is_pixels]
         self._networks: dict[bool, Network] = {}
         self._with_top = False
         self._checked: Network | None = None
@@ -62,7 +65,7 @@ class Backbone:
         UnknownNameError
             A layer that neither has.
         """
-        card = self._find_card(self.layers)
+        card = self._find_card(self._of_network)
         for spec in self.layers:
             card.find_layer(spec.layer, backbone=str(self.name)).pool_shape(spec)
         return card
@@ -74,7 +77,7 @@ class Backbone:
         Raises
         ------
         InputError
-            ``auto`` would be a guess.
+            ``auto`` would be a guess, or the mode is for other channels.
         """
         mode = self._options.preprocess
         mode = self._choose_preprocess() if mode == "auto" else mode
@@ -83,6 +86,7 @@ class Backbone:
                 f"the model {self.card.name!r} takes integers, and --preprocess {mode} gives"
                 " fractions, which it would cut off; use none"
             )
+        check_mode(mode, self.card.channels)
         return mode
 
     def _choose_preprocess(self) -> str:
@@ -98,7 +102,8 @@ class Backbone:
         but = "" if family is None else f": its graph {does}, unlike the network it is called after"
         raise InputError(
             f"cannot tell how images are preprocessed for the model {card.name!r}{but};"
-            " say it with --preprocess caffe|tf|torch|none (none: pixels as 0 to 255)"
+            " say it with --preprocess caffe|tf|torch|none (none: pixels as 0 to 255), or"
+            f" {OWN_MODE}"
         )
 
     def describe_all(self) -> BackboneCard:
@@ -128,7 +133,7 @@ class Backbone:
     def _check(self, network: Network, card: BackboneCard) -> None:
         """Forget a card from the index that is not of this network, and stop."""
         digests = network.digest_layers()
-        if all(digests.get(s.layer) == card.layers[s.layer].digest for s in self.layers):
+        if all(digests.get(s.layer) == card.layers[s.layer].digest for s in self._of_network):
             return
         if self._index and self._remembered:
             self._index.forget_memo(self._remembered)
@@ -160,6 +165,8 @@ class Backbone:
         return card
 
     def _describe(self, *, with_top: bool = False) -> BackboneCard:
+        if self.name.name == NO_BACKBONE or not (self._of_network or self.name.is_file):
+            return self._describe_images()
         memo_key = self._memo_key(with_top=with_top)
         known = self._index.memo(memo_key) if self._index else None
         if known is not None:
@@ -171,6 +178,21 @@ class Backbone:
         if self._index:
             self._index.add_memo(memo_key, card.to_json())
         return card
+
+    def _describe_images(self) -> BackboneCard:
+        """Return the card of images alone, as an application takes them; no network is needed."""
+        entry = APPLICATIONS.get(self.name.name)
+        size = self._options.size or ((entry.size, entry.size) if entry else None)
+        if size is None:
+            raise InputError("--backbone none has no size of its own; say it, as with --size 32")
+        return BackboneCard(
+            name=str(self.name),
+            size=size,
+            channels=3,  # as all applications have
+            scales_input=False,
+            takes_integers=False,
+            layers={},
+        )
 
     def _load(self, *, with_top: bool) -> Network:
         from permafrost.stages.backbones.loading import load_backbone

@@ -20,6 +20,7 @@ from permafrost.stages.datasets.splits import (
     find_crossing_groups,
     label_conflicts,
 )
+from permafrost.stages.datasets.targets import find_classes
 from permafrost.stages.sources.reading import hash_images
 from permafrost.stages.sources.source import Reader, Source
 
@@ -53,7 +54,7 @@ class Dataset:
 
 
 def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) -> Dataset:
-    """List, label, hash and split a dataset.
+    """List, label, select, hash and split a dataset.
 
     Parameters
     ----------
@@ -65,6 +66,9 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
     """
     listed = _list_images(options)
     manifest, source = listed.manifest, listed.source.make_absolute()
+    if options.classes is not None:
+        rows = find_classes(manifest.labels, options.classes, where=f"in {manifest.root!r}")
+        manifest = manifest.select(rows)
     digests, unreadable = _hash(source, manifest.paths, index, workers=workers)
     _warn_of_changes(manifest, digests)
     manifest = replace(manifest, digests=digests)

@@ -45,13 +45,18 @@ class ExtractionPlan:
     layers : list of LayerPlan
         All layers asked for.
     active : list of LayerPlan
-        Those that missed at least one row at first: what the program computes.
+        Those that missed at least one row at first: what the run adds to.
     """
 
     digests: list[bytes]
     paths: list[str]
     layers: list[LayerPlan]
     active: list[LayerPlan]
+
+    @property
+    def of_network(self) -> list[LayerPlan]:
+        """The active layers but for the images themselves: what a network computes."""
+        return [layer for layer in self.active if not layer.spec.is_pixels]
 
     @property
     def bytes_to_write(self) -> int:

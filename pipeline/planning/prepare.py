@@ -112,18 +112,16 @@ def describe_layers(
     features: FeatureOptions, backbone: Backbone, compression: str
 ) -> list[tuple[LayerSpec, Recipe, RowFormat]]:
     """Describe the feature set of each layer that is asked for."""
-    return [
-        (
-            spec,
-            build_recipe(features, backbone, spec),
-            RowFormat(
-                shape=backbone.card.find_layer(spec.layer).pool_shape(spec),
-                dtype=features.dtype,
-                compression=compression,
-            ),
+    described = []
+    for spec in backbone.layers:
+        recipe = build_recipe(features, backbone, spec)
+        row = RowFormat(
+            shape=backbone.card.find_layer(spec.layer).pool_shape(spec),
+            dtype=str(recipe["dtype"]),
+            compression=compression,
         )
-        for spec in backbone.layers
-    ]
+        described.append((spec, recipe, row))
+    return described
 
 
 def fit_batch(run: RunOptions, backbone: Backbone, rows: Sequence[RowFormat]) -> int:
@@ -134,7 +132,7 @@ def fit_batch(run: RunOptions, backbone: Backbone, rows: Sequence[RowFormat]) ->
     on_gpu = NVIDIA_DEVICES.is_dir()
     memory_bytes = run.memory_bytes
     return choose_batch_size(
-        4 * max(int(np.prod(layer.shape)) for layer in layers),
+        4 * max((int(np.prod(layer.shape)) for layer in layers), default=0),
         kept_bytes=sum(row.row_bytes for row in rows),
         memory_bytes=memory_bytes if on_gpu else min(memory_bytes, _LARGEST_CPU_BATCH_BYTES),
         largest=_LARGEST_GPU_BATCH if on_gpu else _LARGEST_CPU_BATCH,

@@ -6,38 +6,43 @@ from permafrost.cache.store.recipe import JsonValue, Recipe
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.layers import PIXELS, LayerSpec
 from permafrost.stages.decoding.decode import DecodeSpec
 
 # Raised when our own code changes the numbers it computes from the same inputs.
 NUMERICS = 2
 # What in a recipe says how an image file becomes pixels.
-PIXELS = ("size", "color", "resize", "resize_mode", "orient", "decode")
+DECODING = ("size", "color", "resize", "resize_mode", "orient", "decode")
 
 
 def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) -> Recipe:
     """Build the recipe of one layer.
 
-    Never in it: batch size, chunking, compression, paths, file names, time.
+    Never in it: batch size, chunking, compression, paths, file names, time. That of the images
+    themselves is how they are decoded, and of no backbone: all of one size share them.
     """
     card = backbone.card
-    layer_card = card.find_layer(layer.layer)
     recipe: dict[str, JsonValue] = {
-        "backbone": card.name,
         "color": "rgb" if card.channels == 3 else "grayscale",
         "decode": options.decode,
-        "dtype": options.dtype,
-        "engine": options.full_engine,
         "layer": layer.layer,
         "numerics": NUMERICS,
         "orient": options.orient,
         "pooling": layer.pooling,
-        "precision": options.precision,
-        "preprocess": backbone.preprocess,
         "resize": options.resize,
         "resize_mode": options.resize_mode,
         "size": list(card.size),
         "view": options.view,
+    }
+    if layer.is_pixels:
+        return recipe | {"backbone": PIXELS, "dtype": "uint8"}
+    layer_card = card.find_layer(layer.layer)
+    recipe |= {
+        "backbone": card.name,
+        "dtype": options.dtype,
+        "engine": options.full_engine,
+        "precision": options.precision,
+        "preprocess": backbone.preprocess,
         "weights": layer_card.digest,
     }
     if layer_card.channel_axis != LAST and len(layer_card.shape) > 1:

@@ -145,7 +145,8 @@ def choose_layers(
 ) -> list[str]:
     """List the layers to try: those named, or all there are, with each of the poolings.
 
-    A layer without height and width, or that is named with a pooling, is taken as it is.
+    A layer without height and width, or that is named with a pooling, is taken as it is; so are the
+    images themselves.
     """
     for pooling in poolings or ():
         if pooling not in POOLINGS:
@@ -196,7 +197,7 @@ def _pool_each(files: FeatureFiles, name: str, poolings: Sequence[str] | None) -
     if not poolings or JOINED_BY in name:
         return [name]
     spec = parse_layer_spec(name)
-    if spec.pooling != "none" or not files.has_space(name):
+    if spec.is_pixels or spec.pooling != "none" or not files.has_space(name):
         return [name]
     return [str(LayerSpec(spec.layer, pooling)) for pooling in poolings]
 

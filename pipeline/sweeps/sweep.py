@@ -107,7 +107,7 @@ def sweep(options: SweepOptions) -> SweepResult:
         One line for the user each.
     """
     started_s = time.monotonic()
-    with FeatureFiles(options.data.features, group=options.data.group) as files:
+    with options.data.open_files() as files:
         rows = plan_rows(options, files)
         configurations = plan_configurations(options, files, rows)
         make_folder(options.out)

@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,8 +53,8 @@ class RecomputedRow:
         The image's.
     image : str
         Where it lies, if it was read.
-    values : ndarray of float32, shape (*shape), or None
-        What the network gives for it; None where that cannot be had.
+    values : ndarray of float32 or uint8, shape (*shape), or None
+        What extraction gives for it; None where that cannot be had.
     reason : str
         Why it cannot.
     """
@@ -62,7 +62,7 @@ class RecomputedRow:
     key: str
     digest: bytes
     image: str = ""
-    values: NDArray[np.float32] | None = None
+    values: NDArray[Any] | None = None
     reason: str = ""
 
 
@@ -130,7 +130,7 @@ def _prepare(
     paths = {one: path for *_, rows in able for one, path in rows.items()}
     # By archive, whose directory takes longer to read than an image.
     digests = sorted(paths, key=paths.__getitem__)
-    if digests:
+    if digests and not all(spec.is_pixels for spec, *_ in able):
         check_precision(features.engine, features.precision)
     layers = [
         LayerPlan(
@@ -228,7 +228,7 @@ def _is_unchanged(file: IndexedFile) -> bool:
 
 
 def _split(
-    plan: ExtractionPlan, batch: LoadedBatch, activations: list[NDArray[np.float32]]
+    plan: ExtractionPlan, batch: LoadedBatch, activations: list[NDArray[Any]]
 ) -> Iterator[RecomputedRow]:
     reasons = batch.broken | batch.unreadable
     for number, layer in enumerate(plan.active):

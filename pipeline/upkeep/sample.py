@@ -113,7 +113,8 @@ class _Comparison:
         half = _STORED_AS_HALF if self.recipe["dtype"] == "float16" else 0.0
         drift = read_record(self.folder, Drift)
         drifted = _DRIFTS * drift.max_error if drift else 0.0
-        return max(_TOLERANCES[str(self.recipe["precision"])] + half, drifted)
+        precision = self.recipe.get("precision", "float32")  # images have none
+        return max(_TOLERANCES[str(precision)] + half, drifted)
 
     def add(self, row: RecomputedRow) -> None:
         """Compare a row with what is stored of it."""

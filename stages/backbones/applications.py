@@ -15,6 +15,8 @@ from pathlib import Path
 
 from permafrost.stages.errors import InputError, UnknownNameError
 
+# Named instead of a network by who wants images alone.
+NO_BACKBONE = "none"
 _MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
@@ -87,12 +89,12 @@ APPLICATIONS: Mapping[str, Application] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneName:
-    """What a user names as a backbone: an application with options, or a model file.
+    """What a user names as a backbone: an application with options, a model file, or none.
 
     Attributes
     ----------
     name : str
-        A key of `APPLICATIONS`, or the path of a model file.
+        A key of `APPLICATIONS`, the path of a model file, or `NO_BACKBONE`.
     options : tuple of (str, value)
         Keyword arguments of the Keras function, sorted, as in ``mobilenet(alpha=0.25)``.
     """
@@ -103,7 +105,7 @@ class BackboneName:
     @property
     def is_file(self) -> bool:
         """Whether it is a model file."""
-        return self.name not in APPLICATIONS
+        return self.name not in (*APPLICATIONS, NO_BACKBONE)
 
     def __str__(self) -> str:
         """Write it as a user would."""
@@ -112,7 +114,7 @@ class BackboneName:
 
 
 def parse_backbone(text: str) -> BackboneName:
-    """Read ``vgg16``, ``mobilenet(alpha=0.25)`` or the path of a model file.
+    """Read ``vgg16``, ``mobilenet(alpha=0.25)``, the path of a model file, or ``none``.
 
     Raises
     ------
@@ -126,6 +128,8 @@ def parse_backbone(text: str) -> BackboneName:
         # Before any file: a folder of results may well be called vgg16.
         if match and _plain(known) == _plain(match[1]):
             return BackboneName(name=known, options=_parse_options(match[2] or "", text))
+    if text.strip() == NO_BACKBONE:
+        return BackboneName(name=NO_BACKBONE)
     path = Path(text)
     with contextlib.suppress(OSError):  # A name longer than a file can have.
         if path.exists() and (path.is_dir() or path.suffix.lower() in _MODEL_SUFFIXES):

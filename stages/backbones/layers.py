@@ -13,6 +13,8 @@ from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.pooling import POOLINGS, pool
 from permafrost.stages.errors import InputError, UnknownNameError
 
+# What every backbone has besides its own layers: the decoded and resized image, as uint8.
+PIXELS = "pixels"
 _SHAPE_RANK_WITH_SPACE = 2
 
 
@@ -26,6 +28,11 @@ class LayerSpec:
     def __str__(self) -> str:
         """Write it as a user would."""
         return self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+
+    @property
+    def is_pixels(self) -> bool:
+        """Whether it is the image itself, for which no network runs."""
+        return self.layer == PIXELS
 
     def pool_shape(self, shape: tuple[int, ...], *, channel_axis: int) -> tuple[int, ...]:
         """Return the shape of one row, from that of the layer's output without the batch's axis.
@@ -56,7 +63,12 @@ def parse_layer_spec(text: str) -> LayerSpec:
         raise InputError(f"empty layer name in {text!r}")
     if pooling and pooling not in POOLINGS:
         raise UnknownNameError("pooling", pooling, POOLINGS, where=f"in {text!r}")
-    return LayerSpec(layer, pooling or "none")
+    spec = LayerSpec(layer, pooling or "none")
+    if spec.is_pixels and spec.pooling != "none":
+        raise InputError(
+            f"{text!r}: images are kept as they are, and heads flatten them; write {PIXELS}"
+        )
+    return spec
 
 
 def parse_layer_specs(texts: str | Iterable[str]) -> list[LayerSpec]:
@@ -122,7 +134,8 @@ class BackboneCard:
     def find_layer(self, name: str, *, backbone: str = "BACKBONE") -> LayerCard:
         """Return a layer's card; an unknown name proposes the nearest.
 
-        A layer that is called several times is refused: it gives several outputs.
+        ``pixels`` is the image itself. A layer that is called several times is refused: it gives
+        several outputs.
 
         Parameters
         ----------
@@ -130,11 +143,13 @@ class BackboneCard:
         backbone : str
             What the user calls the backbone, for the remedy.
         """
+        if name == PIXELS:
+            return self._describe_pixels()
         if name not in self.layers:
             raise UnknownNameError(
                 "layer",
                 name,
-                self.layers,
+                (PIXELS, *self.layers),
                 where=f"of {self.name}",
                 remedy=f"list them with: {COMMAND} layers {backbone}",
             )
@@ -145,6 +160,14 @@ class BackboneCard:
                 " another output each time; name a layer that is called on the one you want"
             )
         return card
+
+    def _describe_pixels(self) -> LayerCard:
+        if PIXELS in self.layers:
+            raise InputError(
+                f"{self.name} has a layer of its own called {PIXELS!r}, as the images themselves"
+                " are called; rename it in the model"
+            )
+        return LayerCard(shape=(*self.size, self.channels), digest="")
 
     def to_json(self) -> str:
         """Write the card as JSON."""

@@ -114,6 +114,33 @@ def _parse_value(text: str, name: str, column: str) -> float:
         ) from None
 
 
+def find_classes(labels: Sequence[str], classes: Sequence[str], *, where: str) -> list[int]:
+    """Return the rows whose label is one of `classes`.
+
+    Raises
+    ------
+    UnknownNameError
+        No row has one of them.
+    InputError
+        No row has a label at all.
+    """
+    known = sorted(set(labels) - {""})
+    if not known:
+        raise InputError(f"no image {where} has a label; drop --classes, or say --labels")
+    for name in classes:
+        if name not in known:
+            raise UnknownNameError("class", name, known, where=where)
+    wanted = set(classes)
+    return [row for row, label in enumerate(labels) if label in wanted]
+
+
+def order_classes(classes: Iterable[str], order: Sequence[str]) -> list[int]:
+    """Return the places of classes, those of `order` first, as there; all others as they are."""
+    ranks = {name: rank for rank, name in enumerate(order)}
+    places = [ranks.get(name, len(ranks)) for name in classes]
+    return sorted(range(len(places)), key=places.__getitem__)
+
+
 def warn_of_lookalikes(names: Iterable[str], *, what: str) -> None:
     """Warn of names that differ only by blanks, case or the way their letters are encoded.
 

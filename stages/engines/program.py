@@ -27,7 +27,7 @@ class ProgramSpec:
     layers : tuple of LayerSpec
         Outputs, in this order.
     preprocess : str
-        ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+        As `stages.backbones.preprocessing.preprocess` takes it.
     view : str
         ``"identity"``, or ``"hflip"`` for the mirror image.
     precision : str

@@ -6,11 +6,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.calls import LAST
+from permafrost.stages.backbones.layers import PIXELS, LayerSpec
 from permafrost.stages.backbones.network import KerasNetwork, Network
 from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.errors import InputError
 from permafrost.stages.frameworks.cutting import cut_model
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Images:
+    """Stands for a network where the layer is the image itself; `input_shape` is the image's."""
+
+    input_shape: tuple[int, int, int]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, in pixels."""
+        return self.input_shape[:2]
+
+    def find_channel_axis(self, layer: str) -> int:
+        """Return where the channels are."""
+        return LAST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +36,12 @@ class ExportPart:
 
     Attributes
     ----------
-    network : Network
+    network : Network or Images
         What `stages.backbones.loading.load_backbone` returned, weights and all. Parts with the same
         one share its layers, and its work where preprocessing and view are the same too.
     layer : LayerSpec
     preprocess : str
-        ``"caffe"``, ``"tf"``, ``"torch"`` or ``"none"``.
+        As `stages.backbones.preprocessing.preprocess` takes it.
     view : str
         ``"identity"``, or ``"hflip"`` for the mirror image.
     dtype : str
@@ -32,7 +49,7 @@ class ExportPart:
         it answers as the head did.
     """
 
-    network: Network
+    network: Network | Images
     layer: LayerSpec
     preprocess: str
     view: str = "identity"
@@ -63,10 +80,14 @@ def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
     """Return the activation of each part's layer."""
     kinds = dict.fromkeys(part.pixels for part in parts)
     pixels = {kind: preprocess(image, mode=kind[0], view=kind[1]) for kind in kinds}
-    found: dict[tuple[Network, tuple[str, str], str], Any] = {}
+    found: dict[tuple[Network | Images, tuple[str, str], str], Any] = {}
     for number, network in enumerate(dict.fromkeys(part.network for part in parts), start=1):
         own = [part for part in parts if part.network is network]
         layers = list(dict.fromkeys(part.layer.layer for part in own))
+        if isinstance(network, Images):
+            # As heads read them, see `stages.matrices.matrix.read_stored`.
+            found |= {(network, part.pixels, PIXELS): pixels[part.pixels] / 255.0 for part in own}
+            continue
         backbone = _cut_backbone(network, layers, number=number)
         for kind in dict.fromkeys(part.pixels for part in own):
             # Fixed here: layers that augment images must not do so when the model is trained on.

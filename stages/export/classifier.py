@@ -22,7 +22,7 @@ SUFFIX = ".keras"
 RECORD_NAME = "classifier.json"
 
 
-def build_classifier(parts: Sequence[ExportPart], head: Any) -> Any:
+def build_classifier(parts: Sequence[ExportPart], head: Any, *, order: Sequence[int] = ()) -> Any:
     """Join backbones, cut behind the layers asked for, and a head into one Keras model.
 
     Parameters
@@ -31,6 +31,8 @@ def build_classifier(parts: Sequence[ExportPart], head: Any) -> Any:
         At least one. Their features, each flattened, are joined in this order.
     head : Head
         Fitted on those features.
+    order : sequence of int
+        Which of the head's outputs stands in each place; as they are by default.
 
     Returns
     -------
@@ -58,7 +60,10 @@ def build_classifier(parts: Sequence[ExportPart], head: Any) -> Any:
             f" {', '.join(str(part.layer) for part in parts)} give {features.shape[1]};"
             " name the layers that it was fitted on"
         )
-    return keras.Model(image, apply_head(head, features), name="classifier")
+    outputs = apply_head(head, features)
+    if list(order) != sorted(order):
+        outputs = keras.ops.take(outputs, list(order), axis=1)
+    return keras.Model(image, outputs, name="classifier")
 
 
 def save_classifier(

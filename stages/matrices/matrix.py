@@ -17,6 +17,19 @@ Rows = NDArray[np.int64]
 BLOCK_BYTES = 32 * 2**20
 
 
+def find_dtype(stored: np.dtype[Any]) -> np.dtype[Any]:
+    """Return what `read_stored` makes of values of a dtype."""
+    return stored if stored.kind == "f" else np.dtype(np.float32)
+
+
+def read_stored(values: NDArray[Any]) -> NDArray[Any]:
+    """Return stored values as what heads learn from: the bytes of images as 0 to 1."""
+    if values.dtype.kind == "f":
+        return values
+    scaled: NDArray[np.float32] = np.divide(values, np.float32(255), dtype=np.float32)
+    return scaled
+
+
 class Matrix(Protocol):
     """Features of n rows; only what is asked for is read."""
 

@@ -22,7 +22,7 @@ from permafrost.pipeline.options import DatasetOptions, FeatureOptions, RunOptio
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.pipeline.sweeps.plan import SweepOptions
-from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.backbones.layers import LayerCard, parse_layer_spec
 
 OPTIONS = [option for option in fields(FeatureOptions) if option.default is not MISSING]
 CHOSEN = [option for option in OPTIONS if "choices" in option.metadata]
@@ -31,12 +31,8 @@ CHOSEN = [option for option in OPTIONS if "choices" in option.metadata]
 def find_key(**options: str) -> str:
     """Return the key of a feature set without its network."""
     features = FeatureOptions(backbone="any", layers=("last",), **cast("Any", options))
-    card = SimpleNamespace(
-        name="any",
-        channels=3,
-        size=(8, 8),
-        find_layer=lambda _: SimpleNamespace(digest="0", channel_axis=-1),
-    )
+    layer = LayerCard(shape=(8, 8, 2), digest="0")
+    card = SimpleNamespace(name="any", channels=3, size=(8, 8), find_layer=lambda _: layer)
     backbone = cast("Backbone", SimpleNamespace(card=card, preprocess=features.preprocess))
     return recipe_key(build_recipe(features, backbone, parse_layer_spec("last")))
 

@@ -110,6 +110,7 @@ def test_layers_lists_names_shapes_and_bytes(command: Command, backbone: Path) -
     figures = command("layers", backbone, "--json").figures
     assert figures["backbone"] == "mobilenet_small"
     assert figures["layers"] == [
+        {"name": "pixels", "shape": [32, 32, 3], "bytes": 3072},
         {"name": "first", "shape": [15, 15, 8], "bytes": 7200},
         {"name": "second", "shape": [7, 7, 12], "bytes": 2352},
         {"name": "last", "shape": [5, 5, 16], "bytes": 1600},

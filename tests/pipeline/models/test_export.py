@@ -64,6 +64,10 @@ CASES = {
     "derived-and-map": Case(("small",), "first:max+first", ("nearest_mean",)),
     "mirrored": Case(("mirrored",), "last:avg", ("ridge",)),
     "both-views": Case(("small", "mirrored"), "last:avg", ("logreg", "--set", "scale=l2")),
+    "images": Case(("images",), "pixels", ("logreg", "--set", "C=0.001")),
+    "images-mlp": Case(("images",), "pixels", SMALL_MLP),
+    "images-beside": Case(("images", "small"), "pixels+last:avg", ("ridge",)),
+    "images-both-views": Case(("images", "mirrored"), "pixels", ("linear_svm",)),
     "value": Case(("small",), "last:avg", ("ridge", *NUMBERS)),
     "value-mlp": Case(("small",), "last:avg", (*SMALL_MLP, *NUMBERS)),
     "tags": Case(("small",), "last:avg", ("logreg", *TAGS)),
@@ -99,7 +103,8 @@ def write_table(photos: Path) -> Path:
 def extract(home: Path, name: str, model: str, layers: str, *options: str) -> dict[str, Any]:
     return call(
         *("extract", "--images", home / "photos" / "photos.csv", "--split", SPLIT),
-        *("--backbone", home / model, "--layers", layers, "--cache", home / "cache"),
+        *("--backbone", model if model == "none" else home / model, "--layers", layers),
+        *("--cache", home / "cache"),
         *("--out", home / f"{name}.h5", *options),
     )
 
@@ -126,7 +131,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_model(home / "other.keras", seed=1)
     extract(home, "small", "small.keras", "first,second:avg,last:avg,last:max")
     extract(home, "other", "other.keras", "last:avg")
-    extract(home, "mirrored", "small.keras", "last:avg", "--view", "hflip")
+    extract(home, "mirrored", "small.keras", "last:avg,pixels", "--view", "hflip")
+    extract(home, "images", "none", "pixels", "--size", "32")
     for name, case in CASES.items():
         fit(home, name, case)
         predict(home, name)

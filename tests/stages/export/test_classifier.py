@@ -92,6 +92,10 @@ def describe_cases(folder):
         "flatten": Case((mobilenet,), ("0 conv_dw_13:flatten caffe hflip",)),
         "max": Case((mobilenet,), ("0 conv_dw_13:max tf identity",)),
         "any_size": Case((small,), ("0 last none identity",)),
+        "figures": Case((net,), ("0 first:avg mean=120,110.5,99,std=60,58,57.5 identity",)),
+        "grey_figures": Case(
+            (wrap(build_sequential(channels=1)),), ("0 first mean=33.3,std=78.5 hflip",)
+        ),
         "grey": Case((wrap(build_sequential(channels=1)),), ("0 first tf hflip",)),
         "nested_inner": Case((nested,), ("0 two/a:avg none identity",)),
         "nested_outer": Case((nested,), ("0 two:avg none identity",)),
@@ -151,7 +155,7 @@ def export(case, folder, name):
 CASES = (
     *(f"mobilenet_{mode}" for mode in PREPROCESS_MODES),
     *HEAD_CASES,
-    *("sklearn", "float16", "map", "flatten", "max", "any_size", "grey"),
+    *("sklearn", "float16", "map", "flatten", "max", "any_size", "grey", "figures", "grey_figures"),
     *("nested_inner", "nested_outer", "nested_all", "shared", "views", "two_networks"),
 )
 
