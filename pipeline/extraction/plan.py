@@ -121,7 +121,7 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         to_compute=len(plan.digests),
         failed=int((~kept).sum()),
         bytes_to_write=plan.bytes_to_write,
-        batch_size=prepared.batch_size,
+        batch_size=prepared.fitting.batch_size,
         images_per_second=rate,
         seconds=round(len(plan.digests) / rate, 1) if rate else None,
         layers=layers,
