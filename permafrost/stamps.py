@@ -18,15 +18,17 @@ def write_stamp(status: os.stat_result) -> str:
     return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-def write_exact_stamp(status: os.stat_result) -> str:
+def write_exact_stamp(status: os.stat_result, now_ns: int | None = None) -> str:
     """Return ``size:mtime_ns:ctime_ns:inode`` of somebody else's file, as of now.
+
+    For many files, now may be before the first of them was asked about.
 
     Two files of one size can be given the same time of change (by unpacking an archive, by ``mv``
     of one onto the other), but nobody can set ``ctime``. A file that was written a moment ago gets
     a stamp that never comes again, because it may yet be written within the same step of the
     clock: it is hashed once more by the next run.
     """
-    stamp = f"{write_stamp(status)}:{status.st_ctime_ns}:{status.st_ino}"
-    now_ns = time.time_ns()
-    is_new = status.st_ctime_ns > now_ns - CLOCK_STEP_NS
-    return f"{stamp}:seen at {now_ns}" if is_new else stamp
+    now_ns = time.time_ns() if now_ns is None else now_ns
+    changed_ns = status.st_ctime_ns
+    stamp = f"{status.st_size}:{status.st_mtime_ns}:{changed_ns}:{status.st_ino}"
+    return f"{stamp}:seen at {now_ns}" if changed_ns > now_ns - CLOCK_STEP_NS else stamp

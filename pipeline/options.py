@@ -222,7 +222,7 @@ class RunOptions:
     batch_size : int, optional
         Chosen from the memory budget if not given.
     memory_bytes : int
-        Budget for images and activations in flight.
+        Budget for the plan, and for images and activations in flight.
     compression : str
     on_error : str
         ``"skip"`` or ``"fail"``.

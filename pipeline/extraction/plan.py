@@ -51,6 +51,8 @@ class Preview:
         What is known of how far the values of each layer depend on the batch.
     ignored : Ignored
         What lies beside the images.
+    digests_kept : bool
+        Whether the next run need not hash the images again: there is a cache that remembers them.
     """
 
     images: int
@@ -65,6 +67,7 @@ class Preview:
     parity: dict[str, Parity]
     drift: dict[str, Drift]
     ignored: Ignored
+    digests_kept: bool
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
@@ -87,6 +90,10 @@ class Preview:
             lines.append(f"  about {self.seconds:.0f} s at {self.images_per_second:.1f} images/s")
         elif self.to_compute:
             lines.append("  time unknown: this backbone has not run here with these layers yet")
+        if not self.digests_kept:
+            lines.append(
+                "  there is no cache yet to keep the images' hashes: extract reads all again"
+            )
         if self.fast_decoding:
             lines.append(f"  {self.fast_decoding.describe()}")
         return "\n".join(lines)
@@ -97,10 +104,12 @@ def preview(options: ExtractOptions) -> Preview:
     exists = options.cache.exists()
     layout = open_cache(options.cache) if exists else CacheLayout(options.cache)
     with Index(layout.index_file if exists else None) as index:
-        return _preview(options, layout, index)
+        return _preview(options, layout, index, digests_kept=exists)
 
 
-def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Preview:
+def _preview(
+    options: ExtractOptions, layout: CacheLayout, index: Index, *, digests_kept: bool
+) -> Preview:
     prepared = prepare(options, layout, index)
     plan, manifest = prepared.plan, prepared.dataset.manifest
     digests = manifest.digests
@@ -121,7 +130,7 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         to_compute=len(plan.digests),
         failed=int((~kept).sum()),
         bytes_to_write=plan.bytes_to_write,
-        batch_size=prepared.batch_size,
+        batch_size=prepared.fitting.batch_size,
         images_per_second=rate,
         seconds=round(len(plan.digests) / rate, 1) if rate else None,
         layers=layers,
@@ -129,4 +138,5 @@ def _preview(options: ExtractOptions, layout: CacheLayout, index: Index) -> Prev
         parity=read_parities(options.features, plan.layers),
         drift=recall_records(plan.layers, Drift),
         ignored=prepared.dataset.ignored,
+        digests_kept=digests_kept,
     )

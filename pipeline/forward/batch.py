@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.pipeline.planning.dataset import explain_os_error
+from permafrost.pipeline.planning.hashing import explain_os_error
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.decoding.isolation import Isolation, decode_isolated
 from permafrost.stages.errors import DecoderError, ImageError

@@ -68,14 +68,15 @@ class LoaderThreads:
 
 
 def load_ahead(
-    loaders: Loaders, prepared: Preparation, tasks: Iterator[BatchTask], run: RunOptions
+    loaders: Loaders, prepared: Preparation, tasks: Iterator[BatchTask], *, n_workers: int
 ) -> Iterator[LoadedBatch]:
     """Yield batches of a plan in order, and load as many ahead as the memory budget allows."""
-    spec = prepared.decode
+    spec, fitting = prepared.decode, prepared.fitting
     load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
-    batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
+    batch_bytes = fitting.batch_size * spec.height * spec.width * spec.channels
     submitted = (loaders.submit(load, task) for task in tasks)
-    window = deque(itertools.islice(submitted, choose_ahead(batch_bytes, run)))
+    n_ahead = choose_ahead(batch_bytes, fitting.memory_bytes, n_workers=n_workers)
+    window = deque(itertools.islice(submitted, n_ahead))
     while window:
         batch = window.popleft()()
         # Nothing else holds the batch by now.
@@ -83,10 +84,10 @@ def load_ahead(
         yield batch
 
 
-def choose_ahead(batch_bytes: int, options: RunOptions) -> int:
+def choose_ahead(batch_bytes: int, memory_bytes: int, *, n_workers: int) -> int:
     """Choose how many batches load ahead: two a worker, within the memory budget."""
-    fitting = int(options.memory_bytes * _AHEAD_SHARE) // max(1, batch_bytes)
-    return max(2, min(_count_ahead(options.workers), fitting))
+    fitting = int(memory_bytes * _AHEAD_SHARE) // max(1, batch_bytes)
+    return max(2, min(_count_ahead(n_workers), fitting))
 
 
 def _count_ahead(n_workers: int) -> int:

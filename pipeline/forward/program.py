@@ -68,7 +68,7 @@ def _build_network(features: FeatureOptions, prepared: Preparation) -> HalvingPr
         precision=features.precision,
     )
     # A program that serves one size of batch serves the sample for the parity record as well.
-    batch_size = min(prepared.batch_size, len(prepared.plan.digests))
+    batch_size = min(prepared.fitting.batch_size, len(prepared.plan.digests))
     key = tuple(layer.features.key for layer in active)
     if key not in _built:
         _built.clear()  # Before there is another: each may take a gigabyte.

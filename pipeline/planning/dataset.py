@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 
-from permafrost.cache.store.index import Index, IndexedFile
+from permafrost.cache.store.index import Index
 from permafrost.pipeline.options import DatasetOptions
-from permafrost.refusals import SHORTAGES
+from permafrost.pipeline.planning.hashing import Hasher
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.folders import Ignored
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
-from permafrost.stages.datasets.labels import ListedDataset, list_dataset, list_table
+from permafrost.stages.datasets.labels import (
+    FindMissing,
+    ListedDataset,
+    list_dataset,
+    list_table,
+)
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.split_names import parse_split_names
 from permafrost.stages.datasets.splits import (
@@ -21,14 +26,9 @@ from permafrost.stages.datasets.splits import (
     label_conflicts,
 )
 from permafrost.stages.datasets.targets import find_classes
-from permafrost.stages.sources.reading import hash_images
-from permafrost.stages.sources.source import Reader, Source
+from permafrost.stages.sources.source import Reader
 
 _log = logging.getLogger(__name__)
-
-# Files that are hashed and added to the index together: keys and fingerprints of a million files
-# need not be held at once, and an interrupted run need not hash the earlier ones again.
-_FILES_PER_BATCH = 5000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,73 +64,36 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
     workers : int
         Threads that hash.
     """
-    listed = _list_images(options)
+    hasher = Hasher(index, workers=workers)
+    listed = _list_images(options, hasher.find_missing)
     manifest, source = listed.manifest, listed.source.make_absolute()
     if options.classes is not None:
         rows = find_classes(manifest.labels, options.classes, where=f"in {manifest.root!r}")
         manifest = manifest.select(rows)
-    digests, unreadable = _hash(source, manifest.paths, index, workers=workers)
+    digests = hasher.hash(source, manifest.paths)
     _warn_of_changes(manifest, digests)
     manifest = replace(manifest, digests=digests)
     manifest = assign_splits(manifest, options.split, seed=options.seed, group=options.group)
     _warn_of_duplicates(manifest, options.group)
-    return Dataset(manifest=manifest, source=source, unreadable=unreadable, ignored=listed.ignored)
+    return Dataset(
+        manifest=manifest,
+        source=source,
+        unreadable=hasher.list_unreadable(),
+        ignored=listed.ignored,
+    )
 
 
-def _list_images(options: DatasetOptions) -> ListedDataset:
+def _list_images(options: DatasetOptions, find_missing: FindMissing) -> ListedDataset:
     if options.manifest is None:
         return list_dataset(
-            str(options.images), labels=options.labels, split_names=options.split_names
+            str(options.images),
+            labels=options.labels,
+            split_names=options.split_names,
+            # Where labels cannot be had, nobody should wait for hashes to be told so.
+            **({} if options.labels else {"find_missing": find_missing}),
         )
-    return list_table(options.manifest, split_names=parse_split_names(options.split_names))
-
-
-def _hash(
-    source: Source, paths: list[str], index: Index | None, *, workers: int
-) -> tuple[Digests, dict[str, str]]:
-    digests: list[Digests] = []
-    unreadable: dict[str, str] = {}
-    for start in range(0, len(paths), _FILES_PER_BATCH):
-        batch = paths[start : start + _FILES_PER_BATCH]
-        found = _hash_batch(source, batch, index, workers=workers)
-        told = (digest if isinstance(digest, bytes) else b"" for digest in found)
-        digests.append(Digests.of(told))
-        unreadable |= {
-            path: explain_os_error(error)
-            for path, error in zip(batch, found, strict=True)
-            if isinstance(error, OSError)
-        }
-    return Digests.join(digests), unreadable
-
-
-def _hash_batch(
-    source: Source, paths: list[str], index: Index | None, *, workers: int
-) -> list[bytes | OSError]:
-    keys = source.file_keys(paths)
-    told = dict(zip(keys, source.fingerprints(paths), strict=True))
-    prints = {key: text for key, text in told.items() if isinstance(text, str)}
-    known = index.digests_of(prints) if index else {}
-    unknown = prints.keys() - known
-    todo = {key: path for key, path in zip(keys, paths, strict=True) if key in unknown}
-    fresh = dict(zip(todo, hash_images(source, list(todo.values()), workers=workers), strict=True))
-    if index:
-        hashed = {key: digest for key, digest in fresh.items() if isinstance(digest, bytes)}
-        index.add_files(IndexedFile(key, prints[key], hashed[key]) for key in hashed)
-    missing = {key: error for key, error in told.items() if isinstance(error, OSError)}
-    return [*map({**missing, **known, **fresh}.__getitem__, keys)]
-
-
-def explain_os_error(error: OSError) -> str:
-    """Return the reason alone: the path stands beside it.
-
-    Raises
-    ------
-    OSError
-        The process has no descriptor or memory left, which is no fault of the image.
-    """
-    if error.errno in SHORTAGES:
-        raise error
-    return (error.strerror or str(error) or type(error).__name__).lower()
+    names = parse_split_names(options.split_names)
+    return list_table(options.manifest, split_names=names, find_missing=find_missing)
 
 
 def _warn_of_changes(manifest: Manifest, digests: Digests) -> None:

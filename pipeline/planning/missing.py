@@ -1,4 +1,4 @@
-"""Which rows each layer is missing, and how many images make a batch."""
+"""Which rows each layer is missing."""
 
 from __future__ import annotations
 
@@ -99,28 +99,3 @@ def plan_extraction(
         layers=plans,
         active=[plan for plan in plans if plan.missing.any()],
     )
-
-
-def choose_batch_size(
-    activation_bytes: int, *, kept_bytes: int, memory_bytes: int, largest: int
-) -> int:
-    """Choose the largest power of two whose activations fit three quarters of the memory budget.
-
-    Parameters
-    ----------
-    activation_bytes : int
-        Of the network's largest activation for one image. About three of them live at once: a
-        layer's input and output, and the scratch space of the convolution between: half of the
-        budget.
-    kept_bytes : int
-        Of the activations of one image that are kept. Four batches of them live at once, two with
-        the backbone and two with the writer: a quarter of the budget.
-    memory_bytes : int
-    largest : int
-        Beyond which a larger batch is no faster.
-    """
-    fitting = min(
-        memory_bytes // 2 // max(1, 3 * activation_bytes),
-        memory_bytes // 4 // max(1, 4 * kept_bytes),
-    )
-    return 1 << (max(1, min(largest, fitting)).bit_length() - 1)

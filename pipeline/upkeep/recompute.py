@@ -20,8 +20,9 @@ from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import FeatureOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
+from permafrost.pipeline.planning.memory import fit_memory
 from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
-from permafrost.pipeline.planning.prepare import Preparation, describe_layers, fit_batch
+from permafrost.pipeline.planning.prepare import Preparation, describe_layers
 from permafrost.pipeline.planning.recipe import build_decode_spec
 from permafrost.pipeline.planning.remembered import recall_origin
 from permafrost.pipeline.progress import Shares
@@ -147,6 +148,12 @@ def _prepare(
     manifest = Manifest(
         root="", paths=places, labels=nothing, splits=nothing, digests=Digests.of(digests)
     )
+    plan = ExtractionPlan(
+        digests=digests,
+        paths=places,
+        layers=layers,
+        active=[layer for layer in layers if layer.missing.any()],
+    )
     decode = build_decode_spec(features, backbone)
     return Preparation(
         dataset=Dataset(manifest=manifest, source=KnownFiles(), unreadable={}),
@@ -156,13 +163,8 @@ def _prepare(
         isolation=run.isolation,
         decoding=repr(decode),
         failures={},
-        plan=ExtractionPlan(
-            digests=digests,
-            paths=places,
-            layers=layers,
-            active=[layer for layer in layers if layer.missing.any()],
-        ),
-        batch_size=fit_batch(run, backbone, [row for _, _, row, _ in able]),
+        plan=plan,
+        fitting=fit_memory(run, backbone, manifest=manifest, plan=plan),
     )
 
 
@@ -176,12 +178,13 @@ def _forward(
 
     plan = prepared.plan
     rows = np.arange(len(plan.digests))
-    tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
+    tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.fitting.batch_size)
     with (
         open_loaders(run) as loaders,
         ForwardPass(lambda: build_program(features, prepared), Shares()) as backbone,
     ):
-        for batch, activations in backbone.run(load_ahead(loaders, prepared, tasks, run)):
+        loader = load_ahead(loaders, prepared, tasks, n_workers=run.workers)
+        for batch, activations in backbone.run(loader):
             yield from _split(plan, batch, activations)
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,9 @@ from permafrost.stages.sources.names import find_missing, find_names
 from permafrost.stages.sources.source import ArchiveSource, FolderSource, Source, open_source
 
 _log = logging.getLogger(__name__)
+
+# Returns the paths that are no files, out of some of a source.
+FindMissing = Callable[[Source, Sequence[str]], list[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +56,11 @@ class ListedDataset:
 
 
 def list_dataset(
-    location: str, *, labels: str | None = None, split_names: str | None = None
+    location: str,
+    *,
+    labels: str | None = None,
+    split_names: str | None = None,
+    find_missing: FindMissing = find_missing,
 ) -> ListedDataset:
     """List the images at a location with labels and predefined splits; digests are empty.
 
@@ -72,6 +79,8 @@ def list_dataset(
         By default what the CSV at the location or in the archive says; otherwise the folders.
     split_names : str, optional
         What splits are called besides their usual names, as in ``holdout=test,eval=val``.
+    find_missing : FindMissing, optional
+        See `list_table`.
 
     Raises
     ------
@@ -82,7 +91,7 @@ def list_dataset(
     location, chosen = drop_file_scheme(location), parse_split_names(split_names)
     source = open_source(location)
     if isinstance(source, FolderSource) and not Path(location).is_dir():
-        found = list_table(Path(location), split_names=chosen)
+        found = list_table(Path(location), split_names=chosen, find_missing=find_missing)
         _report_missing(found, location)
         manifest = dataclasses.replace(found.manifest, digests=Digests.none(len(found.manifest)))
         if labels is not None:
@@ -97,10 +106,23 @@ def list_dataset(
     return found
 
 
-def list_table(file: Path, *, split_names: Mapping[str, str] | None = None) -> ListedDataset:
+def list_table(
+    file: Path,
+    *,
+    split_names: Mapping[str, str] | None = None,
+    find_missing: FindMissing = find_missing,
+) -> ListedDataset:
     """List the rows of a manifest, or of any CSV with a column of paths.
 
     A path that is none is taken for the one file that it means, see `find_names`.
+
+    Parameters
+    ----------
+    file : Path
+    split_names : mapping of str to str, optional
+        See `normalise_splits`.
+    find_missing : FindMissing, optional
+        For who asks the system about every file anyway, and can do it here.
 
     Raises
     ------
@@ -111,12 +133,13 @@ def list_table(file: Path, *, split_names: Mapping[str, str] | None = None) -> L
     if not manifest.paths:
         raise InputError(f"no images in {str(file)!r}: it has no rows")
     source = open_source(manifest.root)
-    paths = list(map(drop_file_scheme, manifest.paths))
+    paths = [drop_file_scheme(path) if path[:5] == "file:" else path for path in manifest.paths]
     gone = find_missing(source, paths)
     meant = find_names(source, dict.fromkeys(gone))
     return ListedDataset(
         manifest=dataclasses.replace(
-            manifest, paths=[meant.found.get(path, path) for path in paths]
+            manifest,
+            paths=[meant.found.get(path, path) for path in paths] if meant.found else paths,
         ),
         source=source,
         missing={

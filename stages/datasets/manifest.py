@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import numpy as np
 
 from permafrost.stages.datasets.digests import DIGEST_BYTES, Digests
 from permafrost.stages.datasets.split_names import normalise_splits
@@ -112,7 +115,7 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
     digests: list[Digests] = []
 
     def pack(texts: Sequence[str]) -> None:
-        digests.append(Digests.of(_parse_digest(text, file) for text in texts))
+        digests.append(_parse_digests(texts, file))
 
     table = read_table(file, take={"digest": pack})
     paths = table.require("path")
@@ -153,6 +156,16 @@ def _read_root(table: Table, file: Path) -> str:
     if Path(plain).resolve() == (file.parent / root).resolve():
         return plain
     return os.path.normpath(file.parent.resolve() / root)
+
+
+def _parse_digests(texts: Sequence[str], file: Path) -> Digests:
+    # Together where all are there and nothing else is: "fromhex" would skip spaces.
+    if set(map(len, texts)) == {2 * DIGEST_BYTES}:
+        with contextlib.suppress(ValueError):
+            raw = bytearray.fromhex("".join(texts))
+            if len(raw) == DIGEST_BYTES * len(texts):
+                return Digests(np.frombuffer(raw, np.uint8).reshape(-1, DIGEST_BYTES))
+    return Digests.of(_parse_digest(text, file) for text in texts)
 
 
 def _parse_digest(text: str, file: Path) -> bytes:

@@ -160,7 +160,7 @@ def _read_columns(
     folded = [column.casefold() for column in header]
     takers = {folded.index(column): taker for column, taker in take.items() if column in folded}
     while block := list(islice(rows, _ROWS_PER_BLOCK)):
-        filled = [_trim(row, len(header)) for row in block if any(map(str.strip, row))]
+        filled = _drop_empty(block, len(header))
         _check_lengths(filled, header, n_before=len(columns[0]), name=name)
         by_column = list(zip(*filled, strict=True))
         for number, taker in takers.items() if filled else ():
@@ -168,8 +168,8 @@ def _read_columns(
             by_column[number] = ("",) * len(filled)
         for column, texts in zip(columns, by_column, strict=False):
             # Labels and splits recur: one text serves all the rows of the block.
-            once: dict[str, str] = {}
-            column.extend(map(once.setdefault, texts, texts))
+            once = dict(zip(texts, texts, strict=True))
+            column.extend(texts if len(once) == len(texts) else map(once.__getitem__, texts))
     return columns
 
 
@@ -188,9 +188,14 @@ def _drop_empty_end(cells: list[str]) -> list[str]:
     return cells[:n_filled]
 
 
-def _trim(row: list[str], n_columns: int) -> list[str]:
-    """Drop empty cells behind the last column, which a spreadsheet may have written."""
-    return row if any(row[n_columns:]) else row[:n_columns]
+def _drop_empty(rows: list[list[str]], n_columns: int) -> list[list[str]]:
+    """Drop empty rows, and empty cells behind the last column: a spreadsheet may write both."""
+    # Of a million rows few are looked at one by one.
+    if set(map(len, rows)) == {n_columns} and all(map(str.strip, next(zip(*rows, strict=True)))):
+        return rows
+    return [
+        row if any(row[n_columns:]) else row[:n_columns] for row in rows if any(map(str.strip, row))
+    ]
 
 
 def write_table(columns: Mapping[str, Sequence[str]], file: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import time
 import urllib.parse
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -120,8 +121,9 @@ class FolderSource:
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return the stamp of each file, as `write_exact_stamp` does."""
-        root = os.path.join(self.root, "")
-        return [_fingerprint(path if path.startswith("/") else root + path) for path in paths]
+        root, now_ns = os.path.join(self.root, ""), time.time_ns()
+        files = (path if path[:1] == "/" else root + path for path in paths)
+        return [_fingerprint(file, now_ns) for file in files]
 
 
 def drop_file_scheme(location: str) -> str:
@@ -211,9 +213,9 @@ def _fold(root: str, path: str) -> str:
     return os.path.abspath(os.path.join(root, path)) if odd else root + path
 
 
-def _fingerprint(file: str) -> str | OSError:
+def _fingerprint(file: str, now_ns: int) -> str | OSError:
     try:
-        return write_exact_stamp(stat_regular(file))
+        return write_exact_stamp(stat_regular(file), now_ns)
     except OSError as error:
         return error.with_traceback(None)
 

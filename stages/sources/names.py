@@ -12,7 +12,8 @@ from functools import cache
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, FolderSource
 from permafrost.stages.sources.source import RemoteSource, Source
 
-_GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+# What the system says of a name that is no file's.
+GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 # What a name may have in common with that of the file it means, strongest first.
 _Form = Callable[[str], str]
@@ -40,7 +41,7 @@ def find_missing(source: Source, paths: Sequence[str]) -> list[str]:
         # A server may have to be asked for each file's fingerprint, which reading it does anyway.
         return [path for path in paths if path not in (source.files or {})]
     told = source.fingerprints(paths)
-    return [path for path, it in zip(paths, told, strict=True) if isinstance(it, _GONE)]
+    return [path for path, it in zip(paths, told, strict=True) if isinstance(it, GONE)]
 
 
 def find_names(source: Source, names: Iterable[str]) -> FoundNames:

@@ -10,7 +10,7 @@ from functools import partial
 from itertools import islice
 
 from permafrost.stages.sources.remote import REMOTE_READERS, RemoteSource
-from permafrost.stages.sources.source import Reader, Source
+from permafrost.stages.sources.source import FolderSource, Reader, Source
 
 # A future costs about a kilobyte and a lock; a million images must not make a million of them.
 _PATHS_PER_TASK = 64
@@ -43,6 +43,20 @@ def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[b
     with ThreadPoolExecutor(max_workers=workers) as pool:
         results = pool.map(lambda task: [_hash_image(source, path) for path in task], tasks)
         return [digest for task in results for digest in task]
+
+
+def read_fingerprints(source: Source, paths: Sequence[str], *, workers: int) -> list[str | OSError]:
+    """Return what `Source.fingerprints` does, of a folder in parallel threads.
+
+    The system is asked for each file: on a disk by two cores at once, and a file server keeps each
+    thread waiting.
+    """
+    if not isinstance(source, FolderSource):
+        return source.fingerprints(paths)
+    size = max(_PATHS_PER_TASK, -(-len(paths) // workers))
+    tasks = [paths[start : start + size] for start in range(0, len(paths), size)]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        return [text for texts in pool.map(source.fingerprints, tasks) for text in texts]
 
 
 def start_reading(source: Reader, paths: Sequence[str]) -> Iterator[Callable[[], bytes]]:

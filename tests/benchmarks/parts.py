@@ -81,12 +81,12 @@ def measure_floor(options: ExtractOptions, prepared: Preparation, seconds: float
 def load_batches(options: ExtractOptions, prepared: Preparation) -> list[np.ndarray]:
     """Decode as many whole batches as there are, within bounds."""
     spec = prepared.decode
-    batch_bytes = prepared.batch_size * spec.height * spec.width * spec.channels
-    n_images = prepared.batch_size * max(1, _LARGEST_BATCHES_BYTES // batch_bytes)
+    batch_bytes = prepared.fitting.batch_size * spec.height * spec.width * spec.channels
+    n_images = prepared.fitting.batch_size * max(1, _LARGEST_BATCHES_BYTES // batch_bytes)
     photos = read_photos(prepared)[:n_images]
     with ThreadPoolExecutor(options.run.workers) as threads:
         pixels = list(threads.map(lambda data: decode_image(data, spec).pixels, photos))
-    size = min(len(pixels), prepared.batch_size)
+    size = min(len(pixels), prepared.fitting.batch_size)
     starts = range(0, len(pixels) - size + 1, size)
     return [np.stack(pixels[start : start + size]) for start in starts]
 
@@ -135,10 +135,12 @@ def measure_loading(options: ExtractOptions, prepared: Preparation, seconds: flo
     stop_s = time.monotonic() + seconds
     while time.monotonic() < stop_s or len(found["start_s"]) < _FEWEST_ROUNDS:
         for name, open_them in openers.items():
-            tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.batch_size)
+            tasks = split_batches(
+                plan.paths, plan.digests, rows, batch_size=prepared.fitting.batch_size
+            )
             started_s = time.perf_counter()
             with open_them() as loaders:
-                batches = load_ahead(loaders, prepared, tasks, options.run)
+                batches = load_ahead(loaders, prepared, tasks, n_workers=options.run.workers)
                 n_images = len(next(batches).rows)
                 first_s = time.perf_counter()
                 n_more = sum(len(batch.rows) for batch in batches)
@@ -153,7 +155,7 @@ def measure_writing(options: ExtractOptions, prepared: Preparation, seconds: flo
     """Write activations of the right shapes into shards, one of each layer, until they are safe."""
     layers = prepared.plan.layers
     generator = np.random.default_rng(0)
-    size = prepared.batch_size
+    size = prepared.fitting.batch_size
     batch = [
         np.maximum(generator.standard_normal((size, *layer.row.shape), np.float32), 0)
         for layer in layers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -141,3 +143,19 @@ def test_pruning_forgets_what_has_no_row_and_gives_its_room_back(tmp_path: Path)
         assert path.stat().st_size < before / 4
         index.prune([])
         assert know(index, *names) == {"20"}
+
+
+@pytest.mark.parametrize("n_between", [0, 1, 50])
+def test_files_are_known_whatever_others_lie_between_them(tmp_path: Path, n_between: int) -> None:
+    """By order of name, of which SQLite's is that of bytes, and has those that are no text last."""
+    asked = [f"/p/{number:02d}{odd}.png" for number in range(9) for odd in ("", "é", "\udcff")]
+    asked += ["/p/00😀.png", "/p/00\uffee.png"]
+    others = [f"{name}.{number}" for name in asked for number in range(n_between)]
+    with Index(tmp_path / "index") as index:
+        files = ((name, hashlib.sha256(os.fsencode(name)).digest()) for name in [*others, *asked])
+        index.add_files(IndexedFile(name, "print", digest) for name, digest in files)
+        for some in (asked, asked[::-1], asked[::7], asked[3:4], ["/a", *asked, "/z", "/\udcee"]):
+            assert index.digests_of(dict.fromkeys(some, "print")) == {
+                name: hashlib.sha256(os.fsencode(name)).digest() for name in some if name in asked
+            }
+        assert index.digests_of(dict.fromkeys(asked, "another")) == index.digests_of({}) == {}

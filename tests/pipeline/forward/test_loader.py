@@ -18,7 +18,6 @@ from permafrost.pipeline.cli.groups import read_extract_options
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch, split_batches
 from permafrost.pipeline.forward.loader import Load, LoaderThreads, choose_ahead, load_ahead
-from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.stages.errors import InputError
 from tests.helpers.inputs import LAYERS
@@ -37,15 +36,14 @@ def prepared(photos: Path, backbone: Path, tmp_path: Path) -> Preparation:
 
 
 def test_what_loads_ahead_fits_the_memory() -> None:
-    run = RunOptions(workers=8, memory_bytes=100_000_000)
-    assert choose_ahead(1, run) == 17
-    assert choose_ahead(5_000_000, run) * 5_000_000 <= run.memory_bytes / 4
-    assert choose_ahead(10**9, run) == 2
+    memory_bytes = 100_000_000
+    assert choose_ahead(1, memory_bytes, n_workers=8) == 17
+    assert choose_ahead(5_000_000, memory_bytes, n_workers=8) * 5_000_000 <= memory_bytes / 4
+    assert choose_ahead(10**9, memory_bytes, n_workers=8) == 2
 
 
 def test_no_more_than_that_is_submitted_before_it_is_asked_for(prepared: Preparation) -> None:
     """And batches come in order, whichever is loaded first."""
-    run = RunOptions(workers=2, memory_bytes=100_000_000)
     n_taken, most = itertools.count(1), 0
 
     class Late:
@@ -64,12 +62,12 @@ def test_no_more_than_that_is_submitted_before_it_is_asked_for(prepared: Prepara
     for loaders in (late, LoaderThreads(2)):
         tasks = split_batches(plan.paths, plan.digests, rows, batch_size=1)
         found = []
-        for batch in load_ahead(loaders, prepared, tasks, run):
+        for batch in load_ahead(loaders, prepared, tasks, n_workers=2):
             most = max(most, late.n_submitted - next(n_taken))
             found.append(batch.rows[0])
             assert batch.readable.all()
         assert found == rows.tolist()
-    assert most == choose_ahead(1, run)
+    assert most == choose_ahead(1, 10**9, n_workers=2)
 
 
 def test_what_is_wrong_with_a_batch_is_raised_where_it_is_waited_for() -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from permafrost.cache.store.index import Index
 from permafrost.pipeline.options import DatasetOptions
-from permafrost.pipeline.planning import dataset
+from permafrost.pipeline.planning import hashing
 from permafrost.pipeline.planning.backbone import hash_path
 from permafrost.pipeline.planning.dataset import open_dataset
 from permafrost.stages.datasets.manifest import read_manifest, write_manifest
+from permafrost.stages.errors import InputError
 from permafrost.stages.sources.folder import FolderSource
 from tests.helpers.answers import Command
 
@@ -79,8 +80,8 @@ def test_only_what_is_new_or_edited_is_hashed(
 def test_an_interrupted_run_hashes_nothing_again(
     folder: Path, tmp_path: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "_FILES_PER_BATCH", 8)
-    original = dataset.hash_images
+    monkeypatch.setattr(hashing, "_FILES_PER_BATCH", 8)
+    original = hashing.hash_images
 
     def stop(source: FolderSource, paths: list[str], *, workers: int) -> list[bytes | OSError]:
         if "10.png" in paths:
@@ -88,13 +89,58 @@ def test_an_interrupted_run_hashes_nothing_again(
         return original(source, paths, workers=workers)
 
     with monkeypatch.context() as patch:
-        patch.setattr(dataset, "hash_images", stop)
+        patch.setattr(hashing, "hash_images", stop)
         with pytest.raises(KeyboardInterrupt):
             hash_all(folder, tmp_path / "index")
     assert len(read) == 8
     read.clear()
     hash_all(folder, tmp_path / "index")
     assert len(read) == N_FILES - 8
+
+
+def write_csv_of(folder: Path, *names: str) -> Path:
+    table = folder / "table.csv"
+    table.write_text("\n".join(["path,label", *(f"{name},a" for name in names), ""]))
+    return table
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the paths whose files the system is asked about from now on."""
+    paths: list[str] = []
+    original = FolderSource.fingerprints
+
+    def note(self: FolderSource, some: list[str]) -> list[str | OSError]:
+        paths.extend(some)
+        return original(self, some)
+
+    monkeypatch.setattr(FolderSource, "fingerprints", note)
+    return paths
+
+
+@pytest.mark.parametrize("option", ["images", "manifest"])
+def test_the_files_of_a_table_are_asked_about_once_and_other_names_only_for_what_is_missing(
+    folder: Path, asked: list[str], option: str
+) -> None:
+    names = ["03.png", "02.png", "04", "none.png", "./01.png", "01.png"]
+    options = DatasetOptions(**{option: write_csv_of(folder, *names)})
+    found = open_dataset(options, None, workers=2)
+    assert sorted(asked) == sorted([*names, "04.png"])
+    assert found.manifest.paths == ["03.png", "02.png", "04.png", *names[3:]]
+    numbers = [b"3", b"2", b"4", b"", b"1", b"1"]
+    assert found.manifest.digests == [
+        hashlib.sha256(number).digest() if number else b"" for number in numbers
+    ]
+    assert found.unreadable == {"none.png": "no such file or directory"}
+
+
+def test_labels_of_a_table_that_cannot_be_had_are_refused_before_anything_is_hashed(
+    folder: Path, read: list[str]
+) -> None:
+    options = DatasetOptions(images=str(write_csv_of(folder, "01.png")), labels="filename:(")
+    with pytest.raises(InputError, match="bad regular expression"):
+        open_dataset(options, None, workers=2)
+    assert read == []
 
 
 @pytest.mark.usefixtures("settled")
@@ -189,15 +235,29 @@ def test_the_bytes_decide_and_not_the_digests_of_a_manifest(
 
 
 @pytest.mark.usefixtures("settled")
+def garble_digest(index_file: Path, key: str, digest: bytes) -> None:
+    with sqlite3.connect(index_file) as index:
+        wrong = (digest, key)
+        assert index.execute("UPDATE files SET digest = ? WHERE key = ?", wrong).rowcount == 1
+    index.close()
+
+
+@pytest.mark.usefixtures("settled")
+def test_zeros_in_the_index_are_no_digest(folder: Path, tmp_path: Path, read: list[str]) -> None:
+    expected = hash_all(folder, tmp_path / "index")
+    garble_digest(tmp_path / "index", str(folder / "03.png"), bytes(32))
+    read.clear()
+    assert hash_all(folder, tmp_path / "index") == expected
+    assert read == ["03.png"]
+
+
+@pytest.mark.usefixtures("settled")
 def test_a_wrong_digest_in_the_index_costs_one_run_and_is_forgotten(
     extract: Command, photos: Path, tmp_path: Path
 ) -> None:
     """As after a flipped bit."""
     extract("--on-error", "fail", layers="first")
-    with sqlite3.connect(tmp_path / "cache/index.sqlite") as index:
-        wrong = (bytes([1] * 32), str(photos / "china/0003.jpg"))
-        assert index.execute("UPDATE files SET digest = ? WHERE key = ?", wrong).rowcount == 1
-    index.close()
+    garble_digest(tmp_path / "cache/index.sqlite", str(photos / "china/0003.jpg"), b"\1" * 32)
     refused = extract(layers="second").figures
     assert (refused["failed"], refused["computed"]) == (1, 11)
     mended = extract(layers="second").figures
