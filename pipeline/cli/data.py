@@ -64,6 +64,11 @@ def add_index(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
     names = ("labels", "split", "split_names", "seed", "group", "classes")
     add_options(parser, DatasetOptions, *names)
+    parser.add_argument(
+        "--stats",
+        action="store_true",
+        help="decode the training images: their sizes, and figures to give --preprocess",
+    )
     add_options(parser, RunOptions, "workers")
 
 
@@ -71,11 +76,13 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     """Run `index`."""
     from permafrost.cache.disk.publish import make_folder, published
     from permafrost.pipeline.planning.dataset import open_dataset
+    from permafrost.pipeline.planning.statistics import measure_images
     from permafrost.stages.datasets.manifest import write_manifest
 
     options = read_options(DatasetOptions, vars(parsed))
     workers = read_options(RunOptions, vars(parsed)).workers
     dataset = open_dataset(options, None, workers=workers)
+    stats = measure_images(dataset, workers=workers) if parsed.stats else None
     make_folder(parsed.out.absolute().parent)
     with published(parsed.out) as temporary:
         write_manifest(dataset.manifest, temporary)
@@ -95,6 +102,9 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
         f"  {name}: {_list_counts(c)}" for name, c in (("labels", labels), ("splits", splits))
     ]
     lines += [f"  cannot read {path!r}: {why}" for path, why in dataset.unreadable.items()]
+    if stats is not None:
+        figures["stats"] = stats.to_dict()
+        lines += stats.describe()
     return Outcome("\n".join(lines), figures)
 
 

@@ -7,6 +7,8 @@ becomes of the others.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -32,6 +34,7 @@ ORIENT_MODES = ("ignore", "exif")
 COLOR_MODES = ("rgb", "grayscale")
 DECODE_MODES = ("exact", "fast")
 
+_MAX_PIXELS = 178_956_970
 # Raised when our own code begins to read, or to refuse, other files than before.
 _READER = 1
 # How many times larger than the result a reduced picture is at least. For photos of 9 to 16
@@ -85,7 +88,7 @@ class DecodeSpec:
     orient: str = "ignore"
     color: str = "rgb"
     decoding: str = "exact"
-    max_pixels: int = 178_956_970
+    max_pixels: int = _MAX_PIXELS
 
     @property
     def channels(self) -> int:
@@ -152,13 +155,40 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
     InputError
         If Pillow has been told, anywhere in this process, to fill up truncated files with grey.
     """
+    with _refusing():
+        return _decode(data, spec)
+
+
+def count_levels(data: bytes) -> tuple[Size, NDArray[np.int64]]:
+    """Count how often each level occurs in an image of its own size.
+
+    Parameters
+    ----------
+    data : bytes
+        As `decode_image` takes it; what is raised is the same.
+
+    Returns
+    -------
+    size : tuple of int
+        Width and height, in pixels.
+    counts : ndarray of int64, shape (3, 256)
+        Of red, green and blue.
+    """
+    with _refusing():
+        picture = read_picture(data, max_pixels=_MAX_PIXELS)
+        counts = picture.image.convert("RGB").histogram()
+    return picture.size, np.array(counts, np.int64).reshape(3, 256)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise InputError(
             "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, and what is missing of a file would be"
             " grey in its features; set it to False"
         )
     try:
-        return _decode(data, spec)
+        yield
     except MemoryError as error:
         raise DecoderError("needs more memory than there is") from error
 

@@ -224,3 +224,21 @@ def test_layers_lists_images_first(command: Command, backbone: Path) -> None:
     assert listed[0] == {"name": "pixels", "shape": [SIZE, SIZE, 3], "bytes": SIZE * SIZE * 3}
     alone = command("layers", "none", "--size", "28x20", "--json").figures["layers"]
     assert alone == [{"name": "pixels", "shape": [28, 20, 3], "bytes": 28 * 20 * 3}]
+
+
+def test_grey_networks_have_grey_images(
+    extract: Command, photos: Path, out: Path, tmp_path: Path
+) -> None:
+    import keras
+
+    file = tmp_path / "grey.keras"
+    layers = [keras.layers.Input((SIZE, SIZE, 1)), keras.layers.Conv2D(2, 3, name="after")]
+    keras.Sequential(layers, name="mobilenet_grey").save(file)
+    figures = ("--preprocess", "mean=120,std=60")
+    assert extract(*figures, model=file, layers="pixels,after").figures["computed"] == 12
+    pixels = read_plain(out, "pixels")
+    assert pixels.shape == (12, SIZE, SIZE, 1)
+    network = keras.models.load_model(file, compile=False)
+    expected = network.predict((pixels.astype(np.float32) - 120) / 60, verbose=0)
+    np.testing.assert_allclose(read_plain(out, "after"), expected, atol=1e-4)
+    assert extract(*SIZED, model="none", layers="pixels").figures["computed"] == 12
