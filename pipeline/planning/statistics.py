@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.planning.dataset import Dataset, explain_os_error
+from permafrost.pipeline.planning.dataset import Dataset
+from permafrost.pipeline.planning.hashing import explain_os_error
 from permafrost.pipeline.progress import show_progress
 from permafrost.stages.decoding.decode import count_levels
 from permafrost.stages.errors import ImageError
