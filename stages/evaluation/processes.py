@@ -114,7 +114,7 @@ class Workers:
         finally:
             for worker in busy.values():  # Nobody wants what they are still at.
                 worker.end()
-                self._all.remove(worker)
+            self._all = [one for one in self._all if one not in busy.values()]
 
     def _pickle(self, task: FoldTask) -> tuple[bytes, list[np.ndarray]]:
         """Return a task in bytes, and the arrays whose files these name."""
