@@ -213,21 +213,27 @@ def _find_images(
     lost = dict.fromkeys(digests, "its image is not known here")
     known = [file for files in index.files_of(digests).values() for file in files]
     for file in sorted(known, key=lambda file: file.key):
-        if file.digest not in paths and _is_unchanged(file):
+        if file.digest in paths:
+            continue
+        change = _find_change(file)
+        if change:
+            lost[file.digest] = f"its image {file.key!r} {change}"
+        else:
             paths[file.digest] = file.key
-        lost[file.digest] = f"its image {file.key!r} is gone or changed"
     return paths, {digest: why for digest, why in lost.items() if digest not in paths}
 
 
-def _is_unchanged(file: IndexedFile) -> bool:
+def _find_change(file: IndexedFile) -> str:
+    """Say what became of a file since it was hashed; nothing if it holds the same bytes."""
     found = find_file(file.key)
     if found is None:
-        return False
+        return "is gone"
     source, path = found
-    if source.fingerprints([path]) == [file.fingerprint]:
-        return True
-    # A file that was copied or touched has another time, but perhaps the same bytes.
-    return hash_images(source, [path], workers=1) == [file.digest]
+    # A file that was copied or touched has another stamp, but perhaps the same bytes.
+    is_same = source.fingerprints([path]) == [file.fingerprint] or (
+        hash_images(source, [path], workers=1) == [file.digest]
+    )
+    return "" if is_same else "changed since"
 
 
 def _split(
