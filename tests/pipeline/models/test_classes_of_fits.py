@@ -118,12 +118,12 @@ def test_an_experiment_of_some_classes(command, photos, tmp_path, monkeypatch):
     file = Path("experiment.yaml")
     file.write_text(yaml.safe_dump(experiment))
     found = command("run", file, "--json").figures
-    assert found["fits"][0]["classes"] == ["flower", "china"]
+    assert found["best_metrics"]["classes"] == ["flower", "china"]
     assert found["extractions"][0]["images"] == 12
     assert command("run", file, "--json").figures["fitted"] == 0
     file.write_text(yaml.safe_dump(experiment | {"classes": "china,flower"}))
     again = command("run", file, "--json").figures
-    assert (again["fitted"], again["fits"][0]["classes"]) == (1, ["china", "flower"])
+    assert (again["fitted"], again["best_metrics"]["classes"]) == (2, ["china", "flower"])
     for wrong, said in (([], "classes"), (["flower", "chima"], "did you mean 'china'?")):
         file.write_text(yaml.safe_dump(experiment | {"classes": wrong}))
         answer = command("run", file)

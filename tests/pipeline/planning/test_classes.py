@@ -96,7 +96,7 @@ def test_classes_of_a_manifest_are_selected(
     [
         ("flower,chins", "unknown class 'chins' in '{root}'; did you mean 'china'?"),
         ("dog", "unknown class 'dog' in '{root}'; there are: boat, china, flower"),
-        ("a,,b", "--classes 'a,,b' has an empty name"),
+        ("a,,b", "'a,,b' has an empty name"),
     ],
 )
 def test_an_unknown_class_names_the_nearest(
