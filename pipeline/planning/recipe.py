@@ -11,6 +11,8 @@ from permafrost.stages.decoding.decode import DecodeSpec
 
 # Raised when our own code changes the numbers it computes from the same inputs.
 NUMERICS = 2
+# The same of an engine alone. OpenVINO's outputs of one shape may have been exchanged before 3.
+_NUMERICS_OF = {"openvino": 3}
 # What in a recipe says how an image file becomes pixels.
 DECODING = ("size", "color", "resize", "resize_mode", "orient", "decode")
 
@@ -41,6 +43,7 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
         "backbone": card.name,
         "dtype": options.dtype,
         "engine": options.full_engine,
+        "numerics": _NUMERICS_OF.get(options.engine, NUMERICS),
         "precision": options.precision,
         "preprocess": backbone.preprocess,
         "weights": layer_card.digest,
