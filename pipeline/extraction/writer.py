@@ -60,8 +60,8 @@ class ActivationWriter:
         Rows of the batches that were handed over and are done with, the unreadable ones included.
     bytes_written : int
         Of shards.
-    busy_s, waited_s : float
-        Seconds that the thread worked, and that it was waited for.
+    waited_s : float
+        Seconds that the thread was waited for.
     """
 
     def __init__(
@@ -96,7 +96,6 @@ class ActivationWriter:
         self.n_given_up = 0
         self.n_committed = 0
         self.bytes_written = 0
-        self.busy_s = 0.0
         self.waited_s = 0.0
 
     def __enter__(self) -> Self:
@@ -173,7 +172,6 @@ class ActivationWriter:
     def _append(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
         if self._is_stopped:
             return
-        started_s = time.monotonic()
         digests = [self._plan.digests[row] for row in batch.rows]
         self._remember(self._decoding, {digests[row]: why for row, why in batch.broken.items()})
         self._n_images += len(digests)
@@ -187,7 +185,6 @@ class ActivationWriter:
         self._n_appended += len(batch.rows)
         if self._is_full():
             self._commit()
-        self.busy_s += time.monotonic() - started_s
 
     def _append_layer(self, number: int, rows: list[int], values: np.ndarray) -> None:
         layer = self._active[number]
