@@ -43,7 +43,12 @@ def test_whoever_asks_again_does_not_wait_for_a_server_that_never_answers(
         assert is_silent.wait(60)
         child.signal(signal.SIGINT)
         assert not child.wait(0.5), "it waits for what was begun"
-        child.signal(number)
+        # More than once: on a busy machine Python may not have come to the first one yet, and the
+        # system keeps only one of a kind.
+        for _ in range(40):
+            child.signal(number)
+            if child.wait(0.5):
+                break
         ending = child.end()
     assert (ending.status, ending.out) == (128 + signal.SIGINT, "")
     assert ending.last_line == "permafrost: interrupted again; what was committed is kept"

@@ -35,8 +35,8 @@ def test_figures_are_those_of_all_training_pixels(
     ]
     pixels = np.concatenate([image.reshape(-1, 3) for image in images]).astype(np.float64)
     assert (found["images"], found["unreadable"]) == (81, 1)
-    np.testing.assert_allclose(found["mean"], pixels.mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(found["std"], pixels.std(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(found["mean"], pixels.mean(axis=0), rtol=1e-11)
+    np.testing.assert_allclose(found["std"], pixels.std(axis=0), rtol=1e-10)
     assert (found["width"], found["height"]) == ([31, 60, 60], [47, 60, 60])
     mean, std = (
         ",".join(f"{value:.3f}" for value in values)
