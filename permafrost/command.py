@@ -1,11 +1,11 @@
-"""What people type to run this command, as messages say it."""
+"""What people type to run this command, as messages say it, and from where Python finds it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+# In a checkout and where it is installed: ``python -m permafrost.…`` of a child is run there.
+HOME = Path(__file__).parent.parent
 # The script lies beside this package in a checkout, and is not installed.
-_SCRIPT = Path(__file__).parent.parent / "run.py"
-
-IS_CHECKOUT = _SCRIPT.is_file()
+IS_CHECKOUT = (HOME / "run.py").is_file()
 COMMAND = "python run.py" if IS_CHECKOUT else "permafrost"

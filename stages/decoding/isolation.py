@@ -21,11 +21,11 @@ import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import NoReturn, Self
 
 import numpy as np
 
+from permafrost.command import HOME
 from permafrost.stages.decoding.decode import Decoded, DecodeSpec, decode_image
 from permafrost.stages.errors import DecoderError, ImageError, InputError
 
@@ -150,7 +150,7 @@ class IsolatedDecoder:
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
-                    cwd=_find_package(),
+                    cwd=HOME,
                     env=os.environ | _NO_THREADS,
                     # A signal to the owner's group is the owner's to answer.
                     start_new_session=True,
@@ -229,12 +229,6 @@ def decode_isolated(data: bytes, spec: DecodeSpec, limits: Isolation) -> Decoded
     if decoder is None or decoder.limits != limits:
         decoder = _own.decoder = IsolatedDecoder(limits)
     return decoder.decode(data, spec)
-
-
-def _find_package() -> Path:
-    """Return the folder that holds this package, in a checkout and where it is installed."""
-    package = sys.modules[__name__.partition(".")[0]]
-    return Path(str(package.__file__)).parent.parent
 
 
 @functools.lru_cache

@@ -27,6 +27,7 @@ from typing import Any, NoReturn, Self, cast
 
 import numpy as np
 
+from permafrost.command import HOME
 from permafrost.cores import count_cores
 from permafrost.stages.evaluation.fold_task import FoldOutputs, FoldTask, run_task
 
@@ -162,14 +163,12 @@ class _Worker:
     def __init__(self, n_jobs: int) -> None:
         ours, theirs = socket.socketpair()
         n_threads = str(max(1, count_cores() // n_jobs))
-        package = sys.modules[__name__.partition(".")[0]]
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(os.getpid())],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
-                # Where this package lies, in a checkout and where it is installed.
-                cwd=Path(str(package.__file__)).parent.parent,
+                cwd=HOME,
                 env=dict.fromkeys(_THREADS, n_threads) | os.environ,
                 # A signal to the group, as of Ctrl-C, is for this process to answer.
                 start_new_session=True,
