@@ -229,7 +229,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 cache=layout.root,
                 run=self._choose_run(),
             )
-            prepared = fill_cache(options, index, tally, uses, quiet=not self.verbose)
+            prepared = fill_cache(options, layout, index, tally, uses, quiet=not self.verbose)
             failed = list_failures(prepared, tally)
             _warn_of_failures(failed, n_images=len(paths))
             digests = prepared.dataset.manifest.digests

@@ -11,7 +11,7 @@ from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.disk.publish import make_folder
 from permafrost.cache.store.folders import mark_used, open_feature_set_folder
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.leases import Leases, Uses
 from permafrost.pipeline.errors import PipelineError, UnreadableError
 from permafrost.pipeline.extraction.results import list_failures, write_results
@@ -52,7 +52,7 @@ def extract(
     layout = open_cache(options.cache)
     _check_out(out)
     with Index(layout.index_file) as index, Uses(layout.leases_folder) as uses:
-        prepared = fill_cache(options, index, tally, uses, dataset=dataset)
+        prepared = fill_cache(options, layout, index, tally, uses, dataset=dataset)
         failed = write_results(options, prepared, tally, index, out=out)
     return summarize(options, prepared, tally, failed=failed, out=out)
 
@@ -66,6 +66,7 @@ def _check_out(out: Path) -> None:
 
 def fill_cache(  # noqa: PLR0913
     options: ExtractOptions,
+    layout: CacheLayout,
     index: Index,
     tally: Tally,
     uses: Uses,
@@ -78,6 +79,7 @@ def fill_cache(  # noqa: PLR0913
     Parameters
     ----------
     options : ExtractOptions
+    layout : CacheLayout
     index : Index
     tally : Tally
         Is told what happened.
@@ -89,7 +91,6 @@ def fill_cache(  # noqa: PLR0913
         As in `extract`.
     """
     started_s = time.monotonic()
-    layout = open_cache(options.cache)
     prepared = prepare(options, layout, index, uses=uses, dataset=dataset)
     tally.shares.planning = time.monotonic() - started_s
     tally.unreadable.update(prepared.dataset.unreadable)
