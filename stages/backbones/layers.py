@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from permafrost.stages.errors import InputError, UnknownNameError
 
 # What every backbone has besides its own layers: the decoded and resized image, as uint8.
 PIXELS = "pixels"
+# As in ``first:8``, the last of the first layers of a network, as Keras counts them.
+FIRST = "first"
 _SHAPE_RANK_WITH_SPACE = 2
 
 
@@ -28,6 +31,12 @@ class LayerSpec:
     def __str__(self) -> str:
         """Write it as a user would."""
         return self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+
+    @property
+    def n_first(self) -> int | None:
+        """How many layers it is the last of, where it is written so and the name is not known."""
+        prefix, _, number = self.layer.partition(":")
+        return int(number) if prefix == FIRST and number else None
 
     @property
     def is_pixels(self) -> bool:
@@ -61,6 +70,8 @@ def parse_layer_spec(text: str) -> LayerSpec:
     layer, _, pooling = text.strip().partition(":")
     if not layer:
         raise InputError(f"empty layer name in {text!r}")
+    if layer == FIRST:
+        return _parse_first(pooling, text)
     if pooling and pooling not in POOLINGS:
         raise UnknownNameError("pooling", pooling, POOLINGS, where=f"in {text!r}")
     spec = LayerSpec(layer, pooling or "none")
@@ -69,6 +80,15 @@ def parse_layer_spec(text: str) -> LayerSpec:
             f"{text!r}: images are kept as they are, and heads flatten them; write {PIXELS}"
         )
     return spec
+
+
+def _parse_first(n_layers: str, text: str) -> LayerSpec:
+    number, _, pooling = n_layers.partition(":")
+    if not re.fullmatch("[1-9][0-9]{0,4}", number) or pooling not in ("", *POOLINGS):
+        raise InputError(
+            f"cannot read the layer {text!r}; write {FIRST}:8 for the last of the first 8 layers"
+        )
+    return LayerSpec(f"{FIRST}:{number}", pooling or "none")
 
 
 def parse_layer_specs(texts: str | Iterable[str]) -> list[LayerSpec]:
@@ -91,12 +111,18 @@ class LayerCard:
         Where its channels are, the batch's axis counted; -1 for the last.
     n_calls : int
         How often it is called in one run of the network.
+    number : int, optional
+        Its place among the layers as Keras counts them, from 0 on; none within a nested model.
+    is_cut : bool
+        Whether everything passes it, so that what lies above can be trained on its output.
     """
 
     shape: tuple[int, ...]
     digest: str
     channel_axis: int = LAST
     n_calls: int = 1
+    number: int | None = None
+    is_cut: bool = False
 
     def pool_shape(self, spec: LayerSpec) -> tuple[int, ...]:
         """Return the shape of one row of this layer, pooled as a spec says."""
@@ -160,6 +186,23 @@ class BackboneCard:
                 " another output each time; name a layer that is called on the one you want"
             )
         return card
+
+    def find_first(self, n_layers: int) -> str:
+        """Return the last of the first layers, as Keras counts them: those of ``model.layers``.
+
+        Raises
+        ------
+        InputError
+            The network has fewer, or the last of them has no output.
+        """
+        for name, card in self.layers.items():
+            if card.number == n_layers - 1:
+                return name
+        most = 1 + max((card.number or 0 for card in self.layers.values()), default=0)
+        raise InputError(
+            f"{self.name} has no layer that is the last of its first {n_layers}; it has {most}"
+            " layers, the first of which is its input"
+        )
 
     def _describe_pixels(self) -> LayerCard:
         if PIXELS in self.layers:

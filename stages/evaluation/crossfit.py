@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
@@ -22,7 +22,7 @@ from permafrost.stages.evaluation.fold_task import (
 )
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.evaluation.processes import Workers, run_tasks
-from permafrost.stages.heads import HEADS, is_reduced
+from permafrost.stages.heads import HEADS, Checkpoint, is_reduced
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows
 from permafrost.stages.matrices.reduction import Store, scale_rows
@@ -48,6 +48,8 @@ class Trial:
         Processes, fewer where memory has no room for as many.
     workers : Workers, optional
         Needed for more than one.
+    find_checkpoint : callable, optional
+        Returns where the training of a candidate on a fold, both by number, keeps its state.
     """
 
     matrix: Matrix
@@ -60,6 +62,7 @@ class Trial:
     store: Store | None = None
     n_jobs: int = 1
     workers: Workers | None = None
+    find_checkpoint: Callable[[Fit], Checkpoint] | None = None
 
 
 def cross_fit(
@@ -131,7 +134,7 @@ def _fit_held(
         return
     held = dataclasses.replace(
         trial,
-        matrix=ArrayMatrix(trial.matrix.read(trial.rows)),
+        matrix=ArrayMatrix(trial.matrix.read(trial.rows), trial.matrix.origin),
         targets=trial.targets.select(trial.rows),
         groups=trial.groups[trial.rows],
         rows=np.arange(len(trial.rows)),
@@ -151,6 +154,8 @@ def _list_tasks(
     """List fits on unscaled rows: for each task a fold, and the candidates by number."""
     for fold, chosen in groups:
         train, test = trial.folds[fold]
+        first = next(iter(chosen))
+        is_trained = not HEADS[chosen[first].kind].is_estimator
         yield FoldTask(
             matrix=trial.matrix,
             targets=trial.targets,
@@ -160,6 +165,9 @@ def _list_tasks(
             candidates=chosen,
             seed=trial.seed,
             memory_bytes=memory_bytes,
+            checkpoint=trial.find_checkpoint((first, fold))
+            if trial.find_checkpoint and is_trained
+            else None,
         )
 
 
