@@ -10,6 +10,7 @@ from permafrost.stages.backbones.calls import STARTS, Call
 from permafrost.stages.backbones.layers import PIXELS
 from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.frameworks.cutting import cut_model
 
 # What makes a row of values of a map.
 _POOLINGS = (
@@ -91,12 +92,13 @@ def build_above(
             f"no layer of {model.name} is left to train between {layer!r} and {end!r}; name an"
             " earlier layer, or a later one with --set until=LAYER"
         )
-    output = _find_operation(model, end).output
     if layer != PIXELS:
-        return keras.Model(_find_operation(model, layer).output, output, name=f"{model.name}_above")
+        cut = cut_model(model, [layer, end], name=model.name)
+        return keras.Model(*cut.outputs, name=f"{model.name}_above")
     images = keras.Input(model.inputs[0].shape[1:], name="image")
-    whole = keras.Model(model.inputs, output, name=model.name)
     prepared = preprocess(keras.ops.round(images * 255.0), mode=preprocess_mode, view="identity")
+    cut = cut_model(model, [end], name=model.name)
+    whole = keras.Model(cut.inputs[0], cut.outputs[0], name=model.name)
     return keras.Model(images, whole(prepared), name=f"{model.name}_whole")
 
 

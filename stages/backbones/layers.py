@@ -70,8 +70,9 @@ def parse_layer_spec(text: str) -> LayerSpec:
     layer, _, pooling = text.strip().partition(":")
     if not layer:
         raise InputError(f"empty layer name in {text!r}")
-    if layer == FIRST:
-        return _parse_first(pooling, text)
+    counted = re.fullmatch(rf"{FIRST}:([1-9]\d{{0,4}})(?::(\w+))?", text.strip())
+    if counted:
+        layer, pooling = f"{FIRST}:{counted[1]}", counted[2] or ""
     if pooling and pooling not in POOLINGS:
         raise UnknownNameError("pooling", pooling, POOLINGS, where=f"in {text!r}")
     spec = LayerSpec(layer, pooling or "none")
@@ -80,15 +81,6 @@ def parse_layer_spec(text: str) -> LayerSpec:
             f"{text!r}: images are kept as they are, and heads flatten them; write {PIXELS}"
         )
     return spec
-
-
-def _parse_first(n_layers: str, text: str) -> LayerSpec:
-    number, _, pooling = n_layers.partition(":")
-    if not re.fullmatch("[1-9][0-9]{0,4}", number) or pooling not in ("", *POOLINGS):
-        raise InputError(
-            f"cannot read the layer {text!r}; write {FIRST}:8 for the last of the first 8 layers"
-        )
-    return LayerSpec(f"{FIRST}:{number}", pooling or "none")
 
 
 def parse_layer_specs(texts: str | Iterable[str]) -> list[LayerSpec]:

@@ -63,7 +63,7 @@ class Progress:
 
 def pack(progress: Progress, variables: Sequence[Any]) -> State:
     """Return the state of a training: what is known of it, and the values of Keras variables."""
-    values = [np.array(variable) for variable in variables]
+    values = [variable.numpy() for variable in variables]
     return {
         "epochs": np.array([astuple(one) for one in progress.epochs], np.float64),
         "best": np.array([progress.best_loss, progress.best_epoch]),
