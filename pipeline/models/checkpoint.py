@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -28,9 +29,17 @@ _KEY_CHARACTERS = 24
 
 @dataclass(frozen=True, slots=True)
 class FileCheckpoint:
-    """A file with the state of one fit; see `stages.heads.Checkpoint`."""
+    """A file with the state of one fit; see `stages.heads.Checkpoint`.
+
+    Attributes
+    ----------
+    path : Path
+    rows : str
+        What people call the rows that are fitted on.
+    """
 
     path: Path
+    rows: str
 
     def load(self) -> State | None:
         """Return what was kept; None where there is nothing, or it is damaged."""
@@ -50,6 +59,10 @@ class FileCheckpoint:
         with published(self.path) as temporary, temporary.open("wb") as stream:
             np.savez(stream, **state)  # type: ignore[arg-type]
 
+    def tell(self, text: str) -> None:
+        """Write a line for people."""
+        print(f"{self.rows}, {text}", file=sys.stderr, flush=True)
+
     def forget(self) -> None:
         """Remove what was kept, once the fit itself is."""
         self.path.unlink(missing_ok=True)
@@ -68,7 +81,8 @@ def find_checkpoint(out: Path, key: str, fold: int | None) -> FileCheckpoint:
         None for the fit on all training rows.
     """
     part = "all" if fold is None else str(fold)
-    return FileCheckpoint(out / FOLDER_NAME / f"{key[:_KEY_CHARACTERS]}-{part}.npz")
+    rows = "all training rows" if fold is None else f"fold {fold}"
+    return FileCheckpoint(out / FOLDER_NAME / f"{key[:_KEY_CHARACTERS]}-{part}.npz", rows)
 
 
 def forget_checkpoints(out: Path) -> None:

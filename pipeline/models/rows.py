@@ -216,7 +216,7 @@ class FeatureFiles:
 
     def _find_above(self, layer: StoredLayer) -> BackboneAbove | None:
         """Return what lies above a layer; nothing where the file does not say how it was made."""
-        with suppress(PipelineError):
+        with suppress(PipelineError, ValueError):
             features = FeatureOptions.from_json(json.dumps(self.read_origin(layer)))
             folder = self._files[layer.file].folder(layer.name)
             return find_above(layer.spec, layer.recipe, features, folder)

@@ -88,8 +88,8 @@ class FoldRecord:
         fields = json.loads(text)
         packed = base64.b64decode(fields.pop("evidence"))
         fields["epochs"] = tuple(
-            Epoch(*(float("nan") if figure is None else figure for figure in epoch))
-            for epoch in fields.pop("epochs", ())
+            Epoch(number, *(float("nan") if figure is None else figure for figure in figures))
+            for number, *figures in fields.pop("epochs", ())
         )
         stored, kept = ("<i4", np.int64) if fields.pop("is_count") else ("<f8", np.float64)
         return cls(evidence=np.frombuffer(packed, stored).astype(kept), **fields)

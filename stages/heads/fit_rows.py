@@ -26,6 +26,10 @@ class Checkpoint(Protocol):
         """Put a state in the place of the one before, whole or not at all."""
         ...
 
+    def tell(self, text: str) -> None:
+        """Let people know how far a long fit is."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitRows:

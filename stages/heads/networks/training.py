@@ -7,7 +7,6 @@ on the way to a step than in it. And because a killed fit goes on at the epoch w
 from __future__ import annotations
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ from permafrost.stages.heads.networks.state import (
 from permafrost.stages.heads.truth import Truth
 from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import RowStream
-
-_log = logging.getLogger(__name__)
 
 MOMENTUM = 0.9
 # Keeping the state takes at most this share of the time.
@@ -137,8 +134,8 @@ def train_network(
             run.begin(len(run.progress.epochs))
         run.pass_once()
         now_s = time.monotonic()
-        if now_s - told_s >= _TELL_S:
-            _tell(course, run.progress.epochs)
+        if checkpoint and now_s - told_s >= _TELL_S:
+            checkpoint.tell(_describe(course, run.progress.epochs[-1]))
             told_s = now_s
         if checkpoint and took_s <= _KEEPING_SHARE * (now_s - kept_s):
             checkpoint.keep(run.pack())
@@ -148,16 +145,15 @@ def train_network(
     return tuple(run.progress.epochs)
 
 
-def _tell(course: Course, epochs: Sequence[Epoch]) -> None:
-    last = epochs[-1]
+def _describe(course: Course, epoch: Epoch) -> str:
     figures = {
-        "loss": last.loss,
-        "accuracy": last.accuracy,
-        "held-out loss": last.held_out_loss,
-        "held-out accuracy": last.held_out_accuracy,
+        "loss": epoch.loss,
+        "accuracy": epoch.accuracy,
+        "held-out loss": epoch.held_out_loss,
+        "held-out accuracy": epoch.held_out_accuracy,
     }
     known = (f"{name} {value:.4f}" for name, value in figures.items() if not np.isnan(value))
-    _log.info("%s: epoch %d of %d, %s", course.kind, last.number, course.epochs, ", ".join(known))
+    return f"{course.kind}: epoch {epoch.number} of {course.epochs}, {', '.join(known)}"
 
 
 class _Run:

@@ -39,6 +39,7 @@ class Memory:
 
     kept: list[State] = field(default_factory=list)
     n_until_killed: int = 1000
+    told: list[str] = field(default_factory=list)
 
     def load(self) -> State | None:
         return self.kept[-1] if self.kept else None
@@ -47,6 +48,9 @@ class Memory:
         self.kept.append({name: value.copy() for name, value in state.items()})
         if len(self.kept) == self.n_until_killed:
             raise KilledError
+
+    def tell(self, text: str) -> None:
+        self.told.append(text)
 
 
 def fit(kind: str = "cnn", *, checkpoint: Memory | None = None, **settings: str) -> Any:
@@ -78,6 +82,14 @@ def test_killed_after_any_epoch_it_ends_as_if_it_had_not_been(
         assert [one.loss for one in resumed.history] == [one.loss for one in whole.history]
         for ours, theirs in zip(resumed.network.weights, whole.network.weights, strict=True):
             assert np.array_equal(ours.numpy(), theirs.numpy())
+
+
+def test_a_long_fit_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("permafrost.stages.heads.networks.training._TELL_S", 0)
+    checkpoint = Memory()
+    last = fit("mlp", checkpoint=checkpoint).history[-1]
+    assert len(checkpoint.told) == 5
+    assert checkpoint.told[-1].startswith(f"mlp: epoch 5 of 5, loss {last.loss:.4f}, accuracy ")
 
 
 def test_a_state_of_another_network_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
