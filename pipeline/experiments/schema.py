@@ -26,6 +26,7 @@ from permafrost.pipeline.options import (
 )
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.plan import SweepOptions
+from permafrost.stages.backbones.preprocessing import parse_views
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -33,7 +34,13 @@ if TYPE_CHECKING:
     Options = TypeVar("Options", bound=DataclassInstance)
 
 # What YAML gives for an option, by the parser of its text; for any other parser, a number or text.
-_KINDS: Mapping[Any, Any] = {None: str, Path: str, read_whole: int, parse_names: list[str]}
+_KINDS: Mapping[Any, Any] = {
+    None: str,
+    Path: str,
+    read_whole: int,
+    parse_names: list[str],
+    parse_views: list[str] | str,
+}
 
 
 class _Section(BaseModel):
@@ -235,9 +242,8 @@ def _explain_key(key: str, places: list[str]) -> str:
 
 def _list_places(loc: tuple[int | str, ...]) -> list[str]:
     """Leave out the types that pydantic tried, which are ours and not the user's."""
-    return [
-        str(part) for part in loc if part not in ("SplitSection", "int", "str", "dict[str,str]")
-    ]
+    types = ("SplitSection", "int", "str", "list[str]", "dict[str,str]")
+    return [str(part) for part in loc if part not in types]
 
 
 def _find_section(places: list[str]) -> type[BaseModel]:

@@ -15,19 +15,31 @@ from permafrost.stages.errors import InputError, UnknownNameError
 
 # What every backbone has besides its own layers: the decoded and resized image, as uint8.
 PIXELS = "pixels"
+# Between a layer spec and a view; no layer of a network has it in its name.
+SEEN_AS = "@"
 _SHAPE_RANK_WITH_SPACE = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LayerSpec:
-    """A layer and its pooling: ``block5_pool:avg``; pooling ``"none"`` is left out in text."""
+    """A layer and its pooling: ``block5_pool:avg``; pooling ``"none"`` is left out in text.
+
+    `view` is said of all views of the images but the first: ``block5_pool:avg@hflip``.
+    """
 
     layer: str
     pooling: str = "none"
+    view: str = ""
 
     def __str__(self) -> str:
         """Write it as a user would."""
-        return self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+        text = self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+        return f"{text}{SEEN_AS}{self.view}" if self.view else text
+
+    @property
+    def without_view(self) -> LayerSpec:
+        """The same of the first view."""
+        return LayerSpec(self.layer, self.pooling)
 
     @property
     def is_pixels(self) -> bool:
