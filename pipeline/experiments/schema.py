@@ -50,11 +50,18 @@ class _Section(BaseModel):
 def _list_keys(*options: type[DataclassInstance]) -> dict[str, Any]:
     """Return the keys of what is declared as an option; ``null`` stands for the default."""
     return {
-        name_key(option): (_KINDS.get(option.metadata.get("type"), int | str) | None, None)
+        name_key(option): (_find_kind(option) | None, None)
         for one in options
         for option in fields(one)
         if option.metadata and not option.default is option.default_factory is MISSING
     }
+
+
+def _find_kind(option: Any) -> Any:
+    """Return the type of what YAML gives for an option."""
+    if option.metadata.get("action") == "store_true":
+        return bool
+    return _KINDS.get(option.metadata.get("type"), int | str)
 
 
 def read_section(options: type[Options], keys: Mapping[str, Any], **named: Any) -> Options:

@@ -16,7 +16,7 @@ from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import HEADS, fit_estimator
-from permafrost.stages.heads.head import predict_rows
+from permafrost.stages.heads.head import average_views, predict_rows
 from permafrost.stages.matrices.matrix import Matrix
 from permafrost.stages.matrices.reduction import scale_rows
 
@@ -78,6 +78,8 @@ class FoldTask:
         By number. Estimators with the same setting ``scale``, or one head of another kind.
     memory_bytes : int
         For all of the task.
+    n_averaged : int
+        Over so many views predictions are averaged: the fold's test rows come view by view.
     """
 
     matrix: Matrix
@@ -89,6 +91,7 @@ class FoldTask:
     candidates: Mapping[int, Candidate]
     seed: int
     memory_bytes: int
+    n_averaged: int = 1
 
 
 def run_task(task: FoldTask) -> list[FoldOutputs]:
@@ -133,7 +136,7 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
     return FoldOutputs(
         candidate=number,
         fold=task.number,
-        outputs=outputs,
+        outputs=average_views(outputs, task.n_averaged),
         classes=classes,
         seconds=time.monotonic() - started_s,
     )
