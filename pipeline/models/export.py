@@ -22,6 +22,7 @@ from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.export.backbone_part import ExportPart, Images
 from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
+from permafrost.warn import warn_once
 
 
 def export(model: Path, out: Path) -> dict[str, object]:
@@ -52,6 +53,11 @@ def export(model: Path, out: Path) -> dict[str, object]:
     head = classifier.head
     order = order_classes(head.classes.tolist(), classifier.order)
     classes = head.classes[order].tolist()
+    if classifier.views:
+        warn_once(
+            f"{str(model)!r} was fitted on the views {','.join(classifier.views)} of each image;"
+            f" the exported model looks at {classifier.views[0]} alone"
+        )
     network = build_classifier(parts, head, order=order)
     make_folder(out.absolute().parent)
     with published(out) as temporary:
