@@ -96,7 +96,8 @@ class FitResult:
             )
         if len(lines) == 1:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
-        lines.append(f"  {found['n_train']} training rows, {found['seconds']:.1f} s")
+        views = f" in {len(found['views'])} views" if "views" in found else ""
+        lines.append(f"  {found['n_train']} training rows{views}, {found['seconds']:.1f} s")
         return "\n".join(lines)
 
 

@@ -70,7 +70,13 @@ class LayerSpec:
 
 def parse_layer_spec(text: str) -> LayerSpec:
     """Read ``block5_pool`` or ``block5_pool:avg``."""
-    layer, _, pooling = text.strip().partition(":")
+    bare, names_view, _ = text.strip().partition(SEEN_AS)
+    if names_view:
+        raise InputError(
+            f"{text!r} is one view of {bare!r}; write {bare!r}: heads learn from all views, which"
+            " extract --view names"
+        )
+    layer, _, pooling = bare.partition(":")
     if not layer:
         raise InputError(f"empty layer name in {text!r}")
     if pooling and pooling not in POOLINGS:

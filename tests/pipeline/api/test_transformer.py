@@ -240,6 +240,11 @@ def test_a_wrong_option_is_refused_before_any_image_is_read(
         make(**options).fit(["nowhere.jpg"])
 
 
+def test_several_views_are_several_transformers(make: Make) -> None:
+    with pytest.raises(InputError, match=r"view is 'identity,hflip'; give one, and stack"):
+        make(view="identity,hflip").fit(["nowhere.jpg"])
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -189,7 +189,7 @@ def test_a_view_alone_is_no_layer_and_cannot_be_averaged(
     command, refused, refused_fit, tmp_path
 ) -> None:
     one, two = write(tmp_path / "1.h5", views=("",)), write(tmp_path / "2.h5")
-    assert f"has no layer 'x@hflip'; it has: {LAYER};" in refused_fit(two, layer="x@hflip")
+    assert f"is one view of {LAYER!r}; write {LAYER!r}" in refused_fit(two, layer=f"{LAYER}@hflip")
     line = (
         f"layer {LAYER} is of the view 'identity' alone; extract with --view identity,hflip, or"
         " drop --average-views"
