@@ -113,18 +113,28 @@ def load_classifier(folder: Path) -> Classifier:
         # A fit that runs now may be replacing these files one by one.
         with locked_folder(folder):
             record = json.loads(file.read_text(encoding="utf-8"))
-            parts = tuple(_read_part(part) for part in record["parts"])
-            if not parts:
-                raise ValueError("it names no features")
-            target, order = str(record["target"]), tuple(map(str, record.get("classes", ())))
-            views = tuple(map(str, record.get("views", ())))
-            head = load_head(folder / "head")
+            return make_classifier(load_head(folder / "head"), record)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PipelineError(
             f"{str(folder)!r} holds no fitted model (no {MODEL_NAME}); name what fit --out wrote"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
+
+
+def make_classifier(head: Head, record: Mapping[str, Any]) -> Classifier:
+    """Put together a head and what ``model.json`` says.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, AttributeError
+        That is something else.
+    """
+    parts = tuple(_read_part(part) for part in record["parts"])
+    if not parts:
+        raise ValueError("it names no features")
+    target, order = str(record["target"]), tuple(map(str, record.get("classes", ())))
+    views = tuple(map(str, record.get("views", ())))
     return Classifier(head=head, parts=parts, target=target, order=order, views=views)
 
 

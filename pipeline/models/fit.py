@@ -15,7 +15,14 @@ import numpy as np
 from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.cache.store.derived import Artefacts
+from permafrost.pipeline.models.checkpoint import (
+    Epochs,
+    find_checkpoint,
+    forget_checkpoints,
+    write_epochs,
+)
 from permafrost.pipeline.models.classifier import MODEL_NAME, save_classifier, write_predictions
+from permafrost.pipeline.models.export import write_backbone
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.measure import (
     Bench,
@@ -40,11 +47,13 @@ from permafrost.pipeline.models.task import (
 )
 from permafrost.pipeline.models.views import list_views
 from permafrost.pipeline.outputs import read_json, write_json
+from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
+from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.crossfit import Trial
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.metrics import PRIMARY
-from permafrost.stages.heads import Head, fit_head
+from permafrost.stages.heads import HEADS, Head, fit_head
 
 _log = logging.getLogger(__name__)
 
@@ -124,8 +133,8 @@ def fit(options: FitOptions) -> FitResult:
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
         # Before anything is fitted, as there may be no such folds.
-        trial = _plan_folds(bench, options.data.cv)
         record = _build_record(options, candidate, files, layers)
+        trial = _plan_folds(bench, options, record["fit"])
         make_folder(options.out)
         head = fit_head(
             candidate.kind,
@@ -137,8 +146,9 @@ def fit(options: FitOptions) -> FitResult:
             seed=bench.seed,
             memory_bytes=bench.memory_bytes,
             store=bench.store,
+            checkpoint=find_checkpoint(options.out, record["fit"], None),
         )
-        metrics, unseen = _measure(candidate, bench, head, trial)
+        metrics, unseen, epochs = _measure(candidate, bench, head, trial)
         metrics["seconds"] = round(time.monotonic() - started_s, 3)
         metrics |= {
             "head": options.head,
@@ -156,8 +166,12 @@ def fit(options: FitOptions) -> FitResult:
             remove_durably(options.out / MODEL_NAME)
             _write_unseen(options, files, unseen)
             write_json(options.out / "metrics.json", metrics)
+            write_epochs(options.out, epochs)
+            if HEADS[candidate.kind].is_network:
+                _keep_network(options.out, head, record)
             # Its last file vouches for the others.
             save_classifier(options.out, head, record)
+        forget_checkpoints(options.out)
     return FitResult(metrics=metrics, out=options.out)
 
 
@@ -181,11 +195,22 @@ def _order_classes(metrics: dict[str, Any], order: Sequence[str]) -> None:
         }
 
 
-def _plan_folds(bench: Bench, n_folds: int | None) -> Trial | None:
-    if n_folds is not None:
-        return plan_trial(bench, n_folds=n_folds)
+def _plan_folds(bench: Bench, options: FitOptions, key: str) -> Trial | None:
+    if options.data.cv is not None:
+        trial = plan_trial(bench, n_folds=options.data.cv)
+        return dataclasses.replace(
+            trial, find_checkpoint=lambda fit: find_checkpoint(options.out, key, fit[1])
+        )
     warn_of_parted_groups(bench.files)
     return None
+
+
+def _keep_network(out: Path, head: Head, record: Mapping[str, Any]) -> None:
+    """Write the whole network, from pixels on, so that the folder is a backbone itself."""
+    try:
+        write_backbone(out / FITTED_NETWORK, head, record)
+    except StageError as error:
+        _log.info("%s cannot be a backbone: %s", out, error)
 
 
 def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
@@ -255,6 +280,7 @@ def _build_record(
             layers,
             candidate,
             scalings=_list_scalings(options.data, files, layers),
+            above=files.open_matrix(layers).origin.above,
         ),
     }
 
@@ -278,9 +304,10 @@ def _list_scalings(
 
 def _measure(
     candidate: Candidate, bench: Bench, head: Head, trial: Trial | None
-) -> tuple[dict[str, Any], Unseen]:
-    """Return the metrics, and what is said of the rows that the head was not fitted on."""
+) -> tuple[dict[str, Any], Unseen, Epochs]:
+    """Return metrics, what is said of rows that the head was not fitted on, and the trainings."""
     labelled = bench.labelled
+    epochs: Epochs = {None: getattr(head, "history", ())}
     metrics: dict[str, Any] = {"n_train": len(labelled.train), "n_test": len(labelled.test)}
     classes, measured = head.classes, labelled.test
     outputs = np.empty((0, max(1, len(classes))))
@@ -293,13 +320,13 @@ def _measure(
     if len(labelled.val):
         metrics |= measure_val(head, bench)
     if trial is not None:
-        found, out_of_fold = cross_validate(candidate, trial)
+        found, out_of_fold, trainings = cross_validate(candidate, trial)
         metrics |= found
+        epochs |= trainings
         if not len(labelled.test):
             classes, measured, outputs = labelled.targets.classes, labelled.folds, out_of_fold
-    return metrics, _join_unlabelled(
-        Unseen(rows=measured, outputs=outputs, classes=classes), bench, head
-    )
+    unseen = Unseen(rows=measured, outputs=outputs, classes=classes)
+    return metrics, _join_unlabelled(unseen, bench, head), epochs
 
 
 def _join_unlabelled(measured: Unseen, bench: Bench, head: Head) -> Unseen:

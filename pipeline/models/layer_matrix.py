@@ -21,6 +21,8 @@ from permafrost.stages.backbones.pooling import REDUCTIONS
 from permafrost.stages.backbones.preprocessing import VIEWS
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
+    LayersAbove,
+    RowOrigin,
     Rows,
     find_dtype,
     iterate_rows,
@@ -88,11 +90,14 @@ class LayerMatrix:
     ----------
     rows : ndarray of int64, shape (n_rows,)
         The file's row for each row of the matrix.
+    above : LayersAbove, optional
+        What of the backbone lies above the layer.
     """
 
     features: Features
     layer: StoredLayer
     rows: Rows
+    above: LayersAbove | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -105,6 +110,12 @@ class LayerMatrix:
         """What a row is read as."""
         stored = self.features.dtype(self.layer.name)
         return np.dtype(np.float32) if self.layer.is_derived else find_dtype(stored)
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        shape = self.layer.pool_shape(self.features.shape(self.layer.name))
+        return RowOrigin(shape=shape, above=self.above, is_image=self.layer.spec.is_pixels)
 
     @cached_property
     def key(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.pipeline.models.checkpoint import Epochs
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
@@ -164,7 +165,7 @@ def measure_val(head: Head, bench: Bench) -> Scores:
     return {f"val_{name}": value for name, value in scores.items()}
 
 
-def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], np.ndarray]:
+def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], np.ndarray, Epochs]:
     """Measure a head on the folds that `plan_trial` made.
 
     Returns
@@ -173,6 +174,8 @@ def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], 
         Ready for JSON: mean and standard deviation of each score, and the scores of each fold.
     outputs : ndarray of float64, shape (n_folds_rows, n_outputs)
         Out of fold, a column for each class of the targets.
+    epochs : dict of int to tuple of Epoch
+        Of the training on each fold.
     """
     found = list(cross_fit([candidate], trial))
     truth = trial.targets.select(trial.rows)  # of the first view first
@@ -186,7 +189,8 @@ def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], 
         f"cv_{name}": value for name, value in summarize_scores(scores).items()
     }
     metrics |= {"cv_folds": len(trial.folds), "folds": scores}
-    return metrics, collect_outputs(found, trial)
+    epochs: Epochs = {one.fold: one.epochs for one in sorted(found, key=lambda one: one.fold)}
+    return metrics, collect_outputs(found, trial), epochs
 
 
 def plan_folds(

@@ -16,6 +16,7 @@ import numpy as np
 from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.above import BackboneAbove, find_above
 from permafrost.pipeline.models.layer_matrix import (
     LayerMatrix,
     StoredLayer,
@@ -24,6 +25,7 @@ from permafrost.pipeline.models.layer_matrix import (
     list_own_names,
 )
 from permafrost.pipeline.models.views import list_views
+from permafrost.pipeline.options import FeatureOptions
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits
@@ -211,10 +213,23 @@ class FeatureFiles:
 
     def _join(self, layers: Sequence[StoredLayer]) -> Matrix:
         parts = [
-            LayerMatrix(features=self._files[one.file], layer=one, rows=self._rows[one.file])
+            LayerMatrix(
+                features=self._files[one.file],
+                layer=one,
+                rows=self._rows[one.file],
+                above=self._find_above(one),
+            )
             for one in layers
         ]
         return parts[0] if len(parts) == 1 else JoinedMatrix(parts)
+
+    def _find_above(self, layer: StoredLayer) -> BackboneAbove | None:
+        """Return what lies above a layer; nothing where the file does not say how it was made."""
+        with suppress(PipelineError, ValueError):
+            features = FeatureOptions.from_json(json.dumps(self.read_origin(layer)))
+            folder = self._files[layer.file].folder(layer.name)
+            return find_above(layer.spec, layer.recipe, features, folder)
+        return None
 
     def read_origin(self, layer: StoredLayer) -> dict[str, Any]:
         """Return how the layer was asked for, as `FeatureOptions.from_json` reads it.

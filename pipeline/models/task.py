@@ -25,7 +25,8 @@ from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.evaluation import metrics
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import count_possible_folds
-from permafrost.stages.heads import check_task, describe_code, is_reduced, parse_settings
+from permafrost.stages.heads import HEADS, check_task, describe_code, is_reduced, parse_settings
+from permafrost.stages.matrices.matrix import LayersAbove
 from permafrost.stages.numbers import parse_number
 from permafrost.warn import warn_once
 
@@ -215,6 +216,7 @@ def digest_fit(
     candidate: Candidate,
     *,
     scalings: Sequence[Scaling],
+    above: LayersAbove | None,
 ) -> str:
     """Return a digest of all that a fit depends on.
 
@@ -226,6 +228,13 @@ def digest_fit(
     candidate : Candidate
     scalings : sequence of Scaling
         Those of the fit. Not the memory is in the digest, but what follows from it.
+    above : LayersAbove or None
+        What of the backbone lies above the layer.
+
+    Raises
+    ------
+    StageError
+        The head is made of what lies above, and that cannot be had any more.
     """
     features = [
         [canonical_json(layer.recipe), layer.is_derived, *layer.views[1:]] for layer in layers
@@ -233,7 +242,10 @@ def digest_fit(
     settings = dataclasses.asdict(candidate.settings)
     kind = candidate.kind
     ways = [one.decide(kind) for one in scalings]
-    return _digest([rows_key, features, kind, settings, describe_code(kind), ways])
+    facts = [rows_key, features, kind, settings, describe_code(kind), ways]
+    if HEADS[kind].needs_backbone and above is not None:
+        facts.append(above.digest(until=candidate.settings.until))
+    return _digest(facts)
 
 
 def _digest(facts: object) -> str:

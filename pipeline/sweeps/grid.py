@@ -182,14 +182,16 @@ def list_configurations(
     found = []
     for layer in layers:
         stored = files.find_layers(layer)
+        matrix = files.open_matrix(stored)
         scaling = Scaling(
             n_rows=n_rows * len(list_views(stored, averages=data.average_views)),
-            n_features=files.open_matrix(stored).shape[1],
+            n_features=matrix.shape[1],
             is_kept=False,
             memory_bytes=data.memory_bytes,
         )
         for one, text in zip(candidates, texts, strict=True):
-            key = digest_fit(rows_key, stored, one, scalings=[scaling])
+            above = matrix.origin.above
+            key = digest_fit(rows_key, stored, one, scalings=[scaling], above=above)
             found.append(Configuration(layer=layer, candidate=one, settings=text, key=key))
     return found
 

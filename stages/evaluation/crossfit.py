@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
@@ -22,7 +22,7 @@ from permafrost.stages.evaluation.fold_task import (
 )
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.evaluation.processes import Workers, run_tasks
-from permafrost.stages.heads import HEADS, is_reduced
+from permafrost.stages.heads import HEADS, Checkpoint, is_reduced
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
@@ -59,6 +59,8 @@ class Trial:
         Processes, fewer where memory has no room for as many.
     workers : Workers, optional
         Needed for more than one.
+    find_checkpoint : callable, optional
+        Returns where the training of a candidate on a fold, both by number, keeps its state.
     """
 
     matrix: Matrix
@@ -73,6 +75,7 @@ class Trial:
     store: Store | None = None
     n_jobs: int = 1
     workers: Workers | None = None
+    find_checkpoint: Callable[[Fit], Checkpoint] | None = None
 
     @property
     def n_averaged(self) -> int:
@@ -155,7 +158,9 @@ def _fit_held(
         return
     held = dataclasses.replace(
         trial,
-        matrix=ArrayMatrix(read_rows(trial.matrix, trial.rows, dtype=trial.matrix.dtype)),
+        matrix=ArrayMatrix(
+            read_rows(trial.matrix, trial.rows, dtype=trial.matrix.dtype), trial.matrix.origin
+        ),
         targets=trial.targets.select(trial.rows),
         groups=trial.groups[trial.rows],
         rows=np.arange(len(trial.rows)),
@@ -175,6 +180,8 @@ def _list_tasks(
     """List fits on unscaled rows: for each task a fold, and the candidates by number."""
     for fold, chosen in groups:
         train, test = trial.find_fold(fold)
+        first = next(iter(chosen))
+        is_trained = not HEADS[chosen[first].kind].is_estimator
         yield FoldTask(
             matrix=trial.matrix,
             targets=trial.targets,
@@ -185,6 +192,9 @@ def _list_tasks(
             seed=trial.seed,
             memory_bytes=memory_bytes,
             n_averaged=trial.n_averaged,
+            checkpoint=trial.find_checkpoint((first, fold))
+            if trial.find_checkpoint and is_trained
+            else None,
         )
 
 

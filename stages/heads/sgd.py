@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.heads.estimators import EstimatorHead, apply_link
+from permafrost.stages.heads.fit_rows import FitRows
 from permafrost.stages.heads.linear import join_taggers, parse_positive
 from permafrost.stages.heads.settings import class_weight_setting, scale_setting, setting, whole
 from permafrost.stages.heads.truth import Truth, encode_targets, standardise
-from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import (
     Features,
     RowStream,
@@ -136,46 +137,24 @@ def _measure_losses(
     return losses
 
 
-def fit_sgd(  # noqa: PLR0913
-    settings: SgdSettings,
-    matrix: Matrix,
-    targets: Targets,
-    *,
-    train: Rows,
-    groups: NDArray[Any],
-    seed: int,
-    memory_bytes: int,
-) -> EstimatorHead:
+def fit_sgd(settings: SgdSettings, rows: FitRows) -> EstimatorHead:
     """Find the weights of `logreg` or `ridge`; there is nothing to draw or to hold out.
-
-    Parameters
-    ----------
-    settings : SgdSettings
-    matrix : Matrix
-    targets : Targets
-        Of all rows of `matrix`.
-    train : ndarray of int64
-        The rows that are learnt from.
-    groups, seed
-        Change nothing.
-    memory_bytes : int
-        What rows and weights may take; it changes nothing else.
 
     Raises
     ------
     InputError
         There is too little memory, or a row holds NaN or infinity.
     """
-    rows = np.sort(train)
-    truth = standardise(encode_targets(targets.select(rows), settings.class_weight))
+    matrix, learnt = rows.matrix, np.sort(rows.train)
+    truth = standardise(encode_targets(rows.targets.select(learnt), settings.class_weight))
     n_features = matrix.shape[1]
     n_bytes = leave_for_rows(
-        memory_bytes,
+        rows.memory_bytes,
         taken_bytes=n_features * (BYTES_PER_WEIGHT * truth.n_outputs + BYTES_PER_FEATURE),
         least_bytes=count_least_bytes(n_features),
         remedy="pool the layer",
     )
-    stream = open_stream(matrix, rows, n_bytes=n_bytes)
+    stream = open_stream(matrix, learnt, n_bytes=n_bytes)
     columns = learn_columns(
         stream,
         np.arange(len(stream)),

@@ -30,6 +30,48 @@ def read_stored(values: NDArray[Any]) -> NDArray[Any]:
     return scaled
 
 
+class LayersAbove(Protocol):
+    """What of a backbone comes after the layer that rows are of, for heads that train it on."""
+
+    def digest(self, *, until: str) -> str:
+        """Return a digest of all that `build` would be made of."""
+        ...
+
+    def build(self, *, until: str) -> Any:
+        """Return a Keras model with the backbone's weights, from the layer's output on.
+
+        Parameters
+        ----------
+        until : str
+            The last layer of it; ``""`` is the one before the backbone's own pooling.
+
+        Raises
+        ------
+        StageError
+            The layer is none that everything passes, or the backbone cannot be had any more.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowOrigin:
+    """What a row of a matrix was before it was flattened.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the activation: ``(height, width, channels)`` of a map.
+    above : LayersAbove, optional
+        Where rows are the output of one layer, as it is.
+    is_image : bool
+        Whether they are the images themselves, from 0 to 1.
+    """
+
+    shape: tuple[int, ...]
+    above: LayersAbove | None = None
+    is_image: bool = False
+
+
 class Matrix(Protocol):
     """Features of n rows; only what is asked for is read."""
 
@@ -41,6 +83,11 @@ class Matrix(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """What is stored: float32 or float16."""
+        ...
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
         ...
 
     @property
@@ -85,9 +132,11 @@ class ArrayMatrix:
     Parameters
     ----------
     values : ndarray of float32 or float16, shape (n_rows, n_features)
+    known_origin : RowOrigin, optional
     """
 
     values: NDArray[Any]
+    known_origin: RowOrigin | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -98,6 +147,11 @@ class ArrayMatrix:
     def dtype(self) -> np.dtype[Any]:
         """What is stored."""
         return self.values.dtype
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        return self.known_origin or RowOrigin(shape=self.shape[1:])
 
     @cached_property
     def key(self) -> str:
@@ -139,6 +193,11 @@ class JoinedMatrix:
     def dtype(self) -> np.dtype[Any]:
         """What holds the values of every part."""
         return np.result_type(*(part.dtype for part in self.parts))
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        return RowOrigin(shape=self.shape[1:])
 
     @property
     def key(self) -> str:
@@ -185,6 +244,11 @@ class StackedMatrix:
     def dtype(self) -> np.dtype[Any]:
         """What holds the values of every part."""
         return np.result_type(*(part.dtype for part in self.parts))
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        return self.parts[0].origin
 
     @property
     def key(self) -> str:

@@ -20,7 +20,7 @@ from permafrost.pipeline.models.measure import plan_trial
 from permafrost.pipeline.models.task import TaskOptions
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.evaluation.folds import make_folds
-from permafrost.stages.heads.mlp.head import choose_held_out
+from permafrost.stages.heads.networks.held_out import choose_held_out
 from permafrost.stages.matrices import budget, reduction
 from permafrost.stages.matrices.matrix import Matrix, Rows
 from tests.helpers.digits import read_table
