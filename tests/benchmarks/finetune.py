@@ -119,8 +119,8 @@ def main() -> None:
         size = keras.models.load_model(options.model, compile=False).input_shape[1:3]
         images = np.stack([load_image(one, size) for one in paths])
         labels = np.array([classes.index(one.parent.name) for one in paths])
-        # With steps too small to be seen, what is left is what training began with.
-        _, first = fit(folder, options.layer, epochs=1, rate=1e-30, out="first")
+        # In float32 the rate is 0, so that the fit leaves what it began with.
+        _, first = fit(folder, options.layer, epochs=1, rate=1e-300, out="first")
         ours_s, ours = fit(
             folder, options.layer, epochs=options.epochs, rate=options.rate, out="ours"
         )

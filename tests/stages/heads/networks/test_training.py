@@ -90,7 +90,7 @@ def test_a_state_of_another_network_is_not_taken(caplog: pytest.LogCaptureFixtur
 
 
 def test_a_rate_that_makes_no_sense_is_named() -> None:
-    with pytest.raises(InputError, match="cnn diverged with learning_rate=1e.30: give"):
+    with pytest.raises(InputError, match=r"cnn diverged with learning_rate=1e.30: give"):
         fit(learning_rate="1e30", optimizer="sgd")
 
 
