@@ -41,6 +41,8 @@ _KINDS: Mapping[Any, Any] = {
     parse_names: list[str],
     parse_views: list[str] | str,
 }
+# Settings of heads whose value is a list itself.
+_LISTS = ("hidden", "filters")
 
 
 class _Section(BaseModel):
@@ -120,11 +122,21 @@ class PredictSection(_Section):
 
 
 class HeadSection(BaseModel):
-    """A head; a setting with a list of values stands for one head each."""
+    """A head; a setting with a list of values stands for one head each.
+
+    `layers` are those that it is tried on, by default all that the sweep goes over.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str
+    layers: list[str] | str | None = Field(default=None, min_length=1)
+
+    def list_layers(self) -> list[str]:
+        """Return its own layers; none for all."""
+        if isinstance(self.layers, str):
+            return list(parse_names(self.layers))
+        return self.layers or []
 
     def expand(self) -> Iterator[dict[str, object]]:
         """Yield the settings of each head that the section stands for.
@@ -140,9 +152,9 @@ class HeadSection(BaseModel):
     def _values(self, name: str, value: object) -> list[object]:
         if not isinstance(value, list):
             return [value]
-        if not value and name != "hidden":
+        if not value and name not in _LISTS:
             raise PipelineError(f"{name}: [] stands for no head at all; give it a value or drop it")
-        if name == "hidden" and not any(isinstance(part, list) for part in value):
+        if name in _LISTS and not any(isinstance(part, list) for part in value):
             return [value]
         return value
 

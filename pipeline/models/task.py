@@ -100,8 +100,10 @@ class TaskOptions:
         )
 
 
-def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> Candidate:
-    """Parse a head's settings.
+def make_candidate(
+    kind: str, settings: Mapping[str, object], *, task: str, layers: Sequence[str] = ()
+) -> Candidate:
+    """Parse a head's settings, for all layers or for some.
 
     Raises
     ------
@@ -109,7 +111,7 @@ def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> C
         The head, a setting or a value does not exist, or the head cannot do the task.
     """
     check_task(kind, task)
-    return Candidate(kind=kind, settings=parse_settings(kind, settings))
+    return Candidate(kind=kind, settings=parse_settings(kind, settings), layers=tuple(layers))
 
 
 def choose_folds(options: TaskOptions, files: FeatureFiles) -> TaskOptions:

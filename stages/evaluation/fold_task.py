@@ -26,10 +26,22 @@ Fit = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A head that may be fitted: its kind in `HEADS` and its parsed settings."""
+    """A head that may be fitted.
+
+    Attributes
+    ----------
+    kind : str
+        In `stages.heads.HEADS`.
+    settings : dataclass
+        Parsed.
+    layers : tuple of str
+        Of those that a sweep goes over, the ones that it is tried on; none says all that it can
+        be fitted on.
+    """
 
     kind: str
     settings: Any
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ from permafrost.stages.heads.networks.mlp import fit_mlp, load_mlp
 from permafrost.stages.heads.networks.network import MlpSettings
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
-from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.matrix import Matrix, RowOrigin, Rows
 from permafrost.stages.matrices.reduction import Store, scale_rows
 
 
@@ -62,6 +62,8 @@ class HeadKind:
         Whether `fit_estimator` can fit it, on rows that others share.
     is_network : bool
         Whether it may be a backbone itself: a Keras network whose layers people want.
+    needs_map : bool
+        Whether it is fitted on rows with height and width alone.
     needs_backbone : bool
         Whether it is made of what lies above the layer, and so depends on that too.
     fit_bytes : int
@@ -83,12 +85,19 @@ class HeadKind:
     load: Callable[..., Head]
     is_estimator: bool = True
     is_network: bool = False
+    needs_map: bool = False
     needs_backbone: bool = False
     fit_bytes: int = 0
     keeps_rows: bool = False
     numerics: int = 1
     packages: tuple[str, ...] = ("scikit-learn", "scipy")
     retired: Mapping[str, str] = field(default_factory=dict)
+
+    def can_take(self, origin: RowOrigin) -> bool:
+        """Tell whether it can be fitted on rows of a kind, as far as that can be told before."""
+        if self.needs_backbone and origin.above is None:
+            return False
+        return not self.needs_map or len(origin.shape) == len(("height", "width", "channels"))
 
 
 _TRAINED_BY = ("keras", "scikit-learn", "tensorflow")
@@ -141,6 +150,7 @@ HEADS: dict[str, HeadKind] = {
         load=load_network,
         is_estimator=False,
         is_network=True,
+        needs_map=True,
         packages=_TRAINED_BY,
     ),
     "finetune": HeadKind(
