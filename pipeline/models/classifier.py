@@ -29,6 +29,7 @@ from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.backbones.preprocessing import parse_views
 from permafrost.stages.datasets.groups import GROUP_COLUMN
 from permafrost.stages.datasets.table import COLUMN_NAMES
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR, order_classes
@@ -70,12 +71,25 @@ class Classifier:
         The column with the truth that it was fitted on.
     order : tuple of str
         In which its classes are told; none where that is the head's own.
+    views : tuple of str
+        Those of each image that it was fitted on, if several; its parts are of the first.
     """
 
     head: Head
     parts: tuple[ClassifierPart, ...]
     target: str
     order: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+
+    def look_at(self, views: Sequence[str]) -> Classifier:
+        """Return the same for features of other views."""
+        parts = (
+            dataclasses.replace(
+                part, features=dataclasses.replace(part.features, view=parse_views(views))
+            )
+            for part in self.parts
+        )
+        return dataclasses.replace(self, parts=tuple(parts))
 
 
 def save_classifier(folder: Path, head: Head, record: Mapping[str, Any]) -> None:
@@ -120,7 +134,8 @@ def make_classifier(head: Head, record: Mapping[str, Any]) -> Classifier:
     if not parts:
         raise ValueError("it names no features")
     target, order = str(record["target"]), tuple(map(str, record.get("classes", ())))
-    return Classifier(head=head, parts=parts, target=target, order=order)
+    views = tuple(map(str, record.get("views", ())))
+    return Classifier(head=head, parts=parts, target=target, order=order, views=views)
 
 
 def _read_part(part: Mapping[str, Any]) -> ClassifierPart:

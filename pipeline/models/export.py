@@ -30,6 +30,7 @@ from permafrost.stages.export.classifier import (
     save_classifier,
 )
 from permafrost.stages.heads import Head
+from permafrost.warn import warn_once
 
 
 def export(model: Path, out: Path) -> dict[str, object]:
@@ -60,6 +61,11 @@ def export(model: Path, out: Path) -> dict[str, object]:
     head = classifier.head
     order = order_classes(head.classes.tolist(), classifier.order)
     classes = head.classes[order].tolist()
+    if classifier.views:
+        warn_once(
+            f"{str(model)!r} was fitted on the views {','.join(classifier.views)} of each image;"
+            f" the exported model looks at {classifier.views[0]} alone"
+        )
     network = build_classifier(parts, head, order=order)
     make_folder(out.absolute().parent)
     with published(out) as temporary:

@@ -45,6 +45,7 @@ from permafrost.pipeline.models.task import (
     digest_rows,
     make_candidate,
 )
+from permafrost.pipeline.models.views import list_views
 from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
@@ -53,7 +54,6 @@ from permafrost.stages.evaluation.crossfit import Trial
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.metrics import PRIMARY
 from permafrost.stages.heads import HEADS, Head, fit_head
-from permafrost.stages.heads.head import predict_rows
 
 _log = logging.getLogger(__name__)
 
@@ -105,7 +105,8 @@ class FitResult:
             )
         if len(lines) == 1:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
-        lines.append(f"  {found['n_train']} training rows, {found['seconds']:.1f} s")
+        views = f" in {len(found['views'])} views" if "views" in found else ""
+        lines.append(f"  {found['n_train']} training rows{views}, {found['seconds']:.1f} s")
         return "\n".join(lines)
 
 
@@ -139,9 +140,9 @@ def fit(options: FitOptions) -> FitResult:
             candidate.kind,
             candidate.settings,
             bench.matrix,
-            bench.labelled.targets,
-            train=bench.labelled.train,
-            groups=files.groups,
+            bench.targets,
+            train=bench.stack(bench.labelled.train),
+            groups=bench.groups,
             seed=bench.seed,
             memory_bytes=bench.memory_bytes,
             store=bench.store,
@@ -157,6 +158,7 @@ def fit(options: FitOptions) -> FitResult:
             "seed": options.data.seed,
             "settings": dataclasses.asdict(candidate.settings),
             "classes": head.classes.tolist(),
+            **_tell_views(bench.views, average_views=bench.averages),
         }
         _order_classes(metrics, options.data.classes or ())
         # Two fits at once into one folder would leave the head of one with the record of another.
@@ -171,6 +173,11 @@ def fit(options: FitOptions) -> FitResult:
             save_classifier(options.out, head, record)
         forget_checkpoints(options.out)
     return FitResult(metrics=metrics, out=options.out)
+
+
+def _tell_views(views: Sequence[str], **others: object) -> dict[str, object]:
+    """Return what is kept of views, where there are several."""
+    return {"views": list(views), **others} if len(views) > 1 else {}
 
 
 def _order_classes(metrics: dict[str, Any], order: Sequence[str]) -> None:
@@ -243,6 +250,8 @@ def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[Store
         files=files,
         matrix=files.open_matrix(layers),
         labelled=read_labels(files, task=options.task, column=options.target),
+        views=list_views(layers, averages=options.average_views),
+        averages=options.average_views,
         seed=options.seed,
         memory_bytes=options.memory_bytes,
         store=None if folder is None else Artefacts(folder),
@@ -254,6 +263,7 @@ def _build_record(
 ) -> dict[str, Any]:
     """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
     return ({"classes": list(options.data.classes)} if options.data.classes else {}) | {
+        **_tell_views(list_views(layers)),
         "task": options.data.task,
         "target": options.data.target,
         "layer": "+".join(dict.fromkeys(str(layer.spec) for layer in layers)),
@@ -279,16 +289,17 @@ def _list_scalings(
     options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
 ) -> list[Scaling]:
     labelled = read_labels(files, task=options.task, column=options.target)
-    n_features = files.open_matrix(layers).shape[1]
+    n_features, n_views = files.open_matrix(layers).shape[1], len(list_views(layers))
     kept = Scaling(
-        n_rows=len(labelled.train),
+        n_rows=len(labelled.train) * n_views,
         n_features=n_features,
         is_kept=True,
         memory_bytes=options.memory_bytes,
     )
     if options.cv is None:
         return [kept]
-    return [kept, dataclasses.replace(kept, n_rows=len(labelled.folds), is_kept=False)]
+    n_rows = len(labelled.folds) * n_views
+    return [kept, dataclasses.replace(kept, n_rows=n_rows, is_kept=False)]
 
 
 def _measure(
@@ -320,7 +331,7 @@ def _measure(
 
 def _join_unlabelled(measured: Unseen, bench: Bench, head: Head) -> Unseen:
     rows = bench.labelled.unlabelled
-    said = predict_rows(head, bench.matrix, rows)
+    said = bench.predict(head, rows)
     outputs = np.zeros((len(rows), measured.outputs.shape[1]))
     # A class that only val rows have is in the folds, but not in the head.
     known = np.searchsorted(measured.classes, head.classes) if len(head.classes) else [0]

@@ -16,8 +16,9 @@ import numpy as np
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.layers import SEEN_AS, LayerSpec
 from permafrost.stages.backbones.pooling import REDUCTIONS
+from permafrost.stages.backbones.preprocessing import VIEWS
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
     LayersAbove,
@@ -45,6 +46,8 @@ class StoredLayer:
         Of an extraction that gives what was asked for.
     is_derived : bool
         Whether the pooling is still to be done.
+    views : tuple of str
+        Those of the images that the file has this layer of, its own first.
     """
 
     file: int
@@ -52,6 +55,15 @@ class StoredLayer:
     spec: LayerSpec
     recipe: Recipe
     is_derived: bool
+    views: tuple[str, ...]
+
+    def look_at(self, number: int) -> StoredLayer:
+        """Return the same of another view, by its place in `views`."""
+        if number == 0:
+            return self
+        view = self.views[number]
+        name, recipe = f"{self.name}{SEEN_AS}{view}", {**self.recipe, "view": view}
+        return dataclasses.replace(self, name=name, recipe=recipe)
 
     def pool_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a row, from that of a stored one."""
@@ -142,19 +154,33 @@ class LayerMatrix:
 
 def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | None:
     """Find a layer in a file as it is, or the full map that it can be derived from."""
-    if str(spec) in file.layers:
+    layers = list_layers(file)
+    if str(spec) in layers:
         name, is_derived = str(spec), False
     else:
         sources = [LayerSpec(spec.layer), LayerSpec(spec.layer, "flatten")]
         usable = [str(one) for one in sources[: 2 if spec.pooling == "none" else 1]]
-        held = [name for name in usable if name in file.layers]
+        held = [name for name in usable if name in layers]
         if not held:
             return None
         name, is_derived = held[0], spec.pooling in REDUCTIONS
     recipe = {**file.recipe(name), "pooling": spec.pooling}
-    layer = StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
+    others = [view for view in VIEWS if f"{name}{SEEN_AS}{view}" in file.layers]
+    layer = StoredLayer(
+        file=number,
+        name=name,
+        spec=spec,
+        recipe=recipe,
+        is_derived=is_derived,
+        views=(str(recipe.get("view", VIEWS[0])), *others),
+    )
     layer.pool_shape(file.shape(name))  # refuses what has no height and width
     return layer
+
+
+def list_layers(file: Features) -> list[str]:
+    """Return the layer specs of a file, each once, whatever the number of views."""
+    return [name for name in file.layers if SEEN_AS not in name]
 
 
 def list_own_names(file: Path, term: str) -> list[str]:

@@ -21,8 +21,10 @@ from permafrost.pipeline.models.layer_matrix import (
     LayerMatrix,
     StoredLayer,
     find_layer,
+    list_layers,
     list_own_names,
 )
+from permafrost.pipeline.models.views import list_views
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
@@ -33,7 +35,7 @@ from permafrost.stages.datasets.targets import (
     find_classes,
     parse_targets,
 )
-from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows
+from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows, StackedMatrix
 from permafrost.warn import warn_once
 
 JOINED_BY = "+"
@@ -139,7 +141,7 @@ class FeatureFiles:
     @cached_property
     def layers(self) -> list[str]:
         """The layer specs of all files, sorted."""
-        return sorted({layer for file in self._files for layer in file.layers})
+        return sorted({layer for file in self._files for layer in list_layers(file)})
 
     def column(self, name: str) -> list[str]:
         """Return a column of the dataset's table; a warning says where the files disagree."""
@@ -202,7 +204,14 @@ class FeatureFiles:
         return len(self._files[first.file].shape(first.name)) > 1
 
     def open_matrix(self, layers: Sequence[StoredLayer]) -> Matrix:
-        """Return the layers side by side, a row an image."""
+        """Return the layers side by side, a row an image; of several views, one below the other."""
+        views = [
+            self._join([layer.look_at(number) for layer in layers])
+            for number in range(len(list_views(layers)))
+        ]
+        return views[0] if len(views) == 1 else StackedMatrix(views)
+
+    def _join(self, layers: Sequence[StoredLayer]) -> Matrix:
         parts = [
             LayerMatrix(
                 features=self._files[one.file],
@@ -223,10 +232,14 @@ class FeatureFiles:
         return None
 
     def read_origin(self, layer: StoredLayer) -> dict[str, Any]:
-        """Return how the layer was asked for, as `FeatureOptions.from_json` reads it."""
+        """Return how the layer was asked for, as `FeatureOptions.from_json` reads it.
+
+        Of several views, only its own.
+        """
         file = self._files[layer.file]
+        own = {"view": layer.views[0]} if len(layer.views) > 1 else {}
         try:
-            return {**json.loads(file.origin), "layers": [str(layer.spec)]}
+            return {**json.loads(file.origin), "layers": [str(layer.spec)], **own}
         except (ValueError, TypeError) as error:
             raise PipelineError(
                 f"{str(file.path)!r} does not say how its features were made; extract again"

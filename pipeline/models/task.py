@@ -54,6 +54,8 @@ class TaskOptions:
         Column of which rows with one value are in one fold; ``group`` if there is one.
     classes : tuple of str, optional
         Only the rows of these classes, which are written in this order.
+    average_views : bool
+        Whether what is said of an image is the mean over its views, and not of the first alone.
     seed : int
     memory_bytes : int
         Budget for features in memory.
@@ -66,6 +68,11 @@ class TaskOptions:
     group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
     classes: tuple[str, ...] | None = declare(
         None, type=parse_names, metavar="A,B", help="only the rows of these classes"
+    )
+    average_views: bool = declare(
+        default=False,
+        action="store_true",
+        help="measure the mean of what is said of an image's views, not of the first alone",
     )
     seed: int = declare(0, type=read_whole, metavar="N", help="of folds, held-out rows and weights")
     memory_bytes: int = declare(
@@ -170,6 +177,7 @@ def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
         metrics.NUMERICS,
         # Only then: one more fact in every digest would have all fits done again.
         *([options.classes] if options.classes else ()),
+        *(["average views"] if options.average_views else ()),
     ]
     return _digest(facts)
 
@@ -230,7 +238,9 @@ def digest_fit(
     StageError
         The head is made of what lies above, and that cannot be had any more.
     """
-    features = [[canonical_json(layer.recipe), layer.is_derived] for layer in layers]
+    features = [
+        [canonical_json(layer.recipe), layer.is_derived, *layer.views[1:]] for layer in layers
+    ]
     settings = dataclasses.asdict(candidate.settings)
     kind = candidate.kind
     ways = [one.decide(kind) for one in scalings]

@@ -17,6 +17,7 @@ from permafrost.pipeline.models.task import (
     digest_rows,
     make_candidate,
 )
+from permafrost.pipeline.models.views import list_views
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import POOLINGS
 from permafrost.stages.errors import UnknownNameError
@@ -184,7 +185,7 @@ def list_configurations(
     candidates : sequence of Candidate
     data : TaskOptions
     n_rows : int
-        Those that are in folds.
+        Images that are in folds.
     """
     rows_key = digest_rows(data, files)
     texts = [_describe_settings(one, candidates) for one in candidates]
@@ -194,7 +195,7 @@ def list_configurations(
         stored = files.find_layers(layer)
         matrix = files.open_matrix(stored)
         scaling = Scaling(
-            n_rows=n_rows,
+            n_rows=n_rows * len(list_views(stored, averages=data.average_views)),
             n_features=matrix.shape[1],
             is_kept=False,
             memory_bytes=data.memory_bytes,

@@ -162,7 +162,7 @@ def _fit_missing(
                 n_jobs=min(options.jobs, len(fits)),
                 workers=workers,
             )
-            resamples = Resamples(trial.folds, files.groups[trial.rows], seed=data.seed)
+            resamples = Resamples(trial.folds, trial.groups[trial.rows], seed=data.seed)
             with closing(_run(fits, trial, resamples, out=options.out)) as found:
                 for record, configuration in found:
                     journal.add(record)
@@ -214,7 +214,7 @@ def _measure(key: str, found: FoldOutputs, trial: Trial, resamples: Resamples) -
         fold=found.fold,
         scores=scores,
         evidence=evidence,
-        n_train=len(train),
+        n_train=len(train) // trial.n_views,
         n_test=0 if found.error else len(test),
         seconds=round(found.seconds, 4),
         epochs=found.epochs,

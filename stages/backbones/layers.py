@@ -16,6 +16,8 @@ from permafrost.stages.errors import InputError, UnknownNameError
 
 # What every backbone has besides its own layers: the decoded and resized image, as uint8.
 PIXELS = "pixels"
+# Between a layer spec and a view; no layer of a network has it in its name.
+SEEN_AS = "@"
 # As in ``first:8``, the last of the first layers of a network, as Keras counts them.
 FIRST = "first"
 _SHAPE_RANK_WITH_SPACE = 2
@@ -23,14 +25,24 @@ _SHAPE_RANK_WITH_SPACE = 2
 
 @dataclass(frozen=True, slots=True, order=True)
 class LayerSpec:
-    """A layer and its pooling: ``block5_pool:avg``; pooling ``"none"`` is left out in text."""
+    """A layer and its pooling: ``block5_pool:avg``; pooling ``"none"`` is left out in text.
+
+    `view` is said of all views of the images but the first: ``block5_pool:avg@hflip``.
+    """
 
     layer: str
     pooling: str = "none"
+    view: str = ""
 
     def __str__(self) -> str:
         """Write it as a user would."""
-        return self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+        text = self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+        return f"{text}{SEEN_AS}{self.view}" if self.view else text
+
+    @property
+    def without_view(self) -> LayerSpec:
+        """The same of the first view."""
+        return LayerSpec(self.layer, self.pooling)
 
     @property
     def n_first(self) -> int | None:
@@ -67,7 +79,13 @@ class LayerSpec:
 
 def parse_layer_spec(text: str) -> LayerSpec:
     """Read ``block5_pool`` or ``block5_pool:avg``."""
-    layer, _, pooling = text.strip().partition(":")
+    bare, names_view, _ = text.strip().partition(SEEN_AS)
+    if names_view:
+        raise InputError(
+            f"{text!r} is one view of {bare!r}; write {bare!r}: heads learn from all views, which"
+            " extract --view names"
+        )
+    layer, _, pooling = bare.partition(":")
     if not layer:
         raise InputError(f"empty layer name in {text!r}")
     counted = re.fullmatch(rf"{FIRST}:([1-9]\d{{0,4}})(?::(\w+))?", text.strip())

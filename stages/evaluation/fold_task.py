@@ -16,7 +16,7 @@ from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.heads import HEADS, Checkpoint, Epoch, FitRows, fit_estimator
-from permafrost.stages.heads.head import predict_rows
+from permafrost.stages.heads.head import average_views, predict_rows
 from permafrost.stages.matrices.matrix import Matrix
 from permafrost.stages.matrices.reduction import scale_rows
 
@@ -93,6 +93,8 @@ class FoldTask:
         By number. Estimators with the same setting ``scale``, or one head of another kind.
     memory_bytes : int
         For all of the task.
+    n_averaged : int
+        Over so many views predictions are averaged: the fold's test rows come view by view.
     checkpoint : Checkpoint, optional
         Of the one head of another kind.
     """
@@ -106,6 +108,7 @@ class FoldTask:
     candidates: Mapping[int, Candidate]
     seed: int
     memory_bytes: int
+    n_averaged: int = 1
     checkpoint: Checkpoint | None = None
 
 
@@ -159,7 +162,7 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
     return FoldOutputs(
         candidate=number,
         fold=task.number,
-        outputs=answer.outputs,
+        outputs=average_views(answer.outputs, task.n_averaged),
         classes=answer.classes,
         seconds=time.monotonic() - started_s,
         epochs=answer.epochs,
