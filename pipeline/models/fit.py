@@ -29,7 +29,7 @@ from permafrost.pipeline.models.measure import (
     warn_of_new_classes,
     warn_of_parted_groups,
 )
-from permafrost.pipeline.models.rows import FeatureFiles, read_labels
+from permafrost.pipeline.models.rows import JOINED_BY, FeatureFiles, read_labels
 from permafrost.pipeline.models.task import (
     Scaling,
     TaskOptions,
@@ -47,6 +47,9 @@ from permafrost.stages.heads import Head, fit_head
 from permafrost.stages.heads.head import predict_rows
 
 _log = logging.getLogger(__name__)
+
+# More layers than this are counted.
+_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ class FitResult:
         """Return the figures as a person wants them."""
         found = self.metrics
         name = PRIMARY[found["task"]]
-        lines = [f"{found['head']} on {found['layer']} → {self.out}"]
+        lines = [f"{found['head']} on {_shorten(found['layer'])} → {self.out}"]
         if found.get(name) is not None:
             others = f", log loss {found['log_loss']:.4f}" if "log_loss" in found else ""
             lines.append(f"  test: {describe_score(name, found)}{others}, {found['n_test']} rows")
@@ -98,6 +101,12 @@ class FitResult:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
         lines.append(f"  {found['n_train']} training rows, {found['seconds']:.1f} s")
         return "\n".join(lines)
+
+
+def _shorten(layers: str) -> str:
+    """Name the first of many layers, and how many there are."""
+    names = layers.split(JOINED_BY)
+    return layers if len(names) <= _SHOWN else f"{names[0]} and {len(names) - 1} other layers"
 
 
 def fit(options: FitOptions) -> FitResult:
@@ -213,14 +222,15 @@ def find_fit(options: FitOptions) -> FitResult | None:
 
 def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]) -> Bench:
     """Put together what heads are fitted on and measured with."""
-    folder = files.artefact_folder(layers)
+    stores = [Artefacts(files.artefact_folder(layer)) for layer in layers]
     return Bench(
         files=files,
-        matrix=files.open_matrix(layers),
+        matrix=files.open_matrix(layers, stores=stores),
         labelled=read_labels(files, task=options.task, column=options.target),
         seed=options.seed,
         memory_bytes=options.memory_bytes,
-        store=None if folder is None else Artefacts(folder),
+        # What is made of all of them lies with the first.
+        store=stores[0],
     )
 
 
@@ -231,7 +241,7 @@ def _build_record(
     return ({"classes": list(options.data.classes)} if options.data.classes else {}) | {
         "task": options.data.task,
         "target": options.data.target,
-        "layer": "+".join(dict.fromkeys(str(layer.spec) for layer in layers)),
+        "layer": JOINED_BY.join(dict.fromkeys(str(layer.spec) for layer in layers)),
         "parts": [
             {
                 "layer": str(layer.spec),

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.cache.errors import NotAViewError
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import REDUCTIONS
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
@@ -25,6 +26,9 @@ from permafrost.stages.matrices.matrix import (
     iterate_rows,
     read_stored,
 )
+
+# Stands for every layer of a file.
+ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +93,11 @@ class LayerMatrix:
         return len(self.rows), math.prod(self.layer.pool_shape(stored))
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features the layer has."""
+        return self.shape[1:]
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """What a row is read as."""
         stored = self.features.dtype(self.layer.name)
@@ -127,6 +136,34 @@ class LayerMatrix:
             n_stored = n_bytes * self.features.dtype(name).itemsize // self.dtype.itemsize
             blocks = self.features.iterate_columns(name, self.rows[rows], n_bytes=n_stored)
             yield from map(read_stored, blocks)
+
+
+def expand_layer(file: Features, spec: LayerSpec) -> list[LayerSpec]:
+    """Return what ``all`` or ``all:avg`` stands for in a file; any other spec is itself.
+
+    That is every layer but the images themselves; with a pooling, each once, and as it is where it
+    has no height and width.
+
+    Raises
+    ------
+    NotAViewError
+        One of them was extracted with another pooling alone.
+    """
+    held = [parse_layer_spec(name) for name in file.layers]
+    if spec.layer != ALL or any(one.layer == ALL for one in held):
+        return [spec]
+    held = [one for one in held if not one.is_pixels]
+    if spec.pooling == "none":
+        return held
+    flat = {one.layer for one in held if one.pooling == "none" and len(file.shape(str(one))) == 1}
+    pooled = [LayerSpec(one.layer, "none" if one.layer in flat else spec.pooling) for one in held]
+    for one in pooled:
+        if find_layer(0, file, one) is None:
+            raise NotAViewError(
+                f"{str(file.path)!r} has no layer {str(one)!r} for"
+                f" {str(spec)!r}, nor its full map; extract it, or name the layers"
+            )
+    return list(dict.fromkeys(pooled))
 
 
 def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | None:

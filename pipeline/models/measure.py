@@ -28,8 +28,7 @@ from permafrost.stages.evaluation.near_duplicates import (
 )
 from permafrost.stages.heads import Head
 from permafrost.stages.heads.head import predict_rows
-from permafrost.stages.matrices.matrix import Matrix, Rows
-from permafrost.stages.matrices.reduction import Store
+from permafrost.stages.matrices.matrix import Matrix, Rows, Store
 from permafrost.warn import warn_once
 
 Scores = dict[str, float | None]

@@ -19,6 +19,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import (
     LayerMatrix,
     StoredLayer,
+    expand_layer,
     find_layer,
     list_own_names,
 )
@@ -31,7 +32,7 @@ from permafrost.stages.datasets.targets import (
     find_classes,
     parse_targets,
 )
-from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows
+from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows, Store
 from permafrost.warn import warn_once
 
 JOINED_BY = "+"
@@ -162,7 +163,8 @@ class FeatureFiles:
         """Find what ``A+B`` stands for: each layer in every file that has it, side by side.
 
         ``vgg16/A`` is that of ``vgg16.h5`` or ``vgg16/features.h5`` alone. A pooling that was not
-        extracted is derived from the layer's full map.
+        extracted is derived from the layer's full map. ``all`` is every layer but the images
+        themselves, ``all:avg`` every layer so pooled.
 
         Raises
         ------
@@ -175,9 +177,10 @@ class FeatureFiles:
 
     def _find_term(self, term: str) -> list[StoredLayer]:
         specs = [
-            (number, file, parse_layer_spec(text))
+            (number, file, spec)
             for number, file in enumerate(self._files)
             for text in (term, *list_own_names(file.path, term))
+            for spec in expand_layer(file, parse_layer_spec(text))
         ]
         found = [layer for one in specs if (layer := find_layer(*one)) is not None]
         if not found:
@@ -196,16 +199,23 @@ class FeatureFiles:
 
     def has_space(self, layer: str) -> bool:
         """Tell whether a stored layer has height and width, and so can be pooled."""
-        first = self.find_layers(layer)[0]
-        return len(self._files[first.file].shape(first.name)) > 1
+        found = self.find_layers(layer)
+        return any(len(self._files[one.file].shape(one.name)) > 1 for one in found)
 
-    def open_matrix(self, layers: Sequence[StoredLayer]) -> Matrix:
-        """Return the layers side by side, a row an image."""
+    def open_matrix(self, layers: Sequence[StoredLayer], *, stores: Sequence[Store] = ()) -> Matrix:
+        """Return the layers side by side, a row an image.
+
+        Parameters
+        ----------
+        layers : sequence of StoredLayer
+        stores : sequence of Store, optional
+            Where what is made of each layer alone is kept.
+        """
         parts = [
             LayerMatrix(features=self._files[one.file], layer=one, rows=self._rows[one.file])
             for one in layers
         ]
-        return parts[0] if len(parts) == 1 else JoinedMatrix(parts)
+        return parts[0] if len(parts) == 1 else JoinedMatrix(parts, stores)
 
     def read_origin(self, layer: StoredLayer) -> dict[str, Any]:
         """Return how the layer was asked for, as `FeatureOptions.from_json` reads it."""
@@ -217,9 +227,9 @@ class FeatureFiles:
                 f"{str(file.path)!r} does not say how its features were made; extract again"
             ) from error
 
-    def artefact_folder(self, layers: Sequence[StoredLayer]) -> Path | None:
-        """Return where things derived from these layers are kept, if there is such a place."""
-        return self._files[layers[0].file].folder(layers[0].name)
+    def artefact_folder(self, layer: StoredLayer) -> Path | None:
+        """Return where things derived from a layer are kept, if there is such a place."""
+        return self._files[layer.file].folder(layer.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

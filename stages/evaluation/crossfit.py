@@ -24,8 +24,8 @@ from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.evaluation.processes import Workers, run_tasks
 from permafrost.stages.heads import HEADS, is_reduced
 from permafrost.stages.matrices.budget import Budget
-from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows
-from permafrost.stages.matrices.reduction import Store, scale_rows
+from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows, Store
+from permafrost.stages.matrices.reduction import scale_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +131,7 @@ def _fit_held(
         return
     held = dataclasses.replace(
         trial,
-        matrix=ArrayMatrix(trial.matrix.read(trial.rows)),
+        matrix=ArrayMatrix(trial.matrix.read(trial.rows), trial.matrix.widths),
         targets=trial.targets.select(trial.rows),
         groups=trial.groups[trial.rows],
         rows=np.arange(len(trial.rows)),

@@ -15,12 +15,38 @@ from permafrost.stages.heads import HEADS, LinearForm
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
 
 
-def join_features(parts: Sequence[ExportPart], activations: Sequence[Any]) -> Any:
-    """Pool each part's activation, and join them side by side."""
+def join_features(
+    parts: Sequence[ExportPart], activations: Sequence[Any], *, widths: Sequence[int] = ()
+) -> Any:
+    """Pool each part's activation, and join them side by side.
+
+    Parameters
+    ----------
+    parts : sequence of ExportPart
+    activations : sequence of tensor
+    widths : sequence of int
+        Of the parts, where a head of ``scale=layer`` gives each the length 1.
+
+    Raises
+    ------
+    InputError
+        The parts have other widths.
+    """
     from keras import layers
 
     numbered = enumerate(zip(activations, parts, strict=True), start=1)
     features = [_pool(activation, part, number=n) for n, (activation, part) in numbered]
+    if widths:
+        found = [one.shape[1] for one in features]
+        if found != list(widths):
+            raise InputError(
+                f"the head was fitted on layers of {', '.join(map(str, widths))} features, and"
+                f" these have {', '.join(map(str, found))}; name the layers that it was fitted on"
+            )
+        features = [
+            layers.UnitNormalization(dtype="float32", name=f"l2_{number}")(one)
+            for number, one in enumerate(features, start=1)
+        ]
     if len(features) == 1:
         return features[0]
     return layers.Concatenate(dtype="float32", name="features")(features)

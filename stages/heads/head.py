@@ -132,13 +132,14 @@ def predict_by_batch(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRecord:
-    """What ``head.json`` says."""
+    """What ``head.json`` says; `widths` are those of `EstimatorHead`."""
 
     kind: str
     settings: dict[str, object]
     task: str
     classes: NDArray[np.str_]
     n_features: int
+    widths: tuple[int, ...] = ()
 
 
 def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None:
@@ -149,6 +150,7 @@ def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None
         "task": head.task,
         "classes": head.classes.tolist(),
         "n_features": head.n_features,
+        **({"widths": widths} if (widths := getattr(head, "widths", ())) else {}),
         "versions": {package: version(package) for package in ("numpy", *packages)},
     }
     text = json.dumps(record, indent=2) + "\n"
@@ -176,6 +178,7 @@ def read_record(folder: Path) -> HeadRecord:
             task=task,
             classes=classes,
             n_features=int(record["n_features"]),
+            widths=tuple(map(int, record.get("widths", ()))),
         )
 
 

@@ -34,8 +34,8 @@ from permafrost.stages.heads.mlp.network import MlpSettings
 from permafrost.stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
-from permafrost.stages.matrices.matrix import Matrix, Rows
-from permafrost.stages.matrices.reduction import Store, scale_rows
+from permafrost.stages.matrices.matrix import Matrix, Rows, Store
+from permafrost.stages.matrices.reduction import scale_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,15 @@ from numpy.typing import NDArray
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from permafrost.stages.heads.estimators import EstimatorHead, apply_link
 from permafrost.stages.heads.linear import join_taggers, parse_positive
-from permafrost.stages.heads.settings import class_weight_setting, scale_setting, setting, whole
+from permafrost.stages.heads.settings import (
+    class_weight_setting,
+    layer_scale_setting,
+    setting,
+    whole,
+)
 from permafrost.stages.heads.truth import Truth, encode_targets, standardise
 from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.scaling import scale_layers
 from permafrost.stages.matrices.stream import (
     Features,
     RowStream,
@@ -56,7 +63,7 @@ class SgdSettings:
     C: float = setting(1.0, parse_positive, "a number above 0")
     epochs: int = setting(200, whole(1), "a whole number from 1 on")
     tol: float = setting(1e-4, parse_positive, "a number above 0")
-    scale: str = scale_setting()
+    scale: str = layer_scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
@@ -68,6 +75,8 @@ class _Problem:
 
     Attributes
     ----------
+    normalised : tuple of int
+        Widths of the layers whose part of each row gets the length 1; all in one for ``l2``.
     shares : ndarray of float64, shape (n_rows, 1) or (n_rows, n_outputs)
         What part of an output's loss each row is.
     penalties : ndarray of float64, shape (1,) or (n_outputs,)
@@ -76,7 +85,7 @@ class _Problem:
 
     stream: RowStream
     truth: Truth
-    normalises: bool
+    normalised: tuple[int, ...]
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
     link: str
@@ -102,7 +111,7 @@ class _Problem:
         loss, gradient = 0.0, np.zeros(self.shape)
         blocks = self.stream.batches(np.arange(len(self.stream)), self.stream.block_rows)
         for positions, features in blocks:
-            centred = (_normalise(features) if self.normalises else features) - self.mean
+            centred = _normalise(features, self.normalised) - self.mean
             scores, expected = centred @ slopes + bias, self._expect(positions)
             shares = self.shares[positions]
             loss += float((shares * _measure_losses(scores, expected, self.link)).sum())
@@ -176,16 +185,20 @@ def fit_sgd(  # noqa: PLR0913
         remedy="pool the layer",
     )
     stream = open_stream(matrix, rows, n_bytes=n_bytes)
-    columns = learn_columns(
-        stream,
-        np.arange(len(stream)),
-        prepare=_normalise if settings.scale == "l2" else None,
-    )
-    problem = _pose(settings, stream, truth, columns)
+    normalised = {"l2": (n_features,), "layer": matrix.widths}.get(settings.scale, ())
+    prepare = partial(_normalise, widths=normalised)
+    columns = learn_columns(stream, np.arange(len(stream)), prepare=prepare)
+    problem = _pose(settings, stream, truth, columns, normalised)
     return _make_head(settings, problem, columns, weights=_minimise(problem, settings))
 
 
-def _pose(settings: SgdSettings, stream: RowStream, truth: Truth, columns: Any) -> _Problem:
+def _pose(
+    settings: SgdSettings,
+    stream: RowStream,
+    truth: Truth,
+    columns: Any,
+    normalised: tuple[int, ...],
+) -> _Problem:
     links = {
         CLASSIFICATION: "softmax" if len(truth.classes) > 2 else "sigmoid",
         MULTILABEL: "sigmoid",
@@ -196,7 +209,7 @@ def _pose(settings: SgdSettings, stream: RowStream, truth: Truth, columns: Any) 
     return _Problem(
         stream=stream,
         truth=truth,
-        normalises=settings.scale == "l2",
+        normalised=normalised,
         mean=columns.mean_,
         deviation=columns.scale_ if is_standard else np.ones_like(columns.mean_),
         link=links[truth.task],
@@ -205,11 +218,9 @@ def _pose(settings: SgdSettings, stream: RowStream, truth: Truth, columns: Any) 
     )
 
 
-def _normalise(features: Features) -> Features:
-    """Give rows the length 1, in place; rows of zeros stay."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    features /= np.where(norms == 0, 1, norms)
-    return features
+def _normalise(features: Features, widths: tuple[int, ...]) -> Features:
+    """Give rows the length 1 in each layer, in place; rows of zeros stay."""
+    return scale_layers(features, widths, copy=False) if widths else features
 
 
 def _minimise(problem: _Problem, settings: SgdSettings) -> NDArray[np.float64]:
@@ -256,7 +267,6 @@ def _make_head(
     scalers = {
         "standard": columns,
         "l2": Normalizer().fit(columns.mean_[np.newaxis]),
-        "none": "passthrough",
     }
     estimator = fit[truth.task](settings, truth, coefficients, bias)
     return EstimatorHead(
@@ -264,7 +274,10 @@ def _make_head(
         settings=settings,
         task=truth.task,
         classes=truth.classes,
-        pipeline=Pipeline([("scaler", scalers[settings.scale]), ("estimator", estimator)]),
+        pipeline=Pipeline(
+            [("scaler", scalers.get(settings.scale, "passthrough")), ("estimator", estimator)]
+        ),
+        widths=problem.normalised if settings.scale == "layer" else (),
     )
 
 

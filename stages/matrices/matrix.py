@@ -48,6 +48,11 @@ class Matrix(Protocol):
         """Digest of what determines the values, in hex: equal keys, equal matrices."""
         ...
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each of the layers has that stand side by side."""
+        ...
+
     def read(self, rows: Rows) -> NDArray[Any]:
         """Read rows in the given order.
 
@@ -78,6 +83,18 @@ class Matrix(Protocol):
         ...
 
 
+class Store(Protocol):
+    """Where arrays that were made of a matrix are kept for the next run."""
+
+    def load(self, name: str, /) -> NDArray[Any] | None:
+        """Return what was saved as `name`, a hex digest, to change at will; None if nothing."""
+        ...
+
+    def save(self, name: str, array: NDArray[Any], /) -> None:
+        """Keep `array`."""
+        ...
+
+
 @dataclass(frozen=True)
 class ArrayMatrix:
     """An array in memory or mapped from a file.
@@ -85,9 +102,17 @@ class ArrayMatrix:
     Parameters
     ----------
     values : ndarray of float32 or float16, shape (n_rows, n_features)
+    layers : tuple of int, optional
+        Its `widths`, where it holds several layers.
     """
 
     values: NDArray[Any]
+    layers: tuple[int, ...] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each layer has."""
+        return self.layers or self.shape[1:]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -126,9 +151,17 @@ class JoinedMatrix:
     ----------
     parts : sequence of Matrix
         At least one.
+    stores : sequence of (Store or None), optional
+        Where what is made of each part alone is kept.
     """
 
     parts: Sequence[Matrix]
+    stores: Sequence[Store | None] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each part has."""
+        return tuple(part.shape[1] for part in self.parts)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -159,6 +192,14 @@ class JoinedMatrix:
         """Yield the columns from left to right, some of them at a time, for all of `rows`."""
         for part in self.parts:
             yield from part.iterate_columns(rows, n_bytes=n_bytes)
+
+
+def split_layers(matrix: Matrix, store: Store | None) -> list[tuple[Matrix, Store | None]]:
+    """Return each layer of a matrix, and where what is made of it is kept: `store` by default."""
+    if not isinstance(matrix, JoinedMatrix):
+        return [(matrix, store)]
+    stores = matrix.stores or [store] * len(matrix.parts)
+    return list(zip(matrix.parts, stores, strict=True))
 
 
 def read_rows(
