@@ -11,38 +11,25 @@ from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.heads import HEADS, LinearForm
+from permafrost.stages.heads.head import check_widths
 
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
 
 
-def join_features(
-    parts: Sequence[ExportPart], activations: Sequence[Any], *, widths: Sequence[int] = ()
-) -> Any:
-    """Pool each part's activation, and join them side by side.
-
-    Parameters
-    ----------
-    parts : sequence of ExportPart
-    activations : sequence of tensor
-    widths : sequence of int
-        Of the parts, where a head of ``scale=layer`` gives each the length 1.
+def join_features(parts: Sequence[ExportPart], activations: Sequence[Any], head: Any) -> Any:
+    """Pool each part's activation, scale it if the head does so, and join them side by side.
 
     Raises
     ------
     InputError
-        The parts have other widths.
+        The head scales layer by layer, and was fitted on layers of other widths.
     """
     from keras import layers
 
     numbered = enumerate(zip(activations, parts, strict=True), start=1)
     features = [_pool(activation, part, number=n) for n, (activation, part) in numbered]
-    if widths:
-        found = [one.shape[1] for one in features]
-        if found != list(widths):
-            raise InputError(
-                f"the head was fitted on layers of {', '.join(map(str, widths))} features, and"
-                f" these have {', '.join(map(str, found))}; name the layers that it was fitted on"
-            )
+    check_widths(head, [one.shape[1] for one in features])
+    if getattr(head, "widths", ()):
         features = [
             layers.UnitNormalization(dtype="float32", name=f"l2_{number}")(one)
             for number, one in enumerate(features, start=1)
