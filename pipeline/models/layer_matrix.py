@@ -18,7 +18,7 @@ from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
-from permafrost.stages.backbones.pooling import REDUCTIONS
+from permafrost.stages.backbones.pooling import is_reduction
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
     Rows,
@@ -176,7 +176,7 @@ def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | No
         held = [name for name in usable if name in file.layers]
         if not held:
             return None
-        name, is_derived = held[0], spec.pooling in REDUCTIONS
+        name, is_derived = held[0], is_reduction(spec.pooling)
     recipe = {**file.recipe(name), "pooling": spec.pooling}
     layer = StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
     layer.pool_shape(file.shape(name))  # refuses what has no height and width

@@ -61,6 +61,7 @@ CASES = {
     "two-backbones": Case(("small", "other"), "last:avg", ("linear_svm",)),
     "two-backbones-two-layers": Case(("other", "small"), "last:avg+last:max", SMALL_MLP),
     "derived": Case(("small",), "first:avg", ("logreg", "--set", "C=0.1")),
+    "grid": Case(("small",), "first:grid3+last:avg", ("logreg",)),
     "derived-and-map": Case(("small",), "first:max+first", ("nearest_mean",)),
     "by-layer": Case(("small",), "all", ("logreg", "--set", "scale=layer")),
     "by-layer-pooled": Case(("small", "other"), "all:avg", ("sgd", "--set", "scale=layer")),
