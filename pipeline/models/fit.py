@@ -16,6 +16,7 @@ from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.cache.store.derived import Artefacts
 from permafrost.pipeline.models.classifier import MODEL_NAME, save_classifier, write_predictions
+from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_layers
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.measure import (
     Bench,
@@ -47,9 +48,6 @@ from permafrost.stages.heads import Head, fit_head
 from permafrost.stages.heads.head import predict_rows
 
 _log = logging.getLogger(__name__)
-
-# More layers than this are counted.
-_SHOWN = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +84,7 @@ class FitResult:
         """Return the figures as a person wants them."""
         found = self.metrics
         name = PRIMARY[found["task"]]
-        lines = [f"{found['head']} on {_shorten(found['layer'])} → {self.out}"]
+        lines = [f"{found['head']} on {shorten_layers(found['layer'])} → {self.out}"]
         if found.get(name) is not None:
             others = f", log loss {found['log_loss']:.4f}" if "log_loss" in found else ""
             lines.append(f"  test: {describe_score(name, found)}{others}, {found['n_test']} rows")
@@ -99,14 +97,10 @@ class FitResult:
             )
         if len(lines) == 1:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
+        if found.get("kept"):
+            lines.append(describe_kept(found["kept"]))
         lines.append(f"  {found['n_train']} training rows, {found['seconds']:.1f} s")
         return "\n".join(lines)
-
-
-def _shorten(layers: str) -> str:
-    """Name the first of many layers, and how many there are."""
-    names = layers.split(JOINED_BY)
-    return layers if len(names) <= _SHOWN else f"{names[0]} and {len(names) - 1} other layers"
 
 
 def fit(options: FitOptions) -> FitResult:
@@ -157,6 +151,8 @@ def fit(options: FitOptions) -> FitResult:
             "settings": dataclasses.asdict(candidate.settings),
             "classes": head.classes.tolist(),
         }
+        if options.head == "head2toe":
+            metrics["kept"] = list_kept(head, layers, bench.matrix.widths)
         _order_classes(metrics, options.data.classes or ())
         # Two fits at once into one folder would leave the head of one with the record of another.
         with locked_folder(options.out):

@@ -34,6 +34,7 @@ ESTIMATOR_TYPES = {
     "knn": ["KNeighborsClassifier", "KNeighborsRegressor"],
     "nearest_mean": ["LinearDiscriminantAnalysis"],
     "sgd": ["LogisticRegression", "Ridge"],
+    "head2toe": ["LogisticRegression", "Ridge"],
 }
 
 Predictor = Callable[[NDArray[Any]], NDArray[np.float64]]
@@ -105,7 +106,7 @@ class FittedEstimator:
         """
         from sklearn.pipeline import Pipeline
 
-        estimator = _widen(self.estimator, scaled.restore) if scaled.is_reduced else self.estimator
+        estimator = widen(self.estimator, scaled.restore) if scaled.is_reduced else self.estimator
         return EstimatorHead(
             kind=self.kind,
             settings=self.settings,
@@ -217,7 +218,7 @@ def _read_weights(estimator: Any, task: str) -> tuple[NDArray[np.float64], NDArr
     return weights.T, bias
 
 
-def _widen(estimator: Any, restore: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:
+def widen(estimator: Any, restore: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:
     """Return a copy of a linear `estimator` whose weights have the full width."""
     wide = copy.deepcopy(estimator)
     parts = list_parts(wide)

@@ -62,7 +62,7 @@ class Problem:
         blocks = self.stream.batches(np.arange(len(self.stream)), self.stream.block_rows)
         for positions, features in blocks:
             centred = normalise(features, self.normalised) - self.mean
-            scores, expected = centred @ slopes + bias, self._expect(positions)
+            scores, expected = centred @ slopes + bias, self.expect(positions)
             shares = self.shares[positions]
             loss += float((shares * _measure_losses(scores, expected, self.link)).sum())
             errors = shares * (apply_link(scores, self.link) - expected)
@@ -73,7 +73,7 @@ class Problem:
         gradient[:-1] += penalised
         return loss + float((penalised * weights[:-1]).sum()) / 2, gradient.ravel()
 
-    def _expect(self, positions: Rows) -> NDArray[Any]:
+    def expect(self, positions: Rows) -> NDArray[Any]:
         """Return the outputs sought, shape (m, n_outputs)."""
         values = self.truth.values[positions]
         return values == np.arange(self.n_outputs) if self.link == "softmax" else values

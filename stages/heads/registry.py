@@ -20,6 +20,7 @@ from permafrost.stages.datasets.targets import (
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads.estimators import FittedEstimator, load_estimator
 from permafrost.stages.heads.head import Head, read_record
+from permafrost.stages.heads.head2toe.head import Head2ToeSettings, fit_head2toe
 from permafrost.stages.heads.knn import KnnSettings, fit_knn
 from permafrost.stages.heads.linear import (
     LinearSvmSettings,
@@ -129,6 +130,13 @@ HEADS: dict[str, HeadKind] = {
         load=load_estimator,
         is_estimator=False,
         retired={"batch_size": "each of its steps looks at all rows"},
+    ),
+    "head2toe": HeadKind(
+        settings=Head2ToeSettings,
+        tasks=TASKS,
+        fit=fit_head2toe,
+        load=load_estimator,
+        is_estimator=False,
     ),
 }
 
