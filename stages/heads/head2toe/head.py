@@ -77,7 +77,7 @@ class Head2ToeSettings:
     share: float = setting(0.01, number(lambda s: 0 < s <= 1), "a number above 0 and up to 1")
     relevance: float = setting(0.1, number(lambda r: 0 < r < 1), "a number between 0 and 1")
     C: float = setting(1.0, parse_positive, "a number above 0")
-    scale: str = layer_scale_setting()
+    scale: str = layer_scale_setting("layer")
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 

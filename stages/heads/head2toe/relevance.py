@@ -45,6 +45,27 @@ def measure_relevance(problem: Problem, *, strength: float, n_bytes: int) -> Wei
 
     Parameters
     ----------
+    problem, strength, n_bytes
+        As for `solve_group_lasso`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_features,)
+        Above 0 the norm. Features without weights have -1 to 0: how much less than λ their slope
+        is, relative to it; the first to get weights were λ smaller come first.
+    """
+    weights, penalty, slopes = solve_group_lasso(problem, strength=strength, n_bytes=n_bytes)
+    norms = _measure_norms(weights[:-1])
+    return np.where(norms > 0, norms, np.minimum(slopes / penalty - 1, 0))
+
+
+def solve_group_lasso(
+    problem: Problem, *, strength: float, n_bytes: int
+) -> tuple[Weights, float, Weights]:
+    """Find the weights of the group lasso.
+
+    Parameters
+    ----------
     problem : Problem
         Without an L2 penalty.
     strength : float
@@ -54,9 +75,12 @@ def measure_relevance(problem: Problem, *, strength: float, n_bytes: int) -> Wei
 
     Returns
     -------
-    ndarray of float64, shape (n_features,)
-        Above 0 the norm. Features without weights have -1 to 0: how much less than λ their slope
-        is, relative to it; the first to get weights were λ smaller come first.
+    weights : ndarray of float64, shape (n_features + 1, n_outputs)
+        Of scaled features, and last the bias.
+    penalty : float
+        λ.
+    slopes : ndarray of float64, shape (n_features,)
+        The norm of the loss's gradient in the weights of each feature.
 
     Raises
     ------
@@ -67,10 +91,10 @@ def measure_relevance(problem: Problem, *, strength: float, n_bytes: int) -> Wei
 
     weights = np.zeros(problem.shape)
     weights[-1] = _find_bias(problem)
-    slopes = _measure_norms(_take_slopes(problem, weights))
+    slopes = _measure_slopes(problem, weights)
     if not slopes.max() > 0:
         raise InputError("no feature tells the training rows apart: all of them are constant")
-    penalty = strength * slopes.max()
+    penalty = strength * float(slopes.max())
     active = np.empty(0, np.int64)
     while len(added := _find_missing(slopes, active, penalty)):
         active = np.sort(np.concatenate([active, added]))
@@ -80,9 +104,8 @@ def measure_relevance(problem: Problem, *, strength: float, n_bytes: int) -> Wei
         # So few values are multiplied before a second thread has woken up.
         with threadpool_limits(1, user_api="blas"):
             weights[chosen] = minimise_grouped(part, weights[chosen], penalty)
-        slopes = _measure_norms(_take_slopes(problem, weights))
-    norms = _measure_norms(weights[:-1])
-    return np.where(norms > 0, norms, np.minimum(slopes / penalty - 1, 0))
+        slopes = _measure_slopes(problem, weights)
+    return weights, penalty, slopes
 
 
 def _find_missing(slopes: Weights, active: Rows, penalty: float) -> Rows:
@@ -109,11 +132,12 @@ def _find_bias(problem: Problem) -> Weights:
     if problem.link == "identity":
         return np.asarray(mean, np.float64)
     shares = np.clip(mean, 1e-9, 1 - 1e-9)
-    return np.log(shares) if problem.link == "softmax" else np.log(shares / (1 - shares))
+    bias: Weights = np.log(shares) - (np.log1p(-shares) if problem.link == "sigmoid" else 0)
+    return bias
 
 
-def _take_slopes(problem: Problem, weights: Weights) -> Weights:
-    return problem.measure(weights.ravel())[1].reshape(problem.shape)[:-1]
+def _measure_slopes(problem: Problem, weights: Weights) -> Weights:
+    return _measure_norms(problem.measure(weights.ravel())[1].reshape(problem.shape)[:-1])
 
 
 def _measure_norms(weights: Weights) -> Weights:
@@ -165,22 +189,27 @@ def minimise_grouped(problem: Problem, start: Weights, penalty: float) -> Weight
     """
     unit = np.append(problem.deviation, 1.0)[:, np.newaxis]
     penalty /= unit[0, 0]
-    weights = point = start * unit
+    weights: Weights = start * unit
+    point = weights
     pace, curvature = 1.0, LEAST_CURVATURE
     for _ in range(MOST_STEPS):
         moved, curvature = _step(problem, point, penalty, curvature)
         if curvature * _measure_norms(moved - point).max() <= TOLERANCE * penalty / 2:
-            return moved / unit
+            weights = moved
+            break
         is_past = ((point - moved) * (moved - weights)).sum() > 0
         faster = (1 + math.sqrt(1 + 4 * pace**2)) / 2
         ahead = 0.0 if is_past else (pace - 1) / faster
         point = moved + ahead * (moved - weights)
         weights, pace = moved, 1.0 if is_past else faster
-    logger.warning(
-        "head2toe has not found the group lasso's minimum after %d steps; give a larger relevance",
-        MOST_STEPS,
-    )
-    return weights / unit
+    else:
+        logger.warning(
+            "head2toe is short of the group lasso's minimum after %d steps; give a larger"
+            " relevance",
+            MOST_STEPS,
+        )
+    weights /= unit
+    return weights
 
 
 def _step(

@@ -65,6 +65,7 @@ CASES = {
     "derived-and-map": Case(("small",), "first:max+first", ("nearest_mean",)),
     "by-layer": Case(("small",), "all", ("logreg", "--set", "scale=layer")),
     "by-layer-pooled": Case(("small", "other"), "all:avg", ("sgd", "--set", "scale=layer")),
+    "head2toe": Case(("small",), "all", ("head2toe", "--set", "scale=layer", "--set", "share=0.1")),
     "mirrored": Case(("mirrored",), "last:avg", ("ridge",)),
     "both-views": Case(("small", "mirrored"), "last:avg", ("logreg", "--set", "scale=l2")),
     "images": Case(("images",), "pixels", ("logreg", "--set", "C=0.001")),
