@@ -74,7 +74,7 @@ def test_it_is_scikit_learns_head_on_the_features_that_it_keeps(task, name, tmp_
 
 
 def test_layers_that_say_nothing_are_left_out_and_it_tells_so():
-    head = fit(share=0.05)
+    head = fit(share=0.05, scale="standard")
     counts = count_kept(head, WIDTHS)
     assert sum(counts) == 15 == len(find_kept(head))
     assert counts[2] == 0 < min(counts[:2])
