@@ -26,6 +26,7 @@ from permafrost.stages.backbones.preprocessing import (
     PREPROCESS_MODES,
     VIEWS,
     parse_mode,
+    parse_views,
 )
 from permafrost.stages.decoding.decode import DECODE_MODES, ORIENT_MODES
 from permafrost.stages.decoding.isolation import Isolation
@@ -127,7 +128,9 @@ class FeatureOptions:
     weights : str
     size : tuple of int, optional
         Height and width in pixels.
-    resize, resize_mode, preprocess, view, orient, dtype, engine, precision, decode : str
+    resize, resize_mode, preprocess, orient, dtype, engine, precision, decode : str
+    view : str
+        One or several with commas between: each is a feature set of its own.
     """
 
     backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, a model file, or none"})
@@ -149,7 +152,12 @@ class FeatureOptions:
         metavar="MODE",
         help=f"{', '.join(('auto', *PREPROCESS_MODES))}, or {OWN_MODE}, on pixels from 0 to 255",
     )
-    view: str = declare("identity", choices=VIEWS)
+    view: str = declare(
+        "identity",
+        type=parse_views,
+        metavar="VIEW,VIEW",
+        help=f"{', '.join(VIEWS)}; each of several is a feature set of its own",
+    )
     orient: str = declare("ignore", choices=ORIENT_MODES, kind="orientation")
     dtype: str = declare("float32", choices=DTYPES)
     engine: str = declare(
@@ -168,7 +176,13 @@ class FeatureOptions:
         if not self.layers:
             raise PipelineError("name at least one layer with --layers SPEC,SPEC")
         object.__setattr__(self, "preprocess", parse_mode(self.preprocess))
+        object.__setattr__(self, "view", parse_views(self.view))
         _check_choices(self)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The views, in the order asked for."""
+        return tuple(self.view.split(","))
 
     @property
     def full_engine(self) -> str:

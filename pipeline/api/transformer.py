@@ -75,7 +75,7 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         ``"auto"``, ``"caffe"``, ``"tf"``, ``"torch"``, ``"none"``, or as
         ``"mean=123.68,116.78,103.94,std=58,57,57"``.
     resize, resize_mode, view, orient : str
-        As on the command line.
+        As on the command line, but for the view, which is one.
     dtype : str
         What the cache stores: ``"float32"``, or ``"float16"`` at half the bytes.
     engine, precision, decode : str
@@ -191,7 +191,12 @@ class BackboneFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         size = None if self.size is None else parse_size("x".join(map(str, sides)))
         files = {"backbone": os.fspath(self.backbone), "weights": os.fspath(self.weights)}
         given = self.get_params() | files | {"layers": (self.layer,), "size": size}
-        return read_options(FeatureOptions, given)
+        options = read_options(FeatureOptions, given)
+        if len(options.views) > 1:
+            raise InputError(
+                f"view is {self.view!r}; give one, and stack the rows of several transformers"
+            )
+        return options
 
     def _choose_run(self) -> RunOptions:
         if self.on_error not in _ON_ERROR:

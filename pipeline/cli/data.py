@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import add_options
@@ -17,6 +18,9 @@ from permafrost.pipeline.options import (
     RunOptions,
     read_options,
 )
+
+if TYPE_CHECKING:
+    from permafrost.stages.backbones.layers import LayerCard
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
@@ -46,16 +50,32 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     width = max(map(len, listed), default=0)
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
     lines += [
-        f"  {name:<{width}}  {'x'.join(map(str, shape)):>14}  {n:>12,} bytes an image"
+        f"  {_number(listed[name])} {name:<{width}}  {'x'.join(map(str, shape)):>14}"
+        f"  {n:>12,} bytes an image{'  cut' * listed[name].is_cut}"
         for name, shape, n in rows
     ]
+    if any(one.is_cut for one in listed.values()):
+        lines.append("  cut: everything passes this layer, so `finetune` can train what lies above")
     lines += [
         f"  {name} is called {n} times, and gives no one output" for name, n in shared.items()
     ]
-    layers = [{"name": name, "shape": list(shape), "bytes": n} for name, shape, n in rows]
+    layers = [
+        {
+            "name": name,
+            "shape": list(shape),
+            "bytes": n,
+            "number": listed[name].number,
+            "is_cut": listed[name].is_cut,
+        }
+        for name, shape, n in rows
+    ]
     return Outcome(
         "\n".join(lines), {"backbone": card.name, "size": list(card.size), "layers": layers}
     )
+
+
+def _number(layer: LayerCard) -> str:
+    return f"{'' if layer.number is None else layer.number:>4}"
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:

@@ -100,6 +100,10 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--images", required=True, metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
+    parser.add_argument(
+        "--average-views", action="store_true",
+        help="say the mean over the views that the head was fitted on, not what the first gives",
+    )  # fmt: skip
     add_cache(parser)
     add_run_options(parser)
 
@@ -114,5 +118,6 @@ def run_predict(parsed: argparse.Namespace) -> Outcome:
         out=parsed.out,
         cache=parsed.cache,
         run=read_run_options(parsed),
+        average_views=parsed.average_views,
     )
     return Outcome(f"{figures['images']} images → {parsed.out}", figures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -15,7 +15,7 @@ from permafrost.cache.errors import NotAViewError
 from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.locations import join_digests
 from permafrost.cache.store.index import Index
-from permafrost.cache.store.layout import open_cache
+from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import Experiment, naming
@@ -59,7 +59,9 @@ class _PlannedFeatures:
 
     path: Path
     manifest: Manifest
+    origin: str = ""
     formats: Mapping[str, tuple[Recipe, RowFormat]] = field(default_factory=dict)
+    cache: Path | None = None
 
     @property
     def layers(self) -> list[str]:
@@ -91,6 +93,9 @@ class _PlannedFeatures:
 
     def shape(self, layer: str) -> tuple[int, ...]:
         return self.formats[layer][1].shape
+
+    def folder(self, layer: str) -> Path | None:
+        return self.cache and CacheLayout(self.cache).feature_set_folder(self.recipe(layer))
 
 
 def check_experiment(experiment: Experiment) -> Checked:
@@ -194,7 +199,8 @@ def _check_backbone(
         if prepared.plan.digests:
             check_precision(features.engine, features.precision)
     formats = {str(one.spec): (one.recipe, one.row) for one in prepared.plan.layers}
-    return _plan(path, dataset, prepared.failures, formats)
+    planned = _plan(path, dataset, prepared.failures, formats)
+    return replace(planned, origin=features.to_json(), cache=experiment.cache)
 
 
 def _plan(

@@ -184,7 +184,7 @@ def _read_backbone(section: BackboneSection) -> FeatureOptions:
 def _read_head(head: HeadSection, number: int, *, task: str) -> Iterator[Candidate]:
     with naming(f"heads.{number}"):
         for settings in head.expand():
-            yield make_candidate(head.kind, settings, task=task)
+            yield make_candidate(head.kind, settings, task=task, layers=head.list_layers())
 
 
 def _read_predictions(sections: ExperimentSection) -> tuple[Prediction, ...]:

@@ -53,6 +53,7 @@ class Products:
                 out=wanted.out,
                 cache=experiment.cache,
                 run=experiment.run,
+                average_views=experiment.sweep.data.average_views,
                 dataset=images,
             )
 

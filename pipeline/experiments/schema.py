@@ -26,6 +26,7 @@ from permafrost.pipeline.options import (
 )
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.plan import SweepOptions
+from permafrost.stages.backbones.preprocessing import parse_views
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -33,7 +34,15 @@ if TYPE_CHECKING:
     Options = TypeVar("Options", bound=DataclassInstance)
 
 # What YAML gives for an option, by the parser of its text; for any other parser, a number or text.
-_KINDS: Mapping[Any, Any] = {None: str, Path: str, read_whole: int, parse_names: list[str]}
+_KINDS: Mapping[Any, Any] = {
+    None: str,
+    Path: str,
+    read_whole: int,
+    parse_names: list[str],
+    parse_views: list[str] | str,
+}
+# Settings of heads whose value is a list itself.
+_LISTS = ("hidden", "filters")
 
 
 class _Section(BaseModel):
@@ -43,11 +52,18 @@ class _Section(BaseModel):
 def _list_keys(*options: type[DataclassInstance]) -> dict[str, Any]:
     """Return the keys of what is declared as an option; ``null`` stands for the default."""
     return {
-        name_key(option): (_KINDS.get(option.metadata.get("type"), int | str) | None, None)
+        name_key(option): (_find_kind(option) | None, None)
         for one in options
         for option in fields(one)
         if option.metadata and not option.default is option.default_factory is MISSING
     }
+
+
+def _find_kind(option: Any) -> Any:
+    """Return the type of what YAML gives for an option."""
+    if option.metadata.get("action") == "store_true":
+        return bool
+    return _KINDS.get(option.metadata.get("type"), int | str)
 
 
 def read_section(options: type[Options], keys: Mapping[str, Any], **named: Any) -> Options:
@@ -106,11 +122,21 @@ class PredictSection(_Section):
 
 
 class HeadSection(BaseModel):
-    """A head; a setting with a list of values stands for one head each."""
+    """A head; a setting with a list of values stands for one head each.
+
+    `layers` are those that it is tried on, by default all that the sweep goes over.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
     kind: str
+    layers: list[str] | str | None = Field(default=None, min_length=1)
+
+    def list_layers(self) -> list[str]:
+        """Return its own layers; none for all."""
+        if isinstance(self.layers, str):
+            return list(parse_names(self.layers))
+        return self.layers or []
 
     def expand(self) -> Iterator[dict[str, object]]:
         """Yield the settings of each head that the section stands for.
@@ -126,9 +152,9 @@ class HeadSection(BaseModel):
     def _values(self, name: str, value: object) -> list[object]:
         if not isinstance(value, list):
             return [value]
-        if not value and name != "hidden":
+        if not value and name not in _LISTS:
             raise PipelineError(f"{name}: [] stands for no head at all; give it a value or drop it")
-        if name == "hidden" and not any(isinstance(part, list) for part in value):
+        if name in _LISTS and not any(isinstance(part, list) for part in value):
             return [value]
         return value
 
@@ -235,9 +261,8 @@ def _explain_key(key: str, places: list[str]) -> str:
 
 def _list_places(loc: tuple[int | str, ...]) -> list[str]:
     """Leave out the types that pydantic tried, which are ours and not the user's."""
-    return [
-        str(part) for part in loc if part not in ("SplitSection", "int", "str", "dict[str,str]")
-    ]
+    types = ("SplitSection", "int", "str", "list[str]", "dict[str,str]")
+    return [str(part) for part in loc if part not in types]
 
 
 def _find_section(places: list[str]) -> type[BaseModel]:

@@ -80,7 +80,7 @@ class ForwardPass:
             self._pool = ThreadPoolExecutor(self._program.n_at_once, "backbone")
             self._shares.building += time.monotonic() - started_s
         assert self._pool is not None
-        self._running.append((batch, self._pool.submit(self._program, batch.pixels)))
+        self._running.append((batch, self._pool.submit(self._program, batch.pixels, batch.rows)))
 
     def _take(self) -> tuple[LoadedBatch, list[np.ndarray]]:
         batch, future = self._running.popleft()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from permafrost.cache.store.records import Parity, read_record, write_record
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.forward.batch import load_batch, split_batches
+from permafrost.pipeline.forward.views import run_views
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
@@ -39,7 +41,7 @@ def note_parity(
     options : FeatureOptions
     prepared : Preparation
     program : callable
-        Gives the active layers of the plan that are the network's.
+        Of the network, see `run_views`.
     spec : ProgramSpec
         Of the program; the reference computes the same in float32.
 
@@ -56,7 +58,11 @@ def note_parity(
         return
     plain = replace(spec, precision="float32")
     with closing(open_reference(prepared.backbone.load(), plain)) as reference:
-        errors = measure_errors(program, HalvingProgram(reference), [sample])
+        ours, theirs = (
+            partial(run_views, one, layers=active, spec=spec)
+            for one in (program, HalvingProgram(reference))
+        )
+        errors = measure_errors(ours, theirs, [sample])
     for layer, (max_error, mean_error) in zip(active, errors, strict=True):
         if not math.isfinite(max_error + mean_error):
             raise PipelineError(

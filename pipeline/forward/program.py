@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from permafrost.pipeline.forward.parity import note_parity
+from permafrost.pipeline.forward.views import choose_view, run_views, turn_batch
 from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.planning.missing import ExtractionPlan
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.engines.program import HalvingProgram, ProgramSpec
 from permafrost.stages.engines.registry import BUILDERS
 
@@ -23,15 +24,15 @@ class PlanProgram:
 
     Attributes
     ----------
-    layers : tuple of LayerSpec
-    view : str
-        Of the images; the network's program sees to its own.
+    plan : ExtractionPlan
+    spec : ProgramSpec
+        What the network computes of a view: all its layers that are missing of any.
     network : HalvingProgram, optional
-        Gives those layers, in this order, that are not the images themselves.
+        Its program; none where nothing but images is missing.
     """
 
-    layers: tuple[LayerSpec, ...]
-    view: str
+    plan: ExtractionPlan
+    spec: ProgramSpec
     network: HalvingProgram | None
 
     @property
@@ -39,11 +40,24 @@ class PlanProgram:
         """How many batches it may be called with at once."""
         return self.network.n_at_once if self.network else 1
 
-    def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
-        """Run a batch of uint8; return the values of each layer, (n, *shape)."""
-        activations = iter(self.network(batch) if self.network else ())
-        images = batch[:, :, ::-1] if self.view == "hflip" else batch
-        return [images if layer.is_pixels else next(activations) for layer in self.layers]
+    def __call__(self, batch: np.ndarray, rows: np.ndarray | None = None) -> list[np.ndarray]:
+        """Run a batch of uint8; return the values of each layer, (n, *shape).
+
+        Views that none of `rows` of the plan lacks are left out, and of the network NaN.
+        """
+        plan = self.plan
+        lacking = {
+            view: rows is None or bool(mask[rows].any()) for view, mask in plan.lacking.items()
+        }
+        activations = iter(
+            run_views(self.network, batch, plan.of_network, self.spec, lacking=lacking)
+            if self.network
+            else ()
+        )
+        return [
+            turn_batch(batch, layer.view) if layer.spec.is_pixels else next(activations)
+            for layer in plan.active
+        ]
 
 
 def build_program(features: FeatureOptions, prepared: Preparation) -> PlanProgram:
@@ -51,25 +65,24 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> PlanProgra
 
     This imports the engine, unless nothing but images is missing.
     """
-    return PlanProgram(
-        layers=tuple(layer.spec for layer in prepared.plan.active),
-        view=features.view,
-        network=_build_network(features, prepared) if prepared.plan.of_network else None,
-    )
-
-
-def _build_network(features: FeatureOptions, prepared: Preparation) -> HalvingProgram:
-    """Build what the network computes; the last is kept, for the same layers and numbers."""
     active = prepared.plan.of_network
     spec = ProgramSpec(
-        layers=tuple(layer.spec for layer in active),
-        preprocess=prepared.backbone.preprocess,
-        view=features.view,
+        layers=tuple(dict.fromkeys(layer.spec.without_view for layer in active)),
+        preprocess=prepared.backbone.preprocess if active else "none",
+        view=choose_view(active),
         precision=features.precision,
     )
+    network = _build_network(features, prepared, spec) if active else None
+    return PlanProgram(plan=prepared.plan, spec=spec, network=network)
+
+
+def _build_network(
+    features: FeatureOptions, prepared: Preparation, spec: ProgramSpec
+) -> HalvingProgram:
+    """Build what the network computes; the last is kept, for the same layers and numbers."""
     # A program that serves one size of batch serves the sample for the parity record as well.
     batch_size = min(prepared.fitting.batch_size, len(prepared.plan.digests))
-    key = tuple(layer.features.key for layer in active)
+    key = tuple(layer.features.key for layer in prepared.plan.of_network)
     if key not in _built:
         _built.clear()  # Before there is another: each may take a gigabyte.
         network = prepared.backbone.load()

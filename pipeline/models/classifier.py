@@ -29,6 +29,7 @@ from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.layers import parse_layer_spec
+from permafrost.stages.backbones.preprocessing import parse_views
 from permafrost.stages.datasets.groups import GROUP_COLUMN
 from permafrost.stages.datasets.table import COLUMN_NAMES
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR, order_classes
@@ -70,12 +71,25 @@ class Classifier:
         The column with the truth that it was fitted on.
     order : tuple of str
         In which its classes are told; none where that is the head's own.
+    views : tuple of str
+        Those of each image that it was fitted on, if several; its parts are of the first.
     """
 
     head: Head
     parts: tuple[ClassifierPart, ...]
     target: str
     order: tuple[str, ...] = ()
+    views: tuple[str, ...] = ()
+
+    def look_at(self, views: Sequence[str]) -> Classifier:
+        """Return the same for features of other views."""
+        parts = (
+            dataclasses.replace(
+                part, features=dataclasses.replace(part.features, view=parse_views(views))
+            )
+            for part in self.parts
+        )
+        return dataclasses.replace(self, parts=tuple(parts))
 
 
 def save_classifier(folder: Path, head: Head, record: Mapping[str, Any]) -> None:
@@ -99,18 +113,29 @@ def load_classifier(folder: Path) -> Classifier:
         # A fit that runs now may be replacing these files one by one.
         with locked_folder(folder):
             record = json.loads(file.read_text(encoding="utf-8"))
-            parts = tuple(_read_part(part) for part in record["parts"])
-            if not parts:
-                raise ValueError("it names no features")
-            target, order = str(record["target"]), tuple(map(str, record.get("classes", ())))
-            head = load_head(folder / "head")
+            return make_classifier(load_head(folder / "head"), record)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise PipelineError(
             f"{str(folder)!r} holds no fitted model (no {MODEL_NAME}); name what fit --out wrote"
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
-    return Classifier(head=head, parts=parts, target=target, order=order)
+
+
+def make_classifier(head: Head, record: Mapping[str, Any]) -> Classifier:
+    """Put together a head and what ``model.json`` says.
+
+    Raises
+    ------
+    ValueError, KeyError, TypeError, AttributeError
+        That is something else.
+    """
+    parts = tuple(_read_part(part) for part in record["parts"])
+    if not parts:
+        raise ValueError("it names no features")
+    target, order = str(record["target"]), tuple(map(str, record.get("classes", ())))
+    views = tuple(map(str, record.get("views", ())))
+    return Classifier(head=head, parts=parts, target=target, order=order, views=views)
 
 
 def _read_part(part: Mapping[str, Any]) -> ClassifierPart:

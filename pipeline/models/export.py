@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from permafrost.cache.disk.publish import make_folder, published
 from permafrost.cache.store.recipe import Recipe
@@ -14,6 +15,7 @@ from permafrost.pipeline.models.classifier import (
     check_recipe,
     list_features,
     load_classifier,
+    make_classifier,
 )
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
@@ -21,7 +23,14 @@ from permafrost.pipeline.planning.recipe import DECODING
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.export.backbone_part import ExportPart, Images
-from permafrost.stages.export.classifier import SUFFIX, build_classifier, save_classifier
+from permafrost.stages.export.classifier import (
+    SUFFIX,
+    build_classifier,
+    flatten_model,
+    save_classifier,
+)
+from permafrost.stages.heads import Head
+from permafrost.warn import warn_once
 
 
 def export(model: Path, out: Path) -> dict[str, object]:
@@ -52,6 +61,11 @@ def export(model: Path, out: Path) -> dict[str, object]:
     head = classifier.head
     order = order_classes(head.classes.tolist(), classifier.order)
     classes = head.classes[order].tolist()
+    if classifier.views:
+        warn_once(
+            f"{str(model)!r} was fitted on the views {','.join(classifier.views)} of each image;"
+            f" the exported model looks at {classifier.views[0]} alone"
+        )
     network = build_classifier(parts, head, order=order)
     make_folder(out.absolute().parent)
     with published(out) as temporary:
@@ -70,6 +84,29 @@ def export(model: Path, out: Path) -> dict[str, object]:
         "classes": classes,
         "pixels": pixels,
     }
+
+
+def write_backbone(out: Path, head: Head, record: Mapping[str, Any]) -> None:
+    """Write a fitted network, from pixels on, as one flat Keras model: a backbone as any other.
+
+    Parameters
+    ----------
+    out : Path
+        Ends in ``.keras``.
+    head : Head
+        A network.
+    record : mapping
+        That of ``model.json``.
+
+    Raises
+    ------
+    PipelineError, StageError
+        The backbone is no longer the one that the head was fitted on, or cannot be exported.
+    """
+    classifier = make_classifier(head, record)
+    network = flatten_model(build_classifier(_load_parts(classifier), head))
+    with published(out) as temporary:
+        network.save(temporary)
 
 
 def check_export_file(out: Path) -> None:

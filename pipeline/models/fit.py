@@ -15,7 +15,14 @@ import numpy as np
 from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.cache.store.derived import Artefacts
+from permafrost.pipeline.models.checkpoint import (
+    Epochs,
+    find_checkpoint,
+    forget_checkpoints,
+    write_epochs,
+)
 from permafrost.pipeline.models.classifier import MODEL_NAME, save_classifier, write_predictions
+from permafrost.pipeline.models.export import write_backbone
 from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_layers
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.measure import (
@@ -39,13 +46,15 @@ from permafrost.pipeline.models.task import (
     digest_rows,
     make_candidate,
 )
+from permafrost.pipeline.models.views import list_views
 from permafrost.pipeline.outputs import read_json, write_json
+from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
+from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.crossfit import Trial
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.metrics import PRIMARY
-from permafrost.stages.heads import Head, fit_head
-from permafrost.stages.heads.head import predict_rows
+from permafrost.stages.heads import HEADS, Head, fit_head
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +108,8 @@ class FitResult:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
         if found.get("kept"):
             lines.append(describe_kept(found["kept"]))
-        lines.append(f"  {found['n_train']} training rows, {found['seconds']:.1f} s")
+        views = f" in {len(found['views'])} views" if "views" in found else ""
+        lines.append(f"  {found['n_train']} training rows{views}, {found['seconds']:.1f} s")
         return "\n".join(lines)
 
 
@@ -126,21 +136,22 @@ def fit(options: FitOptions) -> FitResult:
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
         # Before anything is fitted, as there may be no such folds.
-        trial = _plan_folds(bench, options.data.cv)
         record = _build_record(options, candidate, files, layers)
+        trial = _plan_folds(bench, options, record["fit"])
         make_folder(options.out)
         head = fit_head(
             candidate.kind,
             candidate.settings,
             bench.matrix,
-            bench.labelled.targets,
-            train=bench.labelled.train,
-            groups=files.groups,
+            bench.targets,
+            train=bench.stack(bench.labelled.train),
+            groups=bench.groups,
             seed=bench.seed,
             memory_bytes=bench.memory_bytes,
             store=bench.store,
+            checkpoint=find_checkpoint(options.out, record["fit"], None),
         )
-        metrics, unseen = _measure(candidate, bench, head, trial)
+        metrics, unseen, epochs = _measure(candidate, bench, head, trial)
         metrics["seconds"] = round(time.monotonic() - started_s, 3)
         metrics |= {
             "head": options.head,
@@ -150,6 +161,7 @@ def fit(options: FitOptions) -> FitResult:
             "seed": options.data.seed,
             "settings": dataclasses.asdict(candidate.settings),
             "classes": head.classes.tolist(),
+            **_tell_views(bench.views, average_views=bench.averages),
         }
         if options.head == "head2toe":
             metrics["kept"] = list_kept(head, layers, bench.matrix.widths)
@@ -159,9 +171,18 @@ def fit(options: FitOptions) -> FitResult:
             remove_durably(options.out / MODEL_NAME)
             _write_unseen(options, files, unseen)
             write_json(options.out / "metrics.json", metrics)
+            write_epochs(options.out, epochs)
+            if HEADS[candidate.kind].is_network:
+                _keep_network(options.out, head, record)
             # Its last file vouches for the others.
             save_classifier(options.out, head, record)
+        forget_checkpoints(options.out)
     return FitResult(metrics=metrics, out=options.out)
+
+
+def _tell_views(views: Sequence[str], **others: object) -> dict[str, object]:
+    """Return what is kept of views, where there are several."""
+    return {"views": list(views), **others} if len(views) > 1 else {}
 
 
 def _order_classes(metrics: dict[str, Any], order: Sequence[str]) -> None:
@@ -179,11 +200,22 @@ def _order_classes(metrics: dict[str, Any], order: Sequence[str]) -> None:
         }
 
 
-def _plan_folds(bench: Bench, n_folds: int | None) -> Trial | None:
-    if n_folds is not None:
-        return plan_trial(bench, n_folds=n_folds)
+def _plan_folds(bench: Bench, options: FitOptions, key: str) -> Trial | None:
+    if options.data.cv is not None:
+        trial = plan_trial(bench, n_folds=options.data.cv)
+        return dataclasses.replace(
+            trial, find_checkpoint=lambda fit: find_checkpoint(options.out, key, fit[1])
+        )
     warn_of_parted_groups(bench.files)
     return None
+
+
+def _keep_network(out: Path, head: Head, record: Mapping[str, Any]) -> None:
+    """Write the whole network, from pixels on, so that the folder is a backbone itself."""
+    try:
+        write_backbone(out / FITTED_NETWORK, head, record)
+    except StageError as error:
+        _log.info("%s cannot be a backbone: %s", out, error)
 
 
 def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
@@ -223,6 +255,8 @@ def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[Store
         files=files,
         matrix=files.open_matrix(layers, stores=stores),
         labelled=read_labels(files, task=options.task, column=options.target),
+        views=list_views(layers, averages=options.average_views),
+        averages=options.average_views,
         seed=options.seed,
         memory_bytes=options.memory_bytes,
         # What is made of all of them lies with the first.
@@ -235,6 +269,7 @@ def _build_record(
 ) -> dict[str, Any]:
     """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
     return ({"classes": list(options.data.classes)} if options.data.classes else {}) | {
+        **_tell_views(list_views(layers)),
         "task": options.data.task,
         "target": options.data.target,
         "layer": JOINED_BY.join(dict.fromkeys(str(layer.spec) for layer in layers)),
@@ -251,6 +286,7 @@ def _build_record(
             layers,
             candidate,
             scalings=_list_scalings(options.data, files, layers),
+            above=files.open_matrix(layers).origin.above,
         ),
     }
 
@@ -259,23 +295,25 @@ def _list_scalings(
     options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
 ) -> list[Scaling]:
     labelled = read_labels(files, task=options.task, column=options.target)
-    n_features = files.open_matrix(layers).shape[1]
+    n_features, n_views = files.open_matrix(layers).shape[1], len(list_views(layers))
     kept = Scaling(
-        n_rows=len(labelled.train),
+        n_rows=len(labelled.train) * n_views,
         n_features=n_features,
         is_kept=True,
         memory_bytes=options.memory_bytes,
     )
     if options.cv is None:
         return [kept]
-    return [kept, dataclasses.replace(kept, n_rows=len(labelled.folds), is_kept=False)]
+    n_rows = len(labelled.folds) * n_views
+    return [kept, dataclasses.replace(kept, n_rows=n_rows, is_kept=False)]
 
 
 def _measure(
     candidate: Candidate, bench: Bench, head: Head, trial: Trial | None
-) -> tuple[dict[str, Any], Unseen]:
-    """Return the metrics, and what is said of the rows that the head was not fitted on."""
+) -> tuple[dict[str, Any], Unseen, Epochs]:
+    """Return metrics, what is said of rows that the head was not fitted on, and the trainings."""
     labelled = bench.labelled
+    epochs: Epochs = {None: getattr(head, "history", ())}
     metrics: dict[str, Any] = {"n_train": len(labelled.train), "n_test": len(labelled.test)}
     classes, measured = head.classes, labelled.test
     outputs = np.empty((0, max(1, len(classes))))
@@ -288,18 +326,18 @@ def _measure(
     if len(labelled.val):
         metrics |= measure_val(head, bench)
     if trial is not None:
-        found, out_of_fold = cross_validate(candidate, trial)
+        found, out_of_fold, trainings = cross_validate(candidate, trial)
         metrics |= found
+        epochs |= trainings
         if not len(labelled.test):
             classes, measured, outputs = labelled.targets.classes, labelled.folds, out_of_fold
-    return metrics, _join_unlabelled(
-        Unseen(rows=measured, outputs=outputs, classes=classes), bench, head
-    )
+    unseen = Unseen(rows=measured, outputs=outputs, classes=classes)
+    return metrics, _join_unlabelled(unseen, bench, head), epochs
 
 
 def _join_unlabelled(measured: Unseen, bench: Bench, head: Head) -> Unseen:
     rows = bench.labelled.unlabelled
-    said = predict_rows(head, bench.matrix, rows)
+    said = bench.predict(head, rows)
     outputs = np.zeros((len(rows), measured.outputs.shape[1]))
     # A class that only val rows have is in the folds, but not in the head.
     known = np.searchsorted(measured.classes, head.classes) if len(head.classes) else [0]

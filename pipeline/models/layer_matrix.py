@@ -17,10 +17,13 @@ from permafrost.cache.errors import NotAViewError
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
+from permafrost.stages.backbones.layers import SEEN_AS, LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import is_reduction
+from permafrost.stages.backbones.preprocessing import VIEWS
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
+    LayersAbove,
+    RowOrigin,
     Rows,
     find_dtype,
     iterate_rows,
@@ -47,6 +50,8 @@ class StoredLayer:
         Of an extraction that gives what was asked for.
     is_derived : bool
         Whether the pooling is still to be done.
+    views : tuple of str
+        Those of the images that the file has this layer of, its own first.
     """
 
     file: int
@@ -54,6 +59,15 @@ class StoredLayer:
     spec: LayerSpec
     recipe: Recipe
     is_derived: bool
+    views: tuple[str, ...]
+
+    def look_at(self, number: int) -> StoredLayer:
+        """Return the same of another view, by its place in `views`."""
+        if number == 0:
+            return self
+        view = self.views[number]
+        name, recipe = f"{self.name}{SEEN_AS}{view}", {**self.recipe, "view": view}
+        return dataclasses.replace(self, name=name, recipe=recipe)
 
     def pool_shape(self, stored: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape of a row, from that of a stored one."""
@@ -80,11 +94,14 @@ class LayerMatrix:
     ----------
     rows : ndarray of int64, shape (n_rows,)
         The file's row for each row of the matrix.
+    above : LayersAbove, optional
+        What of the backbone lies above the layer.
     """
 
     features: Features
     layer: StoredLayer
     rows: Rows
+    above: LayersAbove | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -102,6 +119,12 @@ class LayerMatrix:
         """What a row is read as."""
         stored = self.features.dtype(self.layer.name)
         return np.dtype(np.float32) if self.layer.is_derived else find_dtype(stored)
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        shape = self.layer.pool_shape(self.features.shape(self.layer.name))
+        return RowOrigin(shape=shape, above=self.above, is_image=self.layer.spec.is_pixels)
 
     @cached_property
     def key(self) -> str:
@@ -149,7 +172,7 @@ def expand_layer(file: Features, spec: LayerSpec) -> list[LayerSpec]:
     NotAViewError
         One of them was extracted with another pooling alone.
     """
-    held = [parse_layer_spec(name) for name in file.layers]
+    held = [parse_layer_spec(name) for name in list_layers(file)]
     if spec.layer != ALL or any(one.layer == ALL for one in held):
         return [spec]
     held = [one for one in held if not one.is_pixels]
@@ -168,19 +191,33 @@ def expand_layer(file: Features, spec: LayerSpec) -> list[LayerSpec]:
 
 def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | None:
     """Find a layer in a file as it is, or the full map that it can be derived from."""
-    if str(spec) in file.layers:
+    layers = list_layers(file)
+    if str(spec) in layers:
         name, is_derived = str(spec), False
     else:
         sources = [LayerSpec(spec.layer), LayerSpec(spec.layer, "flatten")]
         usable = [str(one) for one in sources[: 2 if spec.pooling == "none" else 1]]
-        held = [name for name in usable if name in file.layers]
+        held = [name for name in usable if name in layers]
         if not held:
             return None
         name, is_derived = held[0], is_reduction(spec.pooling)
     recipe = {**file.recipe(name), "pooling": spec.pooling}
-    layer = StoredLayer(file=number, name=name, spec=spec, recipe=recipe, is_derived=is_derived)
+    others = [view for view in VIEWS if f"{name}{SEEN_AS}{view}" in file.layers]
+    layer = StoredLayer(
+        file=number,
+        name=name,
+        spec=spec,
+        recipe=recipe,
+        is_derived=is_derived,
+        views=(str(recipe.get("view", VIEWS[0])), *others),
+    )
     layer.pool_shape(file.shape(name))  # refuses what has no height and width
     return layer
+
+
+def list_layers(file: Features) -> list[str]:
+    """Return the layer specs of a file, each once, whatever the number of views."""
+    return [name for name in file.layers if SEEN_AS not in name]
 
 
 def list_own_names(file: Path, term: str) -> list[str]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.pipeline.models.checkpoint import Epochs
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
-from permafrost.stages.datasets.targets import CLASSIFICATION
+from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.crossfit import Trial, collect_outputs, cross_fit
 from permafrost.stages.evaluation.fold_task import Candidate
@@ -27,8 +28,8 @@ from permafrost.stages.evaluation.near_duplicates import (
     find_near_duplicates,
 )
 from permafrost.stages.heads import Head
-from permafrost.stages.heads.head import predict_rows
-from permafrost.stages.matrices.matrix import Matrix, Rows, Store
+from permafrost.stages.heads.head import predict_images
+from permafrost.stages.matrices.matrix import Matrix, Rows, Store, stack_rows
 from permafrost.warn import warn_once
 
 Scores = dict[str, float | None]
@@ -53,14 +54,49 @@ class Unseen:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """All that measuring takes: the features and the truth, and how to go about it."""
+    """All that measuring takes: the features and the truth, and how to go about it.
+
+    Attributes
+    ----------
+    matrix : Matrix
+        The rows of all images in the first view, below them those in the next, and so on.
+    labelled : LabelledRows
+        Of the images, which are rows of the first view.
+    views : tuple of str
+    averages : bool
+        Whether what is said of an image is the mean over its views.
+    """
 
     files: FeatureFiles
     matrix: Matrix
     labelled: LabelledRows
+    views: tuple[str, ...]
+    averages: bool
     seed: int
     memory_bytes: int
     store: Store | None
+
+    @property
+    def targets(self) -> Targets:
+        """The truth about all rows of the matrix."""
+        return self.labelled.targets.select(np.tile(np.arange(len(self.files)), len(self.views)))
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Which rows of the matrix must stay on one side: all views of an image, for a start."""
+        return np.tile(self.files.groups, len(self.views))
+
+    def stack(self, images: Rows, *, of: int | None = None) -> Rows:
+        """Return the rows of images in all views; of so many images, those of the files."""
+        n_images = len(self.files) if of is None else of
+        return stack_rows(images, n_rows=n_images, times=len(self.views))
+
+    def predict(self, head: Head, images: Rows) -> np.ndarray:
+        """Return what a head says of images: ndarray of float64, shape (m, n_outputs)."""
+        matrix = self.matrix
+        if not self.averages:
+            return predict_images(head, matrix, images)
+        return predict_images(head, matrix, images, n_views=len(self.views))
 
 
 def measure_test(head: Head, bench: Bench) -> tuple[dict[str, Any], np.ndarray]:
@@ -73,7 +109,7 @@ def measure_test(head: Head, bench: Bench) -> tuple[dict[str, Any], np.ndarray]:
     outputs : ndarray of float64, shape (n_test, n_outputs)
     """
     rows = bench.labelled.test
-    outputs = predict_rows(head, bench.matrix, rows)
+    outputs = bench.predict(head, rows)
     truth = bench.labelled.targets.select(rows)
     metrics: dict[str, Any] = dict(score(truth, outputs, head.classes))
     interval = bootstrap_interval(
@@ -124,11 +160,11 @@ def measure_val(head: Head, bench: Bench) -> Scores:
     """Measure a head on the val split, by which heads are chosen: ``val_accuracy``, …."""
     rows = bench.labelled.val
     truth = bench.labelled.targets.select(rows)
-    scores = score(truth, predict_rows(head, bench.matrix, rows), head.classes)
+    scores = score(truth, bench.predict(head, rows), head.classes)
     return {f"val_{name}": value for name, value in scores.items()}
 
 
-def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], np.ndarray]:
+def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], np.ndarray, Epochs]:
     """Measure a head on the folds that `plan_trial` made.
 
     Returns
@@ -137,9 +173,11 @@ def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], 
         Ready for JSON: mean and standard deviation of each score, and the scores of each fold.
     outputs : ndarray of float64, shape (n_folds_rows, n_outputs)
         Out of fold, a column for each class of the targets.
+    epochs : dict of int to tuple of Epoch
+        Of the training on each fold.
     """
     found = list(cross_fit([candidate], trial))
-    truth = trial.targets.select(trial.rows)
+    truth = trial.targets.select(trial.rows)  # of the first view first
     scores: list[Scores] = [{}] * len(trial.folds)
     for one in found:
         if one.error:
@@ -150,7 +188,8 @@ def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], 
         f"cv_{name}": value for name, value in summarize_scores(scores).items()
     }
     metrics |= {"cv_folds": len(trial.folds), "folds": scores}
-    return metrics, collect_outputs(found, trial)
+    epochs: Epochs = {one.fold: one.epochs for one in sorted(found, key=lambda one: one.fold)}
+    return metrics, collect_outputs(found, trial), epochs
 
 
 def plan_folds(
@@ -174,18 +213,20 @@ def plan_folds(
 
 def plan_trial(bench: Bench, *, n_folds: int | None) -> Trial:
     """Put together what is fitted on which folds, see `plan_folds`, and warn of the folds."""
-    labelled, groups = bench.labelled, bench.files.groups
-    folds = plan_folds(labelled, groups, n_folds=n_folds, seed=bench.seed)
+    labelled, n_images = bench.labelled, len(bench.labelled.folds)
+    folds = plan_folds(labelled, bench.files.groups, n_folds=n_folds, seed=bench.seed)
     if n_folds is None:
         warn_of_parted_groups(bench.files)
     else:
         _warn_of_folds(bench, folds)
     return Trial(
         matrix=bench.matrix,
-        targets=labelled.targets,
-        groups=groups,
-        rows=labelled.folds,
-        folds=folds,
+        targets=bench.targets,
+        groups=bench.groups,
+        rows=bench.stack(labelled.folds),
+        folds=[Fold(bench.stack(train, of=n_images), test) for train, test in folds],
+        n_views=len(bench.views),
+        averages=bench.averages,
         seed=bench.seed,
         memory_bytes=bench.memory_bytes,
         store=bench.store,

@@ -25,6 +25,7 @@ from permafrost.pipeline.models.classifier import (
     write_predictions,
 )
 from permafrost.pipeline.models.rows import FeatureFiles
+from permafrost.pipeline.models.views import check_several
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
@@ -33,7 +34,7 @@ from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.metrics import score
 from permafrost.stages.heads import Head
-from permafrost.stages.heads.head import predict_rows
+from permafrost.stages.heads.head import predict_images
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def predict(  # noqa: PLR0913
     out: Path,
     cache: Path,
     run: RunOptions,
+    average_views: bool = False,
     dataset: Dataset | None = None,
 ) -> dict[str, object]:
     """Classify images and write ``path,label,predicted`` and a probability column a class.
@@ -60,6 +62,8 @@ def predict(  # noqa: PLR0913
     cache : Path
         Activations are kept here, as in any extraction.
     run : RunOptions
+    average_views : bool
+        Whether what is said of an image is the mean over the views that the head was fitted on.
     dataset : Dataset, optional
         The images, where they are listed and hashed already.
 
@@ -71,10 +75,14 @@ def predict(  # noqa: PLR0913
     Raises
     ------
     PipelineError
-        The backbone is no longer the one that the head was fitted on.
+        The backbone is no longer the one that the head was fitted on, or there is one view.
     """
     check_predictions_file(out)
-    classifier = load_classifier(model)
+    fitted = classifier = load_classifier(model)
+    if average_views:
+        views = fitted.views or fitted.parts[0].features.views
+        check_several(views, what=f"{str(model)!r} was fitted on")
+        classifier = fitted.look_at(views)
     extractions = [
         ExtractOptions(
             dataset=name_images(images),
@@ -86,18 +94,18 @@ def predict(  # noqa: PLR0913
     ]
     # Checked first, or an hour may be spent on features that the head cannot use.
     with Index(open_cache(cache).index_file) as index:
-        for part in classifier.parts:
+        for part in fitted.parts:
             check_recipe(part, Backbone(part.features, index))
     make_folder(out.parent)
     with temporary_folder(out.parent) as folder:
-        views = [folder / f"{number}.h5" for number in range(len(extractions))]
+        outs = [folder / f"{number}.h5" for number in range(len(extractions))]
         summaries = [
-            extract(options, view, dataset=dataset)
-            for options, view in zip(extractions, views, strict=True)
+            extract(options, one, dataset=dataset)
+            for options, one in zip(extractions, outs, strict=True)
         ]
-        with FeatureFiles(views) as files:
+        with FeatureFiles(outs) as files:
             figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out)
-        _keep_failures(views, failures_path(out))
+        _keep_failures(outs, failures_path(out))
     figures |= {"features": None, "predictions": str(out)}
     figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
     return figures
@@ -122,7 +130,8 @@ def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[st
         files.find_layer(views.index(features), part.layer)
         for features, part in zip(wanted, classifier.parts, strict=True)
     ]
-    outputs = predict_rows(head, files.open_matrix(layers), np.arange(len(files)))
+    rows, n_views = np.arange(len(files)), len(layers[0].views)
+    outputs = predict_images(head, files.open_matrix(layers), rows, n_views=n_views)
     labels = _read_truth(classifier, files)
     write_predictions(
         out,

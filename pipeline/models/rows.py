@@ -16,13 +16,17 @@ import numpy as np
 from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.above import BackboneAbove, find_above
 from permafrost.pipeline.models.layer_matrix import (
     LayerMatrix,
     StoredLayer,
     expand_layer,
     find_layer,
+    list_layers,
     list_own_names,
 )
+from permafrost.pipeline.models.views import list_views
+from permafrost.pipeline.options import FeatureOptions
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits
@@ -32,7 +36,13 @@ from permafrost.stages.datasets.targets import (
     find_classes,
     parse_targets,
 )
-from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows, Store
+from permafrost.stages.matrices.matrix import (
+    JoinedMatrix,
+    Matrix,
+    Rows,
+    StackedMatrix,
+    Store,
+)
 from permafrost.warn import warn_once
 
 JOINED_BY = "+"
@@ -138,7 +148,7 @@ class FeatureFiles:
     @cached_property
     def layers(self) -> list[str]:
         """The layer specs of all files, sorted."""
-        return sorted({layer for file in self._files for layer in file.layers})
+        return sorted({layer for file in self._files for layer in list_layers(file)})
 
     def column(self, name: str) -> list[str]:
         """Return a column of the dataset's table; a warning says where the files disagree."""
@@ -203,7 +213,7 @@ class FeatureFiles:
         return any(len(self._files[one.file].shape(one.name)) > 1 for one in found)
 
     def open_matrix(self, layers: Sequence[StoredLayer], *, stores: Sequence[Store] = ()) -> Matrix:
-        """Return the layers side by side, a row an image.
+        """Return the layers side by side, a row an image; of several views, one below the other.
 
         Parameters
         ----------
@@ -211,17 +221,39 @@ class FeatureFiles:
         stores : sequence of Store, optional
             Where what is made of each layer alone is kept.
         """
-        parts = [
-            LayerMatrix(features=self._files[one.file], layer=one, rows=self._rows[one.file])
-            for one in layers
-        ]
+        n_views = len(list_views(layers))
+        parts = [self._stack_views([layer.look_at(n) for n in range(n_views)]) for layer in layers]
         return parts[0] if len(parts) == 1 else JoinedMatrix(parts, stores)
 
+    def _stack_views(self, views: Sequence[StoredLayer]) -> Matrix:
+        parts = [
+            LayerMatrix(
+                features=self._files[one.file],
+                layer=one,
+                rows=self._rows[one.file],
+                above=self._find_above(one),
+            )
+            for one in views
+        ]
+        return parts[0] if len(parts) == 1 else StackedMatrix(parts)
+
+    def _find_above(self, layer: StoredLayer) -> BackboneAbove | None:
+        """Return what lies above a layer; nothing where the file does not say how it was made."""
+        with suppress(PipelineError, ValueError):
+            features = FeatureOptions.from_json(json.dumps(self.read_origin(layer)))
+            folder = self._files[layer.file].folder(layer.name)
+            return find_above(layer.spec, layer.recipe, features, folder)
+        return None
+
     def read_origin(self, layer: StoredLayer) -> dict[str, Any]:
-        """Return how the layer was asked for, as `FeatureOptions.from_json` reads it."""
+        """Return how the layer was asked for, as `FeatureOptions.from_json` reads it.
+
+        Of several views, only its own.
+        """
         file = self._files[layer.file]
+        own = {"view": layer.views[0]} if len(layer.views) > 1 else {}
         try:
-            return {**json.loads(file.origin), "layers": [str(layer.spec)]}
+            return {**json.loads(file.origin), "layers": [str(layer.spec)], **own}
         except (ValueError, TypeError) as error:
             raise PipelineError(
                 f"{str(file.path)!r} does not say how its features were made; extract again"

@@ -25,7 +25,8 @@ from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.evaluation import metrics
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import count_possible_folds
-from permafrost.stages.heads import check_task, describe_code, is_reduced, parse_settings
+from permafrost.stages.heads import HEADS, check_task, describe_code, is_reduced, parse_settings
+from permafrost.stages.matrices.matrix import LayersAbove
 from permafrost.stages.numbers import parse_number
 from permafrost.warn import warn_once
 
@@ -53,6 +54,8 @@ class TaskOptions:
         Column of which rows with one value are in one fold; ``group`` if there is one.
     classes : tuple of str, optional
         Only the rows of these classes, which are written in this order.
+    average_views : bool
+        Whether what is said of an image is the mean over its views, and not of the first alone.
     seed : int
     memory_bytes : int
         Budget for features in memory.
@@ -65,6 +68,11 @@ class TaskOptions:
     group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
     classes: tuple[str, ...] | None = declare(
         None, type=parse_names, metavar="A,B", help="only the rows of these classes"
+    )
+    average_views: bool = declare(
+        default=False,
+        action="store_true",
+        help="measure the mean of what is said of an image's views, not of the first alone",
     )
     seed: int = declare(0, type=read_whole, metavar="N", help="of folds, held-out rows and weights")
     memory_bytes: int = declare(
@@ -92,8 +100,10 @@ class TaskOptions:
         )
 
 
-def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> Candidate:
-    """Parse a head's settings.
+def make_candidate(
+    kind: str, settings: Mapping[str, object], *, task: str, layers: Sequence[str] = ()
+) -> Candidate:
+    """Parse a head's settings, for all layers or for some.
 
     Raises
     ------
@@ -101,7 +111,7 @@ def make_candidate(kind: str, settings: Mapping[str, object], *, task: str) -> C
         The head, a setting or a value does not exist, or the head cannot do the task.
     """
     check_task(kind, task)
-    return Candidate(kind=kind, settings=parse_settings(kind, settings))
+    return Candidate(kind=kind, settings=parse_settings(kind, settings), layers=tuple(layers))
 
 
 def choose_folds(options: TaskOptions, files: FeatureFiles) -> TaskOptions:
@@ -167,6 +177,7 @@ def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
         metrics.NUMERICS,
         # Only then: one more fact in every digest would have all fits done again.
         *([options.classes] if options.classes else ()),
+        *(["average views"] if options.average_views else ()),
     ]
     return _digest(facts)
 
@@ -207,6 +218,7 @@ def digest_fit(
     candidate: Candidate,
     *,
     scalings: Sequence[Scaling],
+    above: LayersAbove | None,
 ) -> str:
     """Return a digest of all that a fit depends on.
 
@@ -218,12 +230,24 @@ def digest_fit(
     candidate : Candidate
     scalings : sequence of Scaling
         Those of the fit. Not the memory is in the digest, but what follows from it.
+    above : LayersAbove or None
+        What of the backbone lies above the layer.
+
+    Raises
+    ------
+    StageError
+        The head is made of what lies above, and that cannot be had any more.
     """
-    features = [[canonical_json(layer.recipe), layer.is_derived] for layer in layers]
+    features = [
+        [canonical_json(layer.recipe), layer.is_derived, *layer.views[1:]] for layer in layers
+    ]
     settings = dataclasses.asdict(candidate.settings)
     kind = candidate.kind
     ways = [one.decide(kind) for one in scalings]
-    return _digest([rows_key, features, kind, settings, describe_code(kind), ways])
+    facts = [rows_key, features, kind, settings, describe_code(kind), ways]
+    if HEADS[kind].needs_backbone and above is not None:
+        facts.append(above.digest(until=candidate.settings.until))
+    return _digest(facts)
 
 
 def _digest(facts: object) -> str:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,12 +50,23 @@ class Backbone:
                 f"--weights {options.weights!r}: the model file {self.name.name!r} brings its own;"
                 " drop --weights"
             )
-        self.layers = parse_layer_specs(options.layers)
-        self._of_network = [spec for spec in self.layers if not spec.is_pixels]
         self._networks: dict[bool, Network] = {}
         self._with_top = False
         self._checked: Network | None = None
         self._remembered: str | None = None
+        self.layers = parse_layer_specs(options.layers)
+        self._of_network = [spec for spec in self.layers if not spec.is_pixels]
+        if any(spec.n_first for spec in self.layers):
+            self.layers = list(dict.fromkeys(map(self._find_first, self.layers)))
+            self._of_network = [spec for spec in self.layers if not spec.is_pixels]
+
+    def _find_first(self, spec: LayerSpec) -> LayerSpec:
+        """Put the name of the layer in the place of ``first:8``."""
+        if spec.n_first is None:
+            return spec
+        if self.name.name == NO_BACKBONE:
+            raise InputError(f"--backbone none has no layer {spec}; it has pixels alone")
+        return replace(spec, layer=self._describe().find_first(spec.n_first))
 
     @cached_property
     def card(self) -> BackboneCard:
@@ -114,6 +126,10 @@ class Backbone:
             except (WeightsError, InputError):
                 pass  # Weights or a size that only the network without its classifier takes.
         return self._find_card([])
+
+    def find_last_layer(self) -> str:
+        """Return the last layer of the network, without its classifier if it can be had so."""
+        return list(self._find_card([]).layers)[-1]
 
     def load(self) -> Network:
         """Load the network; this imports Keras.
@@ -216,7 +232,7 @@ class Backbone:
         # Not just whatever exists: a folder here may be called like an application.
         files = [self.name.name] * self.name.is_file + [weights] * named
         facts = {
-            "card": 3,
+            "card": 4,
             "backbone": "file" if self.name.is_file else str(self.name),
             "weights": "file" if named else weights,
             "files": [hash_path(Path(name), self._index) for name in files],

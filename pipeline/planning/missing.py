@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,6 +31,11 @@ class LayerPlan:
     features: FeatureSet
     missing: np.ndarray
 
+    @property
+    def view(self) -> str:
+        """The view of the images that it is of."""
+        return str(self.recipe["view"])
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractionPlan:
@@ -46,12 +51,22 @@ class ExtractionPlan:
         All layers asked for.
     active : list of LayerPlan
         Those that missed at least one row at first: what the run adds to.
+    lacking : dict of str to ndarray of bool, each (n_rows,)
+        View → which rows a layer of the network missed at first.
     """
 
     digests: list[bytes]
     paths: list[str]
     layers: list[LayerPlan]
     active: list[LayerPlan]
+    lacking: dict[str, np.ndarray] = field(init=False)
+
+    def __post_init__(self) -> None:
+        masks: dict[str, list[np.ndarray]] = {}
+        for layer in self.of_network:
+            masks.setdefault(layer.view, []).append(layer.missing)
+        lacking = {view: np.logical_or.reduce(some) for view, some in masks.items()}
+        object.__setattr__(self, "lacking", lacking)
 
     @property
     def of_network(self) -> list[LayerPlan]:

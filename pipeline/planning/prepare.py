@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.store.featureset import FeatureSet
@@ -98,9 +98,10 @@ def prepare(
 def describe_layers(
     features: FeatureOptions, backbone: Backbone, compression: str
 ) -> list[tuple[LayerSpec, Recipe, RowFormat]]:
-    """Describe the feature set of each layer that is asked for."""
+    """Describe the feature set of each layer that is asked for, in each of the views."""
     described = []
-    for spec in backbone.layers:
+    views = ("", *features.views[1:])
+    for spec in (replace(layer, view=view) for view in views for layer in backbone.layers):
         recipe = build_recipe(features, backbone, spec)
         row = RowFormat(
             shape=backbone.card.find_layer(spec.layer).pool_shape(spec),

@@ -7,6 +7,7 @@ from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import PIXELS, LayerSpec
+from permafrost.stages.backbones.preprocessing import check_view
 from permafrost.stages.decoding.decode import DecodeSpec
 
 # Raised when our own code changes the numbers it computes from the same inputs.
@@ -21,9 +22,17 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
     """Build the recipe of one layer.
 
     Never in it: batch size, chunking, compression, paths, file names, time. That of the images
-    themselves is how they are decoded, and of no backbone: all of one size share them.
+    themselves is how they are decoded, and of no backbone: all of one size share them. The view is
+    that of the layer, or else the first that the options name.
+
+    Raises
+    ------
+    InputError
+        The view is none of images of this size.
     """
     card = backbone.card
+    view = layer.view or options.views[0]
+    check_view(view, card.size)
     recipe: dict[str, JsonValue] = {
         "color": "rgb" if card.channels == 3 else "grayscale",
         "decode": options.decode,
@@ -34,7 +43,7 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
         "resize": options.resize,
         "resize_mode": options.resize_mode,
         "size": list(card.size),
-        "view": options.view,
+        "view": view,
     }
     if layer.is_pixels:
         return recipe | {"backbone": PIXELS, "dtype": "uint8"}

@@ -80,7 +80,9 @@ def remember_sets(
                 open_feature_set_folder(layout, layer.recipe)
         key = layer.features.key
         memos = {
-            f"origin {key}": replace(features, layers=(str(layer.spec),)).to_json(),
+            f"origin {key}": replace(
+                features, layers=(str(layer.spec.without_view),), view=layer.view
+            ).to_json(),
             f"recipe {key}": canonical_json(layer.recipe),
         }
         for name, value in memos.items():

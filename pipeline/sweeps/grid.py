@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.rows import JOINED_BY, FeatureFiles
@@ -17,12 +17,15 @@ from permafrost.pipeline.models.task import (
     digest_rows,
     make_candidate,
 )
+from permafrost.pipeline.models.views import list_views
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import POOLINGS, is_pooling
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.heads import HEADS, check_retired, check_task
 
+# Among the settings of a head, what says on which layers it is tried.
+LAYERS = "layers"
 _OUTSIDE_BRACKETS = re.compile(r",(?![^\[]*\])")
 
 
@@ -74,7 +77,8 @@ class HeadGrid:
     heads : tuple of str
     settings : tuple of (str, str)
         As typed: ``("C", "0.1,1")`` for all heads that have such a setting,
-        ``("mlp.dropout", "0,0.5")`` for one of them.
+        ``("mlp.dropout", "0,0.5")`` for one of them, ``("mlp.layers", "A,B")`` for the layers
+        that one of them is tried on.
     """
 
     heads: tuple[str, ...]
@@ -92,17 +96,24 @@ class HeadGrid:
             check_task(kind, task)
         self._check_names()
         found = [
-            make_candidate(kind, dict(chosen), task=task)
+            make_candidate(kind, dict(chosen), task=task, layers=self._find_layers(kind))
             for kind in self.heads
             for chosen in product(*self._choices(kind))
         ]
         return list(dict.fromkeys(found))
+
+    def _find_layers(self, kind: str) -> list[str]:
+        """Return the layers that a head is to be tried on, where it is not all."""
+        given = dict(self.settings).get(f"{kind}.{LAYERS}", "")
+        return [part.strip() for part in given.split(",") if part.strip()]
 
     def _choices(self, kind: str) -> list[list[tuple[str, object]]]:
         """List, for each setting that is given for a head, the pairs of its name and a value."""
         given: dict[str, str] = {}
         for name, values in sorted(self.settings, key=lambda pair: "." in pair[0]):
             owner, _, setting = name.rpartition(".")
+            if setting == LAYERS:
+                continue
             if owner == kind or (not owner and setting in _names_of(kind)):
                 given[setting] = values
         return [
@@ -115,7 +126,7 @@ class HeadGrid:
             if owner and owner not in self.heads:
                 raise UnknownNameError("head", owner, self.heads, where=f"in --set {name}")
             kinds = [owner] if owner else self.heads
-            known = [one for kind in kinds for one in _names_of(kind)]
+            known = [one for kind in kinds for one in _names_of(kind)] + [LAYERS] * bool(owner)
             if setting not in known:
                 for kind in kinds:
                     check_retired(kind, [setting])
@@ -174,23 +185,50 @@ def list_configurations(
     candidates : sequence of Candidate
     data : TaskOptions
     n_rows : int
-        Those that are in folds.
+        Images that are in folds.
     """
     rows_key = digest_rows(data, files)
     texts = [_describe_settings(one, candidates) for one in candidates]
+    own = {one: [_normalise(name) for name in one.layers] for one in candidates}
     found = []
-    for layer in layers:
+    for layer in dict.fromkeys([*layers, *chain.from_iterable(own.values())]):
         stored = files.find_layers(layer)
+        matrix = files.open_matrix(stored)
         scaling = Scaling(
-            n_rows=n_rows,
-            n_features=files.open_matrix(stored).shape[1],
+            n_rows=n_rows * len(list_views(stored, averages=data.average_views)),
+            n_features=matrix.shape[1],
             is_kept=False,
             memory_bytes=data.memory_bytes,
         )
         for one, text in zip(candidates, texts, strict=True):
-            key = digest_fit(rows_key, stored, one, scalings=[scaling])
+            if layer not in (own[one] or layers):
+                continue
+            # Of layers that were named for it alone, each is tried.
+            if not own[one] and not HEADS[one.kind].can_take(matrix.origin):
+                continue
+            above = matrix.origin.above
+            key = digest_fit(rows_key, stored, one, scalings=[scaling], above=above)
             found.append(Configuration(layer=layer, candidate=one, settings=text, key=key))
+    _check_all_tried(candidates, found, layers)
     return found
+
+
+def _check_all_tried(
+    candidates: Sequence[Candidate], found: Sequence[Configuration], layers: Sequence[str]
+) -> None:
+    """Raise PipelineError where a head can be fitted on none of the layers."""
+    tried = {one.candidate for one in found}
+    for one in candidates:
+        if one not in tried:
+            wanted = (
+                "one with height and width"
+                if HEADS[one.kind].needs_map
+                else "one without pooling, and not joined"
+            )
+            raise PipelineError(
+                f"{one.kind} can be fitted on none of the layers {', '.join(layers)}; it needs"
+                f" {wanted}, as pixels"
+            )
 
 
 def _pool_each(files: FeatureFiles, name: str, poolings: Sequence[str] | None) -> Iterable[str]:

@@ -6,13 +6,14 @@ import base64
 import json
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from permafrost.cache.disk.publish import sync
+from permafrost.stages.heads import Epoch
 
 _log = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ class FoldRecord:
         What `stages.evaluation.comparison` compares heads by.
     n_train, n_test : int
     seconds : float
+    epochs : tuple of Epoch
+        Of the training of a network.
     error : str
         Why the head could not be fitted; ``""`` if it could.
     """
@@ -44,6 +47,7 @@ class FoldRecord:
     n_train: int
     n_test: int
     seconds: float
+    epochs: tuple[Epoch, ...] = ()
     error: str = ""
 
     @property
@@ -71,6 +75,11 @@ class FoldRecord:
             "n_test": self.n_test,
             "seconds": self.seconds,
         }
+        if self.epochs:
+            fields["epochs"] = [
+                [None if np.isnan(figure) else figure for figure in astuple(epoch)]
+                for epoch in self.epochs
+            ]
         return json.dumps(fields | ({"error": self.error} if self.error else {}))
 
     @classmethod
@@ -78,6 +87,10 @@ class FoldRecord:
         """Read what `to_json` wrote."""
         fields = json.loads(text)
         packed = base64.b64decode(fields.pop("evidence"))
+        fields["epochs"] = tuple(
+            Epoch(number, *(float("nan") if figure is None else figure for figure in figures))
+            for number, *figures in fields.pop("epochs", ())
+        )
         stored, kept = ("<i4", np.int64) if fields.pop("is_count") else ("<f8", np.float64)
         return cls(evidence=np.frombuffer(packed, stored).astype(kept), **fields)
 

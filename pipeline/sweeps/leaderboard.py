@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from permafrost.pipeline.models.checkpoint import EPOCH_COLUMNS, EPOCHS_NAME, describe_epoch
 from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
 from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.sweeps.grid import Configuration
@@ -202,7 +203,24 @@ def write_tables(out: Path, board: Leaderboard, *, rows_key: str) -> None:
         for number, entry in enumerate(board.entries, start=1)
     ]
     _write_csv(out / "leaderboard.csv", ranked)
+    _write_epochs(out, board)
     write_json(out / SUMMARY_NAME, board.to_dict() | {"rows": rows_key})
+
+
+def _write_epochs(out: Path, board: Leaderboard) -> None:
+    """Write ``epochs.csv`` where networks were trained."""
+    rows: list[dict[str, object]] = [
+        {
+            **_name_configuration(entry),
+            "fold": record.fold,
+            **dict(zip(EPOCH_COLUMNS, describe_epoch(epoch), strict=True)),
+        }
+        for entry in board.entries
+        for record in entry.folds
+        for epoch in record.epochs
+    ]
+    if rows:
+        _write_csv(out / EPOCHS_NAME, rows)
 
 
 def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:

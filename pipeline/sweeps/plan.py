@@ -115,7 +115,8 @@ def plan_configurations(
     options: SweepOptions, files: FeatureFiles, rows: RowsPlan
 ) -> list[Configuration]:
     """List what is to be fitted; raises where a layer or pooling does not exist."""
-    layers = choose_layers(files, options.layers, options.poolings)
+    is_needed = options.layers is not None or not all(one.layers for one in options.candidates)
+    layers = choose_layers(files, options.layers, options.poolings) if is_needed else []
     return list_configurations(
         files, layers, options.candidates, data=rows.data, n_rows=len(rows.labelled.folds)
     )

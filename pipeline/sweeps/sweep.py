@@ -15,6 +15,7 @@ import numpy as np
 from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.checkpoint import find_checkpoint
 from permafrost.pipeline.models.fit import (
     FitOptions,
     FitResult,
@@ -161,23 +162,27 @@ def _fit_missing(
                 n_jobs=min(options.jobs, len(fits)),
                 workers=workers,
             )
-            resamples = Resamples(trial.folds, files.groups[trial.rows], seed=data.seed)
-            with closing(_run(fits, trial, resamples)) as found:
+            resamples = Resamples(trial.folds, trial.groups[trial.rows], seed=data.seed)
+            with closing(_run(fits, trial, resamples, out=options.out)) as found:
                 for record, configuration in found:
                     journal.add(record)
+                    find_checkpoint(options.out, record.key, record.fold).forget()
                     best.note(record, configuration)
                     advance(1)
 
 
 def _run(
-    fits: Sequence[Fit], trial: Trial, resamples: Resamples
+    fits: Sequence[Fit], trial: Trial, resamples: Resamples, *, out: Path
 ) -> Generator[tuple[FoldRecord, Configuration], None, None]:
     """Fit configurations of one layer and measure each on its fold."""
     configurations = list(dict.fromkeys(configuration for configuration, _ in fits))
     numbers = {configuration: number for number, configuration in enumerate(configurations)}
     outputs = cross_fit(
         [one.candidate for one in configurations],
-        trial,
+        dataclasses.replace(
+            trial,
+            find_checkpoint=lambda fit: find_checkpoint(out, configurations[fit[0]].key, fit[1]),
+        ),
         wanted=[(numbers[configuration], fold) for configuration, fold in fits],
     )
     with closing(outputs) as found:
@@ -209,9 +214,10 @@ def _measure(key: str, found: FoldOutputs, trial: Trial, resamples: Resamples) -
         fold=found.fold,
         scores=scores,
         evidence=evidence,
-        n_train=len(train),
+        n_train=len(train) // trial.n_views,
         n_test=0 if found.error else len(test),
         seconds=round(found.seconds, 4),
+        epochs=found.epochs,
         error=found.error,
     )
 

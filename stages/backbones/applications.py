@@ -17,6 +17,11 @@ from permafrost.stages.errors import InputError, UnknownNameError
 
 # Named instead of a network by who wants images alone.
 NO_BACKBONE = "none"
+# How the networks are called that this package builds; they take pixels as they are.
+OWN_NAME = "permafrost"
+# A fitted model's folder is a backbone where it holds this.
+FITTED_NETWORK = "backbone.keras"
+FITTED_MODEL = "model.json"
 _MODEL_SUFFIXES = (".keras", ".h5", ".hdf5")
 
 
@@ -132,6 +137,13 @@ def parse_backbone(text: str) -> BackboneName:
         return BackboneName(name=NO_BACKBONE)
     path = Path(text)
     with contextlib.suppress(OSError):  # A name longer than a file can have.
+        if (path / FITTED_NETWORK).is_file():
+            return BackboneName(name=str(path / FITTED_NETWORK))
+        if (path / FITTED_MODEL).is_file():
+            raise InputError(
+                f"{text!r} holds a head that is no network of layers; fit cnn or finetune to have a"
+                " backbone"
+            )
         if path.exists() and (path.is_dir() or path.suffix.lower() in _MODEL_SUFFIXES):
             return BackboneName(name=text)
         if path.is_file():
@@ -152,6 +164,7 @@ def family_preprocess(model_name: str) -> str | None:
     plain = _plain(model_name)
     families = {_plain(name): entry.preprocess for name, entry in APPLICATIONS.items()}
     families["nasnet"] = "tf"
+    families[OWN_NAME] = "none"
     matching = [family for family in families if plain.startswith(family)]
     return families[max(matching, key=len)] if matching else None
 

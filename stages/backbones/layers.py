@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,19 +16,39 @@ from permafrost.stages.errors import InputError, UnknownNameError
 
 # What every backbone has besides its own layers: the decoded and resized image, as uint8.
 PIXELS = "pixels"
+# Between a layer spec and a view; no layer of a network has it in its name.
+SEEN_AS = "@"
+# As in ``first:8``, the last of the first layers of a network, as Keras counts them.
+FIRST = "first"
 _SHAPE_RANK_WITH_SPACE = 2
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class LayerSpec:
-    """A layer and its pooling: ``block5_pool:avg``; pooling ``"none"`` is left out in text."""
+    """A layer and its pooling: ``block5_pool:avg``; pooling ``"none"`` is left out in text.
+
+    `view` is said of all views of the images but the first: ``block5_pool:avg@hflip``.
+    """
 
     layer: str
     pooling: str = "none"
+    view: str = ""
 
     def __str__(self) -> str:
         """Write it as a user would."""
-        return self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+        text = self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
+        return f"{text}{SEEN_AS}{self.view}" if self.view else text
+
+    @property
+    def without_view(self) -> LayerSpec:
+        """The same of the first view."""
+        return LayerSpec(self.layer, self.pooling)
+
+    @property
+    def n_first(self) -> int | None:
+        """How many layers it is the last of, where it is written so and the name is not known."""
+        prefix, _, number = self.layer.partition(":")
+        return int(number) if prefix == FIRST and number else None
 
     @property
     def is_pixels(self) -> bool:
@@ -59,9 +80,18 @@ class LayerSpec:
 
 def parse_layer_spec(text: str) -> LayerSpec:
     """Read ``block5_pool`` or ``block5_pool:avg``."""
-    layer, _, pooling = text.strip().partition(":")
+    bare, names_view, _ = text.strip().partition(SEEN_AS)
+    if names_view:
+        raise InputError(
+            f"{text!r} is one view of {bare!r}; write {bare!r}: heads learn from all views, which"
+            " extract --view names"
+        )
+    layer, _, pooling = bare.partition(":")
     if not layer:
         raise InputError(f"empty layer name in {text!r}")
+    counted = re.fullmatch(rf"{FIRST}:([1-9]\d{{0,4}})(?::(\w+))?", text.strip())
+    if counted:
+        layer, pooling = f"{FIRST}:{counted[1]}", counted[2] or ""
     if pooling and not is_pooling(pooling):
         raise UnknownNameError("pooling", pooling, POOLINGS, where=f"in {text!r}")
     spec = LayerSpec(layer, pooling or "none")
@@ -92,12 +122,18 @@ class LayerCard:
         Where its channels are, the batch's axis counted; -1 for the last.
     n_calls : int
         How often it is called in one run of the network.
+    number : int, optional
+        Its place among the layers as Keras counts them, from 0 on; none within a nested model.
+    is_cut : bool
+        Whether everything passes it, so that what lies above can be trained on its output.
     """
 
     shape: tuple[int, ...]
     digest: str
     channel_axis: int = LAST
     n_calls: int = 1
+    number: int | None = None
+    is_cut: bool = False
 
     def pool_shape(self, spec: LayerSpec) -> tuple[int, ...]:
         """Return the shape of one row of this layer, pooled as a spec says."""
@@ -161,6 +197,23 @@ class BackboneCard:
                 " another output each time; name a layer that is called on the one you want"
             )
         return card
+
+    def find_first(self, n_layers: int) -> str:
+        """Return the last of the first layers, as Keras counts them: those of ``model.layers``.
+
+        Raises
+        ------
+        InputError
+            The network has fewer, or the last of them has no output.
+        """
+        for name, card in self.layers.items():
+            if card.number == n_layers - 1:
+                return name
+        most = 1 + max((card.number or 0 for card in self.layers.values()), default=0)
+        raise InputError(
+            f"{self.name} has no layer that is the last of its first {n_layers}; it has {most}"
+            " layers, the first of which is its input"
+        )
 
     def _describe_pixels(self) -> LayerCard:
         if PIXELS in self.layers:

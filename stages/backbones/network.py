@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from permafrost.stages.backbones.above import find_cuts
 from permafrost.stages.backbones.calls import LAST, Call, list_calls
 from permafrost.stages.backbones.channels import find_channel_axes
 from permafrost.stages.backbones.digests import digest_layers, list_entries
@@ -172,12 +173,16 @@ class KerasNetwork:
     def describe(self) -> BackboneCard:
         """Note each layer's output shape and digest; see `Network.describe`."""
         shapes, n_calls = self._trace_shapes()
+        numbers = {layer.name: number for number, layer in enumerate(self.model.layers)}
+        cuts = set(self.list_cuts())
         layers = {
             name: LayerCard(
                 shape=shapes[name],
                 digest=digest,
                 channel_axis=self.find_channel_axis(name),
                 n_calls=n_calls[name],
+                number=numbers.get(name),
+                is_cut=name in cuts and n_calls[name] == 1,
             )
             for name, digest in self.digest_layers().items()
             if name in shapes
@@ -199,6 +204,13 @@ class KerasNetwork:
     def find_channel_axis(self, layer: str) -> int:
         """Return where a layer's channels are; see `Network.find_channel_axis`."""
         return self._channel_axes.get(layer, LAST)
+
+    def list_cuts(self) -> list[str]:
+        """List the layers that everything passes, see `above.find_cuts`."""
+        outputs = self.model.outputs
+        if len(outputs) != 1:
+            return []
+        return find_cuts(self._calls, outputs[0]._keras_history.operation.name)
 
     @cached_property
     def _calls(self) -> list[Call]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,16 @@ import numpy as np
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.numbers import parse_number
 
-VIEWS = ("identity", "hflip")
+# Each way of turning an image: whether rows become columns, and which axes are reversed then.
+_TURNS = {
+    "identity": (False, ()),
+    "hflip": (False, (2,)),
+    "vflip": (False, (1,)),
+    "rot90": (True, (1,)),
+    "rot180": (False, (1, 2)),
+    "rot270": (True, (2,)),
+}
+VIEWS = tuple(_TURNS)
 PREPROCESS_MODES = ("caffe", "tf", "torch", "none")
 # What stands for a mode where people bring their own figures.
 OWN_MODE = "mean=R,G,B,std=R,G,B"
@@ -21,7 +31,7 @@ TORCH_MEAN_RGB = (0.485, 0.456, 0.406)
 TORCH_DEVIATION_RGB = (0.229, 0.224, 0.225)
 
 _COLOUR_MODES = ("caffe", "torch")
-_WIDTH_AXIS, _CHANNEL_AXIS = 2, 3
+_CHANNEL_AXIS = 3
 
 
 def parse_mode(text: str) -> str:
@@ -73,6 +83,54 @@ def _write_figures(figures: list[float]) -> str:
     return ",".join(repr(figure + 0.0).removesuffix(".0") for figure in figures)
 
 
+def parse_views(views: str | Sequence[str]) -> str:
+    """Read views, ``"identity,hflip"`` or a sequence of names; repeated ones count once.
+
+    Raises
+    ------
+    UnknownNameError
+        One that there is not; the nearest are proposed.
+    """
+    names = views.split(",") if isinstance(views, str) else views
+    found = dict.fromkeys(name.strip() for name in names) or {"": None}
+    for name in found:
+        if name not in VIEWS:
+            raise UnknownNameError("view", name, VIEWS)
+    return ",".join(found)
+
+
+def check_view(view: str, size: tuple[int, int]) -> None:
+    """Raise InputError unless images of a height and width still have them in a view."""
+    if _TURNS[view][0] and size[0] != size[1]:
+        raise InputError(
+            f"--view {view} needs square images, and these are {size[0]}x{size[1]}; give --size one"
+            " number"
+        )
+
+
+def turn(xp: Any, images: Any, view: str) -> Any:
+    """Return a view of images, the same pixels elsewhere.
+
+    Parameters
+    ----------
+    xp : module
+        NumPy, or `keras.ops`.
+    images : array or tensor, shape (n, height, width, channels)
+    view : str
+        One of `VIEWS`: ``"hflip"`` is the mirror image, left and right exchanged, ``"vflip"`` has
+        top and bottom exchanged, and the others are rotations, in degrees counterclockwise, as
+        those of `numpy.rot90`.
+    """
+    if view not in _TURNS:
+        raise UnknownNameError("view", view, VIEWS)
+    transposes, axes = _TURNS[view]
+    if transposes:
+        images = xp.transpose(images, axes=(0, 2, 1, 3))
+    for axis in axes:  # one after the other, since OpenVINO reverses no two at once
+        images = xp.flip(images, axis=axis)
+    return images
+
+
 def check_mode(mode: str, n_channels: int | None) -> None:
     """Raise InputError unless a mode, as `parse_mode` gives it, is for so many channels."""
     if mode in _COLOUR_MODES and n_channels != 3:
@@ -99,7 +157,7 @@ def preprocess(images: Any, *, mode: str, view: str) -> Any:
         ``"caffe"``: BGR less the mean; ``"tf"``: -1 to 1; ``"torch"``: 0 to 1, standardised by
         channel; ``"none"``: 0 to 255; figures of one's own as `parse_mode` gives them.
     view : str
-        ``"identity"``, or ``"hflip"`` for the mirror image.
+        As for `turn`.
 
     Returns
     -------
@@ -114,15 +172,11 @@ def preprocess(images: Any, *, mode: str, view: str) -> Any:
     """
     from keras import ops
 
-    if view not in VIEWS:
-        raise UnknownNameError("view", view, VIEWS)
     if mode == "auto" or parse_mode(mode) != mode:
         raise UnknownNameError("preprocessing", mode, PREPROCESS_MODES)
     check_mode(mode, images.shape[_CHANNEL_AXIS])
-    # While they are bytes: 4 times as fast as turning what they become. One axis after the other,
-    # since OpenVINO reverses no two at once.
-    if view == "hflip":
-        images = ops.flip(images, axis=_WIDTH_AXIS)
+    # While they are bytes: 4 times as fast as turning what they become.
+    images = turn(ops, images, view)
     if mode == "caffe":
         images = ops.flip(images, axis=_CHANNEL_AXIS)
     pixels = ops.cast(images, "float32")

@@ -29,7 +29,7 @@ class ProgramSpec:
     preprocess : str
         As `stages.backbones.preprocessing.preprocess` takes it.
     view : str
-        ``"identity"``, or ``"hflip"`` for the mirror image.
+        As `stages.backbones.preprocessing.turn` takes it.
     precision : str
         Of the network's products: ``"float32"``, ``"bfloat16"`` or ``"float16"``. Preprocessing,
         what meets its pixels first, depthwise convolutions, pooling and the outputs are float32 in

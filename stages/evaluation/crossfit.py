@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 from typing import Any
@@ -22,9 +22,16 @@ from permafrost.stages.evaluation.fold_task import (
 )
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.evaluation.processes import Workers, run_tasks
-from permafrost.stages.heads import HEADS, is_reduced
+from permafrost.stages.heads import HEADS, Checkpoint, is_reduced
 from permafrost.stages.matrices.budget import Budget
-from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows, Store
+from permafrost.stages.matrices.matrix import (
+    ArrayMatrix,
+    Matrix,
+    Rows,
+    Store,
+    read_rows,
+    stack_rows,
+)
 from permafrost.stages.matrices.reduction import scale_rows
 
 
@@ -42,12 +49,19 @@ class Trial:
         Rows of the matrix that the folds speak of.
     folds : sequence of Fold
         Positions into `rows`.
+    n_views : int
+        `rows` are as many of each of so many views, view by view; a fold learns from all of them,
+        and its test rows are of the first.
+    averages : bool
+        Whether what is said of a test row is the mean over its views.
     store : Store, optional
         Keeps reduced rows for the next time.
     n_jobs : int
         Processes, fewer where memory has no room for as many.
     workers : Workers, optional
         Needed for more than one.
+    find_checkpoint : callable, optional
+        Returns where the training of a candidate on a fold, both by number, keeps its state.
     """
 
     matrix: Matrix
@@ -57,9 +71,23 @@ class Trial:
     folds: Sequence[Fold]
     seed: int
     memory_bytes: int
+    n_views: int = 1
+    averages: bool = False
     store: Store | None = None
     n_jobs: int = 1
     workers: Workers | None = None
+    find_checkpoint: Callable[[Fit], Checkpoint] | None = None
+
+    @property
+    def n_averaged(self) -> int:
+        """Over how many views predictions are averaged."""
+        return self.n_views if self.averages else 1
+
+    def find_fold(self, number: int) -> Fold:
+        """Return a fold with all test rows that are predicted."""
+        train, test = self.folds[number]
+        n_rows = len(self.rows) // self.n_views
+        return Fold(train, stack_rows(test, n_rows=n_rows, times=self.n_averaged))
 
 
 def cross_fit(
@@ -131,7 +159,11 @@ def _fit_held(
         return
     held = dataclasses.replace(
         trial,
-        matrix=ArrayMatrix(trial.matrix.read(trial.rows), trial.matrix.widths),
+        matrix=ArrayMatrix(
+            read_rows(trial.matrix, trial.rows, dtype=trial.matrix.dtype),
+            trial.matrix.origin,
+            trial.matrix.widths,
+        ),
         targets=trial.targets.select(trial.rows),
         groups=trial.groups[trial.rows],
         rows=np.arange(len(trial.rows)),
@@ -150,7 +182,9 @@ def _list_tasks(
 ) -> Iterator[FoldTask]:
     """List fits on unscaled rows: for each task a fold, and the candidates by number."""
     for fold, chosen in groups:
-        train, test = trial.folds[fold]
+        train, test = trial.find_fold(fold)
+        first = next(iter(chosen))
+        is_trained = not HEADS[chosen[first].kind].is_estimator
         yield FoldTask(
             matrix=trial.matrix,
             targets=trial.targets,
@@ -160,6 +194,10 @@ def _list_tasks(
             candidates=chosen,
             seed=trial.seed,
             memory_bytes=memory_bytes,
+            n_averaged=trial.n_averaged,
+            checkpoint=trial.find_checkpoint((first, fold))
+            if trial.find_checkpoint and is_trained
+            else None,
         )
 
 
@@ -205,11 +243,12 @@ def _list_reduced(
                     values=scaled.values,
                     targets=targets,
                     groups=groups_of_rows,
-                    fold=trial.folds[fold],
+                    fold=trial.find_fold(fold),
                     number=fold,
                     candidates=chosen,
                     seed=trial.seed,
                     memory_bytes=trial.memory_bytes,
+                    n_averaged=trial.n_averaged,
                 )
         except Exception as error:  # noqa: BLE001
             reason = explain_failure(error)
@@ -239,11 +278,12 @@ def collect_outputs(found: Sequence[FoldOutputs], trial: Trial) -> NDArray[np.fl
 
     Returns
     -------
-    ndarray of float64, shape (len(trial.rows), n_outputs)
+    ndarray of float64, shape (len(trial.rows) // trial.n_views, n_outputs)
         A column for each of the targets' classes; NaN where a row is in no fold's test rows.
     """
     classes = trial.targets.classes
-    outputs = np.full((len(trial.rows), max(1, len(classes))), np.nan)
+    n_rows = len(trial.rows) // trial.n_views
+    outputs = np.full((n_rows, max(1, len(classes))), np.nan)
     for one in found:
         test = trial.folds[one.fold].test
         outputs[test] = spread_columns(one.outputs, one.classes, classes)

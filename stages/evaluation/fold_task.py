@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError
 from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.heads import HEADS, fit_estimator
-from permafrost.stages.heads.head import predict_rows
+from permafrost.stages.heads import HEADS, Checkpoint, Epoch, FitRows, fit_estimator
+from permafrost.stages.heads.head import average_views, predict_rows
 from permafrost.stages.matrices.matrix import Matrix
 from permafrost.stages.matrices.reduction import scale_rows
 
@@ -26,10 +26,22 @@ Fit = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A head that may be fitted: its kind in `HEADS` and its parsed settings."""
+    """A head that may be fitted.
+
+    Attributes
+    ----------
+    kind : str
+        In `stages.heads.HEADS`.
+    settings : dataclass
+        Parsed.
+    layers : tuple of str
+        Of those that a sweep goes over, the ones that it is tried on; none says all that it can
+        be fitted on.
+    """
 
     kind: str
     settings: Any
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +58,8 @@ class FoldOutputs:
         Those among the training rows.
     seconds : float
         Of the fit and the prediction.
+    epochs : tuple of Epoch
+        Of the training of a network.
     error : str
         Why the head could not be fitted, and then there are no outputs; ``""`` if it could.
     """
@@ -55,6 +69,7 @@ class FoldOutputs:
     outputs: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 1)))
     classes: NDArray[np.str_] = field(default_factory=lambda: np.empty(0, np.str_))
     seconds: float = 0.0
+    epochs: tuple[Epoch, ...] = ()
     error: str = ""
 
 
@@ -78,6 +93,10 @@ class FoldTask:
         By number. Estimators with the same setting ``scale``, or one head of another kind.
     memory_bytes : int
         For all of the task.
+    n_averaged : int
+        Over so many views predictions are averaged: the fold's test rows come view by view.
+    checkpoint : Checkpoint, optional
+        Of the one head of another kind.
     """
 
     matrix: Matrix
@@ -89,6 +108,16 @@ class FoldTask:
     candidates: Mapping[int, Candidate]
     seed: int
     memory_bytes: int
+    n_averaged: int = 1
+    checkpoint: Checkpoint | None = None
+
+
+class FoldAnswer(NamedTuple):
+    """Outputs of a fold's test rows, the classes that they are of, and how the head was trained."""
+
+    outputs: NDArray[np.float64]
+    classes: NDArray[np.str_]
+    epochs: tuple[Epoch, ...] = ()
 
 
 def run_task(task: FoldTask) -> list[FoldOutputs]:
@@ -125,17 +154,18 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
     started_s = time.monotonic()
     candidate = task.candidates[number]
     try:
-        outputs, classes = _fit(task, candidate, values)
-        if not np.isfinite(outputs).all():
+        answer = _fit(task, candidate, values)
+        if not np.isfinite(answer.outputs).all():
             raise InputError(f"{candidate.kind} gives NaN or infinity; scale the features")
     except Exception as error:  # noqa: BLE001
         return FoldOutputs(candidate=number, fold=task.number, error=explain_failure(error))
     return FoldOutputs(
         candidate=number,
         fold=task.number,
-        outputs=outputs,
-        classes=classes,
+        outputs=average_views(answer.outputs, task.n_averaged),
+        classes=answer.classes,
         seconds=time.monotonic() - started_s,
+        epochs=answer.epochs,
     )
 
 
@@ -157,23 +187,22 @@ def explain_failure(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})"
 
 
-def _fit(
-    task: FoldTask, candidate: Candidate, values: NDArray[Any] | None
-) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-    """Return outputs of the test rows, and the classes that they are of."""
+def _fit(task: FoldTask, candidate: Candidate, values: NDArray[Any] | None) -> FoldAnswer:
     kind, settings = candidate.kind, candidate.settings
     train, test = task.fold
     if values is not None:
         truth = task.targets.select(train)
         fitted = fit_estimator(kind, settings, values[train], truth, seed=task.seed)
-        return fitted.predict(values[test]), fitted.classes
-    head = HEADS[kind].fit(
-        settings,
-        task.matrix,
-        task.targets,
+        return FoldAnswer(fitted.predict(values[test]), fitted.classes)
+    rows = FitRows(
+        matrix=task.matrix,
+        targets=task.targets,
         train=train,
         groups=task.groups,
         seed=task.seed,
         memory_bytes=task.memory_bytes,
+        checkpoint=task.checkpoint,
     )
-    return predict_rows(head, task.matrix, test), head.classes
+    head = HEADS[kind].fit(settings, rows)
+    epochs = getattr(head, "history", ())
+    return FoldAnswer(predict_rows(head, task.matrix, test), head.classes, epochs)

@@ -43,7 +43,7 @@ class ExportPart:
     preprocess : str
         As `stages.backbones.preprocessing.preprocess` takes it.
     view : str
-        ``"identity"``, or ``"hflip"`` for the mirror image.
+        As `stages.backbones.preprocessing.turn` takes it.
     dtype : str
         What the features were stored as; ``"float16"`` rounds them in the model as well, so that
         it answers as the head did.

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
+from permafrost.stages.backbones.applications import OWN_NAME
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart, run_backbones, share_input_shape
 from permafrost.stages.export.head_part import apply_head, join_features
@@ -63,7 +64,53 @@ def build_classifier(parts: Sequence[ExportPart], head: Any, *, order: Sequence[
     outputs = apply_head(head, features)
     if list(order) != sorted(order):
         outputs = keras.ops.take(outputs, list(order), axis=1)
-    return keras.Model(image, outputs, name="classifier")
+    return keras.Model(image, outputs, name=f"{OWN_NAME}_classifier")
+
+
+def flatten_model(model: Any) -> Any:
+    """Return a model in which the layers of nested models stand in their places.
+
+    Its layers are those of the other, by their own names, so that each can be named, cut at and
+    trained on.
+    """
+    import keras
+
+    image = keras.Input(model.inputs[0].shape[1:], dtype=model.inputs[0].dtype, name="image")
+    return keras.Model(image, _call_flat(model, image, {"image": None}), name=model.name)
+
+
+def _call_flat(model: Any, tensor: Any, named: dict[str, Any]) -> Any:
+    """Call each layer of a model with one input and one output, symbolically.
+
+    `named` are the layers by name; one whose name another has gets a number behind it.
+    """
+    import keras
+
+    found: dict[int, Any] = {}
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(layer, keras.Model):
+            output = _call_flat(layer, args[0], named)
+        else:
+            _name_apart(layer, named)
+            output = layer(*args, **kwargs)
+        found[id(layer)] = output
+        return output
+
+    keras.models.clone_model(
+        keras.Model(model.inputs, model.outputs),  # A Sequential takes no call_function.
+        input_tensors=[tensor],
+        clone_function=lambda layer: layer,
+        call_function=call,
+    )
+    return found[id(model.outputs[0]._keras_history.operation)]
+
+
+def _name_apart(layer: Any, named: dict[str, Any]) -> None:
+    plain, number = layer.name, 1
+    while named.setdefault(layer.name, layer) is not layer:
+        number += 1
+        layer.name = f"{plain}_{number}"
 
 
 def save_classifier(

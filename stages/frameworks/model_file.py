@@ -70,6 +70,8 @@ _FUNCTION_MODULES = (None, "builtins", "keras.activations")
 _PLAIN_MODULES = re.compile(
     r"keras\.(src\.ops\.(numpy|nn|image|math)|(losses|metrics|optimizers(\.schedules)?))"
 )
+# Its module has others that call functions.
+_CAST = ("keras.src.ops.core", "Cast")
 # More weights than the file holds: HDF5 files lack the seeds of layers that are random in training.
 _FREE_WEIGHTS = 10_000
 # A layer that nested models share is kept once and counted in each.
@@ -233,6 +235,8 @@ def _check_node(node: dict[str, Any]) -> None:
 def _is_plain_class(name: object, module: object) -> bool:
     if not isinstance(name, str) or not isinstance(module, str | None):
         return False
+    if (module, name) == _CAST:
+        return True
     if module is not None and _PLAIN_MODULES.fullmatch(module):
         return bool(_CLASS_NAME.fullmatch(name))
     return name in _NAMES and (module is None or module.split(".")[0] == "keras")

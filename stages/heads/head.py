@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from permafrost.command import COMMAND
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError, WeightsError
-from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
+from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows, stack_rows
 from permafrost.stages.matrices.scaling import BATCH_BYTES, check_finite
 
 RECORD_NAME = "head.json"
@@ -217,3 +217,19 @@ def predict_rows(head: Head, matrix: Matrix, rows: Rows) -> NDArray[np.float64]:
     n_outputs = max(1, len(head.classes))
     blocks = [head.predict(block) for _, block in iterate_rows(matrix, rows)]
     return np.concatenate([np.empty((0, n_outputs)), *blocks])
+
+
+def predict_images(
+    head: Head, matrix: Matrix, rows: Rows, *, n_views: int = 1
+) -> NDArray[np.float64]:
+    """Predict rows of a matrix that stacks so many views, on the mean over all of them."""
+    seen = stack_rows(rows, n_rows=matrix.shape[0] // n_views, times=n_views)
+    return average_views(predict_rows(head, matrix, seen), n_views)
+
+
+def average_views(outputs: NDArray[np.float64], n_views: int) -> NDArray[np.float64]:
+    """Average outputs that come view by view, shape (n_views * m, n_outputs), over the views."""
+    if n_views == 1:
+        return outputs
+    mean: NDArray[np.float64] = outputs.reshape(n_views, -1, outputs.shape[1]).mean(axis=0)
+    return mean

@@ -19,6 +19,7 @@ from permafrost.stages.datasets.targets import (
 )
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads.estimators import FittedEstimator, load_estimator
+from permafrost.stages.heads.fit_rows import Checkpoint, FitRows
 from permafrost.stages.heads.head import Head, read_record
 from permafrost.stages.heads.head2toe.head import Head2ToeSettings, fit_head2toe
 from permafrost.stages.heads.knn import KnnSettings, fit_knn
@@ -30,12 +31,15 @@ from permafrost.stages.heads.linear import (
     fit_logreg,
     fit_ridge,
 )
-from permafrost.stages.heads.mlp.head import fit_mlp, load_mlp
-from permafrost.stages.heads.mlp.network import MlpSettings
 from permafrost.stages.heads.nearest_mean import NearestMeanSettings, fit_nearest_mean
+from permafrost.stages.heads.networks.cnn import CnnSettings, fit_cnn
+from permafrost.stages.heads.networks.finetune import FinetuneSettings, fit_finetune
+from permafrost.stages.heads.networks.head import load_network
+from permafrost.stages.heads.networks.mlp import fit_mlp, load_mlp
+from permafrost.stages.heads.networks.network import MlpSettings
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
-from permafrost.stages.matrices.matrix import Matrix, Rows, Store
+from permafrost.stages.matrices.matrix import Matrix, RowOrigin, Rows, Store
 from permafrost.stages.matrices.reduction import scale_rows
 
 
@@ -51,12 +55,18 @@ class HeadKind:
         Those of `TASKS` that it can do.
     fit : callable
         Of an estimator: ``fit(settings, values, targets, *, seed)`` returns scikit-learn's
-        estimator fitted on scaled rows. Of any other: ``fit(settings, matrix, targets, *, train,
-        groups, seed, memory_bytes)`` returns the head, which is the same whatever the memory.
+        estimator fitted on scaled rows. Of any other: ``fit(settings, rows)``, with `FitRows`,
+        returns the head, which is the same whatever the memory.
     load : callable
         ``load(folder, settings, record)`` returns the head.
     is_estimator : bool
         Whether `fit_estimator` can fit it, on rows that others share.
+    is_network : bool
+        Whether it may be a backbone itself: a Keras network whose layers people want.
+    needs_map : bool
+        Whether it is fitted on rows with height and width alone.
+    needs_backbone : bool
+        Whether it is made of what lies above the layer, and so depends on that too.
     fit_bytes : int
         What an estimator's fit and predictions add to each value that it is fitted on: the most
         that was measured of tall, wide and square values, the reduced ones being square.
@@ -75,12 +85,23 @@ class HeadKind:
     fit: Callable[..., Any]
     load: Callable[..., Head]
     is_estimator: bool = True
+    is_network: bool = False
+    needs_map: bool = False
+    needs_backbone: bool = False
     fit_bytes: int = 0
     keeps_rows: bool = False
     numerics: int = 1
     packages: tuple[str, ...] = ("scikit-learn", "scipy")
     retired: Mapping[str, str] = field(default_factory=dict)
 
+    def can_take(self, origin: RowOrigin) -> bool:
+        """Tell whether it can be fitted on rows of a kind, as far as that can be told before."""
+        if self.needs_backbone and origin.above is None:
+            return False
+        return not self.needs_map or len(origin.shape) == len(("height", "width", "channels"))
+
+
+_TRAINED_BY = ("keras", "scikit-learn", "tensorflow")
 
 HEADS: dict[str, HeadKind] = {
     "logreg": HeadKind(
@@ -121,7 +142,27 @@ HEADS: dict[str, HeadKind] = {
         fit=fit_mlp,
         load=load_mlp,
         is_estimator=False,
-        packages=("keras", "scikit-learn", "tensorflow"),
+        packages=_TRAINED_BY,
+    ),
+    "cnn": HeadKind(
+        settings=CnnSettings,
+        tasks=TASKS,
+        fit=fit_cnn,
+        load=load_network,
+        is_estimator=False,
+        is_network=True,
+        needs_map=True,
+        packages=_TRAINED_BY,
+    ),
+    "finetune": HeadKind(
+        settings=FinetuneSettings,
+        tasks=TASKS,
+        fit=fit_finetune,
+        load=load_network,
+        is_estimator=False,
+        is_network=True,
+        needs_backbone=True,
+        packages=_TRAINED_BY,
     ),
     "sgd": HeadKind(
         settings=SgdSettings,
@@ -199,6 +240,7 @@ def fit_head(  # noqa: PLR0913
     groups: NDArray[Any] | None = None,
     memory_bytes: int = 4_000_000_000,
     store: Store | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> Head:
     """Fit a head; nothing but the training rows is learnt from.
 
@@ -222,6 +264,8 @@ def fit_head(  # noqa: PLR0913
         What the fit may take.
     store : Store, optional
         Keeps reduced rows for the next fit.
+    checkpoint : Checkpoint, optional
+        Keeps the state of a head that is trained.
 
     Raises
     ------
@@ -237,15 +281,16 @@ def fit_head(  # noqa: PLR0913
     check_training(kind, truth)
     head_kind = HEADS[kind]
     if not head_kind.is_estimator:
-        head: Head = head_kind.fit(
-            settings,
-            matrix,
-            targets,
+        rows = FitRows(
+            matrix=matrix,
+            targets=targets,
             train=train,
             groups=np.arange(len(targets)) if groups is None else groups,
             seed=seed,
             memory_bytes=memory_bytes,
+            checkpoint=checkpoint,
         )
+        head: Head = head_kind.fit(settings, rows)
         return head
     scaled = next(
         scale_rows(

@@ -67,6 +67,14 @@ def choice(*names: str) -> Callable[[object], str]:
     return parse
 
 
+def text(value: object) -> str:
+    """Parse any text on one line."""
+    parsed = "" if value is None else str(value).strip()
+    if not parsed.isprintable():
+        raise ValueError(value)
+    return parsed
+
+
 def layer_sizes(value: object) -> tuple[int, ...]:
     """Parse ``256,128``, ``[256, 128]``, ``256`` or a sequence of whole numbers from 1 on."""
     parse = whole(1)

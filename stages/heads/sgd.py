@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.heads.estimators import EstimatorHead
+from permafrost.stages.heads.fit_rows import FitRows
 from permafrost.stages.heads.linear import join_taggers, parse_positive
 from permafrost.stages.heads.loss import Problem, pose_problem
 from permafrost.stages.heads.settings import (
@@ -25,7 +26,6 @@ from permafrost.stages.heads.settings import (
     whole,
 )
 from permafrost.stages.heads.truth import Truth, encode_targets, standardise
-from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.stream import (
     count_least_bytes,
     leave_for_rows,
@@ -63,46 +63,24 @@ class SgdSettings:
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
-def fit_sgd(  # noqa: PLR0913
-    settings: SgdSettings,
-    matrix: Matrix,
-    targets: Targets,
-    *,
-    train: Rows,
-    groups: NDArray[Any],
-    seed: int,
-    memory_bytes: int,
-) -> EstimatorHead:
+def fit_sgd(settings: SgdSettings, rows: FitRows) -> EstimatorHead:
     """Find the weights of `logreg` or `ridge`; there is nothing to draw or to hold out.
-
-    Parameters
-    ----------
-    settings : SgdSettings
-    matrix : Matrix
-    targets : Targets
-        Of all rows of `matrix`.
-    train : ndarray of int64
-        The rows that are learnt from.
-    groups, seed
-        Change nothing.
-    memory_bytes : int
-        What rows and weights may take; it changes nothing else.
 
     Raises
     ------
     InputError
         There is too little memory, or a row holds NaN or infinity.
     """
-    rows = np.sort(train)
-    truth = standardise(encode_targets(targets.select(rows), settings.class_weight))
+    matrix, learnt = rows.matrix, np.sort(rows.train)
+    truth = standardise(encode_targets(rows.targets.select(learnt), settings.class_weight))
     n_features = matrix.shape[1]
     n_bytes = leave_for_rows(
-        memory_bytes,
+        rows.memory_bytes,
         taken_bytes=n_features * (BYTES_PER_WEIGHT * truth.n_outputs + BYTES_PER_FEATURE),
         least_bytes=count_least_bytes(n_features),
         remedy="pool the layer",
     )
-    stream = open_stream(matrix, rows, n_bytes=n_bytes)
+    stream = open_stream(matrix, learnt, n_bytes=n_bytes)
     problem, columns = pose_problem(stream, truth, scale=settings.scale, c=settings.C)
     return _make_head(settings, problem, columns, weights=_minimise(problem, settings))
 

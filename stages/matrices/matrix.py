@@ -30,6 +30,48 @@ def read_stored(values: NDArray[Any]) -> NDArray[Any]:
     return scaled
 
 
+class LayersAbove(Protocol):
+    """What of a backbone comes after the layer that rows are of, for heads that train it on."""
+
+    def digest(self, *, until: str) -> str:
+        """Return a digest of all that `build` would be made of."""
+        ...
+
+    def build(self, *, until: str) -> Any:
+        """Return a Keras model with the backbone's weights, from the layer's output on.
+
+        Parameters
+        ----------
+        until : str
+            The last layer of it; ``""`` is the one before the backbone's own pooling.
+
+        Raises
+        ------
+        StageError
+            The layer is none that everything passes, or the backbone cannot be had any more.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowOrigin:
+    """What a row of a matrix was before it was flattened.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the activation: ``(height, width, channels)`` of a map.
+    above : LayersAbove, optional
+        Where rows are the output of one layer, as it is.
+    is_image : bool
+        Whether they are the images themselves, from 0 to 1.
+    """
+
+    shape: tuple[int, ...]
+    above: LayersAbove | None = None
+    is_image: bool = False
+
+
 class Matrix(Protocol):
     """Features of n rows; only what is asked for is read."""
 
@@ -41,6 +83,11 @@ class Matrix(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]:
         """What is stored: float32 or float16."""
+        ...
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
         ...
 
     @property
@@ -102,11 +149,13 @@ class ArrayMatrix:
     Parameters
     ----------
     values : ndarray of float32 or float16, shape (n_rows, n_features)
+    known_origin : RowOrigin, optional
     layers : tuple of int, optional
         Its `widths`, where it holds several layers.
     """
 
     values: NDArray[Any]
+    known_origin: RowOrigin | None = None
     layers: tuple[int, ...] = ()
 
     @property
@@ -123,6 +172,11 @@ class ArrayMatrix:
     def dtype(self) -> np.dtype[Any]:
         """What is stored."""
         return self.values.dtype
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        return self.known_origin or RowOrigin(shape=self.shape[1:])
 
     @cached_property
     def key(self) -> str:
@@ -174,6 +228,11 @@ class JoinedMatrix:
         return np.result_type(*(part.dtype for part in self.parts))
 
     @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        return RowOrigin(shape=self.shape[1:])
+
+    @property
     def key(self) -> str:
         """Digest of the parts' keys."""
         return hashlib.sha256(" ".join(part.key for part in self.parts).encode()).hexdigest()
@@ -200,6 +259,96 @@ def split_layers(matrix: Matrix, store: Store | None) -> list[tuple[Matrix, Stor
         return [(matrix, store)]
     stores = matrix.stores or [store] * len(matrix.parts)
     return list(zip(matrix.parts, stores, strict=True))
+
+
+@dataclass(frozen=True)
+class StackedMatrix:
+    """Matrices of as many rows and features each, one below the other.
+
+    Row i of part k is row ``i + k * n`` of all, each part having n.
+
+    Parameters
+    ----------
+    parts : sequence of Matrix
+        At least one.
+    """
+
+    parts: Sequence[Matrix]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows, and of features in each."""
+        n_rows, n_features = self.parts[0].shape
+        return n_rows * len(self.parts), n_features
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What holds the values of every part."""
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each layer has."""
+        return self.parts[0].widths
+
+    @property
+    def origin(self) -> RowOrigin:
+        """What a row was before it was flattened."""
+        return self.parts[0].origin
+
+    @property
+    def key(self) -> str:
+        """Digest of the parts' keys."""
+        keys = " ".join(part.key for part in self.parts)
+        return hashlib.sha256(f"stacked {keys}".encode()).hexdigest()
+
+    def read(self, rows: Rows) -> NDArray[Any]:
+        """Read rows in the given order."""
+        out = np.empty((len(rows), self.shape[1]), self.dtype)
+        for part, places, own in self._find(rows):
+            out[places] = part.read(own)
+        return out
+
+    def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[NDArray[Any]]:
+        """Yield the columns from left to right, some of them at a time, for all of `rows`."""
+        found = self._find(rows)
+        # Half of it for what the parts give, which may be blocks of different widths.
+        shares = (n_bytes * len(own) // (2 * max(1, len(rows))) for _, _, own in found)
+        streams = [
+            part.iterate_columns(own, n_bytes=share)
+            for (part, _, own), share in zip(found, shares, strict=True)
+        ]
+        left = [next(stream) for stream in streams]
+        n_features = self.shape[1]
+        while n_features:
+            width = min(block.shape[1] for block in left)
+            out = np.empty((len(rows), width), self.dtype)
+            for (_, places, _), block in zip(found, left, strict=True):
+                out[places] = block[:, :width]
+            yield out
+            n_features -= width
+            left = [
+                block[:, width:] if block.shape[1] > width or not n_features else next(stream)
+                for block, stream in zip(left, streams, strict=True)
+            ]
+
+    def _find(self, rows: Rows) -> list[tuple[Matrix, Rows, Rows]]:
+        """Return each part that has some of the rows, their places in `rows`, and its own rows."""
+        numbers, own = np.divmod(rows, self.parts[0].shape[0])
+        places = (np.flatnonzero(numbers == number) for number in range(len(self.parts)))
+        found = [(part, some, own[some]) for part, some in zip(self.parts, places, strict=True)]
+        return [one for one in found if len(one[1])] or found[:1]
+
+
+def stack_rows(rows: Rows, *, n_rows: int, times: int) -> Rows:
+    """Return the same rows of so many parts of a `StackedMatrix`, each of `n_rows`, part by part.
+
+    Examples
+    --------
+    >>> stack_rows(np.array([0, 2]), n_rows=5, times=2).tolist()
+    [0, 2, 5, 7]
+    """
+    return np.add.outer(n_rows * np.arange(times), rows).ravel()
 
 
 def read_rows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,13 @@ import numpy as np
 from tests.helpers.inputs import SIZE
 
 
-def predict(model_file: Path, layer: str, photos: list[Path]) -> np.ndarray:
+def predict(
+    model_file: Path,
+    layer: str,
+    photos: list[Path],
+    *,
+    turn: Callable[[np.ndarray], np.ndarray] = np.asarray,
+) -> np.ndarray:
     """Compute what plain Keras gives: load_img, the family's preprocess_input, predict."""
     import keras
 
@@ -22,7 +29,7 @@ def predict(model_file: Path, layer: str, photos: list[Path]) -> np.ndarray:
     ]
     model = keras.models.load_model(model_file, compile=False)
     part = keras.Model(model.inputs, model.get_layer(layer).output)
-    batch = keras.applications.mobilenet.preprocess_input(np.stack(pixels))
+    batch = keras.applications.mobilenet.preprocess_input(turn(np.stack(pixels)))
     activations: np.ndarray = part.predict(batch, verbose=0)
     return activations
 

@@ -20,6 +20,7 @@ from tests.resilience.looks import (
     look_at_files,
     look_at_merged,
     look_at_model,
+    look_at_network,
     look_at_repaired,
     look_at_shards,
     look_at_sweep,
@@ -187,6 +188,12 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         *("fit", "--features", "{}/features.h5", "--layer", "last:avg", "--head", "logreg"),
         *("--cv", 3, "--out", "{}/model", "--json"),
     ]
+    train = [
+        *("fit", "--features", "{}/features.h5", "--layer", "first", "--out", "{}/model"),
+        *("--set", "epochs=25", "--set", "batch_size=8", "--set", "dropout=0.2", "--json"),
+    ]
+    finetune = [*train, "--head", "finetune", "--set", "warmup=3"]
+    cnn = [*train, "--head", "cnn", "--set", "filters=8,16", "--set", "patience=20"]
     sweep = [
         *("sweep", "--features", "{}/features.h5", "--out", "{}/sweep", "--cv", 3, "--json"),
         *("--heads", "logreg,ridge,nearest_mean", "--set", "C=0.1,1"),
@@ -221,6 +228,8 @@ def list_jobs(scene: Scene) -> dict[str, Job]:
         "sweep": job(scene.extracted, [*sweep, "--jobs", 1], look_at_sweep),
         "sweep --jobs 2": job(scene.extracted, [*sweep, "--jobs", 2], look_at_sweep),
         "fit": job(scene.extracted, fit, look_at_model),
+        "fit finetune": job(scene.extracted, finetune, look_at_network),
+        "fit cnn": job(scene.extracted, cnn, look_at_network),
         "predict": job(scene.fitted, predict, partial(look_at_files, "predictions.csv*")),
         "export": job(scene.fitted, export, look_at_export),
         "verify": job(scene.extracted, verify, look_at_shards),

@@ -21,6 +21,8 @@ SHARES = {
     "gc": 0.08,
     "predict": 0.07,
     "fit": 0.05,
+    "fit finetune": 0.1,
+    "fit cnn": 0.1,
     "export": 0.03,
     "sweep --jobs 2": 0.01,
 }

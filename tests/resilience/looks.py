@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -87,6 +88,29 @@ def look_at_model(folder: Path, name: str = "model") -> Look:
         "metrics": {name: value for name, value in metrics.items() if name not in _TIMES},
         "weights": load_head(model / "head").linear_form().weights,
         **look_at_files("*.csv", model),
+        **look_at_files("head/*.json", model),
+    }
+
+
+def look_at_network(folder: Path) -> Look:
+    """Read what a fit of a network left: every weight, and every epoch but for its seconds."""
+    model = folder / "model"
+    with zipfile.ZipFile(model / "head" / "head.keras") as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    weights: dict[str, object] = {}
+    with h5py.File(content) as file:
+        file.visititems(
+            lambda name, node: (
+                weights.__setitem__(f"weight {name}", node[()])
+                if isinstance(node, h5py.Dataset) and "seed" not in name
+                else None
+            )
+        )
+    return {
+        **weights,
+        "epochs": _read_rows(model / "epochs.csv"),
+        "training": [path.name for path in model.glob("training*")],
+        **look_at_files("predictions.csv", model),
         **look_at_files("head/*.json", model),
     }
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from permafrost.stages.datasets.targets import REGRESSION, Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.estimators import EstimatorHead, widen
+from permafrost.stages.heads.fit_rows import FitRows
 from permafrost.stages.heads.head2toe.relevance import measure_relevance, read_columns
 from permafrost.stages.heads.linear import (
     LogregSettings,
@@ -39,7 +40,7 @@ from permafrost.stages.heads.settings import (
 )
 from permafrost.stages.heads.truth import encode_targets, standardise
 from permafrost.stages.matrices.budget import format_bytes
-from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows
+from permafrost.stages.matrices.matrix import ArrayMatrix, Rows
 from permafrost.stages.matrices.reduction import scale_rows
 from permafrost.stages.matrices.stream import count_least_bytes, leave_for_rows, open_stream
 
@@ -81,54 +82,34 @@ class Head2ToeSettings:
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
-def fit_head2toe(  # noqa: PLR0913
-    settings: Head2ToeSettings,
-    matrix: Matrix,
-    targets: Targets,
-    *,
-    train: Rows,
-    groups: NDArray[Any],
-    seed: int,
-    memory_bytes: int,
-) -> EstimatorHead:
+def fit_head2toe(settings: Head2ToeSettings, rows: FitRows) -> EstimatorHead:
     """Score the features on the training rows, and fit a head on those with the highest scores.
 
-    Parameters
-    ----------
-    settings : Head2ToeSettings
-    matrix : Matrix
-    targets : Targets
-        Of all rows of `matrix`.
-    train : ndarray of int64
-        The rows that are learnt from.
-    groups, seed
-        Change nothing.
-    memory_bytes : int
-        What rows and weights may take; it changes nothing else.
+    There is nothing to draw or to hold out.
 
     Raises
     ------
     InputError
         There is too little memory, a row holds NaN or infinity, or all features are constant.
     """
-    rows = np.sort(train)
-    chosen = targets.select(rows)
+    learnt, matrix = np.sort(rows.train), rows.matrix
+    chosen = rows.targets.select(learnt)
     truth = standardise(encode_targets(chosen, settings.class_weight))
     n_features = matrix.shape[1]
     n_bytes = leave_for_rows(
-        memory_bytes,
+        rows.memory_bytes,
         taken_bytes=n_features * (BYTES_PER_WEIGHT * truth.n_outputs + BYTES_PER_FEATURE),
         least_bytes=2 * count_least_bytes(n_features),
         remedy="pool the layers, as with all:avg",
     )
     n_kept = max(1, round(settings.share * n_features))
-    _check_room(settings, (len(rows), n_kept), n_bytes=n_bytes // 2)
+    _check_room(settings, (len(learnt), n_kept), n_bytes=n_bytes // 2)
     # One half for rows that pass by, the other for the features that matter.
-    stream = open_stream(matrix, rows, n_bytes=n_bytes // 2)
+    stream = open_stream(matrix, learnt, n_bytes=n_bytes // 2)
     problem, columns = pose_problem(stream, truth, scale=settings.scale)
     scores = _score(settings, problem, chosen, n_bytes=n_bytes // 2)
     kept = np.sort(np.argsort(-scores, kind="stable")[:n_kept])
-    estimator = _fit_kept(settings, problem, kept, chosen, seed=seed, n_bytes=n_bytes)
+    estimator = _fit_kept(settings, problem, kept, chosen, seed=rows.seed, n_bytes=n_bytes)
     return _make_head(settings, problem, columns, chosen, estimator)
 
 

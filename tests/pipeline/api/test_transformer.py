@@ -230,7 +230,7 @@ def test_what_is_no_list_of_paths_is_refused(make: Make, images: Any, words: str
     [
         ({"layer": "lost:avg"}, "did you mean 'last'"),
         ({"on_error": "skip"}, "unknown on_error 'skip'"),
-        ({"view": "flip"}, "did you mean 'hflip'"),
+        ({"view": "flip"}, "did you mean 'vflip' or 'hflip'"),
     ],
 )
 def test_a_wrong_option_is_refused_before_any_image_is_read(
@@ -238,6 +238,11 @@ def test_a_wrong_option_is_refused_before_any_image_is_read(
 ) -> None:
     with pytest.raises(UnknownNameError, match=words):
         make(**options).fit(["nowhere.jpg"])
+
+
+def test_several_views_are_several_transformers(make: Make) -> None:
+    with pytest.raises(InputError, match=r"view is 'identity,hflip'; give one, and stack"):
+        make(view="identity,hflip").fit(["nowhere.jpg"])
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import yaml
 
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import name_folders, read_experiment
 from tests.helpers.experiments import RIDGES
 
@@ -40,6 +42,16 @@ def test_layers_are_tried_alone_and_told_apart_where_backbones_share_them(tmp_pa
         *("fc1", "vgg16/block5_pool:avg", "vgg19/block5_pool:max", "block5_conv4:avg"),
     )
     assert read(tmp_path, layers=["a+a:avg"]).sweep.layers == ("a+a:avg",)
+
+
+def test_views_are_a_text_or_a_list(tmp_path):
+    for views in ("identity,hflip", ["identity", "hflip"]):
+        backbone = {"name": "vgg16", "layers": ["a"], "view": views}
+        experiment = read(tmp_path, backbones=[backbone], average_views=True)
+        assert [one.views for one in experiment.backbones.values()] == [("identity", "hflip")]
+        assert experiment.sweep.data.average_views is True
+    with pytest.raises(PipelineError, match=r"backbones\.0: unknown view 'hflop'; did you mean"):
+        read(tmp_path, backbones=[{"name": "vgg16", "layers": ["a"], "view": ["hflop"]}])
 
 
 def test_predict_is_one_or_several(tmp_path):

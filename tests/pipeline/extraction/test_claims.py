@@ -92,7 +92,7 @@ class Run:
     def _describe(
         self, layer: str, index: Index
     ) -> tuple[LayerSpec, dict[str, str], RowFormat, FeatureSet]:
-        recipe = {"backbone": "b", "layer": layer, "pooling": "none"}
+        recipe = {"backbone": "b", "layer": layer, "pooling": "none", "view": "identity"}
         features = FeatureSet(open_cache(self.home), recipe, index)
         return LayerSpec(layer=layer), recipe, RowFormat(shape=(8,), dtype="float32"), features
 

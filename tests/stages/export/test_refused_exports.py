@@ -61,7 +61,7 @@ def test_savedmodels_are_refused_with_the_remedy(tmp_path, head):
             "unknown layer 'frist' of net; did you mean 'first'",
         ),
         ({"preprocess": "cafe"}, "did you mean 'caffe'"),
-        ({"view": "vflip"}, "did you mean 'hflip'"),
+        ({"view": "hflop"}, "did you mean 'hflip'"),
     ],
 )
 def test_unknown_names_propose_the_nearest(changes, message, part, head):

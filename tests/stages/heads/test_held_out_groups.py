@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.heads import fit_head, parse_settings
-from permafrost.stages.heads.mlp.head import choose_held_out
+from permafrost.stages.heads.networks.held_out import choose_held_out
 from permafrost.stages.matrices.matrix import ArrayMatrix
 
 

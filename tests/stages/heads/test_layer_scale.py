@@ -97,7 +97,7 @@ def test_a_saved_head_whose_layers_have_other_widths_is_refused(widths, tmp_path
 
 def test_layers_of_other_widths_are_refused_although_they_are_as_wide_together():
     head = fit("ridge")
-    other = ArrayMatrix(np.hstack(LAYERS), (60, 60))
+    other = ArrayMatrix(np.hstack(LAYERS), layers=(60, 60))
     with pytest.raises(InputError, match="fitted on layers of 64, 8, 8, 8, 8, 8, 8, 8 features"):
         predict_rows(head, other, TEST)
 

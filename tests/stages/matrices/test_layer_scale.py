@@ -76,7 +76,7 @@ def test_a_fit_on_summed_inner_products_is_that_on_all_columns(reduce_all: None)
 @pytest.mark.parametrize("is_joined", [True, False])
 def test_dense_rows_are_scaled_layer_by_layer(is_joined: bool) -> None:
     joined = JoinedMatrix([ArrayMatrix(layer) for layer in LAYERS])
-    held = ArrayMatrix(np.hstack(LAYERS), WIDTHS)
+    held = ArrayMatrix(np.hstack(LAYERS), layers=WIDTHS)
     for scaled in scale_by_layer(joined if is_joined else held):
         assert not scaled.is_reduced and scaled.widths == WIDTHS
         np.testing.assert_allclose(scaled.values, WHOLE, atol=1e-6)

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError, UnknownNameError
 from permafrost.stages.heads import fit_head, load_head, parse_settings
-from permafrost.stages.heads.mlp.head import choose_held_out
+from permafrost.stages.heads.networks.held_out import choose_held_out
 from permafrost.stages.matrices.matrix import ArrayMatrix
 
 DIGITS = load_digits()

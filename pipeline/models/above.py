@@ -1,0 +1,138 @@
+"""What of a backbone lies above a stored layer, for the heads that are made of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.recipe import Recipe
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.models.classifier import ClassifierPart, check_recipe
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.stages.backbones.applications import NO_BACKBONE
+from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.errors import InputError
+
+# As `layers` asks for a network, whatever its layers are.
+_ANY_LAYER = ("-",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneAbove:
+    """The layers above one; see `stages.matrices.matrix.LayersAbove`.
+
+    Attributes
+    ----------
+    layer : LayerSpec
+        Without pooling.
+    recipe : Recipe
+        Of its features; the backbone must still give the same.
+    features : FeatureOptions
+        How they were asked for.
+    index_file : Path, optional
+        Of the cache that they lie in, which remembers what backbones are.
+    """
+
+    layer: LayerSpec
+    recipe: Recipe
+    features: FeatureOptions
+    index_file: Path | None = None
+
+    def digest(self, *, until: str) -> str:
+        """Return the digest of all layers that a head may be made of; mostly without Keras.
+
+        Raises
+        ------
+        StageError
+            The backbone cannot be had any more, or has no such layer.
+        """
+        with self._open(until) as (backbone, last):
+            return backbone.card.find_layer(last).digest
+
+    def build(self, *, until: str) -> Any:
+        """Return the layers as a Keras model, with the backbone's weights.
+
+        Raises
+        ------
+        StageError
+            The backbone is another one by now, or its layers cannot be trained alone.
+        """
+        from permafrost.stages.backbones.above import build_above
+        from permafrost.stages.backbones.network import KerasNetwork
+
+        with self._open(until) as (backbone, _):
+            self._check(backbone)
+            network, preprocess = backbone.load(), backbone.preprocess
+        if not isinstance(network, KerasNetwork):
+            raise InputError(
+                "a backbone in a SavedModel folder cannot be trained on: Keras has no layers of it;"
+                " save it as a .keras file with model.save('model.keras') and extract with that"
+            )
+        return build_above(
+            network.model,
+            network.list_cuts(),
+            self.layer.layer,
+            until=until,
+            preprocess_mode=preprocess,
+        )
+
+    def _check(self, backbone: Backbone) -> None:
+        """Raise InputError unless the backbone still gives the features."""
+        if self.layer.is_pixels:
+            return
+        part = ClassifierPart(
+            layer=str(self.layer), recipe=self.recipe, features=self._name(str(self.layer))
+        )
+        try:
+            check_recipe(part, backbone)
+        except PipelineError as error:
+            # In a sweep it is one head that fails, and not all of them.
+            raise InputError(str(error)) from error
+
+    @contextlib.contextmanager
+    def _open(self, until: str) -> Iterator[tuple[Backbone, str]]:
+        """Yield the backbone, and the last layer of it that matters."""
+        if self.features.backbone == NO_BACKBONE:
+            raise InputError(
+                "finetune trains a backbone, and these pixels were extracted with --backbone none;"
+                " extract them with one (pixels that are cached are not decoded again), or use cnn"
+            )
+        with contextlib.ExitStack() as stack:
+            index = None
+            if self.index_file is not None and self.index_file.exists():
+                index = stack.enter_context(Index(self.index_file))
+            own = () if self.layer.is_pixels else (self.layer.layer,)
+            last = until or Backbone(self._name(*_ANY_LAYER), index).find_last_layer()
+            yield Backbone(self._name(*own, last), index), last
+
+    def _name(self, *layers: str) -> FeatureOptions:
+        # The size of the images is that of the network, be it the default's or not.
+        return replace(self.features, layers=layers)
+
+
+def find_above(
+    layer: LayerSpec, recipe: Recipe, features: FeatureOptions, folder: Path | None
+) -> BackboneAbove | None:
+    """Return what lies above a layer that is stored as it is; None of a pooled one.
+
+    Parameters
+    ----------
+    layer : LayerSpec
+    recipe : Recipe
+    features : FeatureOptions
+    folder : Path, optional
+        Its feature set's, in a cache.
+    """
+    if layer.pooling != "none":
+        return None
+    return BackboneAbove(
+        layer=layer,
+        recipe=recipe,
+        features=features,
+        index_file=None if folder is None else folder.parents[1] / "index.sqlite",
+    )
