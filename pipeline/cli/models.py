@@ -25,8 +25,9 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
 
     add_task_options(parser)
     parser.add_argument(
-        "--layer", required=True, metavar="SPEC", help="as block5_pool:avg; A+B joins two"
-    )
+        "--layer", required=True, metavar="SPEC",
+        help="as block5_pool:avg; A+B joins two, all joins all",
+    )  # fmt: skip
     parser.add_argument("--head", required=True, metavar="|".join(HEADS))
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",

@@ -23,6 +23,7 @@ from permafrost.pipeline.models.checkpoint import (
 )
 from permafrost.pipeline.models.classifier import MODEL_NAME, save_classifier, write_predictions
 from permafrost.pipeline.models.export import write_backbone
+from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_layers
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.measure import (
     Bench,
@@ -36,7 +37,7 @@ from permafrost.pipeline.models.measure import (
     warn_of_new_classes,
     warn_of_parted_groups,
 )
-from permafrost.pipeline.models.rows import FeatureFiles, read_labels
+from permafrost.pipeline.models.rows import JOINED_BY, FeatureFiles, read_labels
 from permafrost.pipeline.models.task import (
     Scaling,
     TaskOptions,
@@ -92,7 +93,7 @@ class FitResult:
         """Return the figures as a person wants them."""
         found = self.metrics
         name = PRIMARY[found["task"]]
-        lines = [f"{found['head']} on {found['layer']} → {self.out}"]
+        lines = [f"{found['head']} on {shorten_layers(found['layer'])} → {self.out}"]
         if found.get(name) is not None:
             others = f", log loss {found['log_loss']:.4f}" if "log_loss" in found else ""
             lines.append(f"  test: {describe_score(name, found)}{others}, {found['n_test']} rows")
@@ -105,6 +106,8 @@ class FitResult:
             )
         if len(lines) == 1:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
+        if found.get("kept"):
+            lines.append(describe_kept(found["kept"]))
         views = f" in {len(found['views'])} views" if "views" in found else ""
         lines.append(f"  {found['n_train']} training rows{views}, {found['seconds']:.1f} s")
         return "\n".join(lines)
@@ -160,6 +163,8 @@ def fit(options: FitOptions) -> FitResult:
             "classes": head.classes.tolist(),
             **_tell_views(bench.views, average_views=bench.averages),
         }
+        if options.head == "head2toe":
+            metrics["kept"] = list_kept(head, layers, bench.matrix.widths)
         _order_classes(metrics, options.data.classes or ())
         # Two fits at once into one folder would leave the head of one with the record of another.
         with locked_folder(options.out):
@@ -245,16 +250,17 @@ def find_fit(options: FitOptions) -> FitResult | None:
 
 def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]) -> Bench:
     """Put together what heads are fitted on and measured with."""
-    folder = files.artefact_folder(layers)
+    stores = [Artefacts(files.artefact_folder(layer)) for layer in layers]
     return Bench(
         files=files,
-        matrix=files.open_matrix(layers),
+        matrix=files.open_matrix(layers, stores=stores),
         labelled=read_labels(files, task=options.task, column=options.target),
         views=list_views(layers, averages=options.average_views),
         averages=options.average_views,
         seed=options.seed,
         memory_bytes=options.memory_bytes,
-        store=None if folder is None else Artefacts(folder),
+        # What is made of all of them lies with the first.
+        store=stores[0],
     )
 
 
@@ -266,7 +272,7 @@ def _build_record(
         **_tell_views(list_views(layers)),
         "task": options.data.task,
         "target": options.data.target,
-        "layer": "+".join(dict.fromkeys(str(layer.spec) for layer in layers)),
+        "layer": JOINED_BY.join(dict.fromkeys(str(layer.spec) for layer in layers)),
         "parts": [
             {
                 "layer": str(layer.spec),

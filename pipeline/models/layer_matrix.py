@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.cache.errors import NotAViewError
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.layers import SEEN_AS, LayerSpec
-from permafrost.stages.backbones.pooling import REDUCTIONS
+from permafrost.stages.backbones.layers import SEEN_AS, LayerSpec, parse_layer_spec
+from permafrost.stages.backbones.pooling import is_reduction
 from permafrost.stages.backbones.preprocessing import VIEWS
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
@@ -28,6 +29,9 @@ from permafrost.stages.matrices.matrix import (
     iterate_rows,
     read_stored,
 )
+
+# Stands for every layer of a file.
+ALL = "all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,11 @@ class LayerMatrix:
         return len(self.rows), math.prod(self.layer.pool_shape(stored))
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features the layer has."""
+        return self.shape[1:]
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """What a row is read as."""
         stored = self.features.dtype(self.layer.name)
@@ -152,6 +161,34 @@ class LayerMatrix:
             yield from map(read_stored, blocks)
 
 
+def expand_layer(file: Features, spec: LayerSpec) -> list[LayerSpec]:
+    """Return what ``all`` or ``all:avg`` stands for in a file; any other spec is itself.
+
+    That is every layer but the images themselves; with a pooling, each once, and as it is where it
+    has no height and width.
+
+    Raises
+    ------
+    NotAViewError
+        One of them was extracted with another pooling alone.
+    """
+    held = [parse_layer_spec(name) for name in list_layers(file)]
+    if spec.layer != ALL or any(one.layer == ALL for one in held):
+        return [spec]
+    held = [one for one in held if not one.is_pixels]
+    if spec.pooling == "none":
+        return held
+    flat = {one.layer for one in held if one.pooling == "none" and len(file.shape(str(one))) == 1}
+    pooled = [LayerSpec(one.layer, "none" if one.layer in flat else spec.pooling) for one in held]
+    for one in pooled:
+        if find_layer(0, file, one) is None:
+            raise NotAViewError(
+                f"{str(file.path)!r} has no layer {str(one)!r} for"
+                f" {str(spec)!r}, nor its full map; extract it, or name the layers"
+            )
+    return list(dict.fromkeys(pooled))
+
+
 def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | None:
     """Find a layer in a file as it is, or the full map that it can be derived from."""
     layers = list_layers(file)
@@ -163,7 +200,7 @@ def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | No
         held = [name for name in usable if name in layers]
         if not held:
             return None
-        name, is_derived = held[0], spec.pooling in REDUCTIONS
+        name, is_derived = held[0], is_reduction(spec.pooling)
     recipe = {**file.recipe(name), "pooling": spec.pooling}
     others = [view for view in VIEWS if f"{name}{SEEN_AS}{view}" in file.layers]
     layer = StoredLayer(

@@ -20,6 +20,7 @@ from permafrost.pipeline.models.above import BackboneAbove, find_above
 from permafrost.pipeline.models.layer_matrix import (
     LayerMatrix,
     StoredLayer,
+    expand_layer,
     find_layer,
     list_layers,
     list_own_names,
@@ -35,7 +36,13 @@ from permafrost.stages.datasets.targets import (
     find_classes,
     parse_targets,
 )
-from permafrost.stages.matrices.matrix import JoinedMatrix, Matrix, Rows, StackedMatrix
+from permafrost.stages.matrices.matrix import (
+    JoinedMatrix,
+    Matrix,
+    Rows,
+    StackedMatrix,
+    Store,
+)
 from permafrost.warn import warn_once
 
 JOINED_BY = "+"
@@ -166,7 +173,8 @@ class FeatureFiles:
         """Find what ``A+B`` stands for: each layer in every file that has it, side by side.
 
         ``vgg16/A`` is that of ``vgg16.h5`` or ``vgg16/features.h5`` alone. A pooling that was not
-        extracted is derived from the layer's full map.
+        extracted is derived from the layer's full map. ``all`` is every layer but the images
+        themselves, ``all:avg`` every layer so pooled.
 
         Raises
         ------
@@ -179,9 +187,10 @@ class FeatureFiles:
 
     def _find_term(self, term: str) -> list[StoredLayer]:
         specs = [
-            (number, file, parse_layer_spec(text))
+            (number, file, spec)
             for number, file in enumerate(self._files)
             for text in (term, *list_own_names(file.path, term))
+            for spec in expand_layer(file, parse_layer_spec(text))
         ]
         found = [layer for one in specs if (layer := find_layer(*one)) is not None]
         if not found:
@@ -200,18 +209,23 @@ class FeatureFiles:
 
     def has_space(self, layer: str) -> bool:
         """Tell whether a stored layer has height and width, and so can be pooled."""
-        first = self.find_layers(layer)[0]
-        return len(self._files[first.file].shape(first.name)) > 1
+        found = self.find_layers(layer)
+        return any(len(self._files[one.file].shape(one.name)) > 1 for one in found)
 
-    def open_matrix(self, layers: Sequence[StoredLayer]) -> Matrix:
-        """Return the layers side by side, a row an image; of several views, one below the other."""
-        views = [
-            self._join([layer.look_at(number) for layer in layers])
-            for number in range(len(list_views(layers)))
-        ]
-        return views[0] if len(views) == 1 else StackedMatrix(views)
+    def open_matrix(self, layers: Sequence[StoredLayer], *, stores: Sequence[Store] = ()) -> Matrix:
+        """Return the layers side by side, a row an image; of several views, one below the other.
 
-    def _join(self, layers: Sequence[StoredLayer]) -> Matrix:
+        Parameters
+        ----------
+        layers : sequence of StoredLayer
+        stores : sequence of Store, optional
+            Where what is made of each layer alone is kept.
+        """
+        n_views = len(list_views(layers))
+        parts = [self._stack_views([layer.look_at(n) for n in range(n_views)]) for layer in layers]
+        return parts[0] if len(parts) == 1 else JoinedMatrix(parts, stores)
+
+    def _stack_views(self, views: Sequence[StoredLayer]) -> Matrix:
         parts = [
             LayerMatrix(
                 features=self._files[one.file],
@@ -219,9 +233,9 @@ class FeatureFiles:
                 rows=self._rows[one.file],
                 above=self._find_above(one),
             )
-            for one in layers
+            for one in views
         ]
-        return parts[0] if len(parts) == 1 else JoinedMatrix(parts)
+        return parts[0] if len(parts) == 1 else StackedMatrix(parts)
 
     def _find_above(self, layer: StoredLayer) -> BackboneAbove | None:
         """Return what lies above a layer; nothing where the file does not say how it was made."""
@@ -245,9 +259,9 @@ class FeatureFiles:
                 f"{str(file.path)!r} does not say how its features were made; extract again"
             ) from error
 
-    def artefact_folder(self, layers: Sequence[StoredLayer]) -> Path | None:
-        """Return where things derived from these layers are kept, if there is such a place."""
-        return self._files[layers[0].file].folder(layers[0].name)
+    def artefact_folder(self, layer: StoredLayer) -> Path | None:
+        """Return where things derived from a layer are kept, if there is such a place."""
+        return self._files[layer.file].folder(layer.name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from permafrost.pipeline.models.task import (
 )
 from permafrost.pipeline.models.views import list_views
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
-from permafrost.stages.backbones.pooling import POOLINGS
+from permafrost.stages.backbones.pooling import POOLINGS, is_pooling
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.heads import HEADS, check_retired, check_task
@@ -160,7 +160,7 @@ def choose_layers(
     images themselves.
     """
     for pooling in poolings or ():
-        if pooling not in POOLINGS:
+        if not is_pooling(pooling):
             raise UnknownNameError("pooling", pooling, POOLINGS)
     named = files.layers if layers is None else layers
     chosen = (one for name in named for one in _pool_each(files, name, poolings))

@@ -53,12 +53,12 @@ class SweepOptions:
         None,
         type=parse_names,
         metavar="SPEC,SPEC",
-        help="as block2_pool:avg,A+B (default: all there are)",
+        help="as block2_pool:avg,A+B (default: each there is); all joins all of them",
     )
     poolings: tuple[str, ...] | None = declare(
         None,
         type=parse_names,
-        metavar="avg,max,flatten",
+        metavar="avg,max,grid2,flatten",
         help="try these on every layer that is a map",
     )
     candidates: Sequence[Candidate]

@@ -11,7 +11,7 @@ from typing import Any
 
 from permafrost.command import COMMAND
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.pooling import POOLINGS, pool
+from permafrost.stages.backbones.pooling import POOLINGS, find_grid, is_pooling, pool
 from permafrost.stages.errors import InputError, UnknownNameError
 
 # What every backbone has besides its own layers: the decoded and resized image, as uint8.
@@ -69,7 +69,8 @@ class LayerSpec:
                 f"{self.layer!r} has no height and width to pool (its output is {shape});"
                 f" write it without {':' + self.pooling!r}"
             )
-        return ((0, *shape)[channel_axis],)
+        n_cells = find_grid(self.pooling) or 1
+        return (n_cells ** (len(shape) - 1) * (0, *shape)[channel_axis],)
 
     def pool(self, xp: Any, activation: Any, *, channel_axis: int) -> Any:
         """Pool activations of this layer, as `pooling.pool`; refuses what `pool_shape` does."""
@@ -91,7 +92,7 @@ def parse_layer_spec(text: str) -> LayerSpec:
     counted = re.fullmatch(rf"{FIRST}:([1-9]\d{{0,4}})(?::(\w+))?", text.strip())
     if counted:
         layer, pooling = f"{FIRST}:{counted[1]}", counted[2] or ""
-    if pooling and pooling not in POOLINGS:
+    if pooling and not is_pooling(pooling):
         raise UnknownNameError("pooling", pooling, POOLINGS, where=f"in {text!r}")
     spec = LayerSpec(layer, pooling or "none")
     if spec.is_pixels and spec.pooling != "none":

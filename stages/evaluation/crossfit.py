@@ -28,10 +28,11 @@ from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
     Matrix,
     Rows,
+    Store,
     read_rows,
     stack_rows,
 )
-from permafrost.stages.matrices.reduction import Store, scale_rows
+from permafrost.stages.matrices.reduction import scale_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,7 +160,9 @@ def _fit_held(
     held = dataclasses.replace(
         trial,
         matrix=ArrayMatrix(
-            read_rows(trial.matrix, trial.rows, dtype=trial.matrix.dtype), trial.matrix.origin
+            read_rows(trial.matrix, trial.rows, dtype=trial.matrix.dtype),
+            trial.matrix.origin,
+            trial.matrix.widths,
         ),
         targets=trial.targets.select(trial.rows),
         groups=trial.groups[trial.rows],

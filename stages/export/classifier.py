@@ -54,7 +54,7 @@ def build_classifier(parts: Sequence[ExportPart], head: Any, *, order: Sequence[
 
     image = keras.Input(share_input_shape(parts), dtype="uint8", name="image")
     activations = run_backbones(parts, image)
-    features = join_features(parts, activations)
+    features = join_features(parts, activations, head)
     if features.shape[1] != head.n_features:
         raise InputError(
             f"the head was fitted on {head.n_features} features an image, and"

@@ -11,16 +11,29 @@ from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.heads import HEADS, LinearForm
+from permafrost.stages.heads.head import check_widths
 
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
 
 
-def join_features(parts: Sequence[ExportPart], activations: Sequence[Any]) -> Any:
-    """Pool each part's activation, and join them side by side."""
+def join_features(parts: Sequence[ExportPart], activations: Sequence[Any], head: Any) -> Any:
+    """Pool each part's activation, scale it if the head does so, and join them side by side.
+
+    Raises
+    ------
+    InputError
+        The head scales layer by layer, and was fitted on layers of other widths.
+    """
     from keras import layers
 
     numbered = enumerate(zip(activations, parts, strict=True), start=1)
     features = [_pool(activation, part, number=n) for n, (activation, part) in numbered]
+    check_widths(head, [one.shape[1] for one in features])
+    if getattr(head, "widths", ()):
+        features = [
+            layers.UnitNormalization(dtype="float32", name=f"l2_{number}")(one)
+            for number, one in enumerate(features, start=1)
+        ]
     if len(features) == 1:
         return features[0]
     return layers.Concatenate(dtype="float32", name="features")(features)

@@ -22,10 +22,11 @@ from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_da
 from permafrost.stages.heads.knn import METRIC, ask_neighbors
 from permafrost.stages.heads.linear import list_parts
 from permafrost.stages.matrices.reduction import ScaledRows
+from permafrost.stages.matrices.scaling import scale_layers
 
 FILE_NAME = "head.skops"
 LINKS = {CLASSIFICATION: "softmax", MULTILABEL: "sigmoid", REGRESSION: "identity"}
-SCALER_TYPES = {"standard": "StandardScaler", "l2": "Normalizer", "none": "str"}
+SCALER_TYPES = {"standard": "StandardScaler", "l2": "Normalizer", "none": "str", "layer": "str"}
 ESTIMATOR_TYPES = {
     "logreg": ["LogisticRegression"],
     "linear_svm": ["LinearSVC"],
@@ -33,6 +34,7 @@ ESTIMATOR_TYPES = {
     "knn": ["KNeighborsClassifier", "KNeighborsRegressor"],
     "nearest_mean": ["LinearDiscriminantAnalysis"],
     "sgd": ["LogisticRegression", "Ridge"],
+    "head2toe": ["LogisticRegression", "Ridge"],
 }
 
 Predictor = Callable[[NDArray[Any]], NDArray[np.float64]]
@@ -44,8 +46,9 @@ class LinearForm:
 
     Attributes
     ----------
-    scale : {"standard", "l2", "none"}
-        ``(features - mean) / std``, ``features / norm(features)`` (zeros stay zeros), or nothing.
+    scale : {"standard", "l2", "none", "layer"}
+        ``(features - mean) / std``, ``features / norm(features)`` (zeros stay zeros), nothing, or
+        the second of these for the features of each layer, see `EstimatorHead.widths`.
     mean, std : ndarray of float64, shape (n_features,), or None
         Of scale ``standard`` only.
     weights : ndarray of float64, shape (n_features, n_outputs)
@@ -103,13 +106,14 @@ class FittedEstimator:
         """
         from sklearn.pipeline import Pipeline
 
-        estimator = _widen(self.estimator, scaled.restore) if scaled.is_reduced else self.estimator
+        estimator = widen(self.estimator, scaled.restore) if scaled.is_reduced else self.estimator
         return EstimatorHead(
             kind=self.kind,
             settings=self.settings,
             task=self.task,
             classes=self.classes,
             pipeline=Pipeline([("scaler", scaled.scaler), ("estimator", estimator)]),
+            widths=scaled.widths,
         )
 
 
@@ -121,6 +125,12 @@ class EstimatorHead:
     ``logreg``: the probabilities that it was fitted to. ``linear_svm`` and ``ridge``: the softmax
     or sigmoid of decision values, which rank rightly but are not calibrated. ``knn``: shares of
     the neighbours. ``nearest_mean``: those of Gaussians, see `fit_nearest_mean`.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Of layers whose part of each row gets the length 1 before the pipeline; none for scales
+        other than ``layer``.
     """
 
     kind: str
@@ -128,6 +138,7 @@ class EstimatorHead:
     task: str
     classes: NDArray[np.str_]
     pipeline: Any
+    widths: tuple[int, ...] = ()
 
     @property
     def n_features(self) -> int:
@@ -136,13 +147,15 @@ class EstimatorHead:
 
     def predict(self, features: NDArray[Any]) -> NDArray[np.float64]:
         """Return what `stages.heads.Head.predict` says."""
-        scaler, estimator = self.pipeline[0], self.pipeline[-1]
-        predict = make_predictor(estimator, self.task)
-        if scaler == "passthrough":
-            return predict_by_batch(self, features, predict=predict)
-        return predict_by_batch(
-            self, features, predict=lambda batch: predict(scaler.transform(batch))
-        )
+        predict = make_predictor(self.pipeline[-1], self.task)
+        return predict_by_batch(self, features, predict=lambda batch: predict(self._scale(batch)))
+
+    def _scale(self, batch: NDArray[Any]) -> NDArray[Any]:
+        scaler = self.pipeline[0]
+        if self.widths:
+            return scale_layers(batch, self.widths)
+        scaled: NDArray[Any] = batch if scaler == "passthrough" else scaler.transform(batch)
+        return scaled
 
     def linear_form(self) -> LinearForm | None:
         """Return scaling, weights and link of the head; None for knn, which has none."""
@@ -205,7 +218,7 @@ def _read_weights(estimator: Any, task: str) -> tuple[NDArray[np.float64], NDArr
     return weights.T, bias
 
 
-def _widen(estimator: Any, restore: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:
+def widen(estimator: Any, restore: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Any:
     """Return a copy of a linear `estimator` whose weights have the full width."""
     wide = copy.deepcopy(estimator)
     parts = list_parts(wide)
@@ -230,12 +243,16 @@ def load_estimator(folder: Path, settings: Any, record: HeadRecord) -> Estimator
         _check_types(pipeline, settings.scale, record.kind)
         if pipeline[-1].n_features_in_ != record.n_features:
             raise ValueError(f"{FILE_NAME} and head.json differ in the number of features")
+        wanted = record.n_features if settings.scale == "layer" else 0
+        if sum(record.widths) != wanted or min(record.widths, default=1) < 1:
+            raise ValueError("head.json says other widths of layers than its features have")
         head = EstimatorHead(
             kind=record.kind,
             settings=settings,
             task=record.task,
             classes=record.classes,
             pipeline=pipeline,
+            widths=record.widths,
         )
         n_outputs = head.predict(np.zeros((1, record.n_features), np.float32)).shape[1]
         named = getattr(pipeline[-1], "classes_", record.classes)

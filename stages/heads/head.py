@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -132,13 +132,14 @@ def predict_by_batch(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRecord:
-    """What ``head.json`` says."""
+    """What ``head.json`` says; `widths` are those of `EstimatorHead`."""
 
     kind: str
     settings: dict[str, object]
     task: str
     classes: NDArray[np.str_]
     n_features: int
+    widths: tuple[int, ...] = ()
 
 
 def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None:
@@ -149,6 +150,7 @@ def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None
         "task": head.task,
         "classes": head.classes.tolist(),
         "n_features": head.n_features,
+        **({"widths": widths} if (widths := getattr(head, "widths", ())) else {}),
         "versions": {package: version(package) for package in ("numpy", *packages)},
     }
     text = json.dumps(record, indent=2) + "\n"
@@ -176,6 +178,7 @@ def read_record(folder: Path) -> HeadRecord:
             task=task,
             classes=classes,
             n_features=int(record["n_features"]),
+            widths=tuple(map(int, record.get("widths", ()))),
         )
 
 
@@ -192,8 +195,25 @@ def refuse_damage(folder: Path) -> Iterator[None]:
         ) from error
 
 
+def check_widths(head: object, widths: Sequence[int]) -> None:
+    """Raise InputError where a head scales layer by layer, and `widths` are those of others."""
+    wanted = getattr(head, "widths", ())
+    if wanted and tuple(wanted) != tuple(widths):
+        raise InputError(
+            f"the head was fitted on layers of {', '.join(map(str, wanted))} features, and these"
+            f" have {', '.join(map(str, widths))}; give it the layers that it was fitted on"
+        )
+
+
 def predict_rows(head: Head, matrix: Matrix, rows: Rows) -> NDArray[np.float64]:
-    """Predict rows of a matrix, block by block: ndarray of float64, shape (m, n_outputs)."""
+    """Predict rows of a matrix, block by block: ndarray of float64, shape (m, n_outputs).
+
+    Raises
+    ------
+    InputError
+        The head scales each of its layers, and those of the matrix have other widths.
+    """
+    check_widths(head, matrix.widths)
     n_outputs = max(1, len(head.classes))
     blocks = [head.predict(block) for _, block in iterate_rows(matrix, rows)]
     return np.concatenate([np.empty((0, n_outputs)), *blocks])

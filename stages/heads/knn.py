@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.errors import InputError
-from permafrost.stages.heads.settings import choice, scale_setting, setting, whole
+from permafrost.stages.heads.settings import choice, layer_scale_setting, setting, whole
 
 METRIC = "cosine"
 # scikit-learn holds this much of the distances from rows asked about to training rows.
@@ -27,14 +27,14 @@ class KnnSettings:
         How many of the nearest training rows are asked.
     weights : {"uniform", "distance"}
         Every neighbour alike, or by the inverse of its distance, which is one minus the cosine.
-    scale : {"l2", "none", "standard"}
-        Rows to length 1 or nothing, which say the same to a cosine, or columns to mean 0 and
-        variance 1.
+    scale : {"l2", "none", "standard", "layer"}
+        Rows to length 1 or nothing, which say the same to a cosine, columns to mean 0 and
+        variance 1, or what comes from each layer to length 1.
     """
 
     neighbors: int = setting(5, whole(1), "a whole number from 1 on")
     weights: str = setting("uniform", choice("uniform", "distance"), "uniform or distance")
-    scale: str = scale_setting("l2")
+    scale: str = layer_scale_setting("l2")
 
 
 def fit_knn(settings: KnnSettings, values: NDArray[Any], targets: Targets, *, seed: int) -> Any:

@@ -21,8 +21,8 @@ from permafrost.stages.heads.settings import (
     ClassWeights,
     class_weight_setting,
     find_class_weights,
+    layer_scale_setting,
     number,
-    scale_setting,
     setting,
     whole,
 )
@@ -48,8 +48,9 @@ class LogregSettings:
     ----------
     C : float
         Inverse strength of the L2 penalty.
-    scale : {"standard", "l2", "none"}
-        Columns to mean 0 and variance 1, rows to length 1, or nothing.
+    scale : {"standard", "l2", "none", "layer"}
+        Columns to mean 0 and variance 1, rows to length 1, nothing, or what comes from each layer
+        to length 1.
     class_weight : "none", "balanced" or tuple of (str, float)
         Every row alike, every class alike, or the weight of some classes; others have 1. The
         weight of a tag is that of the rows that have it.
@@ -60,7 +61,7 @@ class LogregSettings:
     """
 
     C: float = setting(1.0, parse_positive, "a number above 0")
-    scale: str = scale_setting()
+    scale: str = layer_scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
     max_iter: int = setting(1000, whole(1), "a whole number from 1 on")
     tol: float = setting(1e-4, parse_positive, "a number above 0")
@@ -87,7 +88,7 @@ class RidgeSettings:
     """
 
     alpha: float = setting(1.0, parse_positive, "a number above 0")
-    scale: str = scale_setting()
+    scale: str = layer_scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.heads.settings import scale_setting
+from permafrost.stages.heads.settings import layer_scale_setting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +18,11 @@ class NearestMeanSettings:
 
     Parameters
     ----------
-    scale : {"standard", "l2", "none"}
-        Columns to mean 0 and variance 1, rows to length 1, or nothing.
+    scale
+        As in `LogregSettings`.
     """
 
-    scale: str = scale_setting()
+    scale: str = layer_scale_setting()
 
 
 def fit_nearest_mean(

@@ -21,6 +21,7 @@ from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads.estimators import FittedEstimator, load_estimator
 from permafrost.stages.heads.fit_rows import Checkpoint, FitRows
 from permafrost.stages.heads.head import Head, read_record
+from permafrost.stages.heads.head2toe.head import Head2ToeSettings, fit_head2toe
 from permafrost.stages.heads.knn import KnnSettings, fit_knn
 from permafrost.stages.heads.linear import (
     LinearSvmSettings,
@@ -38,8 +39,8 @@ from permafrost.stages.heads.networks.mlp import fit_mlp, load_mlp
 from permafrost.stages.heads.networks.network import MlpSettings
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
-from permafrost.stages.matrices.matrix import Matrix, RowOrigin, Rows
-from permafrost.stages.matrices.reduction import Store, scale_rows
+from permafrost.stages.matrices.matrix import Matrix, RowOrigin, Rows, Store
+from permafrost.stages.matrices.reduction import scale_rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +171,13 @@ HEADS: dict[str, HeadKind] = {
         load=load_estimator,
         is_estimator=False,
         retired={"batch_size": "each of its steps looks at all rows"},
+    ),
+    "head2toe": HeadKind(
+        settings=Head2ToeSettings,
+        tasks=TASKS,
+        fit=fit_head2toe,
+        load=load_estimator,
+        is_estimator=False,
     ),
 }
 

@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, TypeVar
 
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.matrices.scaling import SCALES
+from permafrost.stages.matrices.scaling import LAYER_SCALES, SCALES
 from permafrost.stages.numbers import parse_number
 
 T = TypeVar("T")
@@ -111,6 +111,11 @@ def class_weights(value: object) -> ClassWeights:
 def scale_setting(default: str = "standard") -> str:
     """Declare ``scale``, which is one thing for all heads."""
     return setting(default, choice(*SCALES), f"one of {', '.join(SCALES)}")
+
+
+def layer_scale_setting(default: str = "standard") -> str:
+    """Declare ``scale`` of heads that can scale each layer of several by itself."""
+    return setting(default, choice(*LAYER_SCALES), f"one of {', '.join(LAYER_SCALES)}")
 
 
 def class_weight_setting() -> ClassWeights:

@@ -15,17 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
-from permafrost.stages.heads.estimators import EstimatorHead, apply_link
+from permafrost.stages.heads.estimators import EstimatorHead
 from permafrost.stages.heads.fit_rows import FitRows
 from permafrost.stages.heads.linear import join_taggers, parse_positive
-from permafrost.stages.heads.settings import class_weight_setting, scale_setting, setting, whole
+from permafrost.stages.heads.loss import Problem, pose_problem
+from permafrost.stages.heads.settings import (
+    class_weight_setting,
+    layer_scale_setting,
+    setting,
+    whole,
+)
 from permafrost.stages.heads.truth import Truth, encode_targets, standardise
-from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import (
-    Features,
-    RowStream,
     count_least_bytes,
-    learn_columns,
     leave_for_rows,
     open_stream,
 )
@@ -57,84 +59,8 @@ class SgdSettings:
     C: float = setting(1.0, parse_positive, "a number above 0")
     epochs: int = setting(200, whole(1), "a whole number from 1 on")
     tol: float = setting(1e-4, parse_positive, "a number above 0")
-    scale: str = scale_setting()
+    scale: str = layer_scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Problem:
-    """Rows, which are scaled and centred as they come, and what is to be said of them.
-
-    Since the bias is not penalised, centring changes nothing but the bias, and shortens the way.
-
-    Attributes
-    ----------
-    shares : ndarray of float64, shape (n_rows, 1) or (n_rows, n_outputs)
-        What part of an output's loss each row is.
-    penalties : ndarray of float64, shape (1,) or (n_outputs,)
-        What a squared weight counts against that loss, twice.
-    """
-
-    stream: RowStream
-    truth: Truth
-    normalises: bool
-    mean: NDArray[np.float64]
-    deviation: NDArray[np.float64]
-    link: str
-    shares: NDArray[np.float64]
-    penalties: NDArray[np.float64]
-
-    @property
-    def n_outputs(self) -> int:
-        """How many scores a row has: one for two classes, as in scikit-learn."""
-        is_multiple = self.link == "softmax" or self.truth.task == MULTILABEL
-        return len(self.truth.classes) if is_multiple else 1
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """That of the weights of scaled rows, of which the last row is the bias."""
-        return self.stream.n_features + 1, self.n_outputs
-
-    def measure(self, flat: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        """Return loss and gradient of weights, flattened, in one pass over the rows."""
-        weights = flat.reshape(self.shape)
-        bias = weights[-1]
-        slopes = weights[:-1] / self.deviation[:, np.newaxis]
-        loss, gradient = 0.0, np.zeros(self.shape)
-        blocks = self.stream.batches(np.arange(len(self.stream)), self.stream.block_rows)
-        for positions, features in blocks:
-            centred = (_normalise(features) if self.normalises else features) - self.mean
-            scores, expected = centred @ slopes + bias, self._expect(positions)
-            shares = self.shares[positions]
-            loss += float((shares * _measure_losses(scores, expected, self.link)).sum())
-            errors = shares * (apply_link(scores, self.link) - expected)
-            gradient[:-1] += centred.T @ errors
-            gradient[-1] += errors.sum(axis=0)
-        gradient[:-1] /= self.deviation[:, np.newaxis]
-        penalised = self.penalties * weights[:-1]
-        gradient[:-1] += penalised
-        return loss + float((penalised * weights[:-1]).sum()) / 2, gradient.ravel()
-
-    def _expect(self, positions: Rows) -> NDArray[Any]:
-        """Return the outputs sought, shape (m, n_outputs)."""
-        values = self.truth.values[positions]
-        return values == np.arange(self.n_outputs) if self.link == "softmax" else values
-
-
-def _measure_losses(
-    scores: NDArray[np.float64], expected: NDArray[Any], link: str
-) -> NDArray[np.float64]:
-    """Return the loss of each row, or of each of its tags, up to what no weight changes."""
-    gained = expected * scores
-    if link == "softmax":
-        top = scores.max(axis=1, keepdims=True)
-        total = top + np.log(np.exp(scores - top).sum(axis=1, keepdims=True))
-        losses: NDArray[np.float64] = total - gained.sum(axis=1, keepdims=True)
-    elif link == "sigmoid":
-        losses = np.logaddexp(0, scores) - gained
-    else:
-        losses = np.square(scores) / 2 - gained
-    return losses
 
 
 def fit_sgd(settings: SgdSettings, rows: FitRows) -> EstimatorHead:
@@ -155,43 +81,11 @@ def fit_sgd(settings: SgdSettings, rows: FitRows) -> EstimatorHead:
         remedy="pool the layer",
     )
     stream = open_stream(matrix, learnt, n_bytes=n_bytes)
-    columns = learn_columns(
-        stream,
-        np.arange(len(stream)),
-        prepare=_normalise if settings.scale == "l2" else None,
-    )
-    problem = _pose(settings, stream, truth, columns)
+    problem, columns = pose_problem(stream, truth, scale=settings.scale, c=settings.C)
     return _make_head(settings, problem, columns, weights=_minimise(problem, settings))
 
 
-def _pose(settings: SgdSettings, stream: RowStream, truth: Truth, columns: Any) -> _Problem:
-    links = {
-        CLASSIFICATION: "softmax" if len(truth.classes) > 2 else "sigmoid",
-        MULTILABEL: "sigmoid",
-        REGRESSION: "identity",
-    }
-    is_standard = settings.scale == "standard"
-    totals = truth.weights.sum(axis=0)
-    return _Problem(
-        stream=stream,
-        truth=truth,
-        normalises=settings.scale == "l2",
-        mean=columns.mean_,
-        deviation=columns.scale_ if is_standard else np.ones_like(columns.mean_),
-        link=links[truth.task],
-        shares=truth.weights / totals,
-        penalties=1 / (settings.C * totals),
-    )
-
-
-def _normalise(features: Features) -> Features:
-    """Give rows the length 1, in place; rows of zeros stay."""
-    norms = np.linalg.norm(features, axis=1, keepdims=True)
-    features /= np.where(norms == 0, 1, norms)
-    return features
-
-
-def _minimise(problem: _Problem, settings: SgdSettings) -> NDArray[np.float64]:
+def _minimise(problem: Problem, settings: SgdSettings) -> NDArray[np.float64]:
     """Return the weights of scaled rows, and last the bias: shape (n_features + 1, n_outputs)."""
     from scipy.optimize import minimize
     from threadpoolctl import threadpool_limits
@@ -220,7 +114,7 @@ def _minimise(problem: _Problem, settings: SgdSettings) -> NDArray[np.float64]:
 
 
 def _make_head(
-    settings: SgdSettings, problem: _Problem, columns: Any, *, weights: NDArray[np.float64]
+    settings: SgdSettings, problem: Problem, columns: Any, *, weights: NDArray[np.float64]
 ) -> EstimatorHead:
     """Write the weights into scikit-learn's estimator of such weights, and the scaler before it."""
     from sklearn.pipeline import Pipeline
@@ -235,7 +129,6 @@ def _make_head(
     scalers = {
         "standard": columns,
         "l2": Normalizer().fit(columns.mean_[np.newaxis]),
-        "none": "passthrough",
     }
     estimator = fit[truth.task](settings, truth, coefficients, bias)
     return EstimatorHead(
@@ -243,7 +136,10 @@ def _make_head(
         settings=settings,
         task=truth.task,
         classes=truth.classes,
-        pipeline=Pipeline([("scaler", scalers[settings.scale]), ("estimator", estimator)]),
+        pipeline=Pipeline(
+            [("scaler", scalers.get(settings.scale, "passthrough")), ("estimator", estimator)]
+        ),
+        widths=problem.normalised if settings.scale == "layer" else (),
     )
 
 

@@ -15,13 +15,14 @@ largest eigenvalue, hides directions that uncentred features, whose mean dwarfs 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.matrices.matrix import Matrix, Rows
+from permafrost.stages.matrices.matrix import Matrix, Rows, split_layers
 from permafrost.stages.matrices.scaling import ColumnStatistics, check_finite, standardise_block
 
 # One float64 slice of columns: small enough for the processor's cache, and wide enough for BLAS.
@@ -41,11 +42,14 @@ class Gram:
         How often each row is in the training set.
     statistics : ColumnStatistics or None
         What the columns were standardised with.
+    lengths : ndarray of float64, shape (n_layers, m), or None
+        What the part of each row that comes from one layer was divided by.
     """
 
     upper: NDArray[np.float64]
     counts: NDArray[np.float64]
     statistics: ColumnStatistics | None
+    lengths: NDArray[np.float64] | None = None
 
     def add(self, columns: slice, block: NDArray[np.float64]) -> None:
         """Add the products of some columns."""
@@ -69,13 +73,14 @@ class ReducedRows:
         Their inner products are those of the rows.
     pivots : ndarray of int64, shape (rank,)
         Positions of the rows that span all; ``values[pivots]`` is lower triangular.
-    statistics : ColumnStatistics or None
-        What the columns were standardised with.
+    statistics, lengths
+        As in `Gram`.
     """
 
     values: NDArray[np.float64]
     pivots: Rows
     statistics: ColumnStatistics | None
+    lengths: NDArray[np.float64] | None = None
 
     def restore(
         self, weights: NDArray[np.float64], matrix: Matrix, rows: Rows, *, n_bytes: int
@@ -102,12 +107,23 @@ class ReducedRows:
         triangle = self.values[self.pivots, :rank]
         dual[self.pivots] = solve_triangular(triangle, weights[:, :rank].T, lower=True, trans="T")
         restored = np.empty((len(weights), matrix.shape[1]))
-        for columns, block in iterate_slices(matrix, rows, n_bytes=n_bytes):
-            mean = self.statistics.mean[columns] if self.statistics else 0.0
-            restored[:, columns] = dual.T @ (block - mean)
+        start = 0
+        for layer, lengths in self._list_layers(matrix):
+            own = (dual / lengths).T
+            for columns, block in iterate_slices(layer, rows, n_bytes=n_bytes):
+                there = slice(start + columns.start, start + columns.stop)
+                mean = self.statistics.mean[there] if self.statistics else 0.0
+                restored[:, there] = own @ (block - mean)
+            start += layer.shape[1]
         if self.statistics:
             restored /= self.statistics.deviation
         return restored
+
+    def _list_layers(self, matrix: Matrix) -> list[tuple[Matrix, Any]]:
+        if self.lengths is None:
+            return [(matrix, 1.0)]
+        layers = [layer for layer, _ in split_layers(matrix, None)]
+        return list(zip(layers, self.lengths[:, :, np.newaxis], strict=True))
 
 
 def iterate_slices(
@@ -170,6 +186,33 @@ def _make_gram(matrix: Matrix, n_rows: int, train: Rows | None) -> Gram:
     return Gram(upper=upper, counts=counts, statistics=statistics)
 
 
+def sum_grams(grams: Iterable[Gram], *, by_layer: bool) -> Gram:
+    """Add the inner products of layers, which are those of the layers side by side.
+
+    Parameters
+    ----------
+    grams : iterable of Gram
+        At least one, of columns as they are; all are overwritten.
+    by_layer : bool
+        Whether each row is given the length 1 in each layer first; a row of zeros stays.
+    """
+    total: NDArray[np.float64] | None = None
+    lengths = []
+    for gram in grams:
+        if by_layer:
+            own = np.sqrt(gram.upper.diagonal())
+            lengths.append(np.where(own == 0, 1, own))
+            np.divide(gram.upper, lengths[-1], out=gram.upper)
+            np.divide(gram.upper, lengths[-1][:, np.newaxis], out=gram.upper)
+        total = gram.upper if total is None else np.add(total, gram.upper, out=total)
+    return Gram(
+        upper=cast(NDArray[np.float64], total),
+        counts=gram.counts,
+        statistics=None,
+        lengths=np.stack(lengths) if by_layer else None,
+    )
+
+
 def factor_gram(gram: Gram) -> ReducedRows:
     """Factor K = Z Zᵀ, overwriting `gram`; what is below the rounding of K is left out of Z."""
     from scipy.linalg.lapack import dpstrf
@@ -180,4 +223,6 @@ def factor_gram(gram: Gram) -> ReducedRows:
     order = order.astype(np.int64) - 1
     values = np.zeros((n_rows, max(rank, 1)))
     values[order, :rank] = upper[:rank].T
-    return ReducedRows(values=values, pivots=order[:rank], statistics=gram.statistics)
+    return ReducedRows(
+        values=values, pivots=order[:rank], statistics=gram.statistics, lengths=gram.lengths
+    )

@@ -95,6 +95,11 @@ class Matrix(Protocol):
         """Digest of what determines the values, in hex: equal keys, equal matrices."""
         ...
 
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each of the layers has that stand side by side."""
+        ...
+
     def read(self, rows: Rows) -> NDArray[Any]:
         """Read rows in the given order.
 
@@ -125,6 +130,18 @@ class Matrix(Protocol):
         ...
 
 
+class Store(Protocol):
+    """Where arrays that were made of a matrix are kept for the next run."""
+
+    def load(self, name: str, /) -> NDArray[Any] | None:
+        """Return what was saved as `name`, a hex digest, to change at will; None if nothing."""
+        ...
+
+    def save(self, name: str, array: NDArray[Any], /) -> None:
+        """Keep `array`."""
+        ...
+
+
 @dataclass(frozen=True)
 class ArrayMatrix:
     """An array in memory or mapped from a file.
@@ -133,10 +150,18 @@ class ArrayMatrix:
     ----------
     values : ndarray of float32 or float16, shape (n_rows, n_features)
     known_origin : RowOrigin, optional
+    layers : tuple of int, optional
+        Its `widths`, where it holds several layers.
     """
 
     values: NDArray[Any]
     known_origin: RowOrigin | None = None
+    layers: tuple[int, ...] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each layer has."""
+        return self.layers or self.shape[1:]
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -180,9 +205,17 @@ class JoinedMatrix:
     ----------
     parts : sequence of Matrix
         At least one.
+    stores : sequence of (Store or None), optional
+        Where what is made of each part alone is kept.
     """
 
     parts: Sequence[Matrix]
+    stores: Sequence[Store | None] = ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each part has."""
+        return tuple(part.shape[1] for part in self.parts)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -220,6 +253,14 @@ class JoinedMatrix:
             yield from part.iterate_columns(rows, n_bytes=n_bytes)
 
 
+def split_layers(matrix: Matrix, store: Store | None) -> list[tuple[Matrix, Store | None]]:
+    """Return each layer of a matrix, and where what is made of it is kept: `store` by default."""
+    if not isinstance(matrix, JoinedMatrix):
+        return [(matrix, store)]
+    stores = matrix.stores or [store] * len(matrix.parts)
+    return list(zip(matrix.parts, stores, strict=True))
+
+
 @dataclass(frozen=True)
 class StackedMatrix:
     """Matrices of as many rows and features each, one below the other.
@@ -244,6 +285,11 @@ class StackedMatrix:
     def dtype(self) -> np.dtype[Any]:
         """What holds the values of every part."""
         return np.result_type(*(part.dtype for part in self.parts))
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """How many features each layer has."""
+        return self.parts[0].widths
 
     @property
     def origin(self) -> RowOrigin:

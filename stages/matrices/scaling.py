@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.matrices.matrix import Rows
 
 SCALES = ("standard", "l2", "none")
+# Of heads that know where one layer ends and the next begins, as an exported network does not.
+LAYER_SCALES = (*SCALES, "layer")
 
 # What scikit-learn sees at a time: it makes several float64 copies of it.
 BATCH_BYTES = 16 * 2**20
@@ -117,6 +120,26 @@ def scale_each_row(
         return values, "passthrough"
     scaler = Normalizer().fit(np.zeros((1, n_features), np.float32))
     return normalize(values, copy=copy), scaler
+
+
+def scale_layers(values: NDArray[Any], widths: Sequence[int], *, copy: bool = True) -> NDArray[Any]:
+    """Give the part of each row that comes from one layer the length 1; zeros stay zeros.
+
+    Parameters
+    ----------
+    values : ndarray of float32 or float64, shape (m, sum of widths)
+    widths : sequence of int
+        How many features each layer has.
+    copy : bool
+        False changes `values`.
+    """
+    scaled = values.copy() if copy else values
+    for layer in np.split(scaled, np.cumsum(widths)[:-1], axis=1):
+        # In float64: a float32 sum of hundreds of thousands of squares has lost two digits.
+        lengths = np.sqrt(np.einsum("ij,ij->i", layer, layer, dtype=np.float64))
+        divisors = np.where(lengths == 0, 1, lengths).astype(layer.dtype)
+        np.divide(layer, divisors[:, np.newaxis], out=layer)
+    return scaled
 
 
 def check_finite(row_sums: NDArray[np.float64], rows: Rows) -> None:

@@ -62,6 +62,8 @@ CASES = {
     "two-backbones-two-layers": Case(("other", "small"), "last:avg+last:max", SMALL_MLP),
     "derived": Case(("small",), "first:avg", ("logreg", "--set", "C=0.1")),
     "derived-and-map": Case(("small",), "first:max+first", ("nearest_mean",)),
+    "by-layer": Case(("small", "other"), "all:avg", ("logreg", "--set", "scale=layer")),
+    "head2toe": Case(("small",), "all+first:grid3", ("head2toe", "--set", "share=0.1")),
     "mirrored": Case(("mirrored",), "last:avg", ("ridge",)),
     "both-views": Case(("small", "mirrored"), "last:avg", ("logreg", "--set", "scale=l2")),
     "images": Case(("images",), "pixels", ("logreg", "--set", "C=0.001")),

@@ -185,3 +185,37 @@ def test_a_layer_of_one_file_is_named_with_the_file(write: Write) -> None:
         assert [one.file for one in files.find_layers("1/a+2/b")] == [1, 2]
         with pytest.raises(NotAViewError, match="no layer '2/a'; it has: a, b"):
             files.find_layers("2/a")
+
+
+def test_all_is_every_layer_but_the_images(tmp_path: Path) -> None:
+    maps, flat = PIXELS.reshape(N, 4, 4, 4), PIXELS[:, :5]
+    layers = {"b": maps, "b:avg": flat, "a": maps, "flat": flat, "pixels": maps}
+    file = write_features(tmp_path / "x.h5", layers, labels=LABELS, splits=NOTHING)
+    with FeatureFiles([file]) as files:
+        assert names_of(files, "all") == ["a", "b", "b:avg", "flat"]
+        assert names_of(files, "x/all+pixels") == ["a", "b", "b:avg", "flat", "pixels"]
+        # Each layer once, however often it was extracted; what is no map stays.
+        assert names_of(files, "all:avg") == ["a:avg", "b:avg", "flat"]
+        assert files.open_matrix(files.find_layers("all:avg")).widths == (4, 5, 5)
+        assert files.has_space("all")
+        with pytest.raises(NotAViewError, match="no layer 'none'"):
+            files.find_layers("none")
+
+
+def test_a_layer_of_which_only_another_pooling_is_there_is_not_left_out(tmp_path: Path) -> None:
+    layers = {"a:max": PIXELS, "b": PIXELS.reshape(N, 4, 4, 4), "pixels": PIXELS}
+    file = write_features(tmp_path / "x.h5", layers, labels=LABELS, splits=NOTHING)
+    said = "no layer 'a:avg' for 'all:avg', nor its full map"
+    with FeatureFiles([file]) as files, pytest.raises(NotAViewError, match=said):
+        files.find_layers("all:avg")
+
+
+def test_a_layer_that_is_called_all_is_that_layer(tmp_path: Path) -> None:
+    layers = {"all": PIXELS, "b": PIXELS}
+    file = write_features(tmp_path / "x.h5", layers, labels=LABELS, splits=NOTHING)
+    with FeatureFiles([file]) as files:
+        assert names_of(files, "all") == ["all"]
+
+
+def names_of(files: FeatureFiles, expression: str) -> list[str]:
+    return [str(layer.spec) for layer in files.find_layers(expression)]

@@ -30,9 +30,10 @@ from permafrost.stages.engines.program import (  # noqa: E402
     ProgramSpec,
 )
 from permafrost.stages.errors import InputError, UnknownNameError  # noqa: E402
+from tests.helpers.grids import average_cells  # noqa: E402
 
 SIDE = 32
-SPECS = "conv,conv:avg,conv:max,conv:flatten,relu,depthwise:avg,gap,gap:flatten,dense"
+SPECS = "conv,conv:avg,conv:max,conv:flatten,conv:grid3,relu,depthwise:avg,gap,gap:flatten,dense"
 
 
 def cut_photos(side: int) -> np.ndarray:
@@ -127,6 +128,7 @@ def test_every_layer_and_pooling_equals_plain_keras_in_batches_of_any_size(
         values = expected[name]
         expected |= {f"{name}:avg": values.mean((1, 2)), f"{name}:max": values.max((1, 2))}
         expected[f"{name}:flatten"] = values.reshape(len(values), -1)
+        expected[f"{name}:grid3"] = average_cells(values, 3)
     expected["gap:flatten"] = expected["gap"]
     program = build(network, SPECS, preprocess="caffe", compiled=compiled, batch_size=4)
     for n_images in (1, 3, 4, 5, 9):

@@ -22,9 +22,10 @@ from permafrost.stages.backbones.network import KerasNetwork  # noqa: E402
 from permafrost.stages.engines.openvino_engine import OpenVinoProgram  # noqa: E402
 from permafrost.stages.engines.program import ProgramSpec  # noqa: E402
 from permafrost.stages.errors import UnknownNameError  # noqa: E402
+from tests.helpers.grids import average_cells  # noqa: E402
 
 SIDE = 32
-SPECS = "conv,conv:avg,conv:max,conv:flatten,relu,depthwise:avg,gap,gap:flatten,dense"
+SPECS = "conv,conv:avg,conv:max,conv:flatten,conv:grid3,relu,depthwise:avg,gap,gap:flatten,dense"
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +68,7 @@ def compute_with_keras(network: KerasNetwork, pixels: np.ndarray) -> dict[str, n
         values = found[name]
         found |= {f"{name}:avg": values.mean((1, 2)), f"{name}:max": values.max((1, 2))}
         found[f"{name}:flatten"] = values.reshape(len(values), -1)
+        found[f"{name}:grid3"] = average_cells(values, 3)
     return found | {"gap:flatten": found["gap"]}
 
 

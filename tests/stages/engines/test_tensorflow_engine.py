@@ -28,6 +28,7 @@ from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.errors import InputError, StageError, UnknownNameError
 from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
+from tests.helpers.grids import average_cells
 
 # oneDNN, which rounds products to bfloat16, has no way to do so on processors without AVX-512.
 _PROCESSOR = Path("/proc/cpuinfo")
@@ -320,12 +321,13 @@ def small():
 
 
 def test_every_pooling_equals_numpy(small, pixels):
-    specs = ["conv", "conv:none", "conv:avg", "conv:max", "conv:flatten"]
-    plain, avg, top, flat = run(small, specs, pixels)
+    specs = ["conv", "conv:none", "conv:avg", "conv:max", "conv:flatten", "conv:grid4"]
+    plain, avg, top, flat, grid = run(small, specs, pixels)
     assert plain.shape == (len(pixels), 30, 30, 4)
     np.testing.assert_allclose(avg, plain.mean((1, 2)), rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(top, plain.max((1, 2)))
     np.testing.assert_array_equal(flat, plain.reshape(len(plain), -1))
+    np.testing.assert_allclose(grid, average_cells(plain, 4), rtol=1e-5, atol=1e-4)
 
 
 def test_the_mirror_image_is_the_image_mirrored(small, pixels):

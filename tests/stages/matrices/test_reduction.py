@@ -90,7 +90,7 @@ class DictStore:
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def load(self, name: str) -> np.ndarray | None:
-        return self.arrays.get(name)
+        return self.arrays[name].copy() if name in self.arrays else None
 
     def save(self, name: str, array: np.ndarray) -> None:
         assert int(name, 16)
