@@ -98,6 +98,11 @@ class FeatureFiles:
         return len(self._rows[0])
 
     @property
+    def opened(self) -> list[Features]:
+        """The files themselves, in the order given."""
+        return self._files
+
+    @property
     def name(self) -> str:
         """What messages call the files."""
         return " and ".join(repr(str(file.path)) for file in self._files)
@@ -216,7 +221,7 @@ class FeatureFiles:
 
     def _find_above(self, layer: StoredLayer) -> BackboneAbove | None:
         """Return what lies above a layer; nothing where the file does not say how it was made."""
-        with suppress(PipelineError):
+        with suppress(PipelineError, ValueError):
             features = FeatureOptions.from_json(json.dumps(self.read_origin(layer)))
             folder = self._files[layer.file].folder(layer.name)
             return find_above(layer.spec, layer.recipe, features, folder)
@@ -231,6 +236,12 @@ class FeatureFiles:
             raise PipelineError(
                 f"{str(file.path)!r} does not say how its features were made; extract again"
             ) from error
+
+    def has_learnt_backbone(self, layer: StoredLayer) -> bool:
+        """Tell whether the backbone that a layer was extracted with has learnt weights."""
+        with suppress(PipelineError):  # A file may not say; hardly anybody keeps what is random.
+            return bool(self.read_origin(layer).get("weights") != "random")
+        return True
 
     def artefact_folder(self, layers: Sequence[StoredLayer]) -> Path | None:
         """Return where things derived from these layers are kept, if there is such a place."""

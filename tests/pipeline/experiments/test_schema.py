@@ -224,7 +224,7 @@ def test_missing_keys_of_a_section_are_named(refused):
             "backbones.0.size: input should be a valid integer, not 2.5",
         ),
         ("heads", [], "heads: list should have at least 1 item"),
-        ("heads", ["logreg"], "heads.0: write it with its keys (kind), not as 'logreg'"),
+        ("heads", ["logreg"], "heads.0: write it with its keys (kind, layers), not as 'logreg'"),
         ("heads", [{"kind": 5}], "heads.0.kind: input should be a valid string"),
         (
             "heads",
