@@ -51,6 +51,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "heads": {"datasets", "frameworks", "matrices"},
         "evaluation": {"datasets", "heads", "matrices"},
         "export": {"backbones", "datasets", "frameworks", "heads"},
+        "advice": {"datasets", "evaluation", "matrices"},
     },
     "pipeline": {
         "planning": set(),
@@ -61,7 +62,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "api": {"planning", "extraction"},
         "sweeps": {"models"},
         "experiments": {"planning", "extraction", "models", "sweeps"},
-        "cli": {"planning", "extraction", "upkeep", "models", "sweeps", "experiments"},
+        "advice": {"planning", "models", "sweeps", "experiments"},
+        "cli": {"planning", "extraction", "upkeep", "models", "sweeps", "experiments", "advice"},
     },
 }
 MOST_MODULES = 12

@@ -1,4 +1,4 @@
-"""The commands `run` and `demo`."""
+"""The commands `run`, `advise` and `demo`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_run_options, read_run_options
+from permafrost.pipeline.cli.groups import (
+    add_options,
+    add_run_options,
+    add_task_options,
+    read_run_options,
+    read_task_options,
+)
+from permafrost.pipeline.options import read_options
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
@@ -36,3 +43,21 @@ def run_experiment(parsed: argparse.Namespace) -> Outcome:
     experiment = read_experiment(parsed.experiment)
     result = run(experiment.with_run(read_run_options(parsed, experiment.run)))
     return Outcome(result.describe(), result.to_dict())
+
+
+def add_advise(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `advise`."""
+    from permafrost.pipeline.sweeps.plan import SweepOptions
+
+    add_task_options(parser)
+    add_options(parser, SweepOptions, "jobs")
+    parser.add_argument("--out", type=Path, default=Path("runs/advice"), metavar="DIR")
+
+
+def run_advise(parsed: argparse.Namespace) -> Outcome:
+    """Run `advise`."""
+    from permafrost.pipeline.advice.advise import AdviseOptions, advise
+
+    data = read_task_options(parsed)
+    advice = advise(read_options(AdviseOptions, vars(parsed) | {"data": data}))
+    return Outcome(advice.describe(), advice.to_dict())

@@ -39,6 +39,11 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         models.add_sweep,
         models.run_sweep,
     ),
+    "advise": (
+        "say which layer and which recipe, with the evidence; write the next experiment",
+        experiments.add_advise,
+        experiments.run_advise,
+    ),
     "predict": ("classify new images with a fitted head", models.add_predict, models.run_predict),
     "export": (
         "write backbone, preprocessing and head as one Keras model",

@@ -107,6 +107,11 @@ class FeatureFiles:
         return len(self._rows[0])
 
     @property
+    def opened(self) -> list[Features]:
+        """The files themselves, in the order given."""
+        return self._files
+
+    @property
     def name(self) -> str:
         """What messages call the files."""
         return " and ".join(repr(str(file.path)) for file in self._files)
@@ -258,6 +263,12 @@ class FeatureFiles:
             raise PipelineError(
                 f"{str(file.path)!r} does not say how its features were made; extract again"
             ) from error
+
+    def has_learnt_backbone(self, layer: StoredLayer) -> bool:
+        """Tell whether the backbone that a layer was extracted with has learnt weights."""
+        with suppress(PipelineError):  # A file may not say; hardly anybody keeps what is random.
+            return bool(self.read_origin(layer).get("weights") != "random")
+        return True
 
     def artefact_folder(self, layer: StoredLayer) -> Path | None:
         """Return where things derived from a layer are kept, if there is such a place."""

@@ -232,7 +232,7 @@ class Backbone:
         # Not just whatever exists: a folder here may be called like an application.
         files = [self.name.name] * self.name.is_file + [weights] * named
         facts = {
-            "card": 4,
+            "card": 5,
             "backbone": "file" if self.name.is_file else str(self.name),
             "weights": "file" if named else weights,
             "files": [hash_path(Path(name), self._index) for name in files],

@@ -39,17 +39,23 @@ def recall_records(layers: Iterable[LayerPlan], kind: type[Record]) -> dict[str,
 
 def recall_rate(index: Index, layers: Sequence[LayerPlan]) -> float | None:
     """Return the images/s that these layers were last computed at, if they were."""
-    known = index.memo(_rate_key(layers))
+    return recall_rate_of(index, [layer.features.key for layer in layers])
+
+
+def recall_rate_of(index: Index, keys: Iterable[str]) -> float | None:
+    """Return the images/s that feature sets were last computed at together, if they were."""
+    known = index.memo(_rate_key(keys))
     return float(known) if known else None
 
 
-def _rate_key(layers: Sequence[LayerPlan]) -> str:
-    return "images/s " + " ".join(sorted(layer.features.key for layer in layers))
+def _rate_key(keys: Iterable[str]) -> str:
+    return "images/s " + " ".join(sorted(keys))
 
 
 def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: float) -> None:
     """Remember how fast these layers were computed, for the next plan."""
-    index.add_memo(_rate_key(layers), f"{images_per_second:.4g}")
+    keys = [layer.features.key for layer in layers]
+    index.add_memo(_rate_key(keys), f"{images_per_second:.4g}")
 
 
 def recall_view(index: Index, out: Path) -> str | None:

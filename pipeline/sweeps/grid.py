@@ -18,6 +18,7 @@ from permafrost.pipeline.models.task import (
     make_candidate,
 )
 from permafrost.pipeline.models.views import list_views
+from permafrost.pipeline.sweeps.transfer import is_from_scratch
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import POOLINGS, is_pooling
 from permafrost.stages.errors import UnknownNameError
@@ -42,12 +43,15 @@ class Configuration:
         What sets the head apart, as text: ``C=0.1 scale=l2``.
     key : str
         Digest of these and of all that it is fitted on.
+    is_from_scratch : bool
+        Whether nothing in it was learnt from other images.
     """
 
     layer: str
     candidate: Candidate
     settings: str
     key: str
+    is_from_scratch: bool = False
 
     @property
     def head(self) -> str:
@@ -65,6 +69,7 @@ class Configuration:
             "layer": self.layer,
             "head": self.candidate.kind,
             "settings": dataclasses.asdict(self.candidate.settings),
+            "from_scratch": self.is_from_scratch,
         }
 
 
@@ -194,6 +199,7 @@ def list_configurations(
     for layer in dict.fromkeys([*layers, *chain.from_iterable(own.values())]):
         stored = files.find_layers(layer)
         matrix = files.open_matrix(stored)
+        learnt = [one for one in stored if files.has_learnt_backbone(one)]
         scaling = Scaling(
             n_rows=n_rows * len(list_views(stored, averages=data.average_views)),
             n_features=matrix.shape[1],
@@ -208,7 +214,15 @@ def list_configurations(
                 continue
             above = matrix.origin.above
             key = digest_fit(rows_key, stored, one, scalings=[scaling], above=above)
-            found.append(Configuration(layer=layer, candidate=one, settings=text, key=key))
+            found.append(
+                Configuration(
+                    layer=layer,
+                    candidate=one,
+                    settings=text,
+                    key=key,
+                    is_from_scratch=is_from_scratch(one, learnt=learnt),
+                )
+            )
     _check_all_tried(candidates, found, layers)
     return found
 

@@ -13,7 +13,9 @@ from permafrost.pipeline.models.checkpoint import EPOCH_COLUMNS, EPOCHS_NAME, de
 from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
 from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.sweeps.grid import Configuration
+from permafrost.pipeline.sweeps.intervals import bound_difference
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
+from permafrost.pipeline.sweeps.transfer import Transfer
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.evaluation.comparison import compare_counts, compare_draws
 from permafrost.stages.evaluation.folds import Fold
@@ -79,11 +81,28 @@ class Leaderboard:
     task: str
     entries: list[Entry]
 
+    @property
+    def transfer(self) -> Transfer | None:
+        """The best transferred head against the best from scratch, where there are both."""
+        name = f"{PRIMARY[self.task]}_mean"
+        fitted = [entry for entry in self.entries if entry.summary.get(name) is not None]
+        best = {entry.configuration.is_from_scratch: entry for entry in reversed(fitted)}
+        if len(best) < 2:
+            return None
+        ours, theirs = best[False], best[True]
+        return Transfer(
+            transferred=ours.configuration.name,
+            from_scratch=theirs.configuration.name,
+            difference=(ours.summary[name] or 0.0) - (theirs.summary[name] or 0.0),
+            interval=bound_difference(ours.folds, theirs.folds),
+        )
+
     def to_dict(self) -> dict[str, object]:
         """Return the board as a JSON object."""
         return {
             "task": self.task,
             "metric": PRIMARY[self.task],
+            "transfer": self.transfer and self.transfer.to_dict(),
             "configurations": [entry.to_dict() for entry in self.entries],
         }
 
@@ -104,12 +123,13 @@ class Leaderboard:
                     f"{entry.configuration.head} {entry.error}".strip(),
                 )
             )
-        lines = [self._describe_rows(), *_align(rows)]
+        lines = [self.describe_rows(), *align(rows)]
         if len(self.entries) > _SHOWN:
             lines.append(f"… {len(self.entries)} in all")
-        return "\n".join(lines + self._describe_ties())
+        lines += self._describe_ties()
+        return "\n".join(lines + ([self.transfer.describe()] if self.transfer else []))
 
-    def _describe_rows(self) -> str:
+    def describe_rows(self) -> str:
         """Say what the table was measured on."""
         folds = self.entries[0].folds
         n_rows = sum(record.n_test for record in folds)
@@ -197,6 +217,7 @@ def write_tables(out: Path, board: Leaderboard, *, rows_key: str) -> None:
         | {
             "p_value": entry.p_value,
             "tied_with_first": "yes" if entry.is_tied else "no",
+            "from_scratch": "yes" if entry.configuration.is_from_scratch else "no",
             "seconds": round(entry.seconds, 3),
             "error": entry.error,
         }
@@ -258,7 +279,7 @@ def _write_p(value: float | None) -> str:
     return f"{value:.3f}" if value >= 0.001 else "<0.001"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay cells out in columns; the last one is not padded."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

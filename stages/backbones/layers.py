@@ -126,6 +126,8 @@ class LayerCard:
         Its place among the layers as Keras counts them, from 0 on; none within a nested model.
     is_cut : bool
         Whether everything passes it, so that what lies above can be trained on its output.
+    n_weights : int, optional
+        How many numbers its weights are; those of a nested model are its layers'.
     """
 
     shape: tuple[int, ...]
@@ -134,6 +136,15 @@ class LayerCard:
     n_calls: int = 1
     number: int | None = None
     is_cut: bool = False
+    n_weights: int | None = None
+
+    @property
+    def extent(self) -> int:
+        """The smaller of height and width; 1 where it has none."""
+        space = list(self.shape)
+        if len(space) >= _SHAPE_RANK_WITH_SPACE:
+            space.pop(self.channel_axis if self.channel_axis < 0 else self.channel_axis - 1)
+        return min(space) if len(self.shape) >= _SHAPE_RANK_WITH_SPACE else 1
 
     def pool_shape(self, spec: LayerSpec) -> tuple[int, ...]:
         """Return the shape of one row of this layer, pooled as a spec says."""
@@ -214,6 +225,22 @@ class BackboneCard:
             f"{self.name} has no layer that is the last of its first {n_layers}; it has {most}"
             " layers, the first of which is its input"
         )
+
+    def count_above(self, name: str) -> int | None:
+        """Count the weights above a layer, up to the last map; None where they are not known.
+
+        What lies behind the last map is a classifier for other classes.
+        """
+        names = [PIXELS, *self.layers]
+        maps = [other for other, card in self.layers.items() if card.extent > 1]
+        if name not in names or not maps:
+            return None
+        above = names[names.index(name) + 1 : names.index(maps[-1]) + 1]
+        # A nested model's own layers come after it.
+        outside = [other for other in above if not other.startswith(f"{name}/")]
+        counts = [self.layers[other].n_weights for other in outside]
+        known = [count for count in counts if count is not None]
+        return sum(known) if len(known) == len(counts) else None
 
     def _describe_pixels(self) -> LayerCard:
         if PIXELS in self.layers:

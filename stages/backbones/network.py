@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -172,9 +173,16 @@ class KerasNetwork:
 
     def describe(self) -> BackboneCard:
         """Note each layer's output shape and digest; see `Network.describe`."""
+        import keras
+
         shapes, n_calls = self._trace_shapes()
         numbers = {layer.name: number for number, layer in enumerate(self.model.layers)}
         cuts = set(self.list_cuts())
+        n_weights = {
+            name: sum(math.prod(weight.shape) for weight in layer.weights)
+            for name, layer in walk_layers(self.model)
+            if not isinstance(layer, keras.Model)
+        }
         layers = {
             name: LayerCard(
                 shape=shapes[name],
@@ -183,6 +191,7 @@ class KerasNetwork:
                 n_calls=n_calls[name],
                 number=numbers.get(name),
                 is_cut=name in cuts and n_calls[name] == 1,
+                n_weights=n_weights.get(name, 0),
             )
             for name, digest in self.digest_layers().items()
             if name in shapes

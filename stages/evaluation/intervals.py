@@ -15,6 +15,8 @@ from permafrost.stages.evaluation.metrics import Judged, judge
 # Weights of draws that are worked on at a time: what fits a processor's cache is fastest.
 WEIGHTS_BYTES = 8 * 2**20
 
+Interval = tuple[float, float]
+
 
 def bootstrap_interval(  # noqa: PLR0913
     targets: Targets,
@@ -24,7 +26,7 @@ def bootstrap_interval(  # noqa: PLR0913
     groups: NDArray[Any] | None = None,
     seed: int,
     n_draws: int = 1000,
-) -> tuple[float, float] | None:
+) -> Interval | None:
     """Return the 95 % interval of the metric that heads are chosen by (`metrics.PRIMARY`).
 
     The percentile bootstrap of Efron, "Bootstrap methods: another look at the jackknife" (1979):
@@ -60,6 +62,11 @@ def bootstrap_interval(  # noqa: PLR0913
         n_units = units.max() + 1
         weights = iterate_weights(n_units, rng, np.full(n_draws, n_units))
         drawn = draw_scores(targets.task, judged, units, weights)
+    return bound_draws(drawn)
+
+
+def bound_draws(drawn: NDArray[np.float64]) -> Interval | None:
+    """Return the 95 % interval of draws; None where none is defined."""
     defined = drawn[np.isfinite(drawn)]
     if not len(defined):
         return None
@@ -71,13 +78,32 @@ def _draw_accuracies(
     judged: Judged, units: NDArray[np.int64], rng: np.random.Generator, n_draws: int
 ) -> NDArray[np.float64]:
     right = judged.outputs.argmax(axis=1) == judged.truth
-    totals = np.column_stack([np.bincount(units, right), np.bincount(units)])
+    return draw_shares(np.bincount(units, right), np.bincount(units), rng, n_draws)
+
+
+def draw_shares(
+    counts: NDArray[Any], sizes: NDArray[Any], rng: np.random.Generator, n_draws: int
+) -> NDArray[np.float64]:
+    """Draw units anew, with replacement, and return the sum of their counts over that of sizes.
+
+    Parameters
+    ----------
+    counts, sizes : ndarray, shape (n_units,)
+        Of what is counted, and of all rows, in each unit.
+    rng : numpy.random.Generator
+    n_draws : int
+
+    Returns
+    -------
+    ndarray of float64, shape (n_draws,)
+    """
+    totals = np.column_stack([counts, sizes])
     # Units with the same totals are as good as one another: counting how many of which kind are
     # drawn is the same as drawing them one by one.
     kinds, n_units = np.unique(totals, axis=0, return_counts=True)
     drawn = rng.multinomial(len(totals), n_units / len(totals), size=n_draws) @ kinds
-    accuracies: NDArray[np.float64] = drawn[:, 0] / drawn[:, 1]
-    return accuracies
+    shares: NDArray[np.float64] = drawn[:, 0] / drawn[:, 1]
+    return shares
 
 
 def iterate_weights(

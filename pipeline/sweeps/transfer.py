@@ -1,0 +1,76 @@
+"""Positive or negative transfer: what was learnt elsewhere against what starts from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from permafrost.pipeline.models.layer_matrix import StoredLayer
+from permafrost.stages.evaluation.fold_task import Candidate
+from permafrost.stages.evaluation.intervals import Interval
+
+POSITIVE, NEGATIVE, UNDECIDED = "positive", "negative", "undecided"
+# The head that brings a backbone's weights, unless its setting `weights` says otherwise.
+FINE_TUNING = "finetune"
+RANDOM = "random"
+
+
+def is_from_scratch(candidate: Candidate, *, learnt: Sequence[StoredLayer]) -> bool:
+    """Tell whether a head owes nothing to other images.
+
+    Parameters
+    ----------
+    candidate : Candidate
+    learnt : sequence of StoredLayer
+        Those of its layers that were extracted with a backbone of learnt weights. It has no part in
+        pixels, unless the head goes on from its weights.
+    """
+    goes_on = candidate.kind == FINE_TUNING and candidate.settings.weights != RANDOM
+    return all(layer.spec.is_pixels and not goes_on for layer in learnt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """The best transferred head against the best from scratch, on the same rows.
+
+    Attributes
+    ----------
+    transferred, from_scratch : str
+        Head and layer of each.
+    difference : float
+        By how much the transferred one scores better.
+    interval : tuple of float, optional
+        95 %, paired.
+    """
+
+    transferred: str
+    from_scratch: str
+    difference: float
+    interval: Interval | None
+
+    @property
+    def verdict(self) -> str:
+        """`POSITIVE` or `NEGATIVE` where the interval leaves out 0."""
+        if self.interval is None or self.interval[0] <= 0 <= self.interval[1]:
+            return UNDECIDED
+        return POSITIVE if self.interval[0] > 0 else NEGATIVE
+
+    def to_dict(self) -> dict[str, object]:
+        """Return it as a JSON object."""
+        return {"verdict": self.verdict, **asdict(self)}
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        said = {UNDECIDED: "positive or negative transfer: undecided"}
+        verdict = said.get(self.verdict, f"{self.verdict} transfer")
+        return (
+            f"{verdict}: {self.transferred} against the best from scratch, {self.from_scratch}:"
+            f" {describe_difference(self.difference, self.interval)}"
+        )
+
+
+def describe_difference(difference: float, interval: Interval | None) -> str:
+    """Write a difference of scores with its interval."""
+    if interval is None:
+        return f"{difference:+.4f} (its interval is undefined)"
+    return f"{difference:+.4f} (95 %: {interval[0]:+.4f} to {interval[1]:+.4f})"
