@@ -114,7 +114,7 @@ def _preview(
     plan, manifest = prepared.plan, prepared.dataset.manifest
     digests = manifest.digests
     kept = digests.known & ~digests.is_in(prepared.failures.keys())
-    n_distinct = Digests(digests.array[kept]).count_different()
+    n_distinct = int(Digests(digests.array[kept]).first.sum())
     rate = recall_rate(index, plan.layers)
     layers = [
         LayerPreview(

@@ -13,6 +13,7 @@ import numpy as np
 from permafrost.stages.datasets.digests import DIGEST_BYTES, Digests
 from permafrost.stages.datasets.split_names import normalise_splits
 from permafrost.stages.datasets.table import COLUMN_NAMES, Table, read_table, write_table
+from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.remote import is_url
 
@@ -25,9 +26,10 @@ class Manifest:
     ----------
     root : str
         Location of the source, for `stages.sources.source.open_source`.
-    paths : list of str
-        POSIX paths relative to the root; undecodable bytes as `os.fsdecode` gives them.
-    labels : list of str
+    paths : Texts
+        POSIX paths relative to the root; undecodable bytes as `os.fsdecode` gives them. A list
+        becomes them.
+    labels : sequence of str
         Labels; "" for none.
     splits : list of str
         ``train``, ``val``, ``test``, or a name that `check_splits` refuses; "" for none.
@@ -43,13 +45,14 @@ class Manifest:
     """
 
     root: str
-    paths: list[str]
-    labels: list[str]
+    paths: Texts
+    labels: Sequence[str]
     splits: list[str]
     digests: Digests
     extra: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "paths", Texts.of(self.paths))
         object.__setattr__(self, "digests", Digests.of(self.digests))
         columns: list[Sized] = [self.labels, self.splits, self.digests, *self.extra.values()]
         if any(len(column) != len(self.paths) for column in columns):
@@ -66,7 +69,7 @@ class Manifest:
         chosen = list(rows)
         return Manifest(
             root=self.root,
-            paths=[self.paths[row] for row in chosen],
+            paths=Texts.of(self.paths[row] for row in chosen),
             labels=[self.labels[row] for row in chosen],
             splits=[self.splits[row] for row in chosen],
             digests=Digests(self.digests.array[chosen]),
@@ -122,7 +125,7 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
     blank = [""] * len(paths)
     return Manifest(
         root=_read_root(table, file),
-        paths=paths,
+        paths=Texts.of(paths),
         labels=table.known.get("label", blank),
         splits=normalise_splits(table.known.get("split", blank), split_names),
         digests=Digests.join(digests) if digests else Digests.none(len(paths)),
