@@ -112,9 +112,7 @@ class Index:
             for digest in map(known.get, keys)
         ]
 
-    def _scan(
-        self, keys: list[str], note: Callable[[Iterable[Any]], tuple[int, Any]]
-    ) -> list[str]:
+    def _scan(self, keys: list[str], note: Callable[[Iterable[Any]], tuple[int, Any]]) -> list[str]:
         """Read rows from the first to the last of sorted keys, and return the keys that lie behind.
 
         One pass over neighbours takes two thirds of what looking each of them up does; where others

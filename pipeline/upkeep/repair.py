@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import CacheError
 from permafrost.cache.shards.format import shard_name
