@@ -90,17 +90,18 @@ class RowTable:
     def locate(self, digests: np.ndarray) -> RowLocations:
         """Find where the rows of digests, uint8 (n, 32), lie."""
         words = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 4)
-        rows = np.empty(len(words), np.int64)
+        number, row = np.empty(len(words), np.int32), np.empty(len(words), np.int64)
         for start in range(0, len(words), _ROWS_PER_BLOCK):
             block = slice(start, start + _ROWS_PER_BLOCK)
-            rows[block] = self._find(words[block])
-        number = np.searchsorted(self._starts, rows, side="right") - 1
-        used, shard = np.unique(number, return_inverse=True)
-        n_nowhere = int((used < 0).sum())
+            found = self._find(words[block])
+            number[block] = np.searchsorted(self._starts, found, side="right") - 1
+            row[block] = np.where(found < 0, -1, found - self._starts[number[block]])
+        used = np.unique(number)
+        shards = used[used >= 0].tolist()
+        places = np.full(len(self._names) + 1, -1, np.int32)
+        places[shards] = np.arange(len(shards))
         return RowLocations(
-            shards=[self._names[number] for number in used[n_nowhere:]],
-            shard=(shard.reshape(-1) - n_nowhere).astype(np.int32),
-            row=np.where(rows < 0, -1, rows - self._starts[number]),
+            shards=[self._names[one] for one in shards], shard=places[number], row=row
         )
 
     def _find(self, wanted: np.ndarray) -> np.ndarray:

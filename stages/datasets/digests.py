@@ -42,11 +42,6 @@ class Digests(Sequence[bytes]):
         """Return as many as there are rows, each ``b""``."""
         return cls(np.zeros((n_rows, DIGEST_BYTES), np.uint8))
 
-    @classmethod
-    def join(cls, parts: Sequence[Digests]) -> Digests:
-        """Return all of several, of which there is one at least."""
-        return cls(np.concatenate([part.array for part in parts]))
-
     def __len__(self) -> int:
         """How many rows."""
         return len(self.array)

@@ -24,7 +24,6 @@ def test_digests_are_a_sequence_of_bytes() -> None:
     assert digests != LISTED[:-1]
     assert Digests.none(2) == [b"", b""]
     assert Digests.of([]) == []
-    assert Digests.join([digests[:3], digests[3:]]) == digests
 
 
 def test_numpy_takes_digests_without_a_copy() -> None:
