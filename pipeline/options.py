@@ -28,8 +28,7 @@ from permafrost.stages.backbones.preprocessing import (
     parse_mode,
     parse_views,
 )
-from permafrost.stages.decoding.decode import DECODE_MODES, ORIENT_MODES
-from permafrost.stages.decoding.isolation import Isolation
+from permafrost.stages.decoding.choices import DECODE_MODES, ORIENT_MODES, Isolation
 from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
 from permafrost.stages.engines.registry import ENGINES
 from permafrost.stages.errors import UnknownNameError

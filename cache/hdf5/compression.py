@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import h5py
+if TYPE_CHECKING:  # The command line needs the names below, and should start without it.
+    import h5py
 
 COMPRESSIONS = ("none", "lz4", "zstd")
 

@@ -66,4 +66,4 @@ def _look_again(source: StoredRows, known: dict[str, NDArray[np.uint8]]) -> RowL
         for name in there.keys() - known.keys():
             digests = read_digests_or_none(there[name], source.key)
             known[name] = NO_DIGESTS if digests is None else digests
-    return RowTable(known.items()).locate(source.digests)
+    return RowTable(sorted(known.items(), key=lambda shard: shard[0])).locate(source.digests)

@@ -58,18 +58,23 @@ class RowTable:
     Parameters
     ----------
     shards : iterable of (str, ndarray of uint8, shape (n, 32))
-        The name of each, and which rows it holds. Where several have a row, the first by name
-        serves it.
+        The name of each, in order, and which rows it holds. Where several have a row, the first by
+        name serves it.
     """
 
     def __init__(self, shards: Iterable[tuple[str, np.ndarray]]) -> None:
-        named = sorted(shards, key=lambda shard: shard[0])
-        self._names = [name for name, _ in named]
-        self._starts = np.cumsum([0, *(len(digests) for _, digests in named)])
-        digests = np.concatenate([NO_DIGESTS, *(digests for _, digests in named)])
-        self._words = digests.view(np.uint64)
+        self._names: list[str] = []
+        ends, joined = [0], bytearray()
+        # One by one: two copies of all digests would be the most that a plan takes.
+        for name, digests in shards:
+            self._names.append(name)
+            joined += np.ascontiguousarray(digests).data
+            ends.append(len(joined) // 32)
+        self._starts = np.array(ends)
+        self._words = np.frombuffer(joined, np.uint64).reshape(-1, 4)
         # Stable: two runs at once may compute a row twice; the first shard by name serves it.
-        self._order = np.argsort(self._words[:, 0], kind="stable")
+        order = np.argsort(self._words[:, 0], kind="stable")
+        self._order = order.astype(np.min_scalar_type(len(order)))
         self._first_words = self._words[self._order, 0]
 
     def __len__(self) -> int:
@@ -82,37 +87,36 @@ class RowTable:
         tables = (self._words, self._order, self._first_words)
         return sum(int(table.nbytes) for table in tables)
 
-    def digests_of(self, name: str) -> np.ndarray:
-        """Return which rows a shard holds: uint8 (n, 32), no copy."""
-        number = self._names.index(name)
-        return self._words[self._starts[number] : self._starts[number + 1]].view(np.uint8)
-
     def locate(self, digests: np.ndarray) -> RowLocations:
         """Find where the rows of digests, uint8 (n, 32), lie."""
         words = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 4)
-        rows = np.empty(len(words), np.int64)
+        number, row = np.empty(len(words), np.int32), np.empty(len(words), np.int64)
         for start in range(0, len(words), _ROWS_PER_BLOCK):
             block = slice(start, start + _ROWS_PER_BLOCK)
-            rows[block] = self._find(words[block])
-        number = np.searchsorted(self._starts, rows, side="right") - 1
-        used, shard = np.unique(number, return_inverse=True)
-        n_nowhere = int((used < 0).sum())
+            found = self._find(words[block])
+            number[block] = np.searchsorted(self._starts, found, side="right") - 1
+            row[block] = np.where(found < 0, -1, found - self._starts[number[block]])
+        used = np.unique(number)
+        shards = used[used >= 0].tolist()
+        places = np.full(len(self._names) + 1, -1, np.int32)
+        places[shards] = np.arange(len(shards))
         return RowLocations(
-            shards=[self._names[number] for number in used[n_nowhere:]],
-            shard=(shard.reshape(-1) - n_nowhere).astype(np.int32),
-            row=np.where(rows < 0, -1, rows - self._starts[number]),
+            shards=[self._names[one] for one in shards], shard=places[number], row=row
         )
 
     def _find(self, wanted: np.ndarray) -> np.ndarray:
         """Return the row of each digest, counted through all shards; -1 for none."""
         rows = np.full(len(wanted), -1, np.int64)
-        at = np.searchsorted(self._first_words, wanted[:, 0])
+        # In order, which finds those of a million rows in a seventh of the time.
+        order = np.argsort(wanted[:, 0])
+        at = np.empty(len(wanted), np.int64)
+        at[order] = np.searchsorted(self._first_words, wanted[order, 0])
         left = np.arange(len(wanted))
         # One round is enough, unless different digests share their first word.
         while len(left):
             left = left[at[left] < len(self._order)]
             left = left[self._first_words[at[left]] == wanted[left, 0]]
-            candidates = self._order[at[left]]
+            candidates = self._order[at[left]].astype(np.int64)
             equal = (self._words[candidates] == wanted[left]).all(axis=1)
             rows[left[equal]] = candidates[equal]
             left = left[~equal]

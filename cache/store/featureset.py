@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from permafrost.cache.shards.locations import NO_DIGESTS, RowLocations, RowTable
+from permafrost.cache.shards.locations import RowLocations, RowTable
 from permafrost.cache.shards.reader import MOST_LOOKS, list_shards, read_digests_or_none
 from permafrost.cache.store.index import Index, IndexedShard
 from permafrost.cache.store.layout import CacheLayout
@@ -34,23 +33,18 @@ class FeatureSet:
         self.key = recipe_key(recipe)
         self.folder = layout.feature_set_folder(recipe)
         self._index = index
-        self._shards: dict[str, IndexedShard] = {}
+        self._stamps: dict[str, str] = {}
         self._table = RowTable(())
         self.refresh()
 
     def refresh(self) -> None:
         """Look again at what lies in the folder, until it stays; only what has changed is read."""
         for _ in range(MOST_LOOKS):
-            stamps = {path.name: stamp for path, stamp in list_shards(self.folder)}
-            if stamps == {name: shard.stamp for name, shard in self._shards.items()}:
+            stamps = {path.name: stamp for path, stamp in sorted(list_shards(self.folder))}
+            if stamps == self._stamps:
                 return
-            shards = {shard.name: shard for shard in self._read_shards(stamps)}
-            self._table = RowTable((shard.name, shard.digests) for shard in shards.values())
-            # The table's own, or every digest would be held twice.
-            self._shards = {
-                name: replace(shard, digests=self._table.digests_of(name))
-                for name, shard in shards.items()
-            }
+            self._table = RowTable(self._read_shards(stamps))
+            self._stamps = stamps
 
     def __len__(self) -> int:
         """How many different rows exist."""
@@ -71,16 +65,15 @@ class FeatureSet:
         indexed = IndexedShard(shard.name, write_stamp(shard.stat()), digests)
         self._index.replace_shards(self.key, add=[indexed])
 
-    def _read_shards(self, stamps: Mapping[str, str]) -> Iterator[IndexedShard]:
-        indexed = self._index.shards_of(self.key)
-        known = {**indexed, **self._shards}
+    def _read_shards(self, stamps: Mapping[str, str]) -> Iterator[tuple[str, np.ndarray]]:
+        indexed = self._index.stamps_of(self.key)
         unknown: list[IndexedShard] = []
         for name, stamp in stamps.items():
-            shard = known.get(name)
-            if shard is None or shard.stamp != stamp:
+            digests = self._index.rows_of(self.key, name) if indexed.get(name) == stamp else None
+            if digests is None:
                 digests = read_digests_or_none(self.folder / name, self.key)
-                shard = IndexedShard(name, stamp, NO_DIGESTS if digests is None else digests)
-                if digests is not None:
-                    unknown.append(shard)
-            yield shard
+                if digests is None:
+                    continue
+                unknown.append(IndexedShard(name, stamp, digests))
+            yield name, digests
         self._index.replace_shards(self.key, add=unknown, remove=indexed.keys() - stamps.keys())

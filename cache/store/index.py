@@ -10,7 +10,7 @@ import bisect
 import contextlib
 import re
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -48,6 +48,7 @@ class IndexedShard:
 # What `digests_of` reads, and of how many rows for each that is asked for.
 _FILES = "SELECT key, fingerprint, digest FROM files"
 _SCANNED = 2
+_DIGEST_BYTES = 32
 _HEX_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 
 
@@ -72,42 +73,58 @@ class Index:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def digests_of(self, fingerprints: Mapping[str, str]) -> dict[str, bytes]:
-        """Return the digests of those files (key → fingerprint) that are known and unchanged.
+    def digests_of(self, keys: Sequence[str], fingerprints: Sequence[object]) -> list[bytes]:
+        """Return the digest of each file that is known and unchanged, ``b""`` of any other.
 
         Files that are neighbours by name are found two to three times as fast as others.
-        """
-        keys = [key if key.isascii() else _to_blob_text(key) for key in fingerprints]
-        # As SQLite sorts them.
-        texts = sorted(key for key in keys if isinstance(key, str))
-        blobs = [key for key in keys if isinstance(key, bytes)]
-        found, texts = self._scan(texts)
-        for some in _batched([*texts, *blobs]):
-            marks = ",".join("?" * len(some))
-            found += self._query(f"{_FILES} WHERE key IN ({marks})", some)
-        known: dict[str, bytes] = {}
-        for key, fingerprint, digest in found:
-            name = _to_name(key) if isinstance(key, bytes) else key
-            # A garbled index may answer with what was not asked for.
-            is_digest = isinstance(digest, bytes) and len(digest) == 32
-            if is_digest and fingerprints.get(name) == fingerprint:
-                known[name] = digest
-        return known
 
-    def _scan(self, keys: list[str]) -> tuple[list[Any], list[str]]:
-        """Return rows from the first to the last of sorted keys, and the keys that lie behind.
+        Parameters
+        ----------
+        keys : sequence of str, length n
+        fingerprints : sequence, length n
+            Of the files as they are now; what is no text is nobody's.
+        """
+        wanted = dict(zip(keys, fingerprints, strict=True))
+        known: dict[str, Any] = {}
+
+        def note(rows: Iterable[Any]) -> tuple[int, Any]:
+            n_rows, key = 0, ""
+            # One by one: a list of a thousand rows wakes the garbage collector.
+            for key, fingerprint, digest in rows:
+                n_rows += 1
+                name = _to_name(key) if isinstance(key, bytes) else key
+                if wanted.get(name) == fingerprint:
+                    known[name] = digest
+            return n_rows, key
+
+        # As SQLite sorts them.
+        texts, blobs = sorted(wanted), []
+        if not all(map(str.isascii, texts)):
+            names = [*map(_to_blob_text, texts)]
+            texts = [name for name in names if isinstance(name, str)]
+            blobs = [name for name in names if isinstance(name, bytes)]
+        for some in _batched([*self._scan(texts, note), *blobs]):
+            marks = ",".join("?" * len(some))
+            self._query(f"{_FILES} WHERE key IN ({marks})", some, read=note)
+        # A garbled index may answer with what was not asked for.
+        return [
+            digest if isinstance(digest, bytes) and len(digest) == _DIGEST_BYTES else b""
+            for digest in map(known.get, keys)
+        ]
+
+    def _scan(self, keys: list[str], note: Callable[[Iterable[Any]], tuple[int, Any]]) -> list[str]:
+        """Read rows from the first to the last of sorted keys, and return the keys that lie behind.
 
         One pass over neighbours takes two thirds of what looking each of them up does; where others
         lie between them it ends after as many again.
         """
         if not keys:
-            return [], []
+            return []
         most = _SCANNED * len(keys)
-        found = self._query(
-            f"{_FILES} WHERE key BETWEEN ? AND ? LIMIT ?", [keys[0], keys[-1], most]
+        n_rows, last = self._query(
+            f"{_FILES} WHERE key BETWEEN ? AND ? LIMIT ?", [keys[0], keys[-1], most], read=note
         )
-        left = keys[bisect.bisect(keys, str(found[-1][0])) :] if len(found) == most else []
-        return found, left
+        return keys[bisect.bisect(keys, str(last)) :] if n_rows == most else []
 
     def add_files(self, files: Iterable[IndexedFile]) -> None:
         """Remember digests of files."""
@@ -132,14 +149,18 @@ class Index:
             found.setdefault(digest, []).append(file)
         return found
 
-    def shards_of(self, feature_set: str) -> dict[str, IndexedShard]:
-        """Return the shards known of a feature set, by name."""
-        query = "SELECT name, stamp, digests FROM shards WHERE feature_set = ?"
-        return {
-            name: IndexedShard(name, stamp, np.frombuffer(digests, np.uint8).reshape(-1, 32))
-            for name, stamp, digests in self._query(query, [feature_set])
-            if isinstance(name, str) and isinstance(digests, bytes) and len(digests) % 32 == 0
-        }
+    def stamps_of(self, feature_set: str) -> dict[str, str]:
+        """Return the stamps of the shards that are known of a feature set, by name."""
+        query = "SELECT name, stamp FROM shards WHERE feature_set = ?"
+        return dict(self._query(query, [feature_set]))
+
+    def rows_of(self, feature_set: str, name: str) -> np.ndarray | None:
+        """Return which rows a shard holds, uint8 (n, 32); None where that is not known."""
+        query = "SELECT digests FROM shards WHERE feature_set = ? AND name = ?"
+        for (digests,) in self._query(query, [feature_set, name]):
+            if isinstance(digests, bytes) and len(digests) % _DIGEST_BYTES == 0:
+                return np.frombuffer(digests, np.uint8).reshape(-1, _DIGEST_BYTES)
+        return None
 
     def feature_sets(self) -> list[str]:
         """Return the keys of the feature sets whose shards are known."""
@@ -212,13 +233,16 @@ class Index:
         """Forget a remembered text."""
         self._write("DELETE FROM memos WHERE key = ?", [(key,)])
 
-    def _query(self, query: str, values: list[Any]) -> list[Any]:
+    def _query(
+        self, query: str, values: list[Any], read: Callable[[Iterable[Any]], Any] = list
+    ) -> Any:
+        """Return what `read` makes of the rows; of none where the file cannot be used."""
         with self._lock:
             try:
-                return self._connection.execute(query, values).fetchall()
+                return read(self._connection.execute(query, values))
             except FAILURES as error:
                 self._fall_back(error)
-                return []
+                return read(())
 
     def _write(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
         if not rows:

@@ -30,7 +30,7 @@ def _encode(part: object) -> Iterator[bytes | memoryview]:
     if isinstance(part, np.ndarray):
         yield f"{part.dtype.str} {part.shape}".encode()
         yield np.ascontiguousarray(part).data
-    elif isinstance(part, list):
+    elif isinstance(part, Sequence) and not isinstance(part, str | tuple):
         yield b"%d" % len(part)
         for start in range(0, len(part), _TEXTS_PER_BLOCK):
             yield from _encode_texts(part[start : start + _TEXTS_PER_BLOCK])

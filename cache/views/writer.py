@@ -139,9 +139,9 @@ def _list_inputs(
 ) -> Iterator[object]:
     """Yield all that the bytes of a view depend on."""
     yield from (_LAYOUT, origin, materialize, images.root, images.digests)
-    yield from (list(images.paths), list(images.labels), list(images.splits))
+    yield from (images.paths, images.labels, images.splits)
     for name, texts in sorted(images.columns.items()):
-        yield from (name, list(texts))
+        yield from (name, texts)
     for layer in layers:
         row, at = layer.row, layer.locations
         yield from (layer.spec, canonical_json(layer.recipe), _relate_folder(layer, out.parent))

@@ -44,6 +44,7 @@ from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
+from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.matrices.matrix import read_stored
 from permafrost.stages.sources.folder import drop_file_scheme
@@ -267,8 +268,9 @@ def _write_list(paths: list[str], folder: Path) -> Path:
     blank = [""] * len(paths)
     file = folder / "manifest.csv"
     digests = Digests.none(len(paths))
-    root = str(Path.cwd())
-    manifest = Manifest(root=root, paths=paths, labels=blank, splits=blank, digests=digests)
+    manifest = Manifest(
+        root=str(Path.cwd()), paths=Texts.of(paths), labels=blank, splits=blank, digests=digests
+    )
     write_manifest(manifest, file)
     return file
 

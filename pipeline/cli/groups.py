@@ -17,7 +17,7 @@ from permafrost.pipeline.options import (
     read_options,
 )
 from permafrost.pipeline.parsers import read_number
-from permafrost.stages.decoding.isolation import Isolation
+from permafrost.stages.decoding.choices import Isolation
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

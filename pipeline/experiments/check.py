@@ -72,14 +72,14 @@ class _PlannedFeatures:
         return sorted(self.manifest.extra)
 
     @property
-    def paths(self) -> list[str]:
+    def paths(self) -> Sequence[str]:
         return self.manifest.paths
 
     @property
     def digests(self) -> np.ndarray:
         return join_digests(self.manifest.digests)
 
-    def column(self, name: str) -> list[str]:
+    def column(self, name: str) -> Sequence[str]:
         manifest = self.manifest
         own = {"path": manifest.paths, "label": manifest.labels, "split": manifest.splits}
         found = {**manifest.extra, **own}

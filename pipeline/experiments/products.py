@@ -43,7 +43,7 @@ class Products:
         """Return the figures of `predict`."""
         rows = images.manifest
         digests = [digest.hex() for digest in rows.digests]
-        facts = [rows.root, rows.paths, digests, rows.labels, rows.extra]
+        facts = [rows.root, list(rows.paths), digests, rows.labels, rows.extra]
         experiment = self._experiment
 
         def make() -> dict[str, Any]:

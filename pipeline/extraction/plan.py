@@ -13,7 +13,6 @@ from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import prepare
 from permafrost.pipeline.planning.remembered import recall_rate, recall_records
-from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.folders import Ignored
 
 
@@ -114,7 +113,7 @@ def _preview(
     plan, manifest = prepared.plan, prepared.dataset.manifest
     digests = manifest.digests
     kept = digests.known & ~digests.is_in(prepared.failures.keys())
-    n_distinct = Digests(digests.array[kept]).count_different()
+    n_distinct = int((digests.first & kept).sum())
     rate = recall_rate(index, plan.layers)
     layers = [
         LayerPreview(

@@ -55,7 +55,10 @@ def write_results(
         digests=kept.digests.array,
         columns=kept.extra,
     )
-    layers = [_locate(layer, kept.digests) for layer in prepared.plan.layers]
+    layers = [
+        _locate(layer, kept.digests, layer.locations if kept is manifest else None)
+        for layer in prepared.plan.layers
+    ]
     origin = options.features.to_json()
     known = recall_view(index, out)
     mark = write_view(
@@ -67,10 +70,12 @@ def write_results(
     return failed
 
 
-def _locate(layer: LayerPlan, digests: Sequence[bytes]) -> ViewLayer:
+def _locate(
+    layer: LayerPlan, digests: Sequence[bytes], locations: RowLocations | None
+) -> ViewLayer:
     folder = layer.features.folder
     mark_used(folder)
-    locations = layer.features.locate(digests)
+    locations = locations or layer.features.locate(digests)
     if locations.missing.any() or not all((folder / name).exists() for name in locations.shards):
         # The set is not as it was when planned: this run added rows, or shards were merged.
         locations = locate_again(layer, digests)

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.pipeline.planning.hashing import explain_os_error
+from permafrost.stages.decoding.choices import Isolation
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
-from permafrost.stages.decoding.isolation import Isolation, decode_isolated
+from permafrost.stages.decoding.isolation import decode_isolated
 from permafrost.stages.errors import DecoderError, ImageError
 from permafrost.stages.sources.reading import start_reading
 from permafrost.stages.sources.source import Reader

@@ -255,10 +255,10 @@ def hash_path(path: Path, index: Index | None) -> str:
     if not path.exists():
         raise WeightsError(f"there is no weights file {str(path)!r}")
     key, stamp = str(path.absolute()), write_exact_stamp(path.stat())
-    known = index.digests_of({key: stamp}) if index else {}
-    if key not in known:
+    (digest,) = index.digests_of([key], [stamp]) if index else [b""]
+    if not digest:
         with path.open("rb") as file:
-            known[key] = hashlib.file_digest(file, "sha256").digest()
+            digest = hashlib.file_digest(file, "sha256").digest()
         if index:
-            index.add_files([IndexedFile(key, stamp, known[key])])
-    return known[key].hex()
+            index.add_files([IndexedFile(key, stamp, digest)])
+    return digest.hex()

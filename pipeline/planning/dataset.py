@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from permafrost.cache.store.index import Index
 from permafrost.pipeline.options import DatasetOptions
 from permafrost.pipeline.planning.hashing import Hasher
@@ -97,7 +99,8 @@ def _list_images(options: DatasetOptions, find_missing: FindMissing) -> ListedDa
 
 
 def _warn_of_changes(manifest: Manifest, digests: Digests) -> None:
-    differ = (manifest.digests.array != digests.array).any(axis=1)
+    before, now = (one.array.view(np.uint64) for one in (manifest.digests, digests))
+    differ = (before != now).any(axis=1)
     n_changed = int((differ & manifest.digests.known & digests.known).sum())
     if n_changed:
         _log.warning("%d images changed since the manifest was written", n_changed)

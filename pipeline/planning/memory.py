@@ -11,7 +11,7 @@ import numpy as np
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
-from permafrost.pipeline.planning.missing import ExtractionPlan
+from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.frameworks.start import NVIDIA_DEVICES
 
@@ -77,17 +77,22 @@ def fit_memory(
 
 def count_plan_bytes(manifest: Manifest, plan: ExtractionPlan) -> int:
     """Count the bytes of a dataset's rows, of what is known of the cache's, and of the work."""
-    columns = (manifest.paths, manifest.labels, manifest.splits, *manifest.extra.values())
+    columns = (manifest.labels, manifest.splits, *manifest.extra.values())
     return (
-        manifest.digests.array.nbytes
+        sum(map(sys.getsizeof, (manifest.paths, plan.paths)))
+        + sum(digests.array.nbytes for digests in (manifest.digests, plan.digests))
         + sum(map(_count_column_bytes, columns))
-        + sum(layer.features.table_bytes + layer.missing.nbytes for layer in plan.layers)
-        + _count_column_bytes(plan.digests)
-        + sys.getsizeof(plan.paths)
+        + sum(map(_count_layer_bytes, plan.layers))
     )
 
 
-def _count_column_bytes(cells: Sequence[str] | Sequence[bytes]) -> int:
+def _count_layer_bytes(layer: LayerPlan) -> int:
+    located = layer.locations
+    n_bytes = located.shard.nbytes + located.row.nbytes if located else 0
+    return n_bytes + layer.features.table_bytes + layer.missing.nbytes
+
+
+def _count_column_bytes(cells: Sequence[str]) -> int:
     """Count a list and what is in it; what recurs among neighbours is mostly one object."""
     n_bytes = sys.getsizeof(cells)
     for start in range(0, len(cells), _ROWS_PER_BLOCK):

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.recipe import Recipe
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.datasets.digests import Digests
+from permafrost.stages.datasets.texts import Texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,8 @@ class LayerPlan:
 
     Attributes
     ----------
+    locations : RowLocations or None
+        Where the dataset's rows lay when this was planned, if that was asked.
     missing : ndarray of bool, shape (n_rows,)
         Which of the plan's rows this layer lacks; no longer those that another run adds while
         this one is going.
@@ -30,6 +34,7 @@ class LayerPlan:
     row: RowFormat
     features: FeatureSet
     missing: np.ndarray
+    locations: RowLocations | None = None
 
     @property
     def view(self) -> str:
@@ -43,9 +48,9 @@ class ExtractionPlan:
 
     Attributes
     ----------
-    digests : list of bytes
+    digests : Digests
         The different images to compute, in manifest order.
-    paths : list of str
+    paths : Texts
         Where each is read: its first row in the manifest.
     layers : list of LayerPlan
         All layers asked for.
@@ -55,8 +60,8 @@ class ExtractionPlan:
         View → which rows a layer of the network missed at first.
     """
 
-    digests: list[bytes]
-    paths: list[str]
+    digests: Digests
+    paths: Texts
     layers: list[LayerPlan]
     active: list[LayerPlan]
     lacking: dict[str, np.ndarray] = field(init=False)
@@ -80,7 +85,7 @@ class ExtractionPlan:
 
 
 def plan_extraction(
-    paths: Sequence[str],
+    paths: Texts,
     digests: Digests,
     failures: Mapping[bytes, str],
     layers: Sequence[tuple[LayerSpec, Recipe, RowFormat, FeatureSet]],
@@ -89,28 +94,31 @@ def plan_extraction(
 
     Parameters
     ----------
-    paths : sequence of str, length n
+    paths : Texts, length n
     digests : Digests, length n
         Of the dataset's rows; an unreadable file's is ``b""``.
     failures : mapping of bytes to str
         Digests known to be undecodable, with the reason.
     layers : sequence of (LayerSpec, Recipe, RowFormat, FeatureSet)
     """
-    masks = [features.locate(digests).missing for *_, features in layers]
-    first: dict[bytes, int] = {}
-    # Of a million rows few may be missing: only these become bytes.
-    for row in np.flatnonzero(np.logical_or.reduce(masks)).tolist() if masks else ():
-        digest = digests[row]
-        if digest and digest not in failures:
-            first.setdefault(digest, row)
-    rows = np.array(list(first.values()), np.int64)
+    located = [features.locate(digests) for *_, features in layers]
+    rows = np.flatnonzero(np.logical_or.reduce([one.missing for one in located]))
+    found = Digests(digests.array[rows])
+    rows = rows[found.first & ~found.is_in(failures.keys())]
     plans = [
-        LayerPlan(spec=spec, recipe=recipe, row=row, features=features, missing=mask[rows])
-        for (spec, recipe, row, features), mask in zip(layers, masks, strict=True)
+        LayerPlan(
+            spec=spec,
+            recipe=recipe,
+            row=row,
+            features=features,
+            missing=locations.missing[rows],
+            locations=locations,
+        )
+        for (spec, recipe, row, features), locations in zip(layers, located, strict=True)
     ]
     return ExtractionPlan(
-        digests=list(first),
-        paths=[paths[row] for row in first.values()],
+        digests=Digests(digests.array[rows]),
+        paths=Texts.of(paths[row] for row in rows.tolist()),
         layers=plans,
         active=[plan for plan in plans if plan.missing.any()],
     )

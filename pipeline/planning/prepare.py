@@ -18,8 +18,8 @@ from permafrost.pipeline.planning.missing import ExtractionPlan, plan_extraction
 from permafrost.pipeline.planning.recipe import build_decode_spec, build_recipe
 from permafrost.pipeline.planning.remembered import recall_failures
 from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.decoding.choices import Isolation
 from permafrost.stages.decoding.decode import DecodeSpec, describe_decoder
-from permafrost.stages.decoding.isolation import Isolation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

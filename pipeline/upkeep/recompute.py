@@ -28,6 +28,7 @@ from permafrost.pipeline.planning.remembered import recall_origin
 from permafrost.pipeline.progress import Shares
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.errors import StageError
 from permafrost.stages.sources.reading import hash_images
@@ -143,13 +144,11 @@ def _prepare(
         )
         for spec, recipe, row, rows in able
     ]
-    places = [paths[one] for one in digests]
+    places, packed = Texts.of(paths[one] for one in digests), Digests.of(digests)
     nothing = [""] * len(digests)
-    manifest = Manifest(
-        root="", paths=places, labels=nothing, splits=nothing, digests=Digests.of(digests)
-    )
+    manifest = Manifest(root="", paths=places, labels=nothing, splits=nothing, digests=packed)
     plan = ExtractionPlan(
-        digests=digests,
+        digests=packed,
         paths=places,
         layers=layers,
         active=[layer for layer in layers if layer.missing.any()],

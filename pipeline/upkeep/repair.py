@@ -10,6 +10,8 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import CacheError
 from permafrost.cache.shards.format import shard_name
@@ -87,14 +89,18 @@ class _Mending:
     def _mend_index(self) -> None:
         file, n_wrong = self._layout.index_file, 0
         for key in self._index.feature_sets():
-            shards = self._index.shards_of(key).values()
-            wrong = [shard.name for shard in shards if shard.name != shard_name(shard.digests)]
+            wrong = self._index.stamps_of(key).keys() - self._list_known(key).keys()
             self._index.replace_shards(key, add=(), remove=wrong)
             n_wrong += len(wrong)
         if n_wrong:
             reason = f"it knew other rows of {count(n_wrong, 'shard')}"
             self._found.damaged.append(Damage(file=file, reason=reason))
             self._found.note_done(file, "mended; it reads them again")
+
+    def _list_known(self, key: str) -> dict[str, np.ndarray]:
+        """List the shards of a set whose rows the index knows rightly, and these."""
+        found = ((name, self._index.rows_of(key, name)) for name in self._index.stamps_of(key))
+        return {name: it for name, it in found if it is not None and name == shard_name(it)}
 
     def _settle_recipe(self, exam: SetExam) -> Recipe | None:
         """Return the recipe of a set, written anew where it was damaged; None without one."""
@@ -118,11 +124,7 @@ class _Mending:
 
     def _mend_shards(self, exam: SetExam, recipe: Recipe) -> None:
         key = recipe_key(recipe)
-        known = {
-            name: shard.digests
-            for name, shard in self._index.shards_of(key).items()
-            if name == shard_name(shard.digests)
-        }
+        known = self._list_known(key)
         _, rows = self._sets.setdefault(key, (recipe, {}))
         for shard in exam.shards:
             path, is_own = shard.path, shard.key in (None, key)

@@ -185,7 +185,7 @@ def sample_rows(layout: CacheLayout, options: SampleOptions) -> Sample:
 def _choose_rows(folder: Path, recipe: Recipe, options: SampleOptions) -> _Comparison:
     key = recipe_key(recipe)
     shards: list[tuple[str, NDArray[np.uint8]]] = []
-    for path, _ in list_shards(folder):
+    for path, _ in sorted(list_shards(folder)):
         with contextlib.suppress(CacheError):
             shards.append((path.name, read_digests(path, key)))
     digests = np.unique(np.concatenate([NO_DIGESTS, *(rows for _, rows in shards)]), axis=0)

@@ -61,6 +61,8 @@ def restore_texts(cells: list[str]) -> list[str]:
     return [_MARKED_TEXT.sub("", cell) if "'" in cell else cell for cell in cells]
 
 
-def restore_paths(cells: list[str]) -> list[str]:
+def restore_paths(cells: Sequence[str]) -> Sequence[str]:
     """Return what `neutralise` was given for paths."""
+    if "\n." not in "\n".join(["", *cells]):
+        return cells
     return [_MARKED_PATH.sub("", cell) if cell[:1] == "." else cell for cell in cells]

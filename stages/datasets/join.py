@@ -228,7 +228,7 @@ def _find_split(table: Table) -> str:
 def _concatenate(tables: Sequence[Table]) -> Table:
     """Stack tables; a column that one of them lacks is empty in its rows."""
 
-    def stack(columns: Sequence[dict[str, list[str]]]) -> dict[str, list[str]]:
+    def stack(columns: Sequence[Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
         names = dict.fromkeys(name for each in columns for name in each)
         return {
             name: [
@@ -241,6 +241,6 @@ def _concatenate(tables: Sequence[Table]) -> Table:
 
     return Table(
         name=" and ".join(table.name for table in tables),
-        known=stack([table.known for table in tables]),
+        known={**stack([table.known for table in tables])},
         extra=stack([table.extra for table in tables]),
     )

@@ -23,6 +23,7 @@ from permafrost.stages.datasets.manifest import Manifest, read_manifest
 from permafrost.stages.datasets.split_names import is_like_split, parse_split_names
 from permafrost.stages.datasets.table import explain_bytes, read_table
 from permafrost.stages.datasets.targets import warn_of_lookalikes
+from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
 from permafrost.stages.sources.names import find_missing, find_names
@@ -133,14 +134,15 @@ def list_table(
     if not manifest.paths:
         raise InputError(f"no images in {str(file)!r}: it has no rows")
     source = open_source(manifest.root)
-    paths = [drop_file_scheme(path) if path[:5] == "file:" else path for path in manifest.paths]
+    paths = manifest.paths
+    if paths.holds("file:"):
+        paths = Texts.of(map(drop_file_scheme, paths))
     gone = find_missing(source, paths)
     meant = find_names(source, dict.fromkeys(gone))
+    if meant.found:
+        paths = Texts.of(meant.found.get(path, path) for path in paths)
     return ListedDataset(
-        manifest=dataclasses.replace(
-            manifest,
-            paths=[meant.found.get(path, path) for path in paths] if meant.found else paths,
-        ),
+        manifest=dataclasses.replace(manifest, paths=paths),
         source=source,
         missing={
             path: f" (there is {meant.near[path]!r})" if path in meant.near else explain_bytes(path)
@@ -170,7 +172,7 @@ def _list_images(
     source: Source, labels: str | None, split_names: Mapping[str, str]
 ) -> ListedDataset:
     listing = source.list_files()
-    paths = listing.images
+    paths = Texts.of(listing.images)
     layout = read_layout(paths, others=listing.others, split_names=split_names)
     ignored = count_ignored(listing, layout)
     for line in ignored.describe():

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.stages.datasets.digests import DIGEST_BYTES, Digests
+from permafrost.stages.datasets.formulas import restore_texts
 from permafrost.stages.datasets.split_names import normalise_splits
-from permafrost.stages.datasets.table import COLUMN_NAMES, Table, read_table, write_table
+from permafrost.stages.datasets.table import COLUMN_NAMES, read_table, write_table
+from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.remote import is_url
 
@@ -25,9 +27,10 @@ class Manifest:
     ----------
     root : str
         Location of the source, for `stages.sources.source.open_source`.
-    paths : list of str
-        POSIX paths relative to the root; undecodable bytes as `os.fsdecode` gives them.
-    labels : list of str
+    paths : Texts
+        POSIX paths relative to the root; undecodable bytes as `os.fsdecode` gives them. A list
+        becomes them.
+    labels : sequence of str
         Labels; "" for none.
     splits : list of str
         ``train``, ``val``, ``test``, or a name that `check_splits` refuses; "" for none.
@@ -43,13 +46,14 @@ class Manifest:
     """
 
     root: str
-    paths: list[str]
-    labels: list[str]
+    paths: Texts
+    labels: Sequence[str]
     splits: list[str]
     digests: Digests
     extra: dict[str, list[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "paths", Texts.of(self.paths))
         object.__setattr__(self, "digests", Digests.of(self.digests))
         columns: list[Sized] = [self.labels, self.splits, self.digests, *self.extra.values()]
         if any(len(column) != len(self.paths) for column in columns):
@@ -66,7 +70,7 @@ class Manifest:
         chosen = list(rows)
         return Manifest(
             root=self.root,
-            paths=[self.paths[row] for row in chosen],
+            paths=Texts.of(self.paths[row] for row in chosen),
             labels=[self.labels[row] for row in chosen],
             splits=[self.splits[row] for row in chosen],
             digests=Digests(self.digests.array[chosen]),
@@ -112,20 +116,22 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
     InputError
         When the file cannot be read, has no column of paths, a malformed digest or several roots.
     """
-    digests: list[Digests] = []
+    packed, roots = bytearray(), set[str]()
 
     def pack(texts: Sequence[str]) -> None:
-        digests.append(_parse_digests(texts, file))
+        packed.extend(_parse_digests(texts, file).array.data)
 
-    table = read_table(file, take={"digest": pack})
+    table = read_table(file, take={"digest": pack, "root": roots.update})
     paths = table.require("path")
     blank = [""] * len(paths)
     return Manifest(
-        root=_read_root(table, file),
-        paths=paths,
+        root=_read_root(sorted(restore_texts([*roots])), file),
+        paths=Texts.of(paths),
         labels=table.known.get("label", blank),
         splits=normalise_splits(table.known.get("split", blank), split_names),
-        digests=Digests.join(digests) if digests else Digests.none(len(paths)),
+        digests=Digests(np.frombuffer(packed, np.uint8).reshape(-1, DIGEST_BYTES))
+        if packed
+        else Digests.none(len(paths)),
         extra=table.extra,
     )
 
@@ -143,11 +149,10 @@ def _relate_root(root: str, file: Path) -> str:
         return named.as_posix()
 
 
-def _read_root(table: Table, file: Path) -> str:
-    roots = sorted(set(table.known.get("root", ())))
+def _read_root(roots: Sequence[str], file: Path) -> str:
     if len(roots) > 1:
         raise InputError(
-            f"{table.name!r} mixes the roots {roots[0]!r} and {roots[1]!r}; use one file for each"
+            f"{str(file)!r} mixes the roots {roots[0]!r} and {roots[1]!r}; use one file for each"
         )
     root = roots[0] if roots else ""
     if is_url(root):

@@ -96,9 +96,10 @@ def check_splits(splits: Sequence[str], *, where: str, before: str = "") -> None
     InputError
         A split is called neither ``train``, ``val``, ``test`` nor ``""``.
     """
-    counts = Counter(split for split in splits if split not in ("", *SPLITS))
-    if not counts:
+    strange = set(splits) - {"", *SPLITS}
+    if not strange:
         return
+    counts = Counter(split for split in splits if split in strange)
     named = [f"{name!r} ({n})" for name, n in counts.most_common(_MOST_SHOWN)]
     more = ", …" if len(counts) > _MOST_SHOWN else ""
     first = counts.most_common(1)[0][0]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from permafrost.stages.datasets.formulas import neutralise, restore_paths, restore_texts
+from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.errors import InputError
 
 # What a column is for: the header names it may have, any case; the first in this order wins.
@@ -34,6 +36,9 @@ _DELIMITERS = ",;\t"
 _STRAY_BYTES = re.compile("[\udc80-\udcff]")
 # Of a million rows at once the lists alone take 400 MB; of this many they stay in the cache.
 _ROWS_PER_BLOCK = 500
+_CHARACTERS_PER_BLOCK = 65_536
+# Of a column, texts that are kept once: there are fewer labels than this, but not fewer captions.
+_MOST_SHARED = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,8 +49,8 @@ class Table:
     ----------
     name : str
         How messages call it.
-    known : dict of str to list of str
-        The recognised columns, under the keys of `COLUMN_NAMES`.
+    known : dict of str to sequence of str
+        The recognised columns, under the keys of `COLUMN_NAMES`; paths are `Texts`.
     extra : dict of str to list of str
         All other columns under their own names, in order.
     headers : dict of str to str
@@ -53,11 +58,11 @@ class Table:
     """
 
     name: str
-    known: dict[str, list[str]]
+    known: dict[str, Sequence[str]]
     extra: dict[str, list[str]]
     headers: dict[str, str] = field(default_factory=dict)
 
-    def require(self, role: str) -> list[str]:
+    def require(self, role: str) -> Sequence[str]:
         """Return a recognised column; `InputError` when the file has none of its names."""
         if role not in self.known:
             names = " or ".join(COLUMN_NAMES[role])
@@ -75,7 +80,7 @@ class Table:
         Paths may hold any bytes, as files' names do; and so may all of what this project wrote,
         which has a digest and a root.
         """
-        if {"digest", "root"} <= self.known.keys():
+        if {"digest", "root"} <= self.headers.keys():
             return
         columns = {role: texts for role, texts in self.known.items() if role != "path"}
         for header, texts in {**columns, **self.extra}.items():
@@ -98,7 +103,7 @@ def explain_bytes(text: str) -> str:
     return f", which in the encoding Windows-1252 is {meant!r}; save the table as UTF-8"
 
 
-# Is given the texts of a column, some rows at a time; the table then holds "" in their place.
+# Is given the texts of a column, some rows at a time; the table then is without it.
 Take = Callable[[Sequence[str]], None]
 
 
@@ -109,7 +114,7 @@ def read_table(file: Path, *, take: Mapping[str, Take] | None = None) -> Table:
     ----------
     file : Path
     take : mapping of str to Take, optional
-        By the columns' names in lower case: those whose texts are not wanted all at once.
+        The recognised columns whose texts are not wanted all at once.
 
     Raises
     ------
@@ -134,43 +139,107 @@ def parse_table(stream: TextIO, *, name: str, take: Mapping[str, Take] | None = 
     Columns are separated by commas, or by semicolons or tabs where only these tell a column of
     paths from others. Rows without any text are left out.
     """
-    first = stream.readline()
-    # strict: an unclosed quote is an error instead of swallowing the rows after it.
-    reader = csv.reader(
-        chain([first] if first else [], stream), delimiter=_find_delimiter(first), strict=True
-    )
-    try:
-        header = restore_texts([column.strip() for column in next(reader, [])])
-        if header.count("") > 1:
-            header = _drop_empty_end(header)
-        _check_header(header, name=name)
-        columns = _read_columns(reader, header, name=name, take=take or {})
-    except csv.Error as error:
-        raise InputError(
-            f"{name!r} is no well-formed CSV: {error} (line {reader.line_num}); check its quotes"
-        ) from error
-    return _sort_columns(dict(zip(header, columns, strict=True)), name=name)
+    rows = _Rows(stream, name=name)
+    header = restore_texts([column.strip() for column in next(iter(rows.parse(1)), [])])
+    if header.count("") > 1:
+        header = _drop_empty_end(header)
+    _check_header(header, name=name)
+    roles = _choose_columns(header)
+    paths: list[Texts] = []
+    taken: dict[str, Take] = {"path": lambda texts: paths.append(Texts.of(restore_paths(texts)))}
+    taken |= take or {}
+    takers = {roles[role]: taker for role, taker in taken.items() if role in roles}
+    columns = _read_columns(rows, header, takers)
+    known: dict[str, Sequence[str]] = {"path": Texts.join(paths)} if "path" in roles else {}
+    for role, column in roles.items():
+        if role not in taken:
+            known[role] = restore_texts(columns.pop(column))
+    extra = {column: restore_texts(texts) for column, texts in columns.items()}
+    headers = {role: header.casefold() for role, header in roles.items()}
+    return Table(name=name, known=known, extra=extra, headers=headers)
 
 
 def _read_columns(
-    rows: Iterator[list[str]], header: list[str], *, name: str, take: Mapping[str, Take]
-) -> list[list[str]]:
-    """Read rows into columns, some at a time."""
-    columns: list[list[str]] = [[] for _ in header]
-    folded = [column.casefold() for column in header]
-    takers = {folded.index(column): taker for column, taker in take.items() if column in folded}
-    while block := list(islice(rows, _ROWS_PER_BLOCK)):
-        filled = _drop_empty(block, len(header))
-        _check_lengths(filled, header, n_before=len(columns[0]), name=name)
-        by_column = list(zip(*filled, strict=True))
-        for number, taker in takers.items() if filled else ():
-            taker(by_column[number])
-            by_column[number] = ("",) * len(filled)
-        for column, texts in zip(columns, by_column, strict=False):
-            # Labels and splits recur: one text serves all the rows of the block.
-            once = dict(zip(texts, texts, strict=True))
-            column.extend(texts if len(once) == len(texts) else map(once.__getitem__, texts))
+    rows: _Rows, header: list[str], takers: Mapping[str, Take]
+) -> dict[str, list[str]]:
+    """Read the columns that nobody takes some rows at a time."""
+    columns: dict[str, list[str]] = {name: [] for name in header if name not in takers}
+    shared: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for block in rows.read_blocks(len(header)):
+        for name, texts in zip(header, block, strict=True):
+            if name in takers:
+                takers[name](texts)
+                continue
+            # Labels and splits recur: one text serves all of their rows.
+            columns[name].extend(map(shared[name].setdefault, texts, texts))
+            if len(shared[name]) > _MOST_SHARED:
+                shared[name].clear()
     return columns
+
+
+class _Rows:
+    """The rows of CSV text, of which those that hold no quotes are split many at a time.
+
+    Parameters
+    ----------
+    stream : text file
+        Opened with ``newline=""``.
+    name : str
+        How messages call it.
+    """
+
+    def __init__(self, stream: TextIO, *, name: str) -> None:
+        self._stream = stream
+        self._name = name
+        first = stream.readline()
+        self._delimiter = _find_delimiter(first)
+        self._ahead = io.StringIO(first, newline="")
+        self._n_lines = 0
+        lines = iter(lambda: self._ahead.readline() or stream.readline(), "")
+        # strict: an unclosed quote is an error instead of swallowing the rows after it.
+        self._parser = csv.reader(lines, delimiter=self._delimiter, strict=True)
+
+    def parse(self, n_rows: int) -> list[list[str]]:
+        """Return the next rows; none at the end."""
+        try:
+            return list(islice(self._parser, n_rows))
+        except csv.Error as error:
+            line = self._n_lines + self._parser.line_num
+            raise InputError(
+                f"{self._name!r} is no well-formed CSV: {error} (line {line}); check its quotes"
+            ) from error
+
+    def read_blocks(self, n_columns: int) -> Iterator[Sequence[Sequence[str]]]:
+        """Yield the columns of the rows that are left, some rows at a time."""
+        n_rows = 0
+        while text := self._stream.read(_CHARACTERS_PER_BLOCK):
+            text += self._stream.readline()
+            columns = _split_plain(text, self._delimiter, n_columns)
+            if not columns:
+                self._ahead = io.StringIO(text, newline="")
+                break
+            yield columns
+            self._n_lines += len(columns[0])
+            n_rows += len(columns[0])
+        while rows := self.parse(_ROWS_PER_BLOCK):
+            filled = _drop_empty(rows, n_columns)
+            _check_lengths(filled, n_columns, n_before=n_rows, name=self._name)
+            if filled:
+                yield list(zip(*filled, strict=True))
+            n_rows += len(filled)
+
+
+def _split_plain(text: str, delimiter: str, n_columns: int) -> list[list[str]]:
+    """Split rows into columns; none where a row is quoted, begins with nothing, or is of others."""
+    if '"' in text or "\r" in text:
+        return []
+    text = text.removesuffix("\n")
+    n_rows = text.count("\n") + 1
+    # The line break, as a cell of its own, has to be the last of each row.
+    cells = f"{text}\n".replace("\n", f"{delimiter}\n{delimiter}").split(delimiter)[:-1]
+    columns = [cells[number :: n_columns + 1] for number in range(n_columns + 1)]
+    is_plain = len(cells) == n_rows * (n_columns + 1) and columns.pop().count("\n") == n_rows
+    return columns if is_plain and all(map(str.strip, columns[0])) else []
 
 
 def _find_delimiter(line: str) -> str:
@@ -237,31 +306,21 @@ def _check_header(header: list[str], *, name: str) -> None:
         raise InputError(f"{name!r} has two columns {twice!r}; rename one")
 
 
-def _check_lengths(rows: list[list[str]], header: list[str], *, n_before: int, name: str) -> None:
-    if set(map(len, rows)) <= {len(header)}:
+def _check_lengths(rows: list[list[str]], n_columns: int, *, n_before: int, name: str) -> None:
+    if set(map(len, rows)) <= {n_columns}:
         return
-    bad = next(number for number, row in enumerate(rows) if len(row) != len(header))
+    bad = next(number for number, row in enumerate(rows) if len(row) != n_columns)
     raise InputError(
         f"row {n_before + bad + 1} of {name!r} has {len(rows[bad])} fields instead of"
-        f" {len(header)}; quote names that hold commas"
+        f" {n_columns}; quote names that hold commas"
     )
 
 
-def _sort_columns(columns: dict[str, list[str]], *, name: str) -> Table:
-    by_case = {header.casefold(): header for header in reversed(columns)}
-    chosen = {
+def _choose_columns(header: Sequence[str]) -> dict[str, str]:
+    """Return what each of the recognised columns is called."""
+    by_case = {name.casefold(): name for name in reversed(header)}
+    return {
         role: by_case[next(alias for alias in aliases if alias in by_case)]
         for role, aliases in COLUMN_NAMES.items()
         if any(alias in by_case for alias in aliases)
     }
-    extra = {
-        header: restore_texts(column)
-        for header, column in columns.items()
-        if header not in chosen.values()
-    }
-    known = {
-        role: (restore_paths if role == "path" else restore_texts)(columns[header])
-        for role, header in chosen.items()
-    }
-    headers = {role: header.casefold() for role, header in chosen.items()}
-    return Table(name=name, known=known, extra=extra, headers=headers)

@@ -16,24 +16,28 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
+from PIL.Image import Transpose
 
+from permafrost.stages.decoding.choices import COLOR_MODES, DECODE_MODES, ORIENT_MODES
 from permafrost.stages.decoding.formats import Picture, read_picture
-from permafrost.stages.decoding.resizing import (
-    FROM_BELOW,
-    FROM_RIGHT,
-    RESIZE_METHODS,
-    RESIZE_MODES,
-    Box,
-    Size,
-    center,
-    turn_size,
-)
+from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES, Box, Size
 from permafrost.stages.errors import DecoderError, InputError, UnknownNameError
 
-ORIENT_MODES = ("ignore", "exif")
-COLOR_MODES = ("rgb", "grayscale")
-DECODE_MODES = ("exact", "fast")
-
+# Turns that exchange width and height.
+_ON_SIDE = {Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90}
+# Turns that bring what was the right or lower edge to the left, and to the top.
+_FROM_RIGHT = {
+    Transpose.FLIP_LEFT_RIGHT,
+    Transpose.ROTATE_180,
+    Transpose.ROTATE_270,
+    Transpose.TRANSVERSE,
+}
+_FROM_BELOW = {
+    Transpose.ROTATE_180,
+    Transpose.FLIP_TOP_BOTTOM,
+    Transpose.TRANSVERSE,
+    Transpose.ROTATE_90,
+}
 _MAX_PIXELS = 178_956_970
 # Raised when our own code begins to read, or to refuse, other files than before.
 _READER = 1
@@ -208,11 +212,25 @@ def _decode(data: bytes, spec: DecodeSpec) -> Decoded:
     return Decoded(pixels=pixels.reshape(shape), rotated=picture.turn is not None)
 
 
+def _center(image: Image.Image, size: Size) -> Image.Image:
+    """Put a picture in the middle of a black canvas."""
+    if image.size == size:
+        return image
+    canvas = Image.new(image.mode, size)
+    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
+    return canvas
+
+
+def _turn_size(size: Size, turn: Transpose | None) -> Size:
+    """Return the size of a picture after a turn."""
+    return size[::-1] if turn in _ON_SIDE else size
+
+
 def _choose_scale(size: Size, turn: Image.Transpose | None, *, spec: DecodeSpec) -> int:
     if spec.resize == "nearest":
         return 1  # it takes single pixels, which a reduced picture no longer has
     if spec.orient == "exif":
-        size = turn_size(size, turn)
+        size = _turn_size(size, turn)
     (left, top, right, bottom), (width, height) = _place(size, spec)
     room = min((right - left) // (_MARGIN * width), (bottom - top) // (_MARGIN * height))
     return next((scale for scale in _SCALES if scale <= room), 1)
@@ -222,17 +240,17 @@ def _resize(picture: Picture, spec: DecodeSpec) -> Image.Image:
     image, size, turn = picture.image, picture.size, None
     if picture.turn is not None and spec.orient == "exif":
         turn = picture.turn
-        image, size = image.transpose(turn), turn_size(size, turn)
+        image, size = image.transpose(turn), _turn_size(size, turn)
     if spec.color == "grayscale":
         image = image.convert("L")
     in_file, placed = _place(size, spec)
     # In pixels of the reduced image, to the fraction of one.
-    left = image.width - size[0] / picture.scale if turn in FROM_RIGHT else 0
-    top = image.height - size[1] / picture.scale if turn in FROM_BELOW else 0
+    left = image.width - size[0] / picture.scale if turn in _FROM_RIGHT else 0
+    top = image.height - size[1] / picture.scale if turn in _FROM_BELOW else 0
     x, y, right, bottom = (edge / picture.scale for edge in in_file)
     box = (left + x, top + y, left + right, top + bottom)
-    image = image.resize(placed, RESIZE_METHODS[spec.resize], box=box)
-    return center(image, (spec.width, spec.height))
+    image = image.resize(placed, Image.Resampling[RESIZE_METHODS[spec.resize]], box=box)
+    return _center(image, (spec.width, spec.height))
 
 
 def _place(size: Size, spec: DecodeSpec) -> tuple[Box, Size]:

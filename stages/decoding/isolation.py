@@ -20,12 +20,13 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import NoReturn, Self
 
 import numpy as np
 
 from permafrost.command import HOME
+from permafrost.stages.decoding.choices import Isolation
 from permafrost.stages.decoding.decode import Decoded, DecodeSpec, decode_image
 from permafrost.stages.errors import DecoderError, ImageError, InputError
 
@@ -44,32 +45,6 @@ _LONGEST_WAIT_S = 0.25
 _END_TIMEOUT_S = 10
 # Each thread of these takes address space, and none has work here.
 _NO_THREADS = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Isolation:
-    """What one image may take.
-
-    Parameters
-    ----------
-    timeout_s : float
-        Of the wall clock.
-    memory_bytes : int
-        Of address space. The largest picture that is let through takes 0.8 to 1.9 GB as JPEG, PNG,
-        GIF and BMP, 2.9 GB as WebP and 3.1 GB as floating-point TIFF.
-
-    Raises
-    ------
-    InputError
-        If the time is not positive.
-    """
-
-    timeout_s: float = 60
-    memory_bytes: int = 4_000_000_000
-
-    def __post_init__(self) -> None:
-        if not 0 < self.timeout_s < threading.TIMEOUT_MAX:
-            raise InputError(f"image timeout {self.timeout_s:g}: give some seconds, as 60")
 
 
 class IsolatedDecoder:

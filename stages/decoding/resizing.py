@@ -1,52 +1,23 @@
-"""Resize methods and modes: from a picture of any size to the network's."""
+"""Resize methods and modes: from a picture of any size to the network's.
+
+Without Pillow, as the command line needs the names, and starts faster so.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from PIL import Image
-from PIL.Image import Transpose
-
-RESIZE_METHODS: Mapping[str, Image.Resampling] = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "nearest": Image.Resampling.NEAREST,
-    "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,
-}
-
-# Turns that exchange width and height.
-_ON_SIDE = {Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90}
-# Turns that bring what was the right or lower edge to the left, and to the top.
-FROM_RIGHT = {
-    Transpose.FLIP_LEFT_RIGHT,
-    Transpose.ROTATE_180,
-    Transpose.ROTATE_270,
-    Transpose.TRANSVERSE,
-}
-FROM_BELOW = {
-    Transpose.ROTATE_180,
-    Transpose.FLIP_TOP_BOTTOM,
-    Transpose.TRANSVERSE,
-    Transpose.ROTATE_90,
+# And what Pillow calls them.
+RESIZE_METHODS: Mapping[str, str] = {
+    "bilinear": "BILINEAR",
+    "bicubic": "BICUBIC",
+    "nearest": "NEAREST",
+    "lanczos": "LANCZOS",
+    "area": "BOX",
 }
 
 Size = tuple[int, int]
 Box = tuple[int, int, int, int]
-
-
-def center(image: Image.Image, size: Size) -> Image.Image:
-    """Put a picture in the middle of a black canvas."""
-    if image.size == size:
-        return image
-    canvas = Image.new(image.mode, size)
-    canvas.paste(image, ((size[0] - image.width) // 2, (size[1] - image.height) // 2))
-    return canvas
-
-
-def turn_size(size: Size, turn: Transpose | None) -> Size:
-    """Return the size of a picture after a turn."""
-    return size[::-1] if turn in _ON_SIDE else size
 
 
 def _stretch(size: Size, target: Size) -> tuple[Box, Size]:

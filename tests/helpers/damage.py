@@ -243,7 +243,7 @@ def check_index(n_rows: int, path: Path) -> bool:
     with Index(path) as index:
         for _, digest in _number(n_rows)[:2]:
             index.files_of([digest])
-        index.digests_of({f"/{number}.jpg": "1:2" for number in range(n_rows)})
+        index.digests_of([f"/{number}.jpg" for number in range(n_rows)], ["1:2"] * n_rows)
         assert index.memo("card") in (None, "what was remembered"), "a wrong memo"
         features = FeatureSet(layout, RECIPE, index)
         locations = features.locate(split_digests(digests))

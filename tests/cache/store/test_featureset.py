@@ -38,8 +38,8 @@ def test_rows_are_found_as_a_dictionary_finds_them(tmp_path: Path, first_byte: i
     with Index() as index:
         features = FeatureSet(layout, RECIPE, index)
         places: dict[bytes, tuple[str, int]] = {}
-        for name, shard in sorted(index.shards_of(features.key).items()):
-            for row, digest in enumerate(split_digests(shard.digests)):
+        for name in sorted(index.stamps_of(features.key)):
+            for row, digest in enumerate(split_digests(index.rows_of(features.key, name))):
                 places.setdefault(digest, (name, row))
     assert len(features) == len(places)
     wanted = [*split_digests(known[::-1]), b"", *split_digests(unknown)]

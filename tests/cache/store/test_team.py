@@ -15,6 +15,7 @@ from permafrost.cache.store.folders import count_idle_days, mark_used
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.cache.store.layout import find_cache
 from permafrost.cache.store.leases import Leases
+from tests.cache.store.test_index import know
 from tests.helpers.shards import KEY, RECIPE, make_digests, write_set
 from tests.helpers.users import User, needs_root, shared_folder
 
@@ -54,7 +55,7 @@ def fill(cache: Path, *, number: int) -> None:
 
 def list_known(cache: Path) -> set[str]:
     with Index(find_cache(cache).index_file) as index:
-        return set(index.digests_of({f"file {number}": "print" for number in range(5)}))
+        return know(index, *(f"file {number}" for number in range(5)))
 
 
 def test_a_group_shares_a_cache_whatever_the_umask(
@@ -126,8 +127,7 @@ def test_whoever_may_only_read_knows_what_the_index_knows_and_leaves_nothing(
         assert list_known(cache) == {"file 1"}
         with Index(find_cache(cache).index_file) as index:
             index.add_files([IndexedFile("file 4", "print", bytes(32))])
-            known = index.digests_of({"file 1": "print", "file 4": "print"})
-            assert set(known) == {"file 1", "file 4"}
+            assert know(index, "file 1", "file 4") == {"file 1", "file 4"}
             rows = FeatureSet(find_cache(cache), RECIPE, index)
             assert not rows.locate([digest.tobytes() for digest in make_digests([1])]).missing.any()
         assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == before

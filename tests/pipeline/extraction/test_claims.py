@@ -30,6 +30,8 @@ from permafrost.pipeline.extraction.writer import ActivationWriter
 from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch
 from permafrost.pipeline.planning.missing import plan_extraction
 from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.datasets.digests import Digests
+from permafrost.stages.datasets.texts import Texts
 
 DIGESTS = [random.Random(number).randbytes(32) for number in range(300)]
 BATCH_SIZE = 4
@@ -57,8 +59,8 @@ class Run:
         layout = open_cache(self.home)
         with Index(layout.index_file) as index:
             plan = plan_extraction(
-                [digest.hex() for digest in self.digests],
-                self.digests,
+                Texts.of(digest.hex() for digest in self.digests),
+                Digests.of(self.digests),
                 index.failures("d"),
                 [self._describe(layer, index) for layer in self.layers],
             )

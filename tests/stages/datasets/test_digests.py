@@ -24,7 +24,6 @@ def test_digests_are_a_sequence_of_bytes() -> None:
     assert digests != LISTED[:-1]
     assert Digests.none(2) == [b"", b""]
     assert Digests.of([]) == []
-    assert Digests.join([digests[:3], digests[3:]]) == digests
 
 
 def test_numpy_takes_digests_without_a_copy() -> None:
@@ -42,4 +41,5 @@ def test_repeated_known_and_different_digests_are_those_of_the_list() -> None:
     some = {KNOWN[2], ODD[0], bytes(31) + b"\2"}
     assert digests.is_in(some).tolist() == [one in some for one in LISTED]
     assert not digests.is_in(set()).any()
-    assert Digests.of(filter(None, LISTED)).count_different() == len(set(LISTED) - {b""})
+    firsts = [row for row, one in enumerate(LISTED) if one and one not in LISTED[:row]]
+    assert np.flatnonzero(digests.first).tolist() == firsts

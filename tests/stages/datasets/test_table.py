@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import os
 from pathlib import Path
 
@@ -125,3 +127,27 @@ def test_arrays_that_are_not_read_are_named(
     np.savez(tmp_path / "a.npz", x_train=images, y_train=[1, 2], X_holdout=images)
     assert len(build_manifest(str(tmp_path / "a.npz"))) == 2
     assert "1 arrays are not read; the first is 'X_holdout'" in caplog.messages[0]
+
+
+# Where a quote, a carriage return, an empty row or one with nothing first comes, or none of them.
+@pytest.mark.parametrize("odd", ["", '"9,9.png",x,y\n', "9.png,x,y\r\n", "\n", ",,\n", " ,x,y\n"])
+@pytest.mark.parametrize("n_before", [0, 7000])
+def test_rows_are_those_of_the_csv_module(odd: str, n_before: int, tmp_path: Path) -> None:
+    rows = [f"{number}.png,é{number % 3},note {number}\n" for number in range(8000)]
+    text = "path,label,note\n" + "".join([*rows[:n_before], odd, *rows[n_before:]])
+    with io.StringIO(text, newline="") as stream:
+        expected = [row for row in csv.reader(stream) if any(map(str.strip, row))][1:]
+    table = read_table(write(tmp_path / "t.csv", text))
+    columns = (table.known["path"], table.known["label"], table.extra["note"])
+    assert [list(row) for row in zip(*columns, strict=True)] == expected
+    broken = write(tmp_path / "t.csv", text + '1.png,"x\n')
+    with pytest.raises(InputError, match=rf"\(line {text.count(chr(10)) + 1}\)"):
+        read_table(broken)
+
+
+def test_rows_that_together_have_the_right_number_of_cells_are_refused(tmp_path: Path) -> None:
+    file = write(tmp_path / "t.csv", "path,label,note\na.png,x\nb.png,y,z,1\n")
+    with pytest.raises(InputError, match=r"row 1 of .* has 2 fields instead of 3"):
+        read_table(file)
+    with pytest.raises(InputError, match=r"row 1 of .* has 1 fields instead of 3"):
+        read_table(write(file, "path,label,note\na.png\nb.png\n"))
