@@ -20,6 +20,7 @@ from permafrost.pipeline.options import DEFAULT_CACHE, FeatureOptions, name_key
 from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
+from permafrost.stages.datasets.texts import Texts
 
 EXPERIMENT_NAME = "experiment.yaml"
 MANIFEST_NAME = "manifest.csv"
@@ -78,7 +79,7 @@ def write_experiment(
 def _list_images(files: FeatureFiles) -> Manifest:
     return Manifest(
         root=files.opened[0].root,
-        paths=files.paths,
+        paths=Texts.of(files.paths),
         labels=files.column("label"),
         splits=files.column("split"),
         digests=Digests(files.digests),

@@ -82,7 +82,9 @@ def find_checkpoint(out: Path, key: str, fold: int | None) -> FileCheckpoint:
     """
     part = "all" if fold is None else str(fold)
     rows = "all training rows" if fold is None else f"fold {fold}"
-    return FileCheckpoint(out / FOLDER_NAME / f"{key[:_KEY_CHARACTERS]}-{part}.npz", rows)
+    # Absolute: processes of a sweep work in another folder.
+    folder = out.absolute() / FOLDER_NAME
+    return FileCheckpoint(folder / f"{key[:_KEY_CHARACTERS]}-{part}.npz", rows)
 
 
 def forget_checkpoints(out: Path) -> None:

@@ -94,7 +94,7 @@ def test_other_code_fits_anew_but_not_what_it_does_not_fit(
 def test_every_head_names_the_packages_that_fit_it() -> None:
     for kind, head_kind in HEADS.items():
         assert "scikit-learn" in head_kind.packages
-        assert ("tensorflow" in head_kind.packages) == (kind == "mlp")
+        assert ("tensorflow" in head_kind.packages) == (kind in ("mlp", "cnn", "finetune"))
         numerics, versions = provenance.describe_code(kind)
         assert numerics >= 1
         assert len(versions) == len(head_kind.packages)
