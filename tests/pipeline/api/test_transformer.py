@@ -177,6 +177,7 @@ def test_a_broken_image_is_named_and_the_remedy_too(
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
 
+@pytest.mark.slow
 def test_errors_survive_the_way_back_from_the_processes_of_a_search(
     make: Make, paths: list[Path], classes: list[str], tmp_path: Path
 ) -> None:

@@ -109,12 +109,13 @@ def test_plan_says_what_extract_then_does(
 def test_layers_lists_names_shapes_and_bytes(command: Command, backbone: Path) -> None:
     figures = command("layers", backbone, "--json").figures
     assert figures["backbone"] == "mobilenet_small"
-    assert figures["layers"] == [
-        {"name": "pixels", "shape": [32, 32, 3], "bytes": 3072},
-        {"name": "first", "shape": [15, 15, 8], "bytes": 7200},
-        {"name": "second", "shape": [7, 7, 12], "bytes": 2352},
-        {"name": "last", "shape": [5, 5, 16], "bytes": 1600},
+    assert [list(layer.values()) for layer in figures["layers"]] == [
+        ["pixels", [32, 32, 3], 3072, None, False],
+        ["first", [15, 15, 8], 7200, 0, True],
+        ["second", [7, 7, 12], 2352, 1, True],
+        ["last", [5, 5, 16], 1600, 2, True],
     ]
+    assert list(figures["layers"][0]) == ["name", "shape", "bytes", "number", "is_cut"]
     text = command("layers", backbone).out
     assert "15x15x8" in text
     assert "7,200 bytes an image" in text

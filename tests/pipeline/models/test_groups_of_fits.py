@@ -43,7 +43,7 @@ def test_fit_stops_early_by_the_column_group(
     assert losses["told"] < 0.75 * losses["untold"]
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_folds_of_a_sweep_stop_early_by_the_column_group(
     command: Any, views: dict[str, Path], tmp_path: Path, jobs: int
 ) -> None:

@@ -75,7 +75,7 @@ def load(weights: object) -> Any:
     return load_backbone(request).model
 
 
-@pytest.mark.parametrize("kind", ["keras2", "keras3"])
+@pytest.mark.parametrize("kind", ["keras2", pytest.param("keras3", marks=pytest.mark.slow)])
 def test_an_efficientnet_with_a_weights_file_is_the_one_for_imagenet(
     kind: str, weights_files: tuple[Any, dict[str, Path]]
 ) -> None:
@@ -89,6 +89,7 @@ def test_an_efficientnet_with_a_weights_file_is_the_one_for_imagenet(
     assert [type(layer) for layer in ours.layers] == [type(layer) for layer in imagenet.layers]
 
 
+@pytest.mark.slow
 def test_weights_that_say_they_are_of_the_plain_efficientnet_get_that(
     weights_files: tuple[Any, dict[str, Path]],
 ) -> None:

@@ -89,6 +89,7 @@ def run_fresh(code, **options):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_names_and_digests_are_the_same_in_every_process_whatever_it_built_before():
     lines = run_fresh(f"""
 from permafrost.stages.backbones.applications import parse_backbone

@@ -97,7 +97,9 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
         ("vgg16", 32, "block2_pool,block5_pool"),
         ("resnet50", 32, "conv2_block3_out,conv3_block4_out"),
         ("mobilenet(alpha=0.25)", 32, "conv_pw_6_relu,conv_pw_13_relu"),
-        ("efficientnet_b0", 32, "block3b_add,top_activation"),
+        pytest.param(
+            *("efficientnet_b0", 32, "block3b_add,top_activation"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_features_of_applications_equal_plain_keras(

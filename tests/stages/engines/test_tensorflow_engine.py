@@ -140,7 +140,13 @@ def compare_application(name, photos, *, size, batch_sizes):
     program.close()
 
 
-@pytest.mark.parametrize("name", APPLICATION_LAYERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name == "inception_v3" else name
+        for name in APPLICATION_LAYERS
+    ],
+)
 def test_features_of_small_photos_equal_plain_keras(name, photos):
     size = {"inception_v3": 75, "resnet50": 64}.get(name, 32)
     compare_application(name, photos[:9], size=size, batch_sizes=(1, 7, 32))

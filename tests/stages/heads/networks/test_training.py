@@ -23,7 +23,7 @@ SETTINGS = {
     "filters": "4",
     "convolutions": "1",
     "hidden": "8",
-    "epochs": "5",
+    "epochs": "4",
     "patience": "3",
     "augment": "flip+crop",
 }
@@ -67,21 +67,23 @@ def fit(kind: str = "cnn", *, checkpoint: Memory | None = None, **settings: str)
     return HEADS[kind].fit(parse_settings(kind, own | settings), rows)
 
 
+@pytest.mark.parametrize(
+    "n_epochs", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))]
+)
 def test_killed_after_any_epoch_it_ends_as_if_it_had_not_been(
-    monkeypatch: pytest.MonkeyPatch,
+    n_epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However short an epoch is.
     monkeypatch.setattr("permafrost.stages.heads.networks.training._KEEPING_SHARE", 1e9)
     whole = fit()
-    assert len(whole.history) == 5
-    for n_epochs in (1, 3, 5):
-        checkpoint = Memory(n_until_killed=n_epochs)
-        with pytest.raises(KilledError):
-            fit(checkpoint=checkpoint)
-        resumed = fit(checkpoint=replace(checkpoint, n_until_killed=1000))
-        assert [one.loss for one in resumed.history] == [one.loss for one in whole.history]
-        for ours, theirs in zip(resumed.network.weights, whole.network.weights, strict=True):
-            assert np.array_equal(ours.numpy(), theirs.numpy())
+    assert len(whole.history) == 4
+    checkpoint = Memory(n_until_killed=n_epochs)
+    with pytest.raises(KilledError):
+        fit(checkpoint=checkpoint)
+    resumed = fit(checkpoint=replace(checkpoint, n_until_killed=1000))
+    assert [one.loss for one in resumed.history] == [one.loss for one in whole.history]
+    for ours, theirs in zip(resumed.network.weights, whole.network.weights, strict=True):
+        assert np.array_equal(ours.numpy(), theirs.numpy())
 
 
 def test_a_long_fit_tells_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
