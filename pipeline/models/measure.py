@@ -29,7 +29,8 @@ from permafrost.stages.evaluation.near_duplicates import (
 )
 from permafrost.stages.heads import Head
 from permafrost.stages.heads.head import predict_images
-from permafrost.stages.matrices.matrix import Matrix, Rows, Store, stack_rows
+from permafrost.stages.matrices.joined import stack_rows
+from permafrost.stages.matrices.matrix import Matrix, Rows, Store
 from permafrost.warn import warn_once
 
 Scores = dict[str, float | None]

@@ -36,13 +36,8 @@ from permafrost.stages.datasets.targets import (
     find_classes,
     parse_targets,
 )
-from permafrost.stages.matrices.matrix import (
-    JoinedMatrix,
-    Matrix,
-    Rows,
-    StackedMatrix,
-    Store,
-)
+from permafrost.stages.matrices.joined import JoinedMatrix, StackedMatrix
+from permafrost.stages.matrices.matrix import Matrix, Rows, Store
 from permafrost.warn import warn_once
 
 JOINED_BY = "+"

@@ -24,14 +24,8 @@ from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.evaluation.processes import Workers, run_tasks
 from permafrost.stages.heads import HEADS, Checkpoint, is_reduced
 from permafrost.stages.matrices.budget import Budget
-from permafrost.stages.matrices.matrix import (
-    ArrayMatrix,
-    Matrix,
-    Rows,
-    Store,
-    read_rows,
-    stack_rows,
-)
+from permafrost.stages.matrices.joined import stack_rows
+from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows, Store, read_rows
 from permafrost.stages.matrices.reduction import scale_rows
 
 

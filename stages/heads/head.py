@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 from permafrost.command import COMMAND
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError, WeightsError
-from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows, stack_rows
+from permafrost.stages.matrices.joined import stack_rows
+from permafrost.stages.matrices.matrix import Matrix, Rows, iterate_rows
 from permafrost.stages.matrices.scaling import BATCH_BYTES, check_finite
 
 RECORD_NAME = "head.json"

@@ -22,7 +22,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.matrices.matrix import Matrix, Rows, split_layers
+from permafrost.stages.matrices.joined import split_layers
+from permafrost.stages.matrices.matrix import Matrix, Rows
 from permafrost.stages.matrices.scaling import ColumnStatistics, check_finite, standardise_block
 
 # One float64 slice of columns: small enough for the processor's cache, and wide enough for BLAS.

@@ -25,7 +25,8 @@ from permafrost.stages.matrices.gram import (
     factor_gram,
     sum_grams,
 )
-from permafrost.stages.matrices.matrix import Matrix, Rows, Store, read_rows, split_layers
+from permafrost.stages.matrices.joined import split_layers
+from permafrost.stages.matrices.matrix import Matrix, Rows, Store, read_rows
 from permafrost.stages.matrices.scaling import (
     LAYER_SCALES,
     ColumnStatistics,

@@ -17,7 +17,8 @@ from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads import fit_head, load_head, parse_settings
 from permafrost.stages.heads.head import predict_rows
-from permafrost.stages.matrices.matrix import ArrayMatrix, JoinedMatrix
+from permafrost.stages.matrices.joined import JoinedMatrix
+from permafrost.stages.matrices.matrix import ArrayMatrix
 
 PIXELS, DIGITS = load_digits(n_class=4, return_X_y=True)
 # All pixels, and seven rows of them, some of which are blank in some images.

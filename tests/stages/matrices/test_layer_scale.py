@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from permafrost.stages.matrices.matrix import ArrayMatrix, JoinedMatrix
+from permafrost.stages.matrices.joined import JoinedMatrix
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from permafrost.stages.matrices.reduction import ScaledRows, scale_rows
 from permafrost.stages.matrices.scaling import scale_layers
 from tests.stages.matrices.test_reduction import CountedMatrix, DictStore

@@ -9,13 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from permafrost.stages.matrices.matrix import (
-    ArrayMatrix,
-    JoinedMatrix,
-    Rows,
-    StackedMatrix,
-    stack_rows,
-)
+from permafrost.stages.matrices.joined import JoinedMatrix, StackedMatrix, stack_rows
+from permafrost.stages.matrices.matrix import ArrayMatrix, Rows
 
 N, WIDTH = 7, 23
 VALUES = np.random.default_rng(0).normal(size=(3 * N, WIDTH)).astype(np.float32)

@@ -15,7 +15,8 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.heads import fit_head, load_head, parse_settings
 from permafrost.stages.heads.head2toe import head as module
 from permafrost.stages.heads.head2toe.head import count_kept
-from permafrost.stages.matrices.matrix import ArrayMatrix, JoinedMatrix
+from permafrost.stages.matrices.joined import JoinedMatrix
+from permafrost.stages.matrices.matrix import ArrayMatrix
 from tests.stages.heads.head2toe.test_relevance import N_ROWS, TARGETS, VALUES
 
 WIDTHS = (200, 70, 30)
