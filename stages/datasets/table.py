@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -113,6 +114,7 @@ def read_table(file: Path, *, take: Mapping[str, Take] | None = None) -> Table:
     Parameters
     ----------
     file : Path
+        One in a zip archive is named as if that were a folder: ``digits.zip/train.csv``.
     take : mapping of str to Take, optional
         The recognised columns whose texts are not wanted all at once.
 
@@ -123,14 +125,23 @@ def read_table(file: Path, *, take: Mapping[str, Take] | None = None) -> Table:
     """
     try:
         # utf-8-sig drops the mark that Excel puts first.
-        with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        with _find(file).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             table = parse_table(stream, name=str(file), take=take)
     except OSError as error:
-        raise InputError(f"cannot read {str(file)!r}: {error.strerror}; check the path") from error
-    except ValueError as error:  # A zero in the path.
+        reason = error.strerror or "there is no such file in the archive"
+        raise InputError(f"cannot read {str(file)!r}: {reason}; check the path") from error
+    except (ValueError, zipfile.BadZipFile) as error:  # A zero in the path.
         raise InputError(f"cannot read {str(file)!r}: {error}; check the path") from error
     table.check_encoding()
     return table
+
+
+def _find(file: Path) -> Path | zipfile.Path:
+    """Return the file, which may lie in an archive."""
+    for archive in file.parents:
+        if archive.suffix.lower() == ".zip" and archive.is_file():
+            return zipfile.Path(archive, file.relative_to(archive).as_posix())
+    return file
 
 
 def parse_table(stream: TextIO, *, name: str, take: Mapping[str, Take] | None = None) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -151,3 +152,15 @@ def test_rows_that_together_have_the_right_number_of_cells_are_refused(tmp_path:
         read_table(file)
     with pytest.raises(InputError, match=r"row 1 of .* has 1 fields instead of 3"):
         read_table(write(file, "path,label,note\na.png\nb.png\n"))
+
+
+def test_a_table_in_a_zip_is_named_as_if_that_were_a_folder(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "digits.zip", "w") as archive:
+        archive.writestr("lists/train.csv", "filename,label\n0.png,7\n1.png,2\n")
+    table = read_table(tmp_path / "digits.zip/lists/train.csv")
+    assert list(table.require("path")) == ["0.png", "1.png"]
+    with pytest.raises(InputError, match=r"other.csv': there is no such file in the archive"):
+        read_table(tmp_path / "digits.zip/other.csv")
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"File is not a zip file; check the path"):
+        read_table(tmp_path / "broken.zip/train.csv")
