@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe
+from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.classifier import ClassifierPart, check_recipe
 from permafrost.pipeline.options import FeatureOptions
@@ -115,6 +117,29 @@ class BackboneAbove:
         return replace(self.features, layers=layers)
 
 
+def name_layer(file: Features, layer: LayerSpec) -> LayerSpec:
+    """Put the name of the layer in the place of ``first:8``; any other is returned as it is.
+
+    Raises
+    ------
+    StageError, PipelineError
+        The backbone of the file cannot be had, or has no such layer.
+    """
+    if layer.n_first is None:
+        return layer
+    features = FeatureOptions.from_json(file.origin)
+    with contextlib.ExitStack() as stack:
+        index_file = find_index_file(file.folder(next(iter(file.layers))))
+        known = index_file is not None and index_file.exists()
+        index = stack.enter_context(Index(index_file)) if known else None
+        return Backbone(replace(features, layers=(str(layer),)), index).layers[0]
+
+
+def find_index_file(folder: Path | None) -> Path | None:
+    """Return the index of the cache that a feature set's folder lies in."""
+    return None if folder is None else CacheLayout(folder.parents[1]).index_file
+
+
 def find_above(
     layer: LayerSpec, recipe: Recipe, features: FeatureOptions, folder: Path | None
 ) -> BackboneAbove | None:
@@ -134,5 +159,5 @@ def find_above(
         layer=layer,
         recipe=recipe,
         features=features,
-        index_file=None if folder is None else folder.parents[1] / "index.sqlite",
+        index_file=find_index_file(folder),
     )

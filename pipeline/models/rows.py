@@ -16,7 +16,7 @@ import numpy as np
 from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.above import BackboneAbove, find_above
+from permafrost.pipeline.models.above import BackboneAbove, find_above, name_layer
 from permafrost.pipeline.models.layer_matrix import (
     LayerMatrix,
     StoredLayer,
@@ -190,7 +190,7 @@ class FeatureFiles:
             (number, file, spec)
             for number, file in enumerate(self._files)
             for text in (term, *list_own_names(file.path, term))
-            for spec in expand_layer(file, parse_layer_spec(text))
+            for spec in expand_layer(file, name_layer(file, parse_layer_spec(text)))
         ]
         found = [layer for one in specs if (layer := find_layer(*one)) is not None]
         if not found:

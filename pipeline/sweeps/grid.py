@@ -196,7 +196,9 @@ def list_configurations(
     texts = [_describe_settings(one, candidates) for one in candidates]
     own = {one: [_normalise(name) for name in one.layers] for one in candidates}
     found = []
-    for layer in dict.fromkeys([*layers, *chain.from_iterable(own.values())]):
+    # Layers that no head is tried on need not be there.
+    shared = layers if not all(own.values()) else ()
+    for layer in dict.fromkeys([*shared, *chain.from_iterable(own.values())]):
         stored = files.find_layers(layer)
         matrix = files.open_matrix(stored)
         learnt = [one for one in stored if files.has_learnt_backbone(one)]
