@@ -51,6 +51,7 @@ def test_a_killed_command_run_again_ends_as_if_undisturbed(
     assert list(filter(None, outcomes)) == []
 
 
+@pytest.mark.slow
 def test_a_signal_at_any_moment_is_one_line_and_costs_nothing_finished(
     jobs: Jobs, tmp_path: Path
 ) -> None:

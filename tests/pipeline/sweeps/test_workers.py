@@ -45,7 +45,10 @@ def _complaints(process):
     return [line for line in lines if "fits/s" not in line]
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)],
+)
 def test_an_interrupted_sweep_leaves_no_process_and_no_scratch(long_sweep, number, status):
     process, out = long_sweep
     os.killpg(process.pid, number)  # as a terminal does

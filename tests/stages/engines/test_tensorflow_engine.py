@@ -160,7 +160,11 @@ def test_features_of_photos_at_default_size_equal_plain_keras(name, photos):
 
 
 @pytest.mark.parametrize(
-    "name", ["efficientnet_b0", pytest.param("convnext_tiny", marks=pytest.mark.slow)]
+    "name",
+    [
+        "mobilenet_v3_small",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("efficientnet_b0", "convnext_tiny")),
+    ],
 )
 def test_networks_that_preprocess_themselves_take_raw_pixels(name, pixels):
     request = BackboneRequest(backbone=parse_backbone(name), weights="random", size=(SIDE, SIDE))
