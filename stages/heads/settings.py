@@ -118,6 +118,26 @@ def layer_scale_setting(default: str = "standard") -> str:
     return setting(default, choice(*LAYER_SCALES), f"one of {', '.join(LAYER_SCALES)}")
 
 
+def dropout_setting(default: float) -> float:
+    """Declare a part of values that is dropped while a network is trained."""
+    return setting(default, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
+
+
+def rate_setting(default: float) -> float:
+    """Declare ``learning_rate``."""
+    return setting(default, number(lambda r: 0 < r < math.inf), "a number above 0")
+
+
+def count_setting(default: int, *, minimum: int = 1) -> int:
+    """Declare a whole number, of epochs, say."""
+    return setting(default, whole(minimum), f"a whole number from {minimum} on")
+
+
+def optimizer_setting() -> str:
+    """Declare ``optimizer``: Keras' Adam, or its SGD with momentum."""
+    return setting("adam", choice("adam", "sgd"), "adam or sgd")
+
+
 def class_weight_setting() -> ClassWeights:
     """Declare ``class_weight``, which is one thing for all heads."""
     default: ClassWeights = "none"

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import numpy as np
-
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.fit_rows import FitRows
 from permafrost.stages.heads.networks.augment import augment_setting, build_augment
@@ -17,12 +15,13 @@ from permafrost.stages.heads.networks.head import NetworkHead
 from permafrost.stages.heads.networks.network import OUTPUTS
 from permafrost.stages.heads.networks.training import Course, Lesson
 from permafrost.stages.heads.settings import (
-    choice,
     class_weight_setting,
+    count_setting,
+    dropout_setting,
     layer_sizes,
-    number,
+    optimizer_setting,
+    rate_setting,
     setting,
-    whole,
 )
 from permafrost.stages.matrices.matrix import RowOrigin
 
@@ -60,17 +59,17 @@ class CnnSettings:
     """
 
     filters: tuple[int, ...] = setting((32, 64), layer_sizes, SIZES_WANTED)
-    convolutions: int = setting(2, whole(1), "a whole number from 1 on")
-    kernel: int = setting(3, whole(1), "a whole number from 1 on")
-    pool: int = setting(2, whole(1), "a whole number from 1 on")
-    dropout: float = setting(0.25, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
+    convolutions: int = count_setting(2)
+    kernel: int = count_setting(3)
+    pool: int = count_setting(2)
+    dropout: float = dropout_setting(0.25)
     hidden: tuple[int, ...] = setting((128,), layer_sizes, SIZES_WANTED)
-    hidden_dropout: float = setting(0.5, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
-    learning_rate: float = setting(1e-3, number(lambda r: 0 < r < np.inf), "a number above 0")
-    optimizer: str = setting("adam", choice("adam", "sgd"), "adam or sgd")
-    epochs: int = setting(30, whole(1), "a whole number from 1 on")
-    batch_size: int = setting(64, whole(1), "a whole number from 1 on")
-    patience: int = setting(5, whole(0), "a whole number from 0 on")
+    hidden_dropout: float = dropout_setting(0.5)
+    learning_rate: float = rate_setting(1e-3)
+    optimizer: str = optimizer_setting()
+    epochs: int = count_setting(30)
+    batch_size: int = count_setting(64)
+    patience: int = count_setting(5, minimum=0)
     augment: str = augment_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
@@ -143,16 +142,11 @@ class CnnDesign:
 
     def plan(self, network: Any) -> Course:
         """Return how it is trained: all of it alike."""
-        settings = self.settings
-        return Course(
-            kind=self.kind,
-            optimizer=settings.optimizer,
-            learning_rate=settings.learning_rate,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            patience=settings.patience,
+        return Course.of(
+            self.kind,
+            self.settings,
             rates=[1.0] * len(network.trainable_variables),
-            augment=build_augment(settings.augment, self.origin),
+            augment=build_augment(self.settings.augment, self.origin),
         )
 
 

@@ -21,11 +21,14 @@ from permafrost.stages.heads.networks.training import Course, Lesson
 from permafrost.stages.heads.settings import (
     choice,
     class_weight_setting,
+    count_setting,
+    dropout_setting,
     layer_sizes,
     number,
+    optimizer_setting,
+    rate_setting,
     setting,
     text,
-    whole,
 )
 from permafrost.stages.matrices.matrix import LayersAbove
 
@@ -68,16 +71,16 @@ class FinetuneSettings:
     until: str = setting("", text, "the name of a layer")
     top: str = setting("avg", choice("avg", "flatten"), "avg or flatten")
     hidden: tuple[int, ...] = setting((), layer_sizes, "whole numbers from 1 on, or nothing")
-    dropout: float = setting(0.0, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
+    dropout: float = dropout_setting(0.0)
     init: str = setting("probe", choice("probe", "random"), "probe or random")
-    warmup: int = setting(0, whole(0), "a whole number from 0 on")
+    warmup: int = count_setting(0, minimum=0)
     batchnorm: str = setting("frozen", choice("frozen", "train"), "frozen or train")
     layer_decay: float = setting(1.0, number(lambda d: 0 < d <= 1), "a number above 0, up to 1")
-    learning_rate: float = setting(1e-4, number(lambda r: 0 < r < np.inf), "a number above 0")
-    optimizer: str = setting("adam", choice("adam", "sgd"), "adam or sgd")
-    epochs: int = setting(20, whole(1), "a whole number from 1 on")
-    batch_size: int = setting(32, whole(1), "a whole number from 1 on")
-    patience: int = setting(5, whole(0), "a whole number from 0 on")
+    learning_rate: float = rate_setting(1e-4)
+    optimizer: str = optimizer_setting()
+    epochs: int = count_setting(20)
+    batch_size: int = count_setting(32)
+    patience: int = count_setting(5, minimum=0)
     augment: str = augment_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
@@ -167,13 +170,9 @@ class FinetuneDesign:
             for one in network.trainable_variables
         ]
         is_below = [id(one) in depths for one in network.trainable_variables]
-        return Course(
-            kind=self.kind,
-            optimizer=settings.optimizer,
-            learning_rate=settings.learning_rate,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            patience=settings.patience,
+        return Course.of(
+            self.kind,
+            settings,
             rates=rates,
             warmup_rates=[0.0 if below else 1.0 for below in is_below],
             warmup=settings.warmup,

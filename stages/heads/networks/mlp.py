@@ -46,15 +46,8 @@ class MlpDesign:
 
     def plan(self, network: Any) -> Course:
         """Return how it is trained: by Adam, all of it alike."""
-        settings = self.settings
-        return Course(
-            kind=self.kind,
-            learning_rate=settings.learning_rate,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            patience=settings.patience,
-            rates=[1.0] * len(network.trainable_variables),
-        )
+        rates = [1.0] * len(network.trainable_variables)
+        return Course.of(self.kind, self.settings, rates=rates)
 
 
 def fit_mlp(settings: MlpSettings, rows: FitRows) -> NetworkHead:

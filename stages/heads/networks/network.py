@@ -13,11 +13,12 @@ import numpy as np
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.heads.settings import (
     class_weight_setting,
+    count_setting,
+    dropout_setting,
     layer_sizes,
-    number,
+    rate_setting,
     scale_setting,
     setting,
-    whole,
 )
 from permafrost.stages.heads.truth import Truth
 
@@ -58,11 +59,11 @@ class MlpSettings:
     hidden: tuple[int, ...] = setting(
         (256,), layer_sizes, "whole numbers from 1 on, as in 256 or 256,128"
     )
-    dropout: float = setting(0.5, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
-    learning_rate: float = setting(1e-3, number(lambda r: 0 < r < np.inf), "a number above 0")
-    epochs: int = setting(50, whole(1), "a whole number from 1 on")
-    batch_size: int = setting(64, whole(1), "a whole number from 1 on")
-    patience: int = setting(10, whole(0), "a whole number from 0 on")
+    dropout: float = dropout_setting(0.5)
+    learning_rate: float = rate_setting(1e-3)
+    epochs: int = count_setting(50)
+    batch_size: int = count_setting(64)
+    patience: int = count_setting(10, minimum=0)
     scale: str = scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 

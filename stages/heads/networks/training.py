@@ -92,6 +92,20 @@ class Course:
         """Return the rates in an epoch, counted from 0."""
         return self.warmup_rates if epoch < self.warmup else self.rates
 
+    @classmethod
+    def of(cls, kind: str, settings: Any, *, rates: Sequence[float], **more: Any) -> Course:
+        """Return the course that a head's settings ask for; `mlp` has but one optimizer."""
+        return cls(
+            kind=kind,
+            optimizer=getattr(settings, "optimizer", "adam"),
+            learning_rate=settings.learning_rate,
+            epochs=settings.epochs,
+            batch_size=settings.batch_size,
+            patience=settings.patience,
+            rates=rates,
+            **more,
+        )
+
     @property
     def starts(self) -> tuple[int, ...]:
         """The epochs at which training begins, with an optimizer that knows nothing."""
