@@ -101,7 +101,7 @@ class CnnDesign:
             n_in = n_out
         return Size(n_weights=n_weights, n_activations=n_activations)
 
-    def build(self, lesson: Lesson, columns: Any, *, seed: int, memory_bytes: int) -> Any:
+    def build(self, lesson: Lesson, columns: Any, *, memory_bytes: int) -> Any:
         """Return the untrained network."""
         from keras import Input, Sequential, layers
 

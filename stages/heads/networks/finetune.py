@@ -120,7 +120,7 @@ class FinetuneDesign:
         shape = self.body.output_shape[1:]
         return int(shape[-1] if self.settings.top == "avg" else math.prod(shape))
 
-    def build(self, lesson: Lesson, columns: Any, *, seed: int, memory_bytes: int) -> Any:
+    def build(self, lesson: Lesson, columns: Any, *, memory_bytes: int) -> Any:
         """Return the network, from flat rows to outputs."""
         import keras
         from keras import layers
@@ -143,7 +143,7 @@ class FinetuneDesign:
                 lesson,
                 self.rows.targets.select(np.sort(self.rows.train)),
                 settings=self.settings,
-                seed=seed,
+                seed=self.rows.seed,
                 memory_bytes=memory_bytes,
             )
         return network

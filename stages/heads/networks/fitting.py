@@ -58,15 +58,15 @@ class Design(Protocol):
         """Return how large the network will be."""
         ...
 
-    def build(self, lesson: Lesson, columns: Any, *, seed: int, memory_bytes: int) -> Any:
+    def build(self, lesson: Lesson, columns: Any, *, memory_bytes: int) -> Any:
         """Return the untrained network, from flat rows to outputs.
 
         Parameters
         ----------
         lesson : Lesson
         columns : StandardScaler
-            Fitted on the rows that are learnt from.
-        seed : int
+            Fitted on the rows that are learnt from where the settings standardise them, else on
+            none.
         memory_bytes : int
         """
         ...
@@ -103,10 +103,12 @@ def fit_network(design: Design, rows: FitRows) -> NetworkHead:
     kept = np.setdiff1d(np.arange(len(learnt)), held_out)
     truth = standardise(truth, kept)
     stream = open_stream(rows.matrix, learnt, n_bytes=n_bytes)
-    columns = learn_columns(stream, kept)
+    # In any case every row is looked at; wide ones take long to sum up by column.
+    standardises = getattr(settings, "scale", "none") == "standard"
+    columns = learn_columns(stream, kept if standardises else kept[:0])
     lesson = Lesson(stream=stream, truth=truth, kept=kept, held_out=held_out)
     with seeded(rows.seed):
-        network = design.build(lesson, columns, seed=rows.seed, memory_bytes=n_bytes)
+        network = design.build(lesson, columns, memory_bytes=n_bytes)
         course = design.plan(network)
     history = train_network(network, lesson, course, seed=rows.seed, checkpoint=rows.checkpoint)
     restore_units(network, truth)

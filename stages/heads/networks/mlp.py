@@ -34,7 +34,7 @@ class MlpDesign:
         widths = [self.n_features, *self.settings.hidden, n_outputs]
         return Size(n_weights=sum((n + 1) * m for n, m in itertools.pairwise(widths)))
 
-    def build(self, lesson: Lesson, columns: Any, *, seed: int, memory_bytes: int) -> Any:
+    def build(self, lesson: Lesson, columns: Any, *, memory_bytes: int) -> Any:
         """Return the untrained network, with its scaling."""
         truth = lesson.truth
         network = build_network(
