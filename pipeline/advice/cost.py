@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from permafrost.pipeline.advice.proposal import CNN, Ladder, Proposal
+from permafrost.pipeline.advice.proposal import Ladder, Proposal
 from permafrost.pipeline.experiments.schema import HeadSection
 from permafrost.pipeline.models.rows import JOINED_BY
-from permafrost.pipeline.sweeps.transfer import FINE_TUNING
 from permafrost.stages.backbones.layers import PIXELS
 from permafrost.stages.heads import HEADS
 
@@ -110,7 +109,7 @@ def estimate(
             fit_seconds += n_settings * n_folds * sum(seconds.get(one, mean) for one in terms)
             continue
         untimed.append(head["kind"])
-        if head["kind"] in (CNN, FINE_TUNING):
+        if HEADS[head["kind"]].is_network:
             n_seen = n_rows * max(1, n_folds - 1)  # of all folds together
             passes += n_settings * len(layers) * head["epochs"] * n_seen
     return Cost(

@@ -10,7 +10,6 @@ from permafrost.pipeline.advice.known import KnownBackbone
 from permafrost.pipeline.advice.probe import Probed, choose_grid
 from permafrost.pipeline.models.rows import JOINED_BY
 from permafrost.pipeline.sweeps.intervals import bound_difference
-from permafrost.pipeline.sweeps.transfer import FINE_TUNING
 from permafrost.stages.advice.scenario import (
     DIFFERENT,
     LARGE,
@@ -21,9 +20,7 @@ from permafrost.stages.advice.scenario import (
 )
 from permafrost.stages.backbones.layers import PIXELS, BackboneCard
 from permafrost.stages.evaluation.intervals import Interval
-from permafrost.stages.heads import HEADS
 
-CNN = "cnn"
 RECIPES: Mapping[tuple[str, str], str] = {
     (SMALL, SIMILAR): "few images of a like domain: linear heads on a late layer",
     (SMALL, DIFFERENT): "few images of another domain: light heads on an early layer",
@@ -106,15 +103,12 @@ class Proposal:
         What heads are tried on that name no layers of their own.
     heads : list of dict
         As in an experiment file.
-    left_out : tuple of str
-        Heads of the recipe that this version does not have, or that cannot do the task.
     """
 
     recipe: str
     extracted: tuple[str, ...]
     tried: tuple[str, ...]
     heads: list[dict[str, Any]]
-    left_out: tuple[str, ...] = ()
 
 
 def propose(ladder: Ladder, size: str, *, task: str) -> Proposal:
@@ -130,8 +124,7 @@ def propose(ladder: Ladder, size: str, *, task: str) -> Proposal:
         "kind": kind,
         setting: [float(f"{best * factor:.1g}") for factor in (0.3, 1, 3)],
     }
-    wanted = [linear, *_list_trained(ladder, size)]
-    heads = [one for one in wanted if one["kind"] in HEADS and task in HEADS[one["kind"]].tasks]
+    heads = [linear, *_list_trained(ladder, size)]
     tried = _choose_tried(ladder, size)
     own: list[str] = [name for head in heads for name in head.get("layers", ())]
     return Proposal(
@@ -139,7 +132,6 @@ def propose(ladder: Ladder, size: str, *, task: str) -> Proposal:
         extracted=tuple(dict.fromkeys([*_list_sources(ladder, tried), *own])),
         tried=tried,
         heads=heads,
-        left_out=tuple(one["kind"] for one in wanted if one not in heads),
     )
 
 
@@ -150,8 +142,8 @@ def _list_trained(ladder: Ladder, size: str) -> list[dict[str, Any]]:
     if size == SMALL:
         return small if verdict == DIFFERENT else []
     rates = [1e-5, 1e-4] if verdict == SIMILAR else [1e-4, 1e-3]
-    tuned = {"kind": FINE_TUNING, "epochs": 20, "learning_rate": rates, "layers": [ladder.cut]}
-    scratch = {"kind": CNN, "epochs": 20, "layers": [PIXELS]}
+    tuned = {"kind": "finetune", "epochs": 20, "learning_rate": rates, "layers": [ladder.cut]}
+    scratch = {"kind": "cnn", "epochs": 20, "layers": [PIXELS]}
     return small + [tuned] * (ladder.cut is not None) + [scratch] * (verdict != SIMILAR)
 
 

@@ -182,8 +182,6 @@ class Advice:
         if board.transfer:
             lines.append(board.transfer.describe())
         lines += [*self.evidence.explain(), f"→ {self.proposal.recipe}"]
-        if self.proposal.left_out:
-            lines.append(f"  no {' and no '.join(self.proposal.left_out)} in this version for it")
         if self.experiment is None:
             lines.append("no experiment is written: the file does not say how it was extracted")
         else:

@@ -104,16 +104,12 @@ class BackboneAbove:
                 "finetune trains a backbone, and these pixels were extracted with --backbone none;"
                 " extract them with one (pixels that are cached are not decoded again), or use cnn"
             )
-        with contextlib.ExitStack() as stack:
-            index = None
-            if self.index_file is not None and self.index_file.exists():
-                index = stack.enter_context(Index(self.index_file))
+        with _opening(self.index_file) as index:
             own = () if self.layer.is_pixels else (self.layer.layer,)
             last = until or Backbone(self._name(*_ANY_LAYER), index).find_last_layer()
             yield Backbone(self._name(*own, last), index), last
 
     def _name(self, *layers: str) -> FeatureOptions:
-        # The size of the images is that of the network, be it the default's or not.
         return replace(self.features, layers=layers)
 
 
@@ -128,11 +124,18 @@ def name_layer(file: Features, layer: LayerSpec) -> LayerSpec:
     if layer.n_first is None:
         return layer
     features = FeatureOptions.from_json(file.origin)
-    with contextlib.ExitStack() as stack:
-        index_file = find_index_file(file.folder(next(iter(file.layers))))
-        known = index_file is not None and index_file.exists()
-        index = stack.enter_context(Index(index_file)) if known else None
+    with _opening(find_index_file(file.folder(file.layers[0]))) as index:
         return Backbone(replace(features, layers=(str(layer),)), index).layers[0]
+
+
+@contextlib.contextmanager
+def _opening(index_file: Path | None) -> Iterator[Index | None]:
+    """Yield an index that is there already."""
+    if index_file is None or not index_file.exists():
+        yield None
+        return
+    with Index(index_file) as index:
+        yield index
 
 
 def find_index_file(folder: Path | None) -> Path | None:

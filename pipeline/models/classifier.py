@@ -28,6 +28,7 @@ from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
+from permafrost.stages.backbones.applications import FITTED_MODEL
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.backbones.preprocessing import parse_views
 from permafrost.stages.datasets.groups import GROUP_COLUMN
@@ -36,7 +37,7 @@ from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
 
-MODEL_NAME = "model.json"
+MODEL_NAME = FITTED_MODEL
 _PREDICTION_COLUMNS = ("path", "label", "predicted")
 
 

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.intervals import Interval
+from permafrost.stages.heads import HEADS
 
 POSITIVE, NEGATIVE, UNDECIDED = "positive", "negative", "undecided"
-# The head that brings a backbone's weights, unless its setting `weights` says otherwise.
-FINE_TUNING = "finetune"
+# The setting `weights` with which a head that is made of a backbone has none of its weights.
 RANDOM = "random"
 
 
@@ -25,7 +25,7 @@ def is_from_scratch(candidate: Candidate, *, learnt: Sequence[StoredLayer]) -> b
         Those of its layers that were extracted with a backbone of learnt weights. It has no part in
         pixels, unless the head goes on from its weights.
     """
-    goes_on = candidate.kind == FINE_TUNING and candidate.settings.weights != RANDOM
+    goes_on = HEADS[candidate.kind].needs_backbone and candidate.settings.weights != RANDOM
     return all(layer.spec.is_pixels and not goes_on for layer in learnt)
 
 

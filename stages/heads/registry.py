@@ -98,7 +98,7 @@ class HeadKind:
         """Tell whether it can be fitted on rows of a kind, as far as that can be told before."""
         if self.needs_backbone and origin.above is None:
             return False
-        return not self.needs_map or len(origin.shape) == len(("height", "width", "channels"))
+        return not self.needs_map or origin.is_map
 
 
 _TRAINED_BY = ("keras", "scikit-learn", "tensorflow")

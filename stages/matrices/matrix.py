@@ -13,6 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 
 Rows = NDArray[np.int64]
 
+_MAP_AXES = 3
 # Bytes of rows that are read at a time; larger blocks are no faster.
 BLOCK_BYTES = 32 * 2**20
 
@@ -70,6 +71,11 @@ class RowOrigin:
     shape: tuple[int, ...]
     above: LayersAbove | None = None
     is_image: bool = False
+
+    @property
+    def is_map(self) -> bool:
+        """Whether it has height, width and channels."""
+        return len(self.shape) == _MAP_AXES
 
 
 class Matrix(Protocol):

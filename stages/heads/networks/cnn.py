@@ -159,7 +159,7 @@ def fit_cnn(settings: CnnSettings, rows: FitRows) -> NetworkHead:
         The rows are no maps, or what `fit_network` raises.
     """
     origin = rows.matrix.origin
-    if len(origin.shape) != 3:
+    if not origin.is_map:
         raise InputError(
             f"cnn needs a layer with height, width and channels, and a row of this one is of shape"
             f" {origin.shape}; fit it on the layer pixels, or on a map without pooling"
