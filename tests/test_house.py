@@ -56,10 +56,11 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     "pipeline": {
         "planning": set(),
         "forward": {"planning"},
-        "extraction": {"planning", "forward"},
+        "computing": {"planning", "forward"},
+        "extraction": {"planning", "forward", "computing"},
         "upkeep": {"planning", "forward"},
         "models": {"planning", "extraction"},
-        "api": {"planning", "extraction"},
+        "api": {"planning", "computing", "extraction"},
         "sweeps": {"models"},
         "experiments": {"planning", "extraction", "models", "sweeps"},
         "advice": {"planning", "models", "sweeps", "experiments"},

@@ -26,10 +26,10 @@ from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.leases import Uses
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.api.reader import name_features
+from permafrost.pipeline.computing.tally import Tally, list_failures
 from permafrost.pipeline.errors import PipelineError, UnreadableError
 from permafrost.pipeline.extraction.extract import fill_cache
-from permafrost.pipeline.extraction.results import list_failures, locate_again
-from permafrost.pipeline.extraction.summary import Tally
+from permafrost.pipeline.extraction.results import locate_again
 from permafrost.pipeline.options import (
     DEFAULT_CACHE,
     DatasetOptions,

@@ -1,4 +1,4 @@
-"""The main job: what is missing is claimed, computed, written and reported.
+"""The main job: what is missing is computed, then mapped by ``features.h5``, and reported.
 
-Stands on `planning` and `forward`; `models` and `api` may import it.
+Stands on `planning`, `forward` and `computing`; `models` and `api` may import it.
 """

@@ -12,24 +12,14 @@ from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
-from permafrost.pipeline.extraction.summary import Tally, failures_path
+from permafrost.pipeline.computing.tally import Tally, list_failures
+from permafrost.pipeline.extraction.summary import failures_path
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_view, remember_view
 from permafrost.stages.datasets.table import write_csv
 from permafrost.stages.errors import InputError
-
-
-def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:
-    """Return (path, reason) of each row that has no features, in manifest order."""
-    manifest = prepared.dataset.manifest
-    failed = {**prepared.failures, **tally.failed}
-    if not failed and not tally.unreadable:
-        return []
-    rows = zip(manifest.paths, manifest.digests, strict=True)
-    reasons = ((path, tally.unreadable.get(path) or failed.get(digest)) for path, digest in rows)
-    return [(path, reason) for path, reason in reasons if reason is not None]
 
 
 def write_results(

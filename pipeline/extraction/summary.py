@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from permafrost.cache.store.records import Drift, Parity
+from permafrost.pipeline.computing.tally import Tally
 from permafrost.pipeline.forward.drift import describe_largest
 from permafrost.pipeline.forward.fast_decoding import (
-    ExactDecoding,
     FastDecoding,
     compare_fast_decoding,
 )
@@ -18,25 +18,10 @@ from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_records
-from permafrost.pipeline.progress import Shares
 from permafrost.stages.datasets.folders import Ignored
 
 # ``--decode fast`` is recommended if it saves at least this share of a run's time.
 _NOTICEABLE = 0.1
-
-
-@dataclass(slots=True, kw_only=True)
-class Tally:
-    """What happened so far; `unreadable` is path → reason, `failed` is digest → reason."""
-
-    started_s: float = field(default_factory=time.monotonic)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    failed: dict[bytes, str] = field(default_factory=dict)
-    n_computed: int = 0
-    n_rotated: int = 0
-    exact: ExactDecoding = field(default_factory=ExactDecoding)
-    bytes_written: int = 0
-    shares: Shares = field(default_factory=Shares)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

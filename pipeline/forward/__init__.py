@@ -1,4 +1,4 @@
 """Images to activations: batches loaded ahead, run, and compared with a reference.
 
-Stands on `planning`; `extraction` and `upkeep` may import it.
+Stands on `planning`; `computing`, `extraction` and `upkeep` may import it.
 """

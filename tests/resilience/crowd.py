@@ -28,7 +28,7 @@ _N_IMAGES = 240
 
 def go_slowly() -> None:
     """Have this process cut small shards and take its time, so that others find it at work."""
-    from permafrost.pipeline.extraction.writer import ActivationWriter
+    from permafrost.pipeline.computing.writer import ActivationWriter
 
     make_small_shards()
     write = ActivationWriter.write

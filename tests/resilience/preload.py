@@ -25,7 +25,7 @@ import skops.io  # noqa: E402, F401
 import tensorflow  # noqa: E402, F401
 
 import permafrost.pipeline.cli.main  # noqa: E402
-import permafrost.pipeline.extraction.writer  # noqa: E402, F401
+import permafrost.pipeline.computing.writer  # noqa: E402, F401
 
 os.dup2(_stderr, 2)
 os.close(_stderr)

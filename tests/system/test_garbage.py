@@ -156,9 +156,9 @@ def test_files_that_change_while_the_run_goes_cost_only_themselves(
     extract: Command, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between hashing and decoding, where the program is built while the first images wait."""
-    import permafrost.pipeline.extraction.extract
+    import permafrost.pipeline.computing.compute
 
-    build = permafrost.pipeline.extraction.extract.build_program
+    build = permafrost.pipeline.computing.compute.build_program
     changes = {name: change for name, change in CHANGES.items() if name != "close" or os.geteuid()}
     # One worker loads three batches ahead; what comes later than these has not been read.
     victims = dict(zip(changes, sorted(photos.rglob("*.jpg"))[4:], strict=False))
@@ -168,7 +168,7 @@ def test_files_that_change_while_the_run_goes_cost_only_themselves(
             changes[name][0](file)
         return build(*arguments)
 
-    monkeypatch.setattr("permafrost.pipeline.extraction.extract.build_program", change_and_build)
+    monkeypatch.setattr("permafrost.pipeline.computing.compute.build_program", change_and_build)
     figures = extract("--batch-size", "1", "--workers", "1").figures
     assert (figures["computed"], figures["failed"]) == (12 - len(victims), len(victims))
     check_failures(

@@ -53,7 +53,7 @@ def classes(paths: list[Path]) -> list[str]:
 @pytest.fixture
 def forbid_computing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: monkeypatch.setattr(
-        "permafrost.pipeline.extraction.extract.compute_missing", None
+        "permafrost.pipeline.computing.compute.compute_missing", None
     )
 
 

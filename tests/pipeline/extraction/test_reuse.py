@@ -25,7 +25,7 @@ def test_nothing_is_computed_twice(
     renamed = photos.rename(tmp_path / "moved/elsewhere")
     shutil.copy(renamed / "china/0000.jpg", renamed / "flower/copy.jpg")
     monkeypatch.setattr(
-        "permafrost.pipeline.extraction.extract.compute_missing", None
+        "permafrost.pipeline.computing.compute.compute_missing", None
     )  # Calling it would be a bug.
     again = extract(images=renamed).figures
     assert (again["images"], again["computed"], again["reused"], again["failed"]) == (14, 0, 13, 1)

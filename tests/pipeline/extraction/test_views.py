@@ -124,7 +124,7 @@ def test_each_view_is_compared_with_the_reference(
     extract: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "permafrost.pipeline.extraction.extract.check_precision", lambda _engine, _precision: None
+        "permafrost.pipeline.computing.compute.check_precision", lambda _engine, _precision: None
     )
     half = ("--precision", "bfloat16")
     both = extract(*half, "--view", "identity,hflip", layers="first").figures["parity"]

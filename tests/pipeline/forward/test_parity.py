@@ -27,7 +27,7 @@ def _any_processor_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     )  # All, to compare with the features.
     # Slow where it is emulated, but these networks are small.
     monkeypatch.setattr(
-        "permafrost.pipeline.extraction.extract.check_precision", lambda _engine, _precision: None
+        "permafrost.pipeline.computing.compute.check_precision", lambda _engine, _precision: None
     )
 
 
@@ -129,7 +129,7 @@ def test_values_beyond_a_precisions_range_stop_the_run(
 def test_what_the_machine_lacks_is_one_line_before_any_work(
     extract: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.extraction.extract.check_precision", _refuse)
+    monkeypatch.setattr("permafrost.pipeline.computing.compute.check_precision", _refuse)
     answer = extract("--engine", "openvino")
     assert (answer.status, answer.err.count("\n")) == (2, 1)
     assert "nothing here" in answer.err

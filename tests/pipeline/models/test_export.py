@@ -212,7 +212,7 @@ def test_an_exported_model_says_what_its_outputs_stand_for(home: Path) -> None:
 @pytest.fixture
 def spied(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, tuple[str, ...]]]]:
     """Which backbones are loaded for which layers."""
-    from permafrost.pipeline.extraction import extract as module
+    from permafrost.pipeline.computing import compute as module
 
     loaded: list[tuple[str, tuple[str, ...]]] = []
     compute = module.compute_missing

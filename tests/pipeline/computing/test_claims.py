@@ -25,8 +25,8 @@ from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.leases import Leases
-from permafrost.pipeline.extraction.claims import Claims
-from permafrost.pipeline.extraction.writer import ActivationWriter
+from permafrost.pipeline.computing.claims import Claims
+from permafrost.pipeline.computing.writer import ActivationWriter
 from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch
 from permafrost.pipeline.planning.missing import plan_extraction
 from permafrost.stages.backbones.layers import LayerSpec
@@ -154,7 +154,7 @@ def test_runs_at_once_compute_each_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> None:
     """Whatever of the images each of them wants, and in whatever order."""
-    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.computing.claims.POLL_S", 0.01)
     # However slow the machine: without the lock, some may be computed twice.
     monkeypatch.setattr("permafrost.cache.store.leases.LOCK_TIMEOUT_S", 60.0)
     chance = random.Random(seed)
@@ -189,7 +189,7 @@ def test_of_layers_that_others_computed_meanwhile_no_row_is_stored_twice(tmp_pat
 def test_what_a_dead_run_held_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.computing.claims.POLL_S", 0.01)
     stopped, run = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
     polls: list[int] = []
     with stopped.claims() as (claims, _):
@@ -213,8 +213,8 @@ def test_what_a_dead_run_held_is_taken_over(
 def test_a_run_that_does_not_move_is_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
-    monkeypatch.setattr("permafrost.pipeline.extraction.claims.PATIENCE_S", 0.1)
+    monkeypatch.setattr("permafrost.pipeline.computing.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.computing.claims.PATIENCE_S", 0.1)
     stuck, run = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
     with stuck.claims() as (claims, _):
         next(next(claims.rounds(ignore)))
@@ -225,7 +225,7 @@ def test_a_run_that_does_not_move_is_given_up(
 def test_an_image_that_another_run_could_not_decode_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.computing.claims.POLL_S", 0.01)
     first, second = Run(tmp_path / "cache", DIGESTS[:8]), Run(tmp_path / "cache", DIGESTS[:8])
     with first.claims() as (claims, writer), second.claims() as (later, _):
         for tasks in claims.rounds(ignore):
@@ -285,7 +285,7 @@ def test_what_others_computed_while_a_run_slept_it_does_not_publish(
 def test_what_another_holds_since_a_run_slept_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
-    monkeypatch.setattr("permafrost.pipeline.extraction.claims.POLL_S", 0.01)
+    monkeypatch.setattr("permafrost.pipeline.computing.claims.POLL_S", 0.01)
     run, other = Run(tmp_path / "cache", DIGESTS), Run(tmp_path / "cache", DIGESTS)
     calls, stack = itertools.count(1), ExitStack()
     taken: list[BatchTask] = []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from permafrost.cache.shards import format as shard_format
 from permafrost.cache.store.leases import Leases, OtherRuns
-from permafrost.pipeline.extraction.writer import ActivationWriter
+from permafrost.pipeline.computing.writer import ActivationWriter
 from permafrost.pipeline.forward.batch import BatchTask, split_batches
 from permafrost.pipeline.planning.missing import ExtractionPlan
 
