@@ -26,7 +26,6 @@ from permafrost.stages.engines.program import ProgramSpec, SharedPrograms
 from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.errors import InputError, StageError, UnknownNameError
-from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 from tests.helpers.grids import average_cells
 
@@ -389,15 +388,26 @@ def test_a_program_runs_on_the_device_that_is_named(monkeypatch: pytest.MonkeyPa
     assert {op.device for op in traced.graph.get_operations()} == {"/device:CPU:1"}
 
 
-@pytest.mark.skipif(bool(list_gpus()), reason="a GPU can")
 @pytest.mark.parametrize("program", [TensorFlowProgram, KerasProgram])
-def test_convolutions_that_the_processor_cannot_do_are_one_line(program: Any) -> None:
+def test_convolutions_of_channels_first_run_as_in_keras_or_are_refused_in_one_line(
+    program: Any,
+) -> None:
+    """GPUs can, and so can some processors through oneDNN."""
     image = keras.Input((8, 8, 3))
     moved = keras.layers.Permute((3, 1, 2))(image)
     last = keras.layers.Conv2D(2, 3, data_format="channels_first", name="last")(moved)
     network = KerasNetwork(keras.Model(image, last))
     network.size = (8, 8)
     spec = ProgramSpec(layers=(LayerSpec("last"),), preprocess="none")
-    with pytest.raises(InputError, match=r"NCHW; build .* data_format='channels_last'") as caught:
-        program(network, spec)(np.zeros((2, 8, 8, 3), np.uint8))
-    assert "File" not in str(caught.value)
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3), np.uint8)
+    try:
+        expected = network.model.predict_on_batch(pixels.astype(np.float32))
+    except tf.errors.OpError:
+        with pytest.raises(
+            InputError, match=r"NCHW; build .* data_format='channels_last'"
+        ) as caught:
+            program(network, spec)(pixels)
+        assert "File" not in str(caught.value)
+    else:
+        (found,) = program(network, spec)(pixels)
+        np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
