@@ -7,6 +7,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# What this process may use less than the system lets it, see `limit_cores`.
+_limits: list[int] = []
+
+
+def limit_cores(n_cores: int) -> None:
+    """Have `count_cores` say no more than this, where several processes share a machine's cores."""
+    _limits[:] = [n_cores]
+
 
 def count_cores(root: Path = Path("/")) -> int:
     """Count the cores that the process may use: a container's share of a large machine is small.
@@ -20,7 +28,7 @@ def count_cores(root: Path = Path("/")) -> int:
         allowed = len(os.sched_getaffinity(0))
     else:
         allowed = os.cpu_count() or 1
-    return max(1, min((allowed, *_read_quotas(root))))
+    return max(1, min((allowed, *_limits, *_read_quotas(root))))
 
 
 def _read_quotas(root: Path) -> Iterator[int]:

@@ -240,9 +240,10 @@ class RunOptions:
     on_error : str
         ``"skip"`` or ``"fail"``.
     scheduler : str, optional
-        Address of a Dask scheduler; threads of this process by default.
-    workers : int
-        Threads that read and decode images.
+        Address of a Dask scheduler whose workers compute; this process by default.
+    workers : int, optional
+        Threads that read and decode images, here or on each worker of a cluster; by default as many
+        as there are cores.
     materialize : bool
         Write values instead of pointers into ``features.h5``.
     isolation : Isolation, optional
@@ -255,18 +256,26 @@ class RunOptions:
     )
     compression: str = declare("none", choices=COMPRESSIONS)
     on_error: str = declare("skip", choices=("skip", "fail"), kind="--on-error")
-    scheduler: str | None = declare(None, metavar="ADDRESS", help="of a Dask cluster that decodes")
-    workers: int = field(
-        default_factory=count_cores,
-        metadata={"type": read_whole, "metavar": "N", "help": "threads (default: the cores)"},
+    scheduler: str | None = declare(
+        None,
+        metavar="ADDRESS",
+        help="of a Dask cluster that computes; local:N starts N processes here",
+    )
+    workers: int | None = declare(
+        None, type=read_whole, metavar="N", help="threads that decode (default: the cores)"
     )
     materialize: bool = False
     isolation: Isolation | None = None
 
     def __post_init__(self) -> None:
         _check_choices(self)
-        if self.workers < 1:
+        if self.workers is not None and self.workers < 1:
             raise PipelineError(f"--workers {self.workers}: at least 1 is needed")
+
+    @property
+    def n_threads(self) -> int:
+        """How many threads read and decode images in this process."""
+        return count_cores() if self.workers is None else self.workers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

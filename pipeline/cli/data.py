@@ -100,7 +100,7 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     from permafrost.stages.datasets.manifest import write_manifest
 
     options = read_options(DatasetOptions, vars(parsed))
-    workers = read_options(RunOptions, vars(parsed)).workers
+    workers = read_options(RunOptions, vars(parsed)).n_threads
     dataset = open_dataset(options, None, workers=workers)
     stats = measure_images(dataset, workers=workers) if parsed.stats else None
     make_folder(parsed.out.absolute().parent)

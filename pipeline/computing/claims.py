@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Set
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,9 @@ from permafrost.pipeline.forward.batch import BatchTask, split_batches
 from permafrost.pipeline.planning.missing import ExtractionPlan
 
 Rows = NDArray[np.int64]
+# Rows that other runs hold are waited for; or left, so that somebody asks again later; or computed
+# all the same. Only who waits takes its rows piece by piece.
+Others = Literal["wait", "leave", "ignore"]
 
 # Seconds of work in one claim. For so long, beside the batches in flight, other runs wait at most;
 # so much is computed twice where runs cannot see each other's claims.
@@ -49,6 +53,8 @@ class Claims:
     batch_size : int
     find_failures : callable
         Returns digest → reason of the images that are known by now to be undecodable.
+    others : str
+        What to do about the rows that other runs hold, see `Others`.
 
     Attributes
     ----------
@@ -56,9 +62,11 @@ class Claims:
         Images of the plan that another run could not decode: digest → reason.
     waited_s : float
         Seconds spent waiting for other runs.
+    n_left : int
+        Rows that were left to other runs.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         plan: ExtractionPlan,
         leases: Leases,
@@ -66,12 +74,14 @@ class Claims:
         *,
         batch_size: int,
         find_failures: Callable[[], Mapping[bytes, str]],
+        others: Others = "wait",
     ) -> None:
         self._plan = plan
         self._leases = leases
         self._writer = writer
         self._batch_size = batch_size
         self._find_failures = find_failures
+        self._others = others
         row_bytes = max((layer.row.row_bytes for layer in plan.active), default=1)
         self._most_batches = max(1, shard_format.SHARD_BYTES // (row_bytes * batch_size))
         self._n_batches = _FIRST_BATCHES
@@ -84,6 +94,7 @@ class Claims:
         self._changed_s = 0.0
         self.failed: dict[bytes, str] = {}
         self.waited_s = 0.0
+        self.n_left = 0
 
     def describe(self) -> str:
         """Say that another run is waited for; nothing otherwise."""
@@ -106,6 +117,9 @@ class Claims:
                 self._n_waited_for = 0
                 yield self._cut(rows, advance)
                 self._writer.flush()
+            elif self._held and self._others != "wait":
+                self.n_left = sum(map(len, self._held))
+                return
             elif self._held:
                 self._wait(advance)
             self._ahead = self._drop_failed(self._list_left(advance), advance)
@@ -172,6 +186,7 @@ class Claims:
 
     def _choose(self, others: OtherRuns, advance: Callable[[int], None]) -> Rows:
         is_impatient = self._n_waited_for and self.waited_s - self._changed_s > PATIENCE_S
+        is_impatient = is_impatient or self._others == "ignore"
         held: Set[bytes] = frozenset() if is_impatient else others.held
         chosen = self._ahead[:0]
         n_wanted = self._count_wanted(others.n_runs)
@@ -191,6 +206,8 @@ class Claims:
         return chosen
 
     def _count_wanted(self, n_others: int) -> int:
+        if self._others != "wait":
+            return len(self._ahead)
         n_batches = self._n_batches
         if n_others:
             # Smaller towards the end, so that all end together.

@@ -7,25 +7,34 @@ from contextlib import ExitStack
 from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.leases import Leases
-from permafrost.pipeline.computing.claims import Claims
+from permafrost.pipeline.computing.claims import Claims, Others
 from permafrost.pipeline.computing.tally import Tally, stop_on_failure
 from permafrost.pipeline.computing.writer import ActivationWriter
 from permafrost.pipeline.forward.batch import CHANGED, LoadedBatch
 from permafrost.pipeline.forward.drift import noting_drift
 from permafrost.pipeline.forward.forward_pass import ForwardPass
-from permafrost.pipeline.forward.loader import load_ahead, open_loaders
+from permafrost.pipeline.forward.loader import LoaderThreads, load_ahead
 from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.pipeline.planning.remembered import recall_failures, remember_rate
+from permafrost.pipeline.planning.remembered import recall_failures
 from permafrost.pipeline.progress import show_progress
 from permafrost.stages.engines.support import check_precision
 
 
-def compute_missing(
-    options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
-) -> None:
-    """Load → forward → write, overlapped: the loop of the whole project."""
+def compute_missing(  # noqa: PLR0913
+    options: ExtractOptions,
+    prepared: Preparation,
+    index: Index,
+    tally: Tally,
+    *,
+    quiet: bool,
+    others: Others = "wait",
+) -> int:
+    """Load → forward → write, overlapped: the loop of the whole project.
+
+    Returns how many rows were left to other runs, which `others` may allow.
+    """
     features, plan = options.features, prepared.plan
     if plan.of_network:
         check_precision(features.engine, features.precision)
@@ -33,7 +42,7 @@ def compute_missing(
     with ExitStack() as stack:
         keys = [layer.features.key for layer in plan.active]
         leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
-        loaders = stack.enter_context(open_loaders(options.run))
+        loaders = stack.enter_context(LoaderThreads(options.run.n_threads))
         writer = stack.enter_context(_open_writer(options, prepared, leases, index))
         backbone = stack.enter_context(
             ForwardPass(lambda: build_program(features, prepared), shares)
@@ -44,6 +53,7 @@ def compute_missing(
             writer,
             batch_size=prepared.fitting.batch_size,
             find_failures=lambda: recall_failures(index, prepared.decoding, keys),
+            others=others,
         )
         progress = show_progress(
             len(plan.digests),
@@ -53,7 +63,7 @@ def compute_missing(
         )
         advance = stack.enter_context(progress)
         for tasks in claims.rounds(advance):
-            loader = load_ahead(loaders, prepared, tasks, n_workers=options.run.workers)
+            loader = load_ahead(loaders, prepared, tasks, n_workers=options.run.n_threads)
             batches = noting_drift(backbone.run(loader), plan.active, backbone.run_once)
             for batch, activations in batches:
                 _forget_changed(prepared, batch, index)
@@ -62,9 +72,8 @@ def compute_missing(
                 shares.disk = writer.waited_s
                 advance(len(batch.rows))
     _note_end(tally, writer, claims)
-    if tally.n_computed:
-        remember_rate(index, plan.layers, tally.n_computed / shares.working)
     stop_on_failure(options, prepared, tally)
+    return claims.n_left
 
 
 def _open_writer(

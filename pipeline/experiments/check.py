@@ -113,7 +113,7 @@ def check_experiment(experiment: Experiment) -> Checked:
     with naming(str(file)):
         _check_outputs(experiment)
         with Index(open_cache(experiment.cache).index_file) as index:
-            workers = experiment.run.workers
+            workers = experiment.run.n_threads
             dataset = open_dataset(experiment.dataset, index, workers=workers)
             paths = list(experiment.backbones)
             planned = [_plan(path, dataset, ()) for path in paths]

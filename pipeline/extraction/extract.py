@@ -18,7 +18,7 @@ from permafrost.pipeline.extraction.summary import ExtractSummary, summarize
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.prepare import Preparation, prepare
-from permafrost.pipeline.planning.remembered import remember_sets
+from permafrost.pipeline.planning.remembered import remember_rate, remember_sets
 
 
 def extract(
@@ -92,7 +92,21 @@ def fill_cache(  # noqa: PLR0913
         remove_orphans(layer.features.folder)
         mark_used(layer.features.folder)  # so that gc does not drop what this run relies on
     if prepared.plan.digests:
-        from permafrost.pipeline.computing.compute import compute_missing
-
-        compute_missing(options, prepared, index, tally, quiet=quiet)
+        _compute(options, prepared, index, tally, quiet=quiet)
     return prepared
+
+
+def _compute(
+    options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
+) -> None:
+    """Compute what is missing: in this process, or on a cluster."""
+    if options.run.scheduler:
+        from permafrost.pipeline.cluster.coordinate import compute_on_cluster
+
+        compute_on_cluster(options, prepared, index, tally, quiet=quiet)
+        return
+    from permafrost.pipeline.computing.compute import compute_missing
+
+    compute_missing(options, prepared, index, tally, quiet=quiet)
+    if tally.n_computed:
+        remember_rate(index, prepared.plan.layers, tally.n_computed / tally.shares.working)

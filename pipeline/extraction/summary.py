@@ -111,7 +111,7 @@ def _recommend_fast_decoding(
     options: ExtractOptions, prepared: Preparation, tally: Tally
 ) -> FastDecoding | None:
     # Not by the time spent waiting for it: decoding also slows a backbone on the same cores.
-    noticeable_s = _NOTICEABLE * options.run.workers * tally.shares.working
+    noticeable_s = _NOTICEABLE * options.run.n_threads * tally.shares.working
     if not tally.n_computed or tally.exact.seconds < noticeable_s:
         return None  # more than it took cannot be saved
     found = compare_fast_decoding(prepared, tally.exact)

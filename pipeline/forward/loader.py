@@ -1,4 +1,4 @@
-"""Dask decodes batches of images ahead of the backbone: in threads here, or on a cluster."""
+"""Dask decodes batches of images ahead of the backbone, in threads of this process."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self
 
 from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch, load_batch
-from permafrost.pipeline.options import RunOptions
 
 if TYPE_CHECKING:
     from permafrost.pipeline.planning.prepare import Preparation
@@ -27,15 +25,6 @@ class Loaders(Protocol):
 
     def submit(self, load: Load, task: BatchTask) -> Callable[[], LoadedBatch]:
         """Have a batch loaded; return what waits for it, and forgets it."""
-
-
-def open_loaders(options: RunOptions) -> AbstractContextManager[Loaders]:
-    """Connect to the scheduler of the options, or start threads in this process."""
-    if options.scheduler:
-        from permafrost.pipeline.forward.cluster import connect
-
-        return connect(options.scheduler)
-    return LoaderThreads(options.workers)
 
 
 class LoaderThreads:

@@ -80,12 +80,10 @@ def _build_network(
     features: FeatureOptions, prepared: Preparation, spec: ProgramSpec
 ) -> HalvingProgram:
     """Build what the network computes; the last is kept, for the same layers and numbers."""
-    # A program that serves one size of batch serves the sample for the parity record as well.
-    batch_size = min(prepared.fitting.batch_size, len(prepared.plan.digests))
     key = tuple(layer.features.key for layer in prepared.plan.of_network)
     if key not in _built:
         _built.clear()  # Before there is another: each may take a gigabyte.
         network = prepared.backbone.load()
-        _built[key] = BUILDERS[features.engine](network, spec, batch_size)
+        _built[key] = BUILDERS[features.engine](network, spec, prepared.fitting.batch_size)
     note_parity(features, prepared, _built[key], spec)
     return _built[key]

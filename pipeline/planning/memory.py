@@ -41,9 +41,23 @@ class Fitting:
 
 
 def fit_memory(
-    run: RunOptions, backbone: Backbone, *, manifest: Manifest, plan: ExtractionPlan
+    run: RunOptions,
+    backbone: Backbone,
+    *,
+    manifest: Manifest,
+    plan: ExtractionPlan,
+    n_rows: int | None = None,
 ) -> Fitting:
     """Take the plan off the memory budget, and choose the size of batches unless it is given.
+
+    Parameters
+    ----------
+    run : RunOptions
+    backbone : Backbone
+    manifest : Manifest
+    plan : ExtractionPlan
+    n_rows : int, optional
+        Of the whole work, where `plan` is a part of it: batches need not be larger.
 
     Raises
     ------
@@ -64,15 +78,13 @@ def fit_memory(
             f" leaves too little to compute; give it {needed}MB or more"
         )
     on_gpu = NVIDIA_DEVICES.is_dir()
-    return Fitting(
-        memory_bytes=left_bytes,
-        batch_size=run.batch_size
-        or choose_batch_size(
-            one_bytes,
-            memory_bytes=left_bytes if on_gpu else min(left_bytes, _LARGEST_CPU_BATCH_BYTES),
-            largest=_LARGEST_GPU_BATCH if on_gpu else _LARGEST_CPU_BATCH,
-        ),
+    batch_size = run.batch_size or choose_batch_size(
+        one_bytes,
+        memory_bytes=left_bytes if on_gpu else min(left_bytes, _LARGEST_CPU_BATCH_BYTES),
+        largest=_LARGEST_GPU_BATCH if on_gpu else _LARGEST_CPU_BATCH,
     )
+    n_rows = len(plan.digests) if n_rows is None else n_rows
+    return Fitting(memory_bytes=left_bytes, batch_size=min(batch_size, n_rows or batch_size))
 
 
 def count_plan_bytes(manifest: Manifest, plan: ExtractionPlan) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -89,6 +89,8 @@ def plan_extraction(
     digests: Digests,
     failures: Mapping[bytes, str],
     layers: Sequence[tuple[LayerSpec, Recipe, RowFormat, FeatureSet]],
+    *,
+    active: Collection[str] = (),
 ) -> ExtractionPlan:
     """Find out what a run has to compute.
 
@@ -100,6 +102,8 @@ def plan_extraction(
     failures : mapping of bytes to str
         Digests known to be undecodable, with the reason.
     layers : sequence of (LayerSpec, Recipe, RowFormat, FeatureSet)
+    active : collection of str
+        Keys of feature sets that are among the active ones even if they lack none of these rows.
     """
     located = [features.locate(digests) for *_, features in layers]
     rows = np.flatnonzero(np.logical_or.reduce([one.missing for one in located]))
@@ -120,5 +124,5 @@ def plan_extraction(
         digests=Digests(digests.array[rows]),
         paths=Texts.of(paths[row] for row in rows.tolist()),
         layers=plans,
-        active=[plan for plan in plans if plan.missing.any()],
+        active=[plan for plan in plans if plan.features.key in active or plan.missing.any()],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from permafrost.cache.shards.format import RowFormat
@@ -69,29 +70,89 @@ def prepare(
     """
     backbone = Backbone(options.features, index)
     if dataset is None:
-        dataset = open_dataset(options.dataset, index, workers=options.run.workers)
+        dataset = open_dataset(options.dataset, index, workers=options.run.n_threads)
+    sets = open_sets(options, backbone, layout, index, uses=uses)
+    return prepare_rows(options, backbone, sets, dataset, index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenSets:
+    """The feature sets that a run reads and fills.
+
+    Attributes
+    ----------
+    layout : CacheLayout
+    decode : DecodeSpec
+    layers : list of (LayerSpec, Recipe, RowFormat, FeatureSet)
+    """
+
+    layout: CacheLayout
+    decode: DecodeSpec
+    layers: list[tuple[LayerSpec, Recipe, RowFormat, FeatureSet]]
+
+    @property
+    def decoding(self) -> str:
+        """How the index remembers images that cannot be decoded in this way by this decoder."""
+        return f"{self.decode!r} {describe_decoder()}"
+
+
+def open_sets(
+    options: ExtractOptions,
+    backbone: Backbone,
+    layout: CacheLayout,
+    index: Index,
+    *,
+    uses: Uses | None = None,
+) -> OpenSets:
+    """Look up the feature set of each layer; `uses` is told of them first."""
     decode = build_decode_spec(options.features, backbone)
-    decoding = f"{decode!r} {describe_decoder()}"
     described = describe_layers(options.features, backbone, options.run.compression)
     if uses:
         uses.add([recipe_key(recipe) for _, recipe, _ in described])
-    layers = []
-    for spec, recipe, row in described:
-        features = FeatureSet(layout, recipe, index)
-        layers.append((spec, recipe, row, features))
-    failures = recall_failures(index, decoding, [features.key for *_, features in layers])
+    layers = [
+        (spec, recipe, row, FeatureSet(layout, recipe, index)) for spec, recipe, row in described
+    ]
+    return OpenSets(layout=layout, decode=decode, layers=layers)
+
+
+def prepare_rows(  # noqa: PLR0913
+    options: ExtractOptions,
+    backbone: Backbone,
+    sets: OpenSets,
+    dataset: Dataset,
+    index: Index,
+    *,
+    active: Collection[str] = (),
+    n_rows: int | None = None,
+) -> Preparation:
+    """Find out what of a dataset is missing from feature sets.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    backbone : Backbone
+    sets : OpenSets
+    dataset : Dataset
+    index : Index
+    active : collection of str
+        See `plan_extraction`.
+    n_rows : int, optional
+        See `fit_memory`.
+    """
+    keys = [features.key for *_, features in sets.layers]
+    failures = recall_failures(index, sets.decoding, keys)
     manifest = dataset.manifest
-    plan = plan_extraction(manifest.paths, manifest.digests, failures, layers)
+    plan = plan_extraction(manifest.paths, manifest.digests, failures, sets.layers, active=active)
     return Preparation(
         dataset=dataset,
         backbone=backbone,
-        layout=layout,
-        decode=decode,
+        layout=sets.layout,
+        decode=sets.decode,
         isolation=options.run.isolation,
-        decoding=decoding,
+        decoding=sets.decoding,
         failures=failures,
         plan=plan,
-        fitting=fit_memory(options.run, backbone, manifest=manifest, plan=plan),
+        fitting=fit_memory(options.run, backbone, manifest=manifest, plan=plan, n_rows=n_rows),
     )
 
 

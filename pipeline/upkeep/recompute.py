@@ -173,16 +173,16 @@ def _forward(
     """Load → forward, overlapped, as `extract` does."""
     from permafrost.pipeline.forward.batch import split_batches
     from permafrost.pipeline.forward.forward_pass import ForwardPass
-    from permafrost.pipeline.forward.loader import load_ahead, open_loaders
+    from permafrost.pipeline.forward.loader import LoaderThreads, load_ahead
 
     plan = prepared.plan
     rows = np.arange(len(plan.digests))
     tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.fitting.batch_size)
     with (
-        open_loaders(run) as loaders,
+        LoaderThreads(run.n_threads) as loaders,
         ForwardPass(lambda: build_program(features, prepared), Shares()) as backbone,
     ):
-        loader = load_ahead(loaders, prepared, tasks, n_workers=run.workers)
+        loader = load_ahead(loaders, prepared, tasks, n_workers=run.n_threads)
         for batch, activations in backbone.run(loader):
             yield from _split(plan, batch, activations)
 

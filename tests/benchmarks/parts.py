@@ -25,7 +25,7 @@ from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.cli.groups import read_extract_options
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch, split_batches
-from permafrost.pipeline.forward.loader import Load, Loaders, load_ahead, open_loaders
+from permafrost.pipeline.forward.loader import Load, Loaders, LoaderThreads, load_ahead
 from permafrost.pipeline.forward.program import build_program
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation, prepare
@@ -127,7 +127,7 @@ class PlainThreads:
 def measure_loading(options: ExtractOptions, prepared: Preparation, seconds: float) -> Figures:
     """Load all batches as the extraction does, and in plain threads, in turn; medians."""
     openers: Mapping[str, Callable[[], AbstractContextManager[Loaders]]] = {
-        "": lambda: open_loaders(options.run),
+        "": lambda: LoaderThreads(options.run.n_threads),
         "plain_": lambda: PlainThreads(options.run.workers),
     }
     plan, found = prepared.plan, defaultdict(list)

@@ -1,0 +1,234 @@
+"""What a worker does: it computes the rows of a claim, and says in few bytes what came of it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+import traceback
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from distributed import get_worker
+
+from permafrost.cache.errors import CacheError
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import find_cache
+from permafrost.cores import limit_cores
+from permafrost.pipeline.cluster.rows import PlanRows
+from permafrost.pipeline.computing.claims import Others
+from permafrost.pipeline.computing.compute import compute_missing
+from permafrost.pipeline.computing.tally import Tally
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.dataset import Dataset
+from permafrost.pipeline.planning.prepare import open_sets, prepare_rows
+from permafrost.stages.datasets.digests import Digests
+from permafrost.stages.datasets.manifest import Manifest
+from permafrost.stages.decoding.decode import describe_decoder
+from permafrost.stages.errors import StageError
+from permafrost.stages.sources.remote import is_url
+from permafrost.stages.sources.source import Reader
+
+# Other versions of these may give other numbers.
+_PACKAGES = ("permafrost", "keras", "numpy", "openvino", "tensorflow")
+# So that a record stays below a kilobyte: reasons that are told, and letters of each.
+_MOST_REASONS = 4
+_LONGEST_REASON = 100
+_LONGEST_ERROR = 600
+# The exit status that says that an error is nobody's but ours.
+BUG_STATUS = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What all claims of a run have in common; it travels with each of them.
+
+    Attributes
+    ----------
+    token : str
+        Of this run alone.
+    options : ExtractOptions
+        With absolute paths: workers run in other folders.
+    source : Reader
+    root : str
+        Where the images lie.
+    rows_folder : Path
+        What `write_rows` wrote.
+    n_rows : int
+    keys, active : tuple of str
+        Feature sets of all layers, and of those that the run adds to.
+    software : mapping of str to str
+        See `describe_software`.
+    """
+
+    token: str
+    options: ExtractOptions
+    source: Reader
+    root: str
+    rows_folder: Path
+    n_rows: int
+    keys: tuple[str, ...]
+    active: tuple[str, ...]
+    software: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimRecord:
+    """What came of a claim, in less than a kilobyte.
+
+    Attributes
+    ----------
+    worker : str
+    refused : str
+        Why this worker can compute no claim of the job.
+    error, exit_status : str and int
+        What stops the whole run, and the exit status that says so.
+    n_computed, n_rotated, bytes_written : int
+        As in `ExtractSummary`.
+    n_left : int
+        Rows that another run holds.
+    seconds : tuple of float
+        Of building the program, and of waiting for loading, for the backbone and for the disk.
+    failed : bytes
+        A compressed mask of the rows without features, one bit each.
+    reasons : tuple of str
+        Why: one for each of the first of them. The others have the last one.
+    """
+
+    worker: str
+    refused: str = ""
+    error: str = ""
+    exit_status: int = 0
+    n_computed: int = 0
+    n_rotated: int = 0
+    bytes_written: int = 0
+    n_left: int = 0
+    seconds: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    failed: bytes = b""
+    reasons: tuple[str, ...] = ()
+
+    def list_failed(self, n_rows: int) -> dict[int, str]:
+        """Return the number in the claim, and the reason, of each row without features."""
+        if not self.failed:
+            return {}
+        mask = np.unpackbits(np.frombuffer(zlib.decompress(self.failed), np.uint8))[:n_rows]
+        rows = np.flatnonzero(mask).tolist()
+        reasons = [*self.reasons, *self.reasons[-1:] * (len(rows) - len(self.reasons))]
+        return dict(zip(rows, reasons, strict=True))
+
+
+def describe_software() -> dict[str, str]:
+    """Return what must be the same on all workers, as the numbers depend on it."""
+    versions = {"images": describe_decoder()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "none"
+    return versions
+
+
+def run_claim(job: Job, start: int, stop: int, others: Others) -> ClaimRecord:
+    """Compute what is missing of some rows of a job; Dask runs this on a worker.
+
+    Raises
+    ------
+    OSError
+        What may pass: Dask has the claim run again.
+    """
+    worker = get_worker()
+    with _one_at_a_time:
+        if job.token not in _opened:
+            limit_cores(worker.state.nthreads)
+            try:
+                opened = _OpenJob(job)
+            except (StageError, CacheError, PipelineError, OSError) as error:
+                return ClaimRecord(worker=worker.address, refused=str(error))
+            _opened.clear()
+            _opened[job.token] = opened
+        try:
+            return _opened[job.token].compute(start, stop, others, worker=worker.address)
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001 - not every one of them can travel
+            status = getattr(error, "exit_status", BUG_STATUS)
+            text = str(error) if status != BUG_STATUS else traceback.format_exc()[-_LONGEST_ERROR:]
+            return ClaimRecord(worker=worker.address, error=text, exit_status=status)
+
+
+class _OpenJob:
+    """A job as one worker process sees it: its files, its backbone, its feature sets."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        ours = describe_software()
+        for name, version in job.software.items():
+            if ours.get(name) != version:
+                raise PipelineError(
+                    f"{name} is {ours.get(name)} there and {version} here; install the same"
+                )
+        if not is_url(job.root) and not Path(job.root).exists():
+            raise PipelineError(f"the images at {job.root!r} cannot be seen there")
+        options = job.options
+        layout = find_cache(options.cache)
+        self._rows = PlanRows.open(job.rows_folder)
+        self._index = Index(layout.index_file)
+        self._backbone = Backbone(options.features, self._index)
+        self._sets = open_sets(options, self._backbone, layout, self._index)
+        keys = tuple(features.key for *_, features in self._sets.layers)
+        if keys != job.keys:
+            raise PipelineError(
+                f"{options.features.backbone} gives other numbers there: its files or Keras'"
+                " settings differ"
+            )
+
+    def compute(self, start: int, stop: int, others: Others, *, worker: str) -> ClaimRecord:
+        """Compute what is missing of rows `start` to `stop`."""
+        job = self._job
+        for *_, features in self._sets.layers:
+            features.refresh()
+        prepared = prepare_rows(
+            *(job.options, self._backbone, self._sets, self._list_images(start, stop), self._index),
+            active=job.active,
+            n_rows=job.n_rows,
+        )
+        tally, n_left = Tally(), 0
+        if prepared.plan.digests:
+            n_left = compute_missing(
+                *(job.options, prepared, self._index, tally), quiet=True, others=others
+            )
+        return _record(tally, prepared.dataset.manifest.digests, worker=worker, n_left=n_left)
+
+    def _list_images(self, start: int, stop: int) -> Dataset:
+        paths, digests = self._rows.pick(start, stop)
+        none = [""] * len(paths)
+        manifest = Manifest(
+            root=self._job.root, paths=paths, labels=none, splits=none, digests=digests
+        )
+        return Dataset(manifest=manifest, source=self._job.source, unreadable={})
+
+
+def _record(tally: Tally, digests: Digests, *, worker: str, n_left: int) -> ClaimRecord:
+    shares = tally.shares
+    is_failed = [digest in tally.failed for digest in digests] if tally.failed else []
+    reasons = [tally.failed[digest] for digest in digests if digest in tally.failed]
+    return ClaimRecord(
+        worker=worker,
+        n_computed=tally.n_computed,
+        n_rotated=tally.n_rotated,
+        bytes_written=tally.bytes_written,
+        n_left=n_left,
+        seconds=(shares.building, shares.loading, shares.backbone, shares.disk),
+        failed=zlib.compress(np.packbits(is_failed).tobytes()) if is_failed else b"",
+        reasons=tuple(reason[:_LONGEST_REASON] for reason in reasons[:_MOST_REASONS]),
+    )
+
+
+# A worker may have several threads; a program uses all cores of one claim.
+_one_at_a_time = threading.Lock()
+# The last job that this process worked for, by its token.
+_opened: dict[str, _OpenJob] = {}
