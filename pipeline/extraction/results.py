@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from permafrost.cache.disk.publish import published
-from permafrost.cache.errors import DamagedError
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
 from permafrost.pipeline.computing.tally import Tally, list_failures
+from permafrost.pipeline.errors import UnavailableError
 from permafrost.pipeline.extraction.summary import failures_path
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.missing import LayerPlan
@@ -83,13 +83,13 @@ def locate_again(layer: LayerPlan, digests: Sequence[bytes], *, n_failed: int = 
 
     Raises
     ------
-    DamagedError
+    UnavailableError
         More of them are missing than the `n_failed` that could not be computed.
     """
     layer.features.refresh()
     locations = layer.features.locate(digests)
     if locations.missing.sum() > n_failed:
-        raise DamagedError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
+        raise UnavailableError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
     return locations
 
 
