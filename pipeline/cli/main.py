@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from permafrost.cache.disk.publish import noting_changes
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.parser import build_parser
@@ -94,7 +95,8 @@ def _run_guarded(arguments: Sequence[str] | None) -> int:
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    outcome: Outcome = parsed.call(parsed)
+    with noting_changes() as changed:
+        outcome: Outcome = parsed.call(parsed)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name may hold what the terminal's encoding cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -103,7 +105,9 @@ def _run(parsed: argparse.Namespace) -> int:
     else:
         print(outcome.text)
     sys.stdout.flush()
-    return outcome.status
+    if changed or outcome.status:
+        return outcome.status
+    return getattr(parsed, "skip_status", None) or 0
 
 
 def _complain(message: str, status: int) -> int:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from permafrost.cache.disk.publish import published
+from permafrost.cache.disk.publish import remove_durably
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
@@ -15,10 +14,10 @@ from permafrost.pipeline.computing.tally import Tally, list_failures
 from permafrost.pipeline.errors import UnavailableError
 from permafrost.pipeline.extraction.summary import failures_path
 from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_view, remember_view
-from permafrost.stages.datasets.table import write_csv
 from permafrost.stages.errors import InputError
 
 
@@ -94,13 +93,8 @@ def locate_again(layer: LayerPlan, digests: Sequence[bytes], *, n_failed: int = 
 
 
 def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
-    """Write the list of failures, unless it is there; remove one where nothing failed."""
-    if not failed:
-        file.unlink(missing_ok=True)
-        return
-    listed = io.StringIO(newline="")
-    write_csv(listed, ("path", "reason"), list(zip(*failed, strict=True)))
-    raw = listed.getvalue().encode(errors="surrogateescape")
-    if not file.exists() or file.read_bytes() != raw:
-        with published(file) as temporary:
-            temporary.write_bytes(raw)
+    """Write the list of failures; remove one where nothing failed."""
+    if failed:
+        write_rows(file, ("path", "reason"), failed)
+    else:
+        remove_durably(file)
