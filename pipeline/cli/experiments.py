@@ -54,6 +54,7 @@ def add_advise(parser: argparse.ArgumentParser) -> None:
     add_task_options(parser)
     add_options(parser, SweepOptions, "jobs")
     parser.add_argument("--out", type=Path, default=Path("runs/advice"), metavar="DIR")
+    add_skip_status(parser)
 
 
 def run_advise(parsed: argparse.Namespace) -> Outcome:
