@@ -84,6 +84,7 @@ def _run_guarded(arguments: Sequence[str], log: Path | None) -> int:
     try:
         open_log(log)
         parsed = build_parser().parse_args(arguments)
+        parsed.arguments = arguments
         with _interruptible():
             return _run(parsed)
     except (StageError, CacheError, PipelineError) as error:
@@ -127,7 +128,7 @@ def _run(parsed: argparse.Namespace) -> int:
     else:
         print(outcome.text)
     sys.stdout.flush()
-    is_skipped = not (changed or outcome.status)
+    is_skipped = not (changed or outcome.status or outcome.is_dry)
     status = (is_skipped and getattr(parsed, "skip_status", None)) or outcome.status
     seconds = round(time.monotonic() - started_s, 3)
     text = f"{parsed.command} ended with status {status} after {seconds:.1f} s"
