@@ -10,6 +10,7 @@ from permafrost.command import COMMAND
 from permafrost.pipeline.cli import data, experiments, extraction, models, upkeep
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import add_cache
+from permafrost.pipeline.cli.reporting import add_reporting
 from permafrost.pipeline.errors import PipelineError
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
@@ -87,11 +88,7 @@ class _CommandParser(_Parser):
         if self.add_options is not None:
             add_options, self.add_options = self.add_options, None
             add_options(self)
-            self.add_argument(
-                "--json",
-                action="store_true",
-                help="print one JSON object as the last line of stdout",
-            )
+            add_reporting(self)
         return super().parse_known_args(*args, **kwargs)
 
 

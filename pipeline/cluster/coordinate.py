@@ -53,7 +53,7 @@ def compute_on_cluster(
     ------
     PipelineError
         No scheduler answers; none of the workers can compute the numbers that this run would.
-    StoppedError
+    UnavailableError
         The cluster was lost, or has had no workers for a while.
     """
     plan = prepared.plan

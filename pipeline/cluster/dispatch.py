@@ -17,7 +17,7 @@ from distributed import Client, KilledWorker
 from permafrost.pipeline.cluster.claim import BUG_STATUS, ClaimRecord, Job, run_claim
 from permafrost.pipeline.cluster.connect import RESOURCE, Worker, find_places, list_workers
 from permafrost.pipeline.cluster.queue import Claim, ClaimQueue
-from permafrost.pipeline.errors import PipelineError, StoppedError
+from permafrost.pipeline.errors import PipelineError, StoppedError, UnavailableError
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ class Dispatcher:
         ------
         PipelineError
             All workers refuse; or what a worker says stops the run.
-        StoppedError
+        UnavailableError
             The cluster was lost, or has no workers.
         """
         while claims or self._given:
@@ -145,7 +145,7 @@ class Dispatcher:
         if any(not worker.is_silent for worker in self._workers):
             self._seen_s = self._warned_s = self._now_s
         elif self._now_s - self._seen_s > _PATIENCE_S:
-            raise StoppedError(
+            raise UnavailableError(
                 f"the Dask cluster at {self._address!r} has had no workers for {_PATIENCE_S:.0f} s;"
                 " what was finished is kept: run again once it has some, or without --scheduler"
             )
@@ -163,7 +163,7 @@ class Dispatcher:
         for given in late:
             given.claim.others = "ignore"
             if len(given.copies) == _MOST_COPIES:
-                raise StoppedError(
+                raise UnavailableError(
                     f"{len(given.claim)} images were given to workers {_MOST_COPIES} times, and no"
                     " worker was ready in time; see to the workers, and run again"
                 )
@@ -259,7 +259,7 @@ class Dispatcher:
         self._looked_s = -_LOOK_S  # now, before it is given another
 
     def _stop_as_lost(self) -> NoReturn:
-        raise StoppedError(
+        raise UnavailableError(
             f"the Dask cluster at {self._address!r} was lost; what was finished is kept: run again"
             " once it is back, or without --scheduler"
         )
@@ -277,5 +277,5 @@ def _list_as_killing() -> ClaimRecord:
 def _as_error(record: ClaimRecord) -> Exception:
     if record.exit_status == BUG_STATUS:
         return RuntimeError(f"on worker {record.worker}:\n{record.error}")
-    kind = StoppedError if record.exit_status == StoppedError.exit_status else PipelineError
-    return kind(f"{record.error} (on worker {record.worker})")
+    kinds = {kind.exit_status: kind for kind in (PipelineError, StoppedError, UnavailableError)}
+    return kinds[record.exit_status](f"{record.error} (on worker {record.worker})")
