@@ -7,9 +7,8 @@ import itertools
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,51 +124,4 @@ def test_a_disk_that_is_full_for_a_moment_leaves_no_gap(
     assert main(job.command("--batch-size", "1")) == 75
     assert "the disk is full" in capsys.readouterr().err
     assert len(job.find_shards()) == 3
-    assert job.finish(capsys)["reused"] > 0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    from distributed import LocalCluster
-
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0"
-    ) as cluster:
-        yield cluster
-
-
-def test_a_dask_cluster_gives_the_same_values(job: Job, cluster: Any) -> None:
-    assert main(job.command("--scheduler", cluster.scheduler_address)) == 0
-    job.check()
-
-
-def test_a_worker_that_dies_while_loading_changes_nothing(job: Job, cluster: Any) -> None:
-    from distributed import Client
-
-    with Client(cluster) as client:
-        victim = next(iter(client.run(os.getpid).values()))
-
-    def kill() -> None:
-        while not any(job.cache.glob("*/first-none/.tmp-*.h5")):
-            time.sleep(0.002)
-        os.kill(victim, signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    assert main(job.command("--scheduler", cluster.scheduler_address, "--batch-size", "1")) == 0
-    killer.join()
-    job.check()
-
-
-def test_a_cluster_that_goes_away_ends_the_run_with_one_line(
-    job: Job, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=1, processes=True, dashboard_address=":0") as cluster:
-        child = job.start("--scheduler", cluster.scheduler_address, "--batch-size", "1")
-        wait_for(lambda: any(job.cache.glob("*/first-none/.tmp-*.h5")), child)
-    ending = child.end()
-    assert (ending.status, "Traceback" in ending.err) == (75, False)
-    assert "the Dask cluster was lost" in ending.last_line
     assert job.finish(capsys)["reused"] > 0
