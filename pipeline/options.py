@@ -13,10 +13,12 @@ from permafrost.cache.shards.format import DTYPES
 from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.parsers import (
+    Part,
     parse_batch_size,
     parse_bytes,
     parse_layers,
     parse_names,
+    parse_part,
     parse_size,
     read_whole,
 )
@@ -280,12 +282,30 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtractOptions:
-    """Everything ``extract`` and ``plan`` need."""
+    """Everything ``extract`` and ``plan`` need.
+
+    Attributes
+    ----------
+    dataset : DatasetOptions
+    features : FeatureOptions
+    cache : Path
+    run : RunOptions
+    part : Part, optional
+        Only these rows of the dataset; then no ``features.h5`` is written.
+    """
 
     dataset: DatasetOptions
     features: FeatureOptions
     cache: Path = DEFAULT_CACHE
     run: RunOptions = field(default_factory=RunOptions)
+    part: Part | None = field(
+        default=None,
+        metadata={
+            "type": parse_part,
+            "metavar": "I/N",
+            "help": "fill the cache with the I-th of N parts alone, as one job of an array does",
+        },
+    )
 
 
 def read_options(options: type[Options], given: Mapping[str, Any]) -> Options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import dataclass
 
 from permafrost.pipeline.errors import PipelineError, StoppedError, UnavailableError
 from permafrost.stages.numbers import parse_number, parse_whole
@@ -65,6 +66,31 @@ def read_number(text: str) -> float:
 def parse_layers(text: str) -> tuple[str, ...]:
     """Read ``SPEC,SPEC``."""
     return tuple(text.split(","))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several parts of a dataset, counted from 1."""
+
+    number: int
+    n_parts: int
+
+    def slice_rows(self, n_rows: int) -> range:
+        """Return the rows of this part: neighbours, as many in each part but for one."""
+        start, stop = (n_rows * n // self.n_parts for n in (self.number - 1, self.number))
+        return range(start, stop)
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.n_parts}"
+
+
+def parse_part(text: str) -> Part:
+    """Read ``3/8``, the third of eight."""
+    match = re.fullmatch(r"\s*([0-9]{1,9})/([0-9]{1,9})\s*", text)
+    part = Part(int(match[1]), int(match[2])) if match else Part(0, 0)
+    if not 1 <= part.number <= part.n_parts:
+        raise PipelineError(f"--part {text!r}: write it as 3/8, for the third of eight parts")
+    return part
 
 
 def parse_names(text: str) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
         features=read_options(FeatureOptions, vars(parsed)),
         cache=parsed.cache,
         run=read_run_options(parsed),
+        part=getattr(parsed, "part", None),
     )
 
 
@@ -97,6 +98,7 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--materialize", action="store_true", help="copy the values into features.h5"
     )
+    add_options(parser, ExtractOptions, "part")
     add_run_options(parser)
 
 

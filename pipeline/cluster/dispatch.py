@@ -157,18 +157,29 @@ class Dispatcher:
             )
 
     def _look_at_claims(self, claims: ClaimQueue) -> None:
-        """Give late claims to other workers as well."""
+        """Give claims that are late, or whose workers are silent, to other workers as well."""
         late = [given for given in self._given if given.late_s <= self._now_s]
-        places = find_places(self._client) if late else {}
-        for given in late:
-            given.claim.others = "ignore"
-            if len(given.copies) == _MOST_COPIES:
-                raise UnavailableError(
-                    f"{len(given.claim)} images were given to workers {_MOST_COPIES} times, and no"
-                    " worker was ready in time; see to the workers, and run again"
-                )
-            self._submit(given, avoid={places[key] for key in given.copies if key in places})
-            given.late_s = self._now_s + claims.count_seconds(len(given.claim))
+        silent = {worker.address for worker in self._workers if worker.is_silent}
+        if not late and not silent:
+            return
+        places = find_places(self._client)
+        for given in self._given:
+            having = {places[key] for key in given.copies if key in places}
+            if given in late or (having and having <= silent < {*self._list_addresses()}):
+                self._give_again(given, having, claims)
+
+    def _give_again(self, given: _Given, having: Collection[str], claims: ClaimQueue) -> None:
+        if len(given.copies) == _MOST_COPIES:
+            raise UnavailableError(
+                f"{len(given.claim)} images were given to workers {_MOST_COPIES} times, and no"
+                " worker was ready in time; see to the workers, and run again"
+            )
+        given.claim.others = "ignore"
+        self._submit(given, avoid=having)
+        given.late_s = self._now_s + claims.count_seconds(len(given.claim))
+
+    def _list_addresses(self) -> list[str]:
+        return [worker.address for worker in self._workers]
 
     def _give(self, claims: ClaimQueue) -> None:
         n_live = sum(not worker.is_silent for worker in self._workers)

@@ -11,7 +11,7 @@ from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.leases import Uses
-from permafrost.pipeline.computing.tally import Tally, stop_on_failure
+from permafrost.pipeline.computing.tally import Tally, list_failures, stop_on_failure
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.results import write_results
 from permafrost.pipeline.extraction.summary import ExtractSummary, summarize
@@ -30,7 +30,8 @@ def extract(
     ----------
     options : ExtractOptions
     out : Path
-        The view; ``<out>.failures.csv`` beside it lists the images that could not be read.
+        The view; ``<out>.failures.csv`` beside it lists the images that could not be read. Neither
+        is written of a part.
     dataset : Dataset, optional
         What `options` name, where it is listed and hashed already.
 
@@ -44,7 +45,10 @@ def extract(
     _check_out(out)
     with Index(layout.index_file) as index, Uses(layout.leases_folder) as uses:
         prepared = fill_cache(options, layout, index, tally, uses, dataset=dataset)
-        failed = write_results(options, prepared, tally, index, out=out)
+        if options.part is None:
+            failed = write_results(options, prepared, tally, index, out=out)
+        else:
+            failed = list_failures(prepared, tally)
     return summarize(options, prepared, tally, failed=failed, out=out)
 
 

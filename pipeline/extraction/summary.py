@@ -48,8 +48,8 @@ class ExtractSummary:
     fast_decoding : FastDecoding or None
         What ``--decode fast`` would give where that is a tenth of the run's time or more; None
         where it is less, or chosen already.
-    features, failures : str
-        Files that were written.
+    features, failures : str or None
+        Files that were written; None of a part.
     parity : dict of str to Parity
         Errors of each layer against TensorFlow and float32; empty where that is what it is.
     drift : dict of str to Drift
@@ -69,7 +69,7 @@ class ExtractSummary:
     shares: dict[str, float]
     bottleneck: str | None
     fast_decoding: FastDecoding | None
-    features: str
+    features: str | None
     failures: str | None
     parity: dict[str, Parity]
     drift: dict[str, Drift]
@@ -84,7 +84,7 @@ class ExtractSummary:
         lines = [
             f"{self.images} images: {self.computed} computed, {self.reused} reused,"
             f" {self.failed} failed, in {self.seconds:.1f} s",
-            f"  features: {self.features}",
+            f"  features: {self.features or 'without --part, once all parts are done'}",
         ]
         if self.computed:
             lines.append(
@@ -146,8 +146,8 @@ def summarize(
         shares=tally.shares.of(seconds),
         bottleneck=tally.shares.bottleneck if tally.n_computed else None,
         fast_decoding=_recommend_fast_decoding(options, prepared, tally),
-        features=str(out),
-        failures=str(failures_path(out)) if failed else None,
+        features=None if options.part else str(out),
+        failures=str(failures_path(out)) if failed and not options.part else None,
         parity=read_parities(options.features, prepared.plan.layers),
         drift=recall_records(prepared.plan.layers, Drift),
         ignored=prepared.dataset.ignored,

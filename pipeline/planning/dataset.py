@@ -9,6 +9,7 @@ import numpy as np
 
 from permafrost.cache.store.index import Index
 from permafrost.pipeline.options import DatasetOptions
+from permafrost.pipeline.parsers import Part
 from permafrost.pipeline.planning.hashing import Hasher
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.folders import Ignored
@@ -55,7 +56,9 @@ class Dataset:
     ignored: Ignored = field(default_factory=Ignored)
 
 
-def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) -> Dataset:
+def open_dataset(
+    options: DatasetOptions, index: Index | None, *, workers: int, part: Part | None = None
+) -> Dataset:
     """List, label, select, hash and split a dataset.
 
     Parameters
@@ -65,6 +68,8 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
         Knows the digests of files that have not changed since they were last hashed.
     workers : int
         Threads that hash.
+    part : Part, optional
+        Only these rows, which have no splits.
     """
     hasher = Hasher(index, workers=workers)
     listed = _list_images(options, hasher.find_missing)
@@ -72,11 +77,14 @@ def open_dataset(options: DatasetOptions, index: Index | None, *, workers: int) 
     if options.classes is not None:
         rows = find_classes(manifest.labels, options.classes, where=f"in {manifest.root!r}")
         manifest = manifest.select(rows)
+    if part is not None:
+        manifest = manifest.select(part.slice_rows(len(manifest)))
     digests = hasher.hash(source, manifest.paths)
     _warn_of_changes(manifest, digests)
     manifest = replace(manifest, digests=digests)
-    manifest = assign_splits(manifest, options.split, seed=options.seed, group=options.group)
-    _warn_of_duplicates(manifest, options.group)
+    if part is None:
+        manifest = assign_splits(manifest, options.split, seed=options.seed, group=options.group)
+        _warn_of_duplicates(manifest, options.group)
     return Dataset(
         manifest=manifest,
         source=source,

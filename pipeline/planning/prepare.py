@@ -70,7 +70,9 @@ def prepare(
     """
     backbone = Backbone(options.features, index)
     if dataset is None:
-        dataset = open_dataset(options.dataset, index, workers=options.run.n_threads)
+        dataset = open_dataset(
+            options.dataset, index, workers=options.run.n_threads, part=options.part
+        )
     sets = open_sets(options, backbone, layout, index, uses=uses)
     return prepare_rows(options, backbone, sets, dataset, index)
 

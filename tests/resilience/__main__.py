@@ -27,6 +27,7 @@ SUBJECTS = (
     "powercut",
     "environment",
     "together",
+    "cluster",
     "upkeep",
     "garbage",
     "damage",
