@@ -23,7 +23,7 @@ from permafrost.pipeline.cluster.rows import write_rows
 from permafrost.pipeline.computing.tally import Tally, stop_on_failure
 from permafrost.pipeline.options import ExtractOptions, FeatureOptions
 from permafrost.pipeline.planning.prepare import Preparation
-from permafrost.pipeline.planning.remembered import recall_failures
+from permafrost.pipeline.planning.remembered import recall_failures, remember_rate
 from permafrost.pipeline.progress import Shares, show_progress
 from permafrost.stages.sources.remote import is_url
 
@@ -70,9 +70,12 @@ def compute_on_cluster(
         advance = stack.enter_context(progress)
         missing = [Claim(start=0, stop=len(plan.digests))]
         for _ in range(_ROUNDS):
-            for claim, record in dispatcher.work_off(_open_queue(prepared, missing)):
+            claims = _open_queue(prepared, missing)
+            for claim, record in dispatcher.work_off(claims):
                 _note(claim, record, prepared, tally)
                 advance(0 if record.n_left else len(claim))
+            if claims.rate:
+                remember_rate(index, plan.layers, claims.rate, on_workers=True)
             missing = _find_missing(prepared, index, tally)
             if not missing:
                 break

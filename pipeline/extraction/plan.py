@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
+from permafrost.cache.shards.format import SHARD_BYTES
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.records import Drift, Parity
+from permafrost.pipeline.computing.writer import SHARD_SECONDS
 from permafrost.pipeline.forward.drift import describe_largest
 from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
 from permafrost.pipeline.forward.parity import describe_parity, read_parities
@@ -14,6 +17,10 @@ from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import prepare
 from permafrost.pipeline.planning.remembered import recall_rate, recall_records
 from permafrost.stages.datasets.folders import Ignored
+
+_MINUTE_S, _HOUR_S = 60, 3600
+# Clusters that the time is told for.
+_WORKERS = (2, 8, 32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +49,10 @@ class Preview:
         As measured when this backbone last ran here with these layers; None if it never did.
     seconds : float or None
         Estimated from that.
+    worker_images_per_second : float or None
+        The same of one worker of a cluster.
+    shards : int
+        Files to write, about.
     fast_decoding : FastDecoding or None
         What ``--decode fast`` would give; None where it is chosen already or not worth it.
     parity : dict of str to Parity
@@ -61,6 +72,8 @@ class Preview:
     batch_size: int
     images_per_second: float | None
     seconds: float | None
+    worker_images_per_second: float | None
+    shards: int
     layers: list[LayerPreview]
     fast_decoding: FastDecoding | None
     parity: dict[str, Parity]
@@ -76,7 +89,7 @@ class Preview:
         """Return the figures as a person wants them."""
         lines = [
             f"{self.images} images, {self.to_compute} to compute, {self.failed} known to be"
-            f" unreadable; {self.bytes_to_write:,} bytes to write"
+            f" unreadable; {self.bytes_to_write:,} bytes to write, in about {self.shards} shards"
         ]
         lines += [
             f"  {layer.layer}: {layer.rows_cached} cached, {layer.rows_missing} missing,"
@@ -86,9 +99,13 @@ class Preview:
         lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
         lines += [f"  {line}" for line in describe_largest(self.drift)]
         if self.to_compute and self.seconds is not None:
-            lines.append(f"  about {self.seconds:.0f} s at {self.images_per_second:.1f} images/s")
+            lines.append(
+                f"  about {describe_time(self.seconds)} at {self.images_per_second:.1f} images/s"
+            )
         elif self.to_compute:
             lines.append("  time unknown: this backbone has not run here with these layers yet")
+        if self.to_compute and self.worker_images_per_second:
+            lines.append(f"  {self._describe_workers(self.worker_images_per_second)}")
         if not self.digests_kept:
             lines.append(
                 "  there is no cache yet to keep the images' hashes: extract reads all again"
@@ -96,6 +113,24 @@ class Preview:
         if self.fast_decoding:
             lines.append(f"  {self.fast_decoding.describe()}")
         return "\n".join(lines)
+
+    def _describe_workers(self, rate: float) -> str:
+        times = (f"{n} take {describe_time(self.to_compute / rate / n)}" for n in _WORKERS)
+        return f"a worker of a cluster did {rate:.1f} images/s: {', '.join(times)}"
+
+
+def describe_time(seconds: float) -> str:
+    """Return a time as people say it."""
+    if seconds < 2 * _MINUTE_S:
+        return f"{seconds:.0f} s"
+    return (
+        f"{seconds / _MINUTE_S:.0f} min" if seconds < 2 * _HOUR_S else f"{seconds / _HOUR_S:.1f} h"
+    )
+
+
+def _count_shards(layer: LayerPreview, seconds: float) -> int:
+    """Count files of one layer: a shard is full by its bytes or after a while."""
+    return math.ceil(max(layer.bytes_to_write / SHARD_BYTES, seconds / SHARD_SECONDS))
 
 
 def preview(options: ExtractOptions) -> Preview:
@@ -115,6 +150,7 @@ def _preview(
     kept = digests.known & ~digests.is_in(prepared.failures.keys())
     n_distinct = int((digests.first & kept).sum())
     rate = recall_rate(index, plan.layers)
+    seconds = len(plan.digests) / rate if rate else 0.0
     layers = [
         LayerPreview(
             layer=str(layer.spec),
@@ -131,7 +167,9 @@ def _preview(
         bytes_to_write=plan.bytes_to_write,
         batch_size=prepared.fitting.batch_size,
         images_per_second=rate,
-        seconds=round(len(plan.digests) / rate, 1) if rate else None,
+        seconds=round(seconds, 1) if rate else None,
+        worker_images_per_second=recall_rate(index, plan.layers, on_workers=True),
+        shards=sum(max(1, _count_shards(layer, seconds)) for layer in layers if layer.rows_missing),
         layers=layers,
         fast_decoding=measure_fast_decoding(prepared),
         parity=read_parities(options.features, plan.layers),

@@ -37,25 +37,37 @@ def recall_records(layers: Iterable[LayerPlan], kind: type[Record]) -> dict[str,
     return {layer: record for layer, record in found.items() if record is not None}
 
 
-def recall_rate(index: Index, layers: Sequence[LayerPlan]) -> float | None:
-    """Return the images/s that these layers were last computed at, if they were."""
-    return recall_rate_of(index, [layer.features.key for layer in layers])
+def recall_rate(
+    index: Index, layers: Sequence[LayerPlan], *, on_workers: bool = False
+) -> float | None:
+    """Return the images/s that these layers were last computed at, if they were.
+
+    Of this machine, or of one worker of a cluster.
+    """
+    keys = [layer.features.key for layer in layers]
+    return recall_rate_of(index, keys, on_workers=on_workers)
 
 
-def recall_rate_of(index: Index, keys: Iterable[str]) -> float | None:
+def recall_rate_of(index: Index, keys: Iterable[str], *, on_workers: bool = False) -> float | None:
     """Return the images/s that feature sets were last computed at together, if they were."""
-    known = index.memo(_rate_key(keys))
+    known = index.memo(_rate_key(keys, on_workers=on_workers))
     return float(known) if known else None
 
 
-def _rate_key(keys: Iterable[str]) -> str:
-    return "images/s " + " ".join(sorted(keys))
+def _rate_key(keys: Iterable[str], *, on_workers: bool) -> str:
+    return " ".join(["images/s", *["worker"] * on_workers, *sorted(keys)])
 
 
-def remember_rate(index: Index, layers: Sequence[LayerPlan], images_per_second: float) -> None:
-    """Remember how fast these layers were computed, for the next plan."""
+def remember_rate(
+    index: Index,
+    layers: Sequence[LayerPlan],
+    images_per_second: float,
+    *,
+    on_workers: bool = False,
+) -> None:
+    """Remember how fast these layers were computed, for the next plan; see `recall_rate`."""
     keys = [layer.features.key for layer in layers]
-    index.add_memo(_rate_key(keys), f"{images_per_second:.4g}")
+    index.add_memo(_rate_key(keys, on_workers=on_workers), f"{images_per_second:.4g}")
 
 
 def recall_view(index: Index, out: Path) -> str | None:

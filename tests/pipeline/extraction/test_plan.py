@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from permafrost.cache.store.layout import open_cache
+from permafrost.pipeline.extraction.plan import describe_time
 from tests.helpers.answers import Command
 from tests.helpers.inputs import LAYERS
 
@@ -21,3 +24,27 @@ def test_a_plan_says_that_nothing_is_kept_where_there_is_no_cache_and_makes_none
     open_cache(cache)
     assert "no cache yet" not in command(*plan).out
     assert command(*plan, "--json").figures["digests_kept"]
+
+
+def test_a_plan_says_how_long_workers_of_a_cluster_take_by_their_own_rate(
+    command: Command, photos: Path, backbone: Path, tmp_path: Path
+) -> None:
+    places = ("--backbone", backbone, "--layers", LAYERS, "--cache", tmp_path / "cache")
+    few = ("--images", photos / "china", *places, "--json")
+    extract = ("extract", *few, "--out", tmp_path / "features.h5")
+    assert command(*extract, "--scheduler", "local:1").status == 0
+    plan = ("plan", "--images", photos, *places)
+    figures = command(*plan, "--json").figures
+    rate = figures["worker_images_per_second"]
+    assert (figures["to_compute"], figures["shards"]) == (6, len(LAYERS.split(",")))
+    assert rate > 0
+    assert figures["images_per_second"] is None
+    assert f"a worker of a cluster did {rate:.1f} images/s: 2 take" in command(*plan).out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (119.0, "119 s"), (150.0, "2 min"), (7000.0, "117 min"), (9000.0, "2.5 h")],
+)
+def test_times_are_told_as_people_say_them(seconds: float, text: str) -> None:
+    assert describe_time(seconds) == text
