@@ -57,6 +57,7 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         experiments.run_experiment,
     ),
     "verify": ("read all of a cache, and name all damage", upkeep.add_verify, upkeep.run_verify),
+    "show": ("say what a features.h5 or a cache is made of", upkeep.add_show, upkeep.run_show),
     "repair": (
         "save the rows that are intact, and put damaged files into quarantine",
         add_cache,
