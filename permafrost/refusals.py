@@ -8,6 +8,16 @@ import re
 
 # What this process has used up, whichever file it was about to open.
 SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# The exit status of a run that another one of the same may get past: EX_TEMPFAIL of sysexits.h.
+TRY_AGAIN_STATUS = 75
+# What may be better later: room on the disk, what others use up, disks, file servers, networks.
+PASSING = {
+    *SHORTAGES,
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EAGAIN, errno.EBUSY, errno.ENOLCK),
+    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOBUFS, errno.ENETDOWN, errno.ENETUNREACH),
+    *(errno.ENETRESET, errno.ECONNABORTED, errno.ECONNRESET, errno.ECONNREFUSED),
+    *(errno.EHOSTDOWN, errno.EHOSTUNREACH),
+}
 # What the system says of files that are gone, are folders, or tell places that no file has.
 _OF_THE_FILE = {
     *(errno.ENOENT, errno.EISDIR, errno.ENOTDIR, errno.EEXIST),

@@ -3,7 +3,8 @@
 ::
 
     PipelineError               exit_status 2: one line to the user, no traceback
-    └── StoppedError            exit_status 3: an image or a value stopped the run
+    ├── StoppedError            exit_status 3: an image or a value stopped the run
+    └── UnavailableError        exit_status 75: what the run needs is not there now
     Interrupted                 exit_status 129, 130 or 143: SIGHUP, SIGINT or SIGTERM
 
 The stages and the cache have hierarchies of their own (`stages.errors`, `cache.errors`).
@@ -12,6 +13,8 @@ The stages and the cache have hierarchies of their own (`stages.errors`, `cache.
 from __future__ import annotations
 
 from typing import ClassVar
+
+from permafrost.refusals import TRY_AGAIN_STATUS
 
 
 class PipelineError(Exception):
@@ -24,6 +27,12 @@ class StoppedError(PipelineError):
     """An image that cannot be read, with ``--on-error fail``, or a value that cannot be stored."""
 
     exit_status: ClassVar[int] = 3
+
+
+class UnavailableError(PipelineError):
+    """What the run needs is not there now, as a cluster or memory; another run may find it."""
+
+    exit_status: ClassVar[int] = TRY_AGAIN_STATUS
 
 
 class Interrupted(BaseException):

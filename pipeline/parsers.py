@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 
-from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.errors import PipelineError, StoppedError, UnavailableError
 from permafrost.stages.numbers import parse_number, parse_whole
 
+# What the shell makes of commands that it cannot start, and of signals, begins here.
+_SHELL_STATUS = 126
 _BYTE_UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
@@ -38,6 +40,18 @@ def read_whole(text: str) -> int:
         return parse_whole(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{error}; write it as 5") from None
+
+
+def parse_skip_status(text: str) -> int:
+    """Read the exit status of a run with nothing new: one that nothing else has."""
+    status = read_whole(text)
+    taken = (PipelineError, StoppedError, UnavailableError)
+    if status not in range(2, _SHELL_STATUS) or status in [one.exit_status for one in taken]:
+        raise PipelineError(
+            f"--skip-status {text}: choose one from 4 to 125 but 75, as 99; the others mean"
+            " something else"
+        )
+    return status
 
 
 def read_number(text: str) -> float:

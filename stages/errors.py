@@ -6,7 +6,7 @@
     ├── InputError              a source, table, label or split that cannot be used
     ├── UnknownNameError        a name that does not exist; proposes the nearest ones
     ├── WeightsError            weights or a model file that cannot be loaded
-    ├── UnreachableError        a server that stopped answering (exit_status 3)
+    ├── UnreachableError        a server that stopped answering (exit_status 75)
     └── ImageError              one image that cannot be read (exit_status 3 when fatal)
         └── DecoderError        not this time; the image may be good
 """
@@ -17,6 +17,8 @@ import difflib
 import re
 from collections.abc import Iterable
 from typing import ClassVar
+
+from permafrost.refusals import TRY_AGAIN_STATUS
 
 
 class StageError(Exception):
@@ -36,7 +38,7 @@ class WeightsError(StageError):
 class UnreachableError(StageError):
     """A server that stopped answering; what was finished is kept."""
 
-    exit_status: ClassVar[int] = 3
+    exit_status: ClassVar[int] = TRY_AGAIN_STATUS
 
 
 class ImageError(StageError):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
 import itertools
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from permafrost.cache.disk.orphans import TEMPORARY_PREFIX, remove_orphans
@@ -15,6 +16,8 @@ from permafrost.cache.disk.owners import Owner
 from permafrost.cache.disk.sharing import share
 
 _counter = itertools.count()
+# Whoever wants to know which files change; see `noting_changes`.
+_listeners: list[list[Path]] = []
 # What file systems answer that cannot synchronize folders.
 _NO_FOLDER_SYNC = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -50,14 +53,47 @@ def rename(temporary: Path, final: Path) -> None:
     """Give a file, whose bytes are on the disk, its final name."""
     temporary.replace(final)
     sync(final.parent)
+    note_change(final)
+
+
+def note_change(file: Path) -> None:
+    """Note that a file was written or removed, unless it lies in a `temporary_folder`."""
+    if not any(part.startswith(TEMPORARY_PREFIX) for part in file.parts):
+        for noted in _listeners:
+            noted.append(file)
 
 
 @contextlib.contextmanager
-def published(final: Path, *, shared: bool = False) -> Iterator[Path]:
+def noting_changes() -> Iterator[list[Path]]:
+    """Yield a list of all files that this process publishes or removes meanwhile."""
+    noted: list[Path] = []
+    _listeners.append(noted)
+    try:
+        yield noted
+    finally:
+        _listeners.remove(noted)
+
+
+def has_same_bytes(one: Path, other: Path) -> bool:
+    """Tell whether two files hold the same; False where one is not there."""
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def published(
+    final: Path,
+    *,
+    shared: bool = False,
+    is_same: Callable[[Path, Path], bool] = has_same_bytes,
+) -> Iterator[Path]:
     """Yield a temporary path; `publish` it as `final` on success, remove it on failure.
 
     A `shared` one, as all files in a cache are, gets the permissions of its folder; any other
-    follows the umask. What killed processes left beside it is removed on the way.
+    follows the umask, and where `final` is the same already, as `is_same` says of both, that one
+    stays as it is, time included. What killed processes left beside it is removed on the way.
     """
     remove_orphans(final.parent)
     temporary = temporary_path(final)
@@ -65,6 +101,8 @@ def published(final: Path, *, shared: bool = False) -> Iterator[Path]:
         yield temporary
         if shared:
             share(temporary)
+        elif is_same(temporary, final):
+            return
         publish(temporary, final)
     finally:
         temporary.unlink(missing_ok=True)
@@ -94,6 +132,7 @@ def remove_durably(file: Path) -> None:
     if file.exists():
         file.unlink(missing_ok=True)
         sync(file.parent)
+        note_change(file)
 
 
 def make_folder(folder: Path, *, shared: bool = False) -> None:

@@ -20,7 +20,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
 from permafrost.pipeline.models.task import TaskOptions
-from permafrost.pipeline.outputs import write_json
+from permafrost.pipeline.outputs import write_summary
 from permafrost.pipeline.sweeps.leaderboard import Entry, Leaderboard
 from permafrost.pipeline.sweeps.plan import SweepOptions, plan_rows
 from permafrost.pipeline.sweeps.sweep import sweep
@@ -84,7 +84,7 @@ def advise(options: AdviseOptions) -> Advice:
         experiment=experiment,
         sweep=found,
     )
-    write_json(options.out / SUMMARY_NAME, advice.to_dict())
+    write_summary(options.out / SUMMARY_NAME, advice.to_dict())
     return advice
 
 

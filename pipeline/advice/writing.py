@@ -56,7 +56,8 @@ def write_experiment(
         return None
     out = options.out
     manifest = out / MANIFEST_NAME
-    write_manifest(_list_images(files), manifest)
+    with published(manifest) as temporary:
+        write_manifest(_list_images(files), temporary)
     cache = DEFAULT_CACHE if known.cache is None else known.cache.root
     content: dict[str, Any] = {
         "manifest": str(manifest),

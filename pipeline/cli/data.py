@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_options
+from permafrost.pipeline.cli.groups import add_options, add_skip_status
 from permafrost.pipeline.options import (
     SOURCES,
     DatasetOptions,
@@ -90,6 +90,7 @@ def add_index(parser: argparse.ArgumentParser) -> None:
         help="decode the training images: their sizes, and figures to give --preprocess",
     )
     add_options(parser, RunOptions, "workers")
+    add_skip_status(parser)
 
 
 def run_index(parsed: argparse.Namespace) -> Outcome:

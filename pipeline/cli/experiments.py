@@ -9,6 +9,7 @@ from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
     add_options,
     add_run_options,
+    add_skip_status,
     add_task_options,
     read_run_options,
     read_task_options,
@@ -33,6 +34,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     parser.add_argument("experiment", type=Path, metavar="experiment.yaml")
     add_run_options(parser)
+    add_skip_status(parser)
 
 
 def run_experiment(parsed: argparse.Namespace) -> Outcome:
@@ -52,6 +54,7 @@ def add_advise(parser: argparse.ArgumentParser) -> None:
     add_task_options(parser)
     add_options(parser, SweepOptions, "jobs")
     parser.add_argument("--out", type=Path, default=Path("runs/advice"), metavar="DIR")
+    add_skip_status(parser)
 
 
 def run_advise(parsed: argparse.Namespace) -> Outcome:

@@ -6,13 +6,18 @@ import argparse
 from pathlib import Path
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_extraction_options, read_extract_options
+from permafrost.pipeline.cli.groups import (
+    add_extraction_options,
+    add_skip_status,
+    read_extract_options,
+)
 
 
 def add_extract(parser: argparse.ArgumentParser) -> None:
     """Add the options of `extract`."""
     add_extraction_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="features.h5")
+    add_skip_status(parser)
 
 
 def run_extract(parsed: argparse.Namespace) -> Outcome:

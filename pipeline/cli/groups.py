@@ -16,7 +16,7 @@ from permafrost.pipeline.options import (
     RunOptions,
     read_options,
 )
-from permafrost.pipeline.parsers import read_number
+from permafrost.pipeline.parsers import parse_skip_status, read_number
 from permafrost.stages.decoding.choices import Isolation
 
 if TYPE_CHECKING:
@@ -114,6 +114,14 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache``."""
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+
+
+def add_skip_status(parser: argparse.ArgumentParser) -> None:
+    """Add ``--skip-status``, of commands that may find all of their work done."""
+    parser.add_argument(
+        "--skip-status", type=parse_skip_status, metavar="N",
+        help="exit with N instead of 0 when nothing was new: nothing computed, no output changed",
+    )  # fmt: skip
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:

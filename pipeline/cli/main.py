@@ -14,12 +14,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from permafrost.cache.disk.publish import noting_changes
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
-from permafrost.pipeline.errors import Interrupted, PipelineError
-from permafrost.refusals import find_errno, find_refusal
+from permafrost.pipeline.errors import Interrupted, PipelineError, StoppedError
+from permafrost.refusals import PASSING, TRY_AGAIN_STATUS, find_errno, find_refusal
 from permafrost.stages.errors import StageError
 
 # What the user can mend, where the system's own words do not say how.
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     -------
     int
         The exit status: 0 done; 2 bad usage or input; 3 stopped by ``--on-error fail``, a damaged
-        cache or a full disk; 128 and a signal's number. A bug leaves its traceback and status 1.
+        cache or the like; 75 stopped by what may be better later, as a full disk; 128 and a
+        signal's number. A bug leaves its traceback and status 1.
     """
     status = _run_guarded(arguments)
     if arguments is None:
@@ -88,11 +90,13 @@ def _run_guarded(arguments: Sequence[str] | None) -> int:
         reason = _explain(error)
         if reason is None:
             raise
-        return _complain(f"{reason}; what was finished is kept", 3)
+        status = TRY_AGAIN_STATUS if find_errno(error) in PASSING else StoppedError.exit_status
+        return _complain(f"{reason}; what was finished is kept", status)
 
 
 def _run(parsed: argparse.Namespace) -> int:
-    outcome: Outcome = parsed.call(parsed)
+    with noting_changes() as changed:
+        outcome: Outcome = parsed.call(parsed)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A file name may hold what the terminal's encoding cannot show.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -101,7 +105,9 @@ def _run(parsed: argparse.Namespace) -> int:
     else:
         print(outcome.text)
     sys.stdout.flush()
-    return outcome.status
+    if changed or outcome.status:
+        return outcome.status
+    return getattr(parsed, "skip_status", None) or 0
 
 
 def _complain(message: str, status: int) -> int:

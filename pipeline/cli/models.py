@@ -10,6 +10,7 @@ from permafrost.pipeline.cli.groups import (
     add_cache,
     add_options,
     add_run_options,
+    add_skip_status,
     add_task_options,
     read_run_options,
     read_settings,
@@ -65,6 +66,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_skip_status(parser)
 
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
@@ -85,6 +87,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the options of `export`."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="classifier.keras")
+    add_skip_status(parser)
 
 
 def run_export(parsed: argparse.Namespace) -> Outcome:
@@ -106,6 +109,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_cache(parser)
     add_run_options(parser)
+    add_skip_status(parser)
 
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:

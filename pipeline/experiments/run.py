@@ -14,7 +14,7 @@ from permafrost.pipeline.experiments.experiment import Experiment
 from permafrost.pipeline.experiments.products import SUMMARY_NAME, Products
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
-from permafrost.pipeline.outputs import write_json
+from permafrost.pipeline.outputs import write_summary
 from permafrost.pipeline.sweeps.sweep import SweepResult, sweep
 
 
@@ -109,7 +109,7 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
         export=exported,
         seconds=time.monotonic() - started_s,
     )
-    write_json(out / SUMMARY_NAME, result.to_dict())
+    write_summary(out / SUMMARY_NAME, result.to_dict())
     _tell_of_failures(result, out)
     return result
 

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from permafrost.cache.disk.publish import published
-from permafrost.cache.errors import DamagedError
+from permafrost.cache.disk.publish import remove_durably
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
 from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
 from permafrost.pipeline.computing.tally import Tally, list_failures
+from permafrost.pipeline.errors import UnavailableError
 from permafrost.pipeline.extraction.summary import failures_path
 from permafrost.pipeline.options import ExtractOptions
+from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_view, remember_view
-from permafrost.stages.datasets.table import write_csv
 from permafrost.stages.errors import InputError
 
 
@@ -83,24 +82,19 @@ def locate_again(layer: LayerPlan, digests: Sequence[bytes], *, n_failed: int = 
 
     Raises
     ------
-    DamagedError
+    UnavailableError
         More of them are missing than the `n_failed` that could not be computed.
     """
     layer.features.refresh()
     locations = layer.features.locate(digests)
     if locations.missing.sum() > n_failed:
-        raise DamagedError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
+        raise UnavailableError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")
     return locations
 
 
 def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
-    """Write the list of failures, unless it is there; remove one where nothing failed."""
-    if not failed:
-        file.unlink(missing_ok=True)
-        return
-    listed = io.StringIO(newline="")
-    write_csv(listed, ("path", "reason"), list(zip(*failed, strict=True)))
-    raw = listed.getvalue().encode(errors="surrogateescape")
-    if not file.exists() or file.read_bytes() != raw:
-        with published(file) as temporary:
-            temporary.write_bytes(raw)
+    """Write the list of failures; remove one where nothing failed."""
+    if failed:
+        write_rows(file, ("path", "reason"), failed)
+    else:
+        remove_durably(file)

@@ -12,7 +12,7 @@ from typing import Any
 
 from distributed import Client, KilledWorker, wait
 
-from permafrost.pipeline.errors import PipelineError, StoppedError
+from permafrost.pipeline.errors import PipelineError, UnavailableError
 from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Cluster:
             self._wait_until_done(future)
             batch: LoadedBatch = future.result()
         except (CancelledError, KilledWorker) as error:
-            raise StoppedError(
+            raise UnavailableError(
                 f"the Dask cluster was lost ({type(error).__name__}); what was finished is kept:"
                 " run again once it is back, or without --scheduler"
             ) from error
@@ -102,7 +102,7 @@ class Cluster:
                 )
             else:
                 return
-        raise StoppedError(
+        raise UnavailableError(
             f"the Dask cluster at {self._address!r} has had no workers for"
             f" {_PATIENCE * _ASK_EVERY_S:.0f} s; what was finished is kept: run again once it has"
             " some, or without --scheduler"

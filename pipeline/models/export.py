@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ from permafrost.stages.export.classifier import (
 )
 from permafrost.stages.heads import Head
 from permafrost.warn import warn_once
+
+# The member of a ``.keras`` file that says when it was written.
+_ABOUT = "metadata.json"
 
 
 def export(model: Path, out: Path) -> dict[str, object]:
@@ -68,7 +73,7 @@ def export(model: Path, out: Path) -> dict[str, object]:
         )
     network = build_classifier(parts, head, order=order)
     make_folder(out.absolute().parent)
-    with published(out) as temporary:
+    with published(out, is_same=_is_same_model) as temporary:
         save_classifier(
             network,
             temporary,
@@ -84,6 +89,24 @@ def export(model: Path, out: Path) -> dict[str, object]:
         "classes": classes,
         "pixels": pixels,
     }
+
+
+def _is_same_model(one: Path, other: Path) -> bool:
+    """Tell whether two ``.keras`` files differ at most in when they were written."""
+    try:
+        return _list_members(one) == _list_members(other)
+    except (OSError, zipfile.BadZipFile, ValueError, LookupError):
+        return False
+
+
+def _list_members(file: Path) -> object:
+    with zipfile.ZipFile(file) as archive:
+        about = json.loads(archive.read(_ABOUT)) | {"date_saved": None}
+        return about, {
+            one.filename: (one.CRC, one.file_size)
+            for one in archive.infolist()
+            if one.filename != _ABOUT
+        }
 
 
 def write_backbone(out: Path, head: Head, record: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from permafrost.cache.disk.publish import sync
+from permafrost.cache.disk.publish import note_change, sync
 from permafrost.stages.heads import Epoch
 
 _log = logging.getLogger(__name__)
@@ -139,5 +139,6 @@ class Journal:
             while line:
                 line = line[stream.write(line) :]
             os.fsync(stream.fileno())
+        note_change(self._file)
         if is_new:
             sync(self._file.parent)

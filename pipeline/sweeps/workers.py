@@ -9,7 +9,7 @@ from pathlib import Path
 from pickle import PicklingError
 
 from permafrost.cache.disk.publish import temporary_folder
-from permafrost.pipeline.errors import StoppedError
+from permafrost.pipeline.errors import UnavailableError
 from permafrost.stages.evaluation.processes import Workers
 
 
@@ -24,21 +24,21 @@ def open_workers(out: Path) -> Iterator[Workers]:
 
     Raises
     ------
-    StoppedError
+    UnavailableError
         A process was killed, memory ran out, or there is no room in the folder.
     """
     with temporary_folder(out) as scratch, Workers(scratch.absolute()) as workers:
         try:
             yield workers
         except (BrokenExecutor, MemoryError) as error:
-            raise StoppedError(
+            raise UnavailableError(
                 "memory ran out or a process was killed; what was finished is kept: sweep again"
                 " with less --memory or fewer --jobs"
             ) from error
         except PicklingError as error:
             if not isinstance(error.__cause__, OSError):
                 raise
-            raise StoppedError(
+            raise UnavailableError(
                 f"cannot write to {str(out)!r} what processes share; what was finished is kept:"
                 " make room there, or sweep again with --jobs 1"
             ) from error

@@ -42,7 +42,7 @@ class ProgramSpec:
     precision: str = "float32"
 
 
-class OutOfMemoryError(Exception):
+class OutOfMemoryError(MemoryError):
     """The batch does not fit the device's memory; a smaller one may."""
 
 

@@ -93,12 +93,13 @@ def retry_reading(read: Callable[[], _Result], name: str) -> _Result:
 
 
 def retry_listing(find: Callable[[], _Result], root: str) -> _Result:
-    """List until it succeeds; `InputError` with the last reason."""
+    """List until it succeeds; else raise `InputError`, or `UnreachableError` of a busy server."""
     try:
         return _retry(find, LIST_WAITS_S)
     # As above.
     except Exception as error:
-        raise InputError(
+        is_busy = find_status(error) is not None and not _is_final(error)
+        raise (UnreachableError if is_busy else InputError)(
             f"cannot list {root!r}: {explain(error)}; check the address, the credentials in the"
             " environment, and the network"
         ) from error

@@ -1,4 +1,4 @@
-"""Disks that are full, fail, or have a quota: one line, status 3, and all goes on afterwards."""
+"""Disks that are full, fail, or have a quota: one line, status 75, and all goes on afterwards."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def run(seed: int) -> Result:
         outcomes = try_all(fail, trials)
     return sum_up(
         f"full and failing disk (ENOSPC, EDQUOT, EIO, EFBIG) under {', '.join(COUNTS)}:"
-        " one line, status 3; run again with space: the same",
+        " one line, status 75; run again with space: the same",
         outcomes,
     )
 
@@ -171,7 +171,7 @@ def fail(failure: Failure) -> str:
 def find_wrong_words(ending: Ending) -> list[str]:
     """Say what is wrong with how a command ended that could not write."""
     wrong = []
-    if ending.status != 3:
+    if ending.status != 75:
         wrong.append(f"status {ending.status}")
     # A repair that mends what it can tells on stdout what is left.
     is_told = ending.last_line.startswith("permafrost: ") or ending.out

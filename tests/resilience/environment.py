@@ -147,7 +147,7 @@ def _find_wrong(ending: Ending, *, is_damaged: bool) -> Iterator[str]:
     if ending.status in (0, -signal.SIGABRT):
         return
     line = ending.last_line.lower()
-    if ending.status not in (2, 3) or not line.startswith("permafrost: "):
+    if ending.status not in (2, 75) or not line.startswith("permafrost: "):
         yield f"status {ending.status}, {ending.err[-500:]!r}"
     elif not any(words in line for words in _WORDS):
         yield f"it does not say what is missing: {line!r}"

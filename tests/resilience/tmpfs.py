@@ -47,7 +47,7 @@ def run(seed: int) -> Result:
         )
     return sum_up(
         f"a real disk (tmpfs) that is full at any point of {', '.join(COUNTS)}:"
-        " one line, status 3; run again with space: the same",
+        " one line, status 75; run again with space: the same",
         json.loads(done.stdout),
     )
 

@@ -73,10 +73,10 @@ def test_the_best_equals_plain_scikit_learn_on_its_features(finished):
     assert predicted == model.predict(values[test]).tolist()
 
 
-def test_the_summary_has_the_leaderboard_and_what_is_around_it(place, run):
+def test_the_summary_has_the_leaderboard_and_what_is_around_it(fresh, run):
     figures = run()
-    assert json.loads((place / "runs" / "summary.json").read_text()) == figures
-    board = json.loads((place / "runs" / "sweep.json").read_text())
+    assert json.loads((fresh / "runs" / "summary.json").read_text()) == figures
+    board = json.loads((fresh / "runs" / "sweep.json").read_text())
     assert {key: figures[key] for key in board.keys() - {"rows"}} | {"rows": board["rows"]} == board
     assert len(figures["extractions"]) == 2
     assert (figures["out"], figures["best"]) == ("runs", "runs/best")

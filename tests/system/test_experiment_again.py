@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers import ROOT
-from tests.helpers.experiments import SIDE, count_computed
+from tests.helpers.experiments import SIDE, call_main, count_computed
 
 SMALL = {
     "backbones": [{"name": "tiny.keras", "layers": ["last:avg"]}],
@@ -162,3 +162,22 @@ def test_a_damaged_result_is_made_again(place, run, name, content):
     assert run()["fitted"] == 0
     after = json.loads(file.read_text())
     assert after | {"seconds": 0} == before | {"seconds": 0}
+
+
+def test_a_run_with_nothing_new_leaves_every_file_as_it_is_and_says_so(place, run):
+    experiment = SMALL | {"predict": {"images": "photos", "out": "runs/n.csv"}}
+    experiment |= {"export": "runs/m.keras"}
+    run(**experiment)
+    before = list_times(*(path for path in (place / "runs").rglob("*") if path.is_file()))
+    assert len(before) == 15
+    assert call_main("run", "experiment.yaml", "--skip-status", "99") == 99
+    assert list_times(*(path for path in (place / "runs").rglob("*") if path.is_file())) == before
+    (place / "runs/summary.json").unlink()
+    assert call_main("run", "experiment.yaml", "--skip-status", "99") == 0
+
+
+def test_what_an_experiment_no_longer_asks_for_leaves_its_summary(place, run):
+    run(**SMALL, export="runs/m.keras")
+    assert json.loads((place / "runs/summary.json").read_text())["export"]
+    run(**SMALL)
+    assert json.loads((place / "runs/summary.json").read_text())["export"] is None

@@ -165,7 +165,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_lost(tmp_path: Path, command: st
         check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert done.returncode == 3, done.stderr
+    assert done.returncode == 75, done.stderr
     assert done.stderr.splitlines()[-1].startswith("permafrost: the file size limit is reached")
     assert "Traceback" not in done.stderr
     assert not list(folder.glob(".tmp-*"))

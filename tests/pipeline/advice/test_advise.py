@@ -90,6 +90,20 @@ def test_better_early_layers_are_another_domain_and_the_next_experiment_is_on_th
     assert again["layers"] == found["layers"]
 
 
+def test_advice_that_was_given_already_leaves_its_files_as_they_are(advise, tmp_path):
+    view = write_view(tmp_path / "f.h5", {"z:avg": PIXELS, "a:avg": NOISY})
+
+    def list_times():
+        files = (path for path in (tmp_path / "advice").rglob("*") if path.is_file())
+        return {path: path.stat().st_mtime_ns for path in files}
+
+    assert advise(view, options=("--skip-status", 99)).status == 0
+    before = list_times()
+    assert {"advice.json", "experiment.yaml", "manifest.csv"} <= {path.name for path in before}
+    assert advise(view, options=("--skip-status", 99)).status == 99
+    assert list_times() == before
+
+
 def test_the_next_experiment_is_of_the_same_rows_layers_and_folds(advise, tmp_path):
     columns = {"patient": [str(row // 2) for row in range(N)]}
     view = write_view(tmp_path / "f.h5", {"z:avg": PIXELS, "a:avg": NOISY}, columns=columns)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from permafrost.pipeline.errors import StoppedError
+from permafrost.pipeline.errors import UnavailableError
 from permafrost.pipeline.forward import cluster as module
 from permafrost.pipeline.forward.batch import BatchTask, LoadedBatch
 
@@ -62,7 +62,7 @@ def test_a_cluster_without_workers_ends_the_run_after_a_word(
 ) -> None:
     address = find_address(scheduler, tmp_path)
     with (
-        pytest.raises(StoppedError, match="has had no workers"),
+        pytest.raises(UnavailableError, match="has had no workers"),
         module.connect(address) as cluster,
     ):
         cluster.submit(load, TASK)()
@@ -76,7 +76,7 @@ def test_a_scheduler_that_is_paused_for_good_ends_the_run_too(
     with module.connect(address) as cluster:
         wait = cluster.submit(load, TASK)
         scheduler.send_signal(signal.SIGSTOP)
-        with pytest.raises(StoppedError, match="has had no workers"):
+        with pytest.raises(UnavailableError, match="has had no workers"):
             wait()
         scheduler.send_signal(signal.SIGCONT)
 
