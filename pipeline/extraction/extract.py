@@ -44,8 +44,8 @@ def extract(
     _check_out(out)
     with Index(layout.index_file) as index, Uses(layout.leases_folder) as uses:
         prepared = fill_cache(options, layout, index, tally, uses, dataset=dataset)
-        failed = write_results(options, prepared, tally, index, out=out)
-    return summarize(options, prepared, tally, failed=failed, out=out)
+        written = write_results(options, prepared, tally, index, out=out)
+    return summarize(options, prepared, tally, written=written, out=out)
 
 
 def _check_out(out: Path) -> None:
