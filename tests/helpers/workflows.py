@@ -35,9 +35,12 @@ CONFIG: dict[str, Any] = {
     "sweep": "--heads logreg --set C=0.1,1 --cv 2",
 }
 PAIRS = [(dataset, backbone) for dataset in ("photos", "crops") for backbone in ("small", "pixels")]
-# The command that recipes call, which says what it was called with.
+# The command that recipes call. It says what it was called with, and can be told to fail once.
 _COMMAND = """#!/bin/sh
 echo "$@" >>'{root}/calls'
+if [ -e '{root}/fail' ]; then
+    status=$(cat '{root}/fail'); rm '{root}/fail'; exit $status
+fi
 exec '{python}' '{run}' "$@"
 """
 
@@ -95,6 +98,10 @@ class Workshop:
         lines = calls.read_text().splitlines()
         calls.unlink()
         return lines
+
+    def fail_once(self, status: int) -> None:
+        """Let the next call of `permafrost` end with this status."""
+        (self.root / "fail").write_text(str(status))
 
     def read_features(self) -> Features:
         """Return each layer of each ``features.h5``."""
