@@ -138,14 +138,25 @@ def _list_inputs(
     out: Path, images: ViewImages, layers: Sequence[ViewLayer], origin: str, *, materialize: bool
 ) -> Iterator[object]:
     """Yield all that the bytes of a view depend on."""
-    yield from (_LAYOUT, origin, materialize, images.root, images.digests)
-    yield from (images.paths, images.labels, images.splits)
+    yield from (_LAYOUT, origin, materialize, images.root)
+    yield from _list_content(images, layers)
+    for layer in layers:
+        row, at = layer.row, layer.locations
+        yield _relate_folder(layer, out.parent)
+        yield from (row.dtype, row.shape, row.compression, at.shards, at.shard, at.row)
+
+
+def _list_content(images: ViewImages, layers: Sequence[ViewLayer]) -> Iterator[object]:
+    yield from (images.digests, images.paths, images.labels, images.splits)
     for name, texts in sorted(images.columns.items()):
         yield from (name, texts)
     for layer in layers:
-        row, at = layer.row, layer.locations
-        yield from (layer.spec, canonical_json(layer.recipe), _relate_folder(layer, out.parent))
-        yield from (row.dtype, row.shape, row.compression, at.shards, at.shard, at.row)
+        yield from (layer.spec, canonical_json(layer.recipe))
+
+
+def digest_content(images: ViewImages, layers: Sequence[ViewLayer]) -> str:
+    """Return a digest of what a view says, wherever the view, its shards and the images lie."""
+    return digest_parts(_list_content(images, sorted(layers, key=lambda layer: layer.spec)))
 
 
 def _relate_folder(layer: ViewLayer, base: Path) -> str:

@@ -14,7 +14,7 @@ from permafrost.cache.store.leases import Uses
 from permafrost.pipeline.computing.tally import Tally, list_failures, stop_on_failure
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.results import write_results
-from permafrost.pipeline.extraction.summary import ExtractSummary, summarize
+from permafrost.pipeline.extraction.summary import ExtractSummary, Written, summarize
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.prepare import Preparation, prepare
@@ -46,10 +46,10 @@ def extract(
     with Index(layout.index_file) as index, Uses(layout.leases_folder) as uses:
         prepared = fill_cache(options, layout, index, tally, uses, dataset=dataset)
         if options.part is None:
-            failed = write_results(options, prepared, tally, index, out=out)
+            written = write_results(options, prepared, tally, index, out=out)
         else:
-            failed = list_failures(prepared, tally)
-    return summarize(options, prepared, tally, failed=failed, out=out)
+            written = Written(failed=list_failures(prepared, tally))
+    return summarize(options, prepared, tally, written=written, out=out)
 
 
 def _check_out(out: Path) -> None:

@@ -9,10 +9,10 @@ from permafrost.cache.disk.publish import remove_durably
 from permafrost.cache.shards.locations import RowLocations
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
-from permafrost.cache.views.writer import ViewImages, ViewLayer, write_view
+from permafrost.cache.views.writer import ViewImages, ViewLayer, digest_content, write_view
 from permafrost.pipeline.computing.tally import Tally, list_failures
 from permafrost.pipeline.errors import UnavailableError
-from permafrost.pipeline.extraction.summary import failures_path
+from permafrost.pipeline.extraction.summary import Written, failures_path
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.planning.missing import LayerPlan
@@ -23,8 +23,8 @@ from permafrost.stages.errors import InputError
 
 def write_results(
     options: ExtractOptions, prepared: Preparation, tally: Tally, index: Index, *, out: Path
-) -> list[tuple[str, str]]:
-    """Write the view and the list of failures, which is returned, unless they are as they were."""
+) -> Written:
+    """Write the view and the list of failures, unless they are as they were."""
     failed = list_failures(prepared, tally)
     manifest = prepared.dataset.manifest
     kept = manifest
@@ -56,7 +56,7 @@ def write_results(
     if mark != known:
         remember_view(index, out, mark)
     write_failures(failures_path(out), failed)
-    return failed
+    return Written(failed=failed, digest=digest_content(images, layers))
 
 
 def _locate(

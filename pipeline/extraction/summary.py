@@ -50,6 +50,8 @@ class ExtractSummary:
         where it is less, or chosen already.
     features, failures : str or None
         Files that were written; None of a part.
+    digest : str
+        Of what the features file says: images, truth and recipes, wherever they lie; "" of a part.
     parity : dict of str to Parity
         Errors of each layer against TensorFlow and float32; empty where that is what it is.
     drift : dict of str to Drift
@@ -70,6 +72,7 @@ class ExtractSummary:
     bottleneck: str | None
     fast_decoding: FastDecoding | None
     features: str | None
+    digest: str
     failures: str | None
     parity: dict[str, Parity]
     drift: dict[str, Drift]
@@ -107,6 +110,14 @@ class ExtractSummary:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a run wrote: path and reason of each failure, and the digest of what the view says."""
+
+    failed: Sequence[tuple[str, str]]
+    digest: str = ""
+
+
 def _recommend_fast_decoding(
     options: ExtractOptions, prepared: Preparation, tally: Tally
 ) -> FastDecoding | None:
@@ -128,7 +139,7 @@ def summarize(
     prepared: Preparation,
     tally: Tally,
     *,
-    failed: Sequence[tuple[str, str]],
+    written: Written,
     out: Path,
 ) -> ExtractSummary:
     """Put the figures of a run together."""
@@ -137,8 +148,8 @@ def summarize(
     return ExtractSummary(
         images=n_images,
         computed=tally.n_computed,
-        reused=n_images - tally.n_computed - len(failed),
-        failed=len(failed),
+        reused=n_images - tally.n_computed - len(written.failed),
+        failed=len(written.failed),
         seconds=round(seconds, 3),
         images_per_second=round(tally.n_computed / seconds, 2),
         bytes_written=tally.bytes_written,
@@ -147,7 +158,8 @@ def summarize(
         bottleneck=tally.shares.bottleneck if tally.n_computed else None,
         fast_decoding=_recommend_fast_decoding(options, prepared, tally),
         features=None if options.part else str(out),
-        failures=str(failures_path(out)) if failed and not options.part else None,
+        digest=written.digest,
+        failures=str(failures_path(out)) if written.failed and not options.part else None,
         parity=read_parities(options.features, prepared.plan.layers),
         drift=recall_records(prepared.plan.layers, Drift),
         ignored=prepared.dataset.ignored,

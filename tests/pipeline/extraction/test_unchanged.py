@@ -92,3 +92,20 @@ def test_a_list_of_failures_that_was_changed_is_written_again(
     listed.write_bytes(sound + b"\n")
     extract()
     assert listed.read_bytes() == sound
+
+
+def test_the_digest_is_that_of_what_the_file_says_wherever_it_lies(
+    extract: Command, photos: Path, tmp_path: Path
+) -> None:
+    digest = extract().figures["digest"]
+    moved = {"out": tmp_path / "elsewhere" / "f.h5", "cache": tmp_path / "other-cache"}
+    photos.rename(tmp_path / "moved")
+    assert extract("--materialize", images=tmp_path / "moved", **moved).figures["digest"] == digest
+    others = [
+        extract("--split", "test=0.5", images=tmp_path / "moved").figures["digest"],
+        extract(layers="first", images=tmp_path / "moved").figures["digest"],
+        extract("--resize", "nearest", images=tmp_path / "moved").figures["digest"],
+    ]
+    (tmp_path / "moved" / "china" / "0000.jpg").unlink()
+    others.append(extract(images=tmp_path / "moved").figures["digest"])
+    assert len({digest, *others}) == 5
