@@ -74,8 +74,8 @@ class RowTable:
         self._words = np.frombuffer(joined, np.uint64).reshape(-1, 4)
         # Stable: two runs at once may compute a row twice; the first shard by name serves it.
         order = np.argsort(self._words[:, 0], kind="stable")
+        self._first_words = self._words[order, 0]
         self._order = order.astype(np.min_scalar_type(len(order)))
-        self._first_words = self._words[self._order, 0]
 
     def __len__(self) -> int:
         """How many different rows there are."""

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from permafrost.cache.hdf5.checksum import Checksum
-from permafrost.cache.shards.blocks import READ_BYTES
 
 # Some texts are joined at a time: captions of a million rows need not be held twice.
 _TEXTS_PER_BLOCK = 4096
+_BYTES_PER_BLOCK = 1 << 20
 
 
 def digest_parts(parts: Iterable[object]) -> str:
@@ -45,7 +45,7 @@ def _encode_texts(texts: Sequence[str]) -> Iterator[bytes | memoryview]:
 
 def sum_file(path: Path) -> str:
     """Return the checksum of a file's bytes; that of none where it cannot be read."""
-    total, block = Checksum(), np.empty(READ_BYTES, np.uint8)
+    total, block = Checksum(), np.empty(_BYTES_PER_BLOCK, np.uint8)
     try:
         with path.open("rb", buffering=0) as file:
             while n_bytes := file.readinto(block.data):

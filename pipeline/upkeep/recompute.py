@@ -11,19 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.cache.store.layout import CacheLayout
-from permafrost.cache.store.recipe import recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.forward.program import build_program
-from permafrost.pipeline.options import FeatureOptions, RunOptions
-from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.memory import fit_memory
-from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
-from permafrost.pipeline.planning.prepare import Preparation, describe_layers
-from permafrost.pipeline.planning.recipe import build_decode_spec
+from permafrost.pipeline.planning.missing import ExtractionPlan
+from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.pipeline.planning.remembered import recall_origin
 from permafrost.pipeline.progress import Shares
 from permafrost.stages.datasets.digests import Digests
@@ -106,7 +102,7 @@ def recompute(
         able = {layer.features.key for layer in prepared.plan.layers}
         reason = f"{features.backbone} gives other numbers now: it, Keras or this program changed"
         refused |= dict.fromkeys(origins.keys() - able, reason)
-        if prepared.plan.digests:
+        if prepared.plan.active:
             yield from _forward(features, prepared, run)
     for key, digests in wanted.items():
         for digest in digests:
@@ -123,48 +119,35 @@ def _prepare(
     wanted: Mapping[str, Mapping[bytes, str]],
 ) -> Preparation:
     """Plan the rows, digest → image, of those feature sets that the options still give."""
-    backbone = Backbone(features, index)
-    able = [
-        (spec, recipe, row, wanted[recipe_key(recipe)])
-        for spec, recipe, row in describe_layers(features, backbone, run.compression)
-        if recipe_key(recipe) in wanted
-    ]
-    paths = {one: path for *_, rows in able for one, path in rows.items()}
+    paths = {one: path for rows in wanted.values() for one, path in rows.items()}
     # By archive, whose directory takes longer to read than an image.
     digests = sorted(paths, key=paths.__getitem__)
-    if digests and not all(spec.is_pixels for spec, *_ in able):
-        check_precision(features.engine, features.precision)
-    layers = [
-        LayerPlan(
-            spec=spec,
-            recipe=recipe,
-            row=row,
-            features=FeatureSet(layout, recipe, index),
-            missing=np.array([one in rows for one in digests], np.bool_),
-        )
-        for spec, recipe, row, rows in able
-    ]
-    places, packed = Texts.of(paths[one] for one in digests), Digests.of(digests)
     nothing = [""] * len(digests)
-    manifest = Manifest(root="", paths=places, labels=nothing, splits=nothing, digests=packed)
+    manifest = Manifest(
+        root="",
+        paths=Texts.of(paths[one] for one in digests),
+        labels=nothing,
+        splits=nothing,
+        digests=Digests.of(digests),
+    )
+    dataset = Dataset(manifest=manifest, source=KnownFiles(), unreadable={})
+    options = ExtractOptions(dataset=DatasetOptions(images=""), features=features, run=run)
+    prepared = prepare(options, layout, index, dataset=dataset)
+    layers = [
+        replace(layer, missing=np.array([one in wanted[key] for one in digests], np.bool_))
+        for layer in prepared.plan.layers
+        if (key := layer.features.key) in wanted
+    ]
     plan = ExtractionPlan(
-        digests=packed,
-        paths=places,
+        digests=manifest.digests,
+        paths=manifest.paths,
         layers=layers,
         active=[layer for layer in layers if layer.missing.any()],
     )
-    decode = build_decode_spec(features, backbone)
-    return Preparation(
-        dataset=Dataset(manifest=manifest, source=KnownFiles(), unreadable={}),
-        backbone=backbone,
-        layout=layout,
-        decode=decode,
-        isolation=run.isolation,
-        decoding=repr(decode),
-        failures={},
-        plan=plan,
-        fitting=fit_memory(run, backbone, manifest=manifest, plan=plan),
-    )
+    if plan.of_network:
+        check_precision(features.engine, features.precision)
+    fitting = fit_memory(run, prepared.backbone, manifest=manifest, plan=plan)
+    return replace(prepared, plan=plan, fitting=fitting)
 
 
 def _forward(
