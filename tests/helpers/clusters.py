@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -30,20 +31,31 @@ class DaskCluster:
         For logs and scratch files.
     environment : mapping of str to str
         Of the scheduler, besides that of this process.
+    host : str
+        Where the scheduler is reached.
+    before : tuple of str
+        What to start it with, as in another network.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        host: str = "127.0.0.1",
+        before: tuple[str, ...] = (),
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
         file = folder / "scheduler.json"
-        options = ("--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        options = ("--host", host, "--port", "0", "--no-dashboard")
         self.scheduler = self._start(
-            "scheduler", *options, "--scheduler-file", file, environment=environment
+            *("scheduler", *options, "--scheduler-file", file),
+            environment=environment,
+            before=before,
         )
         wait_for(lambda: file.exists() and bool(file.read_text()))
-        import json
-
         self.address: str = json.loads(file.read_text())["address"]
 
     def __enter__(self) -> Self:
@@ -67,14 +79,23 @@ class DaskCluster:
     ) -> subprocess.Popen[bytes]:
         """Start a worker with one thread, and wait until the scheduler knows it."""
         n_before = len(self.list_workers())
-        process = self._start(
+        process = self.start_worker(*options, environment=environment, before=before)
+        wait_for(lambda: len(self.list_workers()) > n_before)
+        return process
+
+    def start_worker(
+        self,
+        *options: object,
+        environment: Mapping[str, str] | None = None,
+        before: tuple[str, ...] = (),
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker with one thread."""
+        return self._start(
             *("worker", self.address, "--nthreads", 1, "--no-dashboard", "--memory-limit", 0),
             *("--local-directory", self.folder / f"scratch-{len(self._processes)}", *options),
             environment=environment,
             before=before,
         )
-        wait_for(lambda: len(self.list_workers()) > n_before)
-        return process
 
     def list_workers(self) -> dict[str, int]:
         """Return the address of each worker, and the id of its process."""
@@ -84,7 +105,7 @@ class DaskCluster:
             return dict(client.run(os.getpid))
 
     def run_on_workers(self, function: Callable[[], Any]) -> dict[str, Any]:
-        """Run a function of this module's kind, that needs no import of the tests, on each."""
+        """Run a lambda on each worker, by address."""
         from distributed import Client
 
         with Client(self.address) as client:

@@ -18,8 +18,9 @@ from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.leases import Leases
 from tests.helpers import ROOT
 from tests.helpers.answers import Answer, Command
-from tests.helpers.clusters import DaskCluster, wait_for
+from tests.helpers.clusters import DaskCluster, hiding, wait_for
 from tests.helpers.extracted import break_image, find_shards, read_plain
+from tests.helpers.hosts import two_hosts
 from tests.helpers.inputs import LAYERS, write_photos
 
 N_EACH = 40
@@ -74,11 +75,13 @@ class Extract:
     def __call__(self, *options: object, scheduler: str) -> Answer:
         return self._command(*self.arguments, *options, "--scheduler", scheduler)
 
-    def start(self, *options: object, scheduler: str) -> subprocess.Popen[str]:
+    def start(
+        self, *options: object, scheduler: str, before: tuple[str, ...] = ()
+    ) -> subprocess.Popen[str]:
         """Start it in a process of its own."""
         return subprocess.Popen(
             [
-                *(sys.executable, str(ROOT / "run.py"), *map(str, self.arguments)),
+                *(*before, sys.executable, str(ROOT / "run.py"), *map(str, self.arguments)),
                 *(*map(str, options), "--scheduler", scheduler),
             ],
             stderr=subprocess.PIPE,
@@ -193,8 +196,6 @@ def test_a_worker_with_other_software_is_left_out(
 def test_what_a_worker_does_not_see_is_named(
     extract: Extract, photos: Path, tmp_path: Path, hidden: str
 ) -> None:
-    from tests.helpers.clusters import hiding
-
     folder = {"cache": extract.folder / "cache", "photos": photos.parent}[hidden]
     folder.mkdir(exist_ok=True)
     with DaskCluster(tmp_path / "dask") as cluster, hiding(folder) as before:
@@ -272,3 +273,26 @@ def test_a_number_of_processes_that_is_none_is_one_line(extract: Extract, number
     answer = extract(scheduler=f"local:{number}")
     assert (answer.status, "Traceback" in answer.err) == (2, False)
     assert f"'local:{number}': name a number of processes" in answer.err
+
+
+@pytest.mark.slow
+def test_workers_of_two_hosts_share_the_cache_over_a_real_network(
+    extract: Extract, tmp_path: Path, expected: dict[str, np.ndarray]
+) -> None:
+    with (
+        two_hosts() as (first, second),
+        DaskCluster(tmp_path / "dask", host=first.address, before=first.before) as cluster,
+    ):
+        log = (tmp_path / "dask/0-scheduler.log").read_text(encoding="utf-8")
+        assert first.address in log
+        for host in (first, second):
+            cluster.start_worker(before=host.before)
+        options = ("--batch-size", 1, "--memory", "1GB")
+        child = extract.start(*options, scheduler=cluster.address, before=first.before)
+        assert child.wait(200) == 0
+        logs = [file.read_text() for file in sorted((tmp_path / "dask").glob("*-worker.log"))]
+    assert all(
+        f"tcp://{host.address}:" in log for host, log in zip((first, second), logs, strict=True)
+    )
+    for layer, values in extract.read().items():
+        np.testing.assert_allclose(values, expected[layer], rtol=1e-5, atol=1e-6)
