@@ -32,6 +32,22 @@ def try_same(
     return crowd.check()
 
 
+def try_array(crowd: Crowd, chance: random.Random) -> list[str]:
+    """Eight jobs of an array start at different times; one is preempted: SIGTERM, then SIGKILL."""
+    first = crowd.start(crowd.scene.names, LAYERS, go_slowly)
+    for _ in range(7):
+        first.wait(chance.uniform(0, 0.6))
+        crowd.start(crowd.scene.names, LAYERS, go_slowly)
+    victim = chance.randrange(8)
+    preempted = crowd.children[victim]
+    if preempted.is_running:
+        preempted.signal(signal.SIGTERM)
+        preempted.wait(0.05)
+        preempted.signal(signal.SIGKILL)
+    status = preempted.end().status
+    return crowd.check(**{f"p{victim}": status})
+
+
 def try_shuffled(crowd: Crowd, chance: random.Random, n: int = 4) -> list[str]:
     """Each wants a part of the photos, in an order of its own."""
     names = crowd.scene.names
@@ -143,6 +159,7 @@ N_BESIDE_GC = 30
 Trial = Callable[[Crowd, random.Random], list[str]]
 TRIALS: tuple[Trial, ...] = (
     try_same,
+    try_array,
     try_shuffled,
     try_layers,
     try_kill,
