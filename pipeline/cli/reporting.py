@@ -53,7 +53,8 @@ def reporting(mode: str) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)  # noqa: FBT003
         if reporter.log is not None:
-            reporter.log.close()
+            with suppress(OSError):  # as while it is written
+                reporter.log.close()
         for name, value in before.items():
             setattr(reporter, name, value)
 

@@ -170,3 +170,11 @@ def test_a_log_that_cannot_be_written_is_one_line(command: Command, photos: Path
     (line,) = answer.err.splitlines()
     assert (answer.status, "--log" in line, str(photos) in line) == (2, True, True)
     assert not (photos / "m.csv").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has it")
+def test_a_full_disk_under_the_log_stops_nothing(command: Command, photos: Path) -> None:
+    (photos / "nothing").mkdir()
+    answer = command("index", photos, "--out", photos / "m.csv", "--log", "/dev/full")
+    assert answer.status == 0
+    assert (photos / "m.csv").exists()
