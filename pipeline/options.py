@@ -36,6 +36,7 @@ from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES
 from permafrost.stages.engines.registry import ENGINES
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.frameworks.start import find_keras_backend
+from permafrost.stages.shortcuts.choice import PLAIN
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -240,6 +241,8 @@ class RunOptions:
     memory_bytes : int
         Budget for the plan, and for images and activations in flight.
     compression : str
+    program : str
+        ``"auto"``, or ``"plain"``: without Winograd's filtering and folded normalization.
     on_error : str
         ``"skip"`` or ``"fail"``.
     scheduler : str, optional
@@ -258,6 +261,12 @@ class RunOptions:
         DEFAULT_MEMORY_BYTES, flag="--memory", type=parse_bytes, metavar="4GB"
     )
     compression: str = declare("none", choices=COMPRESSIONS)
+    program: str = declare(
+        "auto",
+        choices=("auto", PLAIN),
+        help="auto times ways to compute the same (to 1e-5), and remembers the fastest; plain is"
+        " Keras' own",
+    )
     on_error: str = declare("skip", choices=("skip", "fail"), kind="--on-error")
     scheduler: str | None = declare(
         None,

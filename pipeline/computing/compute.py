@@ -15,6 +15,7 @@ from permafrost.pipeline.forward.drift import noting_drift
 from permafrost.pipeline.forward.forward_pass import ForwardPass
 from permafrost.pipeline.forward.loader import LoaderThreads, load_ahead
 from permafrost.pipeline.forward.program import build_program
+from permafrost.pipeline.forward.verdicts import Verdicts
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_failures
@@ -38,14 +39,14 @@ def compute_missing(  # noqa: PLR0913
     features, plan = options.features, prepared.plan
     if plan.of_network:
         check_precision(features.engine, features.precision)
-    shares = tally.shares
+    shares, verdicts = tally.shares, Verdicts(index, options.run.program)
     with ExitStack() as stack:
         keys = [layer.features.key for layer in plan.active]
         leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
         loaders = stack.enter_context(LoaderThreads(options.run.n_threads))
         writer = stack.enter_context(_open_writer(options, prepared, leases, index))
         backbone = stack.enter_context(
-            ForwardPass(lambda: build_program(features, prepared), shares)
+            ForwardPass(lambda: build_program(features, prepared, verdicts), shares)
         )
         claims = Claims(
             plan,
@@ -72,6 +73,7 @@ def compute_missing(  # noqa: PLR0913
                 shares.disk = writer.waited_s
                 advance(len(batch.rows))
     _note_end(tally, writer, claims)
+    tally.verdict = verdicts.verdict
     stop_on_failure(options, prepared, tally)
     return claims.n_left
 

@@ -10,6 +10,7 @@ from permafrost.pipeline.forward.fast_decoding import ExactDecoding
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.progress import Shares
+from permafrost.stages.engines.program import Verdict
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,6 +25,7 @@ class Tally:
     exact: ExactDecoding = field(default_factory=ExactDecoding)
     bytes_written: int = 0
     shares: Shares = field(default_factory=Shares)
+    verdict: Verdict | None = None
 
 
 def list_failures(prepared: Preparation, tally: Tally) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_records
 from permafrost.stages.datasets.folders import Ignored
+from permafrost.stages.engines.program import Verdict
 
 # ``--decode fast`` is recommended if it saves at least this share of a run's time.
 _NOTICEABLE = 0.1
@@ -45,6 +46,8 @@ class ExtractSummary:
         for other runs that compute rows which are wanted here too.
     bottleneck : str or None
         ``"loading"``, ``"backbone"`` or ``"disk"``; None when nothing was computed.
+    program : Verdict or None
+        Which way of computing was the fastest, where several were timed, in this run or before.
     fast_decoding : FastDecoding or None
         What ``--decode fast`` would give where that is a tenth of the run's time or more; None
         where it is less, or chosen already.
@@ -70,6 +73,7 @@ class ExtractSummary:
     rotated: int
     shares: dict[str, float]
     bottleneck: str | None
+    program: Verdict | None
     fast_decoding: FastDecoding | None
     features: str | None
     digest: str
@@ -96,6 +100,8 @@ class ExtractSummary:
             )
             told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items() if share)
             lines.append(f"  time: {told}")
+        if self.program and self.program.images_per_second:
+            lines.append(f"  {self.program.describe()}")
         lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
         lines += [f"  {line}" for line in describe_largest(self.drift)]
         if self.fast_decoding:
@@ -156,6 +162,7 @@ def summarize(
         rotated=tally.n_rotated if options.features.orient == "ignore" else 0,
         shares=tally.shares.of(seconds),
         bottleneck=tally.shares.bottleneck if tally.n_computed else None,
+        program=tally.verdict,
         fast_decoding=_recommend_fast_decoding(options, prepared, tally),
         features=None if options.part else str(out),
         digest=written.digest,

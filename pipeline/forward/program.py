@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from permafrost.pipeline.forward.parity import note_parity
+from permafrost.pipeline.forward.verdicts import Verdicts
 from permafrost.pipeline.forward.views import choose_view, run_views, turn_batch
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.missing import ExtractionPlan
@@ -15,7 +16,7 @@ from permafrost.stages.engines.program import HalvingProgram, ProgramSpec
 from permafrost.stages.engines.registry import BUILDERS
 
 # The last program that was built, so that transforming images one by one builds it once.
-_built: dict[tuple[str, ...], HalvingProgram] = {}
+_built: dict[tuple[str | None, ...], HalvingProgram] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,9 @@ class PlanProgram:
         ]
 
 
-def build_program(features: FeatureOptions, prepared: Preparation) -> PlanProgram:
+def build_program(
+    features: FeatureOptions, prepared: Preparation, verdicts: Verdicts
+) -> PlanProgram:
     """Build the program of the layers that a plan misses.
 
     This imports the engine, unless nothing but images is missing.
@@ -72,18 +75,18 @@ def build_program(features: FeatureOptions, prepared: Preparation) -> PlanProgra
         view=choose_view(active),
         precision=features.precision,
     )
-    network = _build_network(features, prepared, spec) if active else None
+    network = _build_network(features, prepared, spec, verdicts) if active else None
     return PlanProgram(plan=prepared.plan, spec=spec, network=network)
 
 
 def _build_network(
-    features: FeatureOptions, prepared: Preparation, spec: ProgramSpec
+    features: FeatureOptions, prepared: Preparation, spec: ProgramSpec, verdicts: Verdicts
 ) -> HalvingProgram:
     """Build what the network computes; the last is kept, for the same layers and numbers."""
-    key = tuple(layer.features.key for layer in prepared.plan.of_network)
+    work = verdicts.describe_work(features, prepared, spec)
+    key = (work.way, *(layer.features.key for layer in prepared.plan.of_network))
     if key not in _built:
         _built.clear()  # Before there is another: each may take a gigabyte.
-        network = prepared.backbone.load()
-        _built[key] = BUILDERS[features.engine](network, spec, prepared.fitting.batch_size)
+        _built[key] = BUILDERS[features.engine](prepared.backbone.load(), spec, work)
     note_parity(features, prepared, _built[key], spec)
     return _built[key]

@@ -35,6 +35,8 @@ class Preparation:
         How the index remembers the images that cannot be decoded in this way by this decoder.
     failures : dict of bytes to str
         Those images, and those that a layer has no value for: digest → reason.
+    n_rows : int
+        Of the whole work, where the plan is a part of it.
     """
 
     dataset: Dataset
@@ -46,6 +48,7 @@ class Preparation:
     failures: dict[bytes, str]
     plan: ExtractionPlan
     fitting: Fitting
+    n_rows: int
 
 
 def prepare(
@@ -145,6 +148,7 @@ def prepare_rows(  # noqa: PLR0913
     failures = recall_failures(index, sets.decoding, keys)
     manifest = dataset.manifest
     plan = plan_extraction(manifest.paths, manifest.digests, failures, sets.layers, active=active)
+    n_rows = len(plan.digests) if n_rows is None else n_rows
     return Preparation(
         dataset=dataset,
         backbone=backbone,
@@ -155,6 +159,7 @@ def prepare_rows(  # noqa: PLR0913
         failures=failures,
         plan=plan,
         fitting=fit_memory(options.run, backbone, manifest=manifest, plan=plan, n_rows=n_rows),
+        n_rows=n_rows,
     )
 
 

@@ -15,6 +15,7 @@ from permafrost.cache.store.index import Index, IndexedFile
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.forward.program import build_program
+from permafrost.pipeline.forward.verdicts import Verdicts
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.memory import fit_memory
@@ -147,7 +148,7 @@ def _prepare(
     if plan.of_network:
         check_precision(features.engine, features.precision)
     fitting = fit_memory(run, prepared.backbone, manifest=manifest, plan=plan)
-    return replace(prepared, plan=plan, fitting=fitting)
+    return replace(prepared, plan=plan, fitting=fitting, n_rows=len(digests))
 
 
 def _forward(
@@ -163,7 +164,7 @@ def _forward(
     tasks = split_batches(plan.paths, plan.digests, rows, batch_size=prepared.fitting.batch_size)
     with (
         LoaderThreads(run.n_threads) as loaders,
-        ForwardPass(lambda: build_program(features, prepared), Shares()) as backbone,
+        ForwardPass(lambda: build_program(features, prepared, Verdicts()), Shares()) as backbone,
     ):
         loader = load_ahead(loaders, prepared, tasks, n_workers=run.n_threads)
         for batch, activations in backbone.run(loader):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Protocol
 
@@ -82,16 +82,60 @@ class Program(Protocol):
         """Release the device memory."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """Which way is the fastest, and what was measured.
+
+    Attributes
+    ----------
+    way : str
+    images_per_second : dict of str to float
+        Of each way that was tried; 0 where its numbers differ too much.
+    """
+
+    way: str
+    images_per_second: dict[str, float] = field(default_factory=dict)
+
+    def describe(self) -> str:
+        """Say it in a line."""
+        told = ", ".join(
+            f"{way} {rate:.1f}" if rate else f"{way} not close enough"
+            for way, rate in sorted(self.images_per_second.items(), key=lambda one: -one[1])
+        )
+        return f"program: {self.way}, as timed on this machine (images/s: {told})"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """What a program is built for.
+
+    Attributes
+    ----------
+    batch_size, n_images : int
+    way : str, optional
+        Of those that `stages.shortcuts.choice` lists: what the program is to be. Without it, the
+        fastest is found where there is work enough.
+    note : callable, optional
+        Is told what was found.
+    """
+
+    batch_size: int
+    n_images: int
+    way: str | None = None
+    note: Callable[[Verdict], None] = lambda _verdict: None
+
+
 class SharedPrograms:
     """The same program on several devices as one: a batch goes to the device that is free.
 
     Parameters
     ----------
-    programs : sequence of callable
-        As `Program`. As many threads may call at once.
+    programs : sequence of Program
+        As many threads may call at once.
     """
 
-    def __init__(self, programs: Sequence[Run]) -> None:
+    def __init__(self, programs: Sequence[Program]) -> None:
+        self._programs = programs
         self._free: SimpleQueue[Run] = SimpleQueue()
         for program in programs:
             self._free.put(program)
@@ -103,6 +147,11 @@ class SharedPrograms:
             return program(batch)
         finally:
             self._free.put(program)
+
+    def close(self) -> None:
+        """Release the device memory."""
+        for program in self._programs:
+            program.close()
 
 
 class HalvingProgram:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
-from permafrost.stages.engines.program import HalvingProgram, Program, ProgramSpec, SharedPrograms
+from permafrost.stages.engines.program import (
+    HalvingProgram,
+    Program,
+    ProgramSpec,
+    SharedPrograms,
+    Work,
+)
 from permafrost.stages.frameworks.start import find_keras_backend, list_gpus
 
 if TYPE_CHECKING:
@@ -17,39 +22,55 @@ def open_reference(network: Network, spec: ProgramSpec) -> Program:
     """Build what other programs are compared with; `name_reference` names it."""
     if find_keras_backend() == "tensorflow":
         from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
-        from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 
-        return TensorFlowProgram(network, spec, shortcuts=NO_SHORTCUTS)
+        return TensorFlowProgram(network, spec)
     from permafrost.stages.engines.keras_engine import KerasProgram
 
     return KerasProgram(network, spec, compiled=False)
 
 
-def _build_tensorflow(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
+def _build_tensorflow(network: Network, spec: ProgramSpec, work: Work) -> HalvingProgram:
+    from permafrost.stages.engines.choosing import ChoosingProgram
     from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
+    from permafrost.stages.shortcuts.choice import find_shortcuts, list_ways
 
-    devices: list[str | None] = [*list_gpus()] or [None]
-    first, *others = devices
-    build = partial(TensorFlowProgram, network, spec)
-    program = build(device=first)
-    # The numbers of all of them go into one feature set: all take the same shortcuts.
-    same = [build(shortcuts=program.shortcuts, device=other) for other in others]
-    return HalvingProgram(SharedPrograms([program, *same]), n_at_once=len(devices))
+    gpus = list_gpus()
+    devices: list[str | None] = [*gpus] or [None]
+
+    def build(way: str) -> Program:
+        shortcuts = find_shortcuts(way, spec.precision)
+        return SharedPrograms(
+            [TensorFlowProgram(network, spec, shortcuts=shortcuts, device=one) for one in devices]
+        )
+
+    ways = list_ways(spec.precision, normalizes=network.normalizes, on_gpu=bool(gpus))
+    if work.way is not None:
+        program: Program = build(work.way)
+    else:
+        program = ChoosingProgram(
+            build,
+            ways,
+            batch_size=work.batch_size,
+            n_images=work.n_images,
+            is_checked=network.normalizes and spec.precision == "float32",
+            note=work.note,
+        )
+    return HalvingProgram(program, n_at_once=len(devices))
 
 
-def _build_openvino(network: Network, spec: ProgramSpec, _batch_size: int) -> HalvingProgram:
+def _build_openvino(network: Network, spec: ProgramSpec, _work: Work) -> HalvingProgram:
     from permafrost.stages.engines.openvino_engine import OpenVinoProgram
 
     return HalvingProgram(OpenVinoProgram(network, spec), n_at_once=2)
 
 
-def _build_keras(network: Network, spec: ProgramSpec, batch_size: int) -> HalvingProgram:
+def _build_keras(network: Network, spec: ProgramSpec, work: Work) -> HalvingProgram:
     from permafrost.stages.engines.keras_engine import KerasProgram
 
-    return HalvingProgram(KerasProgram(network, spec, batch_size=batch_size))
+    return HalvingProgram(KerasProgram(network, spec, batch_size=work.batch_size))
 
 
-BUILDERS: dict[str, Callable[[Network, ProgramSpec, int], HalvingProgram]] = {
+BUILDERS: dict[str, Callable[[Network, ProgramSpec, Work], HalvingProgram]] = {
     "tensorflow": _build_tensorflow,
     "openvino": _build_openvino,
     "keras": _build_keras,

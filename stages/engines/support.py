@@ -6,11 +6,14 @@ emulated and slower than float32, so it is refused there and not silently tolera
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import platform
 import re
 from pathlib import Path
 
+from permafrost.cores import count_cores
 from permafrost.stages.errors import InputError
 from permafrost.stages.frameworks.start import (
     check_keras_backend,
@@ -86,12 +89,27 @@ def _check_onednn() -> None:
         raise InputError("--precision bfloat16 is for processors; on this GPU use float16")
 
 
+def describe_processor() -> str:
+    """Return a text that changes when another processor, or another share of it, does the work."""
+    model, flags = _read_processor()
+    digest = hashlib.sha256(" ".join(sorted(flags)).encode()).hexdigest()
+    return f"{model or platform.processor()} {digest[:16]} x{count_cores()}"
+
+
 def _has_bfloat16() -> bool:
     """Tell whether the processor multiplies bfloat16 itself; only Linux lets us ask."""
+    return bool(_BFLOAT16_FLAGS.intersection(_read_processor()[1]))
+
+
+def _read_processor() -> tuple[str, list[str]]:
+    """Return its name and its flags, where Linux tells them."""
     if not _PROCESSOR.exists():
-        return False
-    flags = re.search(r"^flags\s*:(.*)$", _PROCESSOR.read_text(encoding="utf-8"), re.MULTILINE)
-    return bool(flags and _BFLOAT16_FLAGS.intersection(flags[1].split()))
+        return "", []
+    text = _PROCESSOR.read_text(encoding="utf-8")
+    model, flags = (
+        re.search(rf"^{name}\s*:(.*)$", text, re.MULTILINE) for name in ("model name", "flags")
+    )
+    return model[1].strip() if model else "", flags[1].split() if flags else []
 
 
 def _has_gpu(backend: str) -> bool:

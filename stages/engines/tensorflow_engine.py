@@ -22,14 +22,7 @@ from permafrost.stages.engines.mixed_precision import (
 )
 from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, refuse_run
 from permafrost.stages.engines.tracing import trace_program
-from permafrost.stages.shortcuts.choice import (
-    NO_SHORTCUTS,
-    TOLERANCE,
-    Shortcuts,
-    choose_shortcuts,
-    draw_probe,
-)
-from permafrost.stages.shortcuts.differences import measure_errors
+from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, Shortcuts
 
 _log = logging.getLogger(__name__)
 
@@ -47,15 +40,9 @@ class TensorFlowProgram:
     network : Network
     spec : ProgramSpec
     shortcuts : Shortcuts, optional
-        By default those that gain most, given that the numbers stay close to Keras': where rounding
-        may be amplified, images that are always the same are put through both ways.
+        None by default.
     device : str, optional
         Where it runs, as ``"/GPU:1"``; TensorFlow's choice by default.
-
-    Attributes
-    ----------
-    shortcuts : Shortcuts
-        Those that are taken.
     """
 
     def __init__(
@@ -63,20 +50,10 @@ class TensorFlowProgram:
         network: Network,
         spec: ProgramSpec,
         *,
-        shortcuts: Shortcuts | None = None,
+        shortcuts: Shortcuts = NO_SHORTCUTS,
         device: str | None = None,
     ) -> None:
-        chosen = shortcuts or choose_shortcuts(spec.precision, normalizes=network.normalizes)
-        self.shortcuts = chosen
-        self._session = _Session(network, spec, chosen, device)
-        if shortcuts is None and spec.precision == "float32" and network.normalizes:
-            plain = _Session(network, spec, NO_SHORTCUTS, device)
-            probe = draw_probe((*network.size, int(network.input_shape[2] or 3)))
-            errors = measure_errors(self._session, plain, [probe])
-            is_close = max(largest for largest, _ in errors) <= TOLERANCE
-            self.shortcuts = chosen if is_close else NO_SHORTCUTS
-            rejected, self._session = (plain, self._session) if is_close else (self._session, plain)
-            rejected.close()
+        self._session = _Session(network, spec, shortcuts, device)
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run one batch, see `Program`; another size of batch is not compiled anew."""

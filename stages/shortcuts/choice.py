@@ -11,12 +11,10 @@ import numpy as np
 # Puts an array into the graph that is being built, as a tensor.
 Hold = Callable[[np.ndarray], Any]
 
-# Of a layer's largest value. A tenth of what the numbers may be off from Keras': the images of a
-# probe are not those of the user. It turns down whole maps at the end of MobileNet x0.25, which are
-# off by up to 3e-4 on photos, and takes them pooled: 5e-6.
+# Of a layer's largest value. A tenth of what the numbers may be off from Keras': one batch is not
+# all images. It turns down whole maps at the end of MobileNet x0.25, which are off by up to 3e-4 on
+# photos, and takes them pooled: 5e-6.
 TOLERANCE = 1e-5
-_N_PROBE_IMAGES = 8
-_PATCHES = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,29 +34,32 @@ class Shortcuts:
 
 
 NO_SHORTCUTS = Shortcuts(fold=False, winograd_axes=0)
+WAYS = PLAIN, FOLDED, WINOGRAD = "plain", "folded", "winograd"
 
 
-def choose_shortcuts(precision: str, *, normalizes: bool) -> Shortcuts:
-    """Choose what gains most in a precision.
+def find_shortcuts(way: str, precision: str) -> Shortcuts:
+    """Return what a way of computing takes: ``"plain"``, ``"folded"`` or ``"winograd"``.
 
-    A network that normalizes its activations has many small convolutions, for which Winograd's
-    filtering gains nothing in half precision.
+    In half precision, filtering on both axes would lose too many digits.
     """
-    if precision == "float32":
-        return Shortcuts(fold=True, winograd_axes=2)
-    return Shortcuts(fold=True, winograd_axes=0 if normalizes else 1)
+    n_axes = 0 if way != WINOGRAD else 2 if precision == "float32" else 1
+    return Shortcuts(fold=way != PLAIN, winograd_axes=n_axes)
 
 
-def draw_probe(shape: tuple[int, int, int]) -> np.ndarray:
-    """Draw images to compare programs with: patches of colour with noise, always the same.
+def list_ways(precision: str, *, normalizes: bool, on_gpu: bool) -> tuple[str, ...]:
+    """List the ways that may be the fastest; the first is what little work is done with.
 
-    Returns
-    -------
-    ndarray of uint8, shape (8, *shape)
+    Parameters
+    ----------
+    precision : str
+    normalizes : bool
+        Whether the network normalizes its activations. Then a way may amplify rounding in float32,
+        and all are compared with the first; and it has many small convolutions, for which
+        Winograd's filtering gains nothing in half precision.
+    on_gpu : bool
+        A GPU's library chooses for itself how it convolves.
     """
-    height, width, channels = shape
-    generator = np.random.default_rng(0)
-    patches = generator.integers(0, 224, (_N_PROBE_IMAGES, _PATCHES, _PATCHES, channels))
-    rows, columns = (np.arange(size) * _PATCHES // size for size in (height, width))
-    noise = generator.integers(0, 32, (_N_PROBE_IMAGES, *shape))
-    return (patches[:, rows][:, :, columns] + noise).astype(np.uint8)
+    convolving = () if on_gpu else (WINOGRAD,)
+    if not normalizes:
+        return (*convolving, PLAIN)
+    return (PLAIN, *convolving, FOLDED) if precision == "float32" else (FOLDED, PLAIN)

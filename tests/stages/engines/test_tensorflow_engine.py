@@ -26,7 +26,9 @@ from permafrost.stages.engines.program import ProgramSpec, SharedPrograms
 from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.engines.tracing import trace_program
 from permafrost.stages.errors import InputError, StageError, UnknownNameError
-from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
+from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, find_shortcuts, list_ways
+from permafrost.stages.shortcuts.choice import TOLERANCE as CLOSE
+from permafrost.stages.shortcuts.differences import measure_errors
 from tests.helpers.grids import average_cells
 
 # oneDNN, which rounds products to bfloat16, has no way to do so on processors without AVX-512.
@@ -131,12 +133,20 @@ def compare_application(name, photos, *, size, batch_sizes):
     spec = ProgramSpec(
         layers=tuple(LayerSpec(layer) for layer in names), preprocess=entry.preprocess
     )
-    program = TensorFlowProgram(network, spec)
-    for batch_size in batch_sizes:
-        parts = [program(batch[n : n + batch_size]) for n in range(0, len(batch), batch_size)]
-        for ours, theirs in zip(zip(*parts, strict=True), expected, strict=True):
-            assert difference(np.concatenate(ours), theirs) < TOLERANCE
-    program.close()
+    ways = list_ways("float32", normalizes=network.normalizes, on_gpu=False)
+    plain = TensorFlowProgram(network, spec)
+    for way in ways:
+        program = TensorFlowProgram(network, spec, shortcuts=find_shortcuts(way, "float32"))
+        ((largest, _), *_) = sorted(measure_errors(program, plain, [batch[:8]]), reverse=True)
+        if network.normalizes and largest > CLOSE:
+            program.close()
+            continue  # It would not be taken.
+        for batch_size in batch_sizes:
+            parts = [program(batch[n : n + batch_size]) for n in range(0, len(batch), batch_size)]
+            for ours, theirs in zip(zip(*parts, strict=True), expected, strict=True):
+                assert difference(np.concatenate(ours), theirs) < TOLERANCE
+        program.close()
+    plain.close()
 
 
 @pytest.mark.parametrize(

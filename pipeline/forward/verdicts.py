@@ -1,0 +1,88 @@
+"""Which way of computing is the fastest on this machine, as the index remembers it."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from permafrost.cache.store.index import Index
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.stages.engines.program import ProgramSpec, Verdict, Work
+from permafrost.stages.engines.support import describe_processor
+from permafrost.stages.shortcuts.choice import WAYS
+
+if TYPE_CHECKING:
+    from permafrost.pipeline.planning.prepare import Preparation
+
+
+class Verdicts:
+    """Recalls and remembers verdicts.
+
+    Parameters
+    ----------
+    index : Index, optional
+        Without it nothing is remembered.
+    asked : str
+        ``"auto"``, or the way that the program is to be.
+
+    Attributes
+    ----------
+    verdict : Verdict or None
+        Of the program that was built last, once there is one.
+    """
+
+    def __init__(self, index: Index | None = None, asked: str = "auto") -> None:
+        self._index = index
+        self._asked = asked
+        self.verdict: Verdict | None = None
+
+    def describe_work(
+        self, features: FeatureOptions, prepared: Preparation, spec: ProgramSpec
+    ) -> Work:
+        """Describe what a program is built for, with the way that is known to be the fastest."""
+        key = _name_memo(prepared, spec)
+        if self._asked != "auto":
+            self.verdict = Verdict(way=self._asked)
+        elif features.engine == "tensorflow" and self._index:
+            self.verdict = _read(self._index.memo(key))
+
+        def note(verdict: Verdict) -> None:
+            self.verdict = verdict
+            if self._index:
+                self._index.add_memo(key, json.dumps(asdict(verdict)))
+
+        return Work(
+            batch_size=prepared.fitting.batch_size,
+            n_images=prepared.n_rows,
+            way=self.verdict.way if self.verdict else None,
+            note=note,
+        )
+
+
+def _name_memo(prepared: Preparation, spec: ProgramSpec) -> str:
+    card = prepared.backbone.card
+    facts = {
+        # The weights too: they decide whether the numbers are close enough.
+        "layers": [[str(one), card.layers[one.layer].digest] for one in spec.layers],
+        "size": card.size,
+        "preprocess": spec.preprocess,
+        "view": spec.view,
+        "precision": spec.precision,
+        "batch_size": prepared.fitting.batch_size,
+        "processor": describe_processor(),
+        "tensorflow": importlib.metadata.version("tensorflow"),
+    }
+    text = json.dumps(facts, sort_keys=True)
+    return f"program {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _read(memo: str | None) -> Verdict | None:
+    """Read what was remembered; None of what an index that was garbled says."""
+    try:
+        verdict = Verdict(**json.loads(memo or ""))
+    except (ValueError, TypeError):
+        return None
+    return verdict if verdict.way in WAYS else None
