@@ -10,6 +10,9 @@ import numpy as np
 NO_DIGESTS = np.empty((0, 32), np.uint8)
 # Looked for together: what that takes is a hundred bytes a row.
 _ROWS_PER_BLOCK = 65_536
+# So much of each digest is kept in a table, which is most of what a plan takes. No two files share
+# it by chance; reading a row compares the digest as a whole.
+_KEPT_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +71,10 @@ class RowTable:
         # One by one: two copies of all digests would be the most that a plan takes.
         for name, digests in shards:
             self._names.append(name)
-            joined += np.ascontiguousarray(digests).data
-            ends.append(len(joined) // 32)
+            joined += _take_words(digests).data
+            ends.append(len(joined) // _KEPT_BYTES)
         self._starts = np.array(ends)
-        self._words = np.frombuffer(joined, np.uint64).reshape(-1, 4)
+        self._words = _take_words(np.frombuffer(joined, np.uint8).reshape(-1, _KEPT_BYTES))
         # Stable: two runs at once may compute a row twice; the first shard by name serves it.
         order = np.argsort(self._words[:, 0], kind="stable")
         self._first_words = self._words[order, 0]
@@ -89,11 +92,10 @@ class RowTable:
 
     def locate(self, digests: np.ndarray) -> RowLocations:
         """Find where the rows of digests, uint8 (n, 32), lie."""
-        words = np.ascontiguousarray(digests).view(np.uint64).reshape(-1, 4)
-        number, row = np.empty(len(words), np.int32), np.empty(len(words), np.int64)
-        for start in range(0, len(words), _ROWS_PER_BLOCK):
+        number, row = np.empty(len(digests), np.int32), np.empty(len(digests), np.int64)
+        for start in range(0, len(digests), _ROWS_PER_BLOCK):
             block = slice(start, start + _ROWS_PER_BLOCK)
-            found = self._find(words[block])
+            found = self._find(_take_words(digests[block]))
             number[block] = np.searchsorted(self._starts, found, side="right") - 1
             row[block] = np.where(found < 0, -1, found - self._starts[number[block]])
         used = np.unique(number)
@@ -122,6 +124,11 @@ class RowTable:
             left = left[~equal]
             at[left] += 1
         return rows
+
+
+def _take_words(digests: np.ndarray) -> np.ndarray:
+    """Return what is kept of digests as numbers: uint64, shape (n, 2)."""
+    return np.ascontiguousarray(digests[:, :_KEPT_BYTES]).view(np.uint64)
 
 
 def split_digests(digests: np.ndarray) -> list[bytes]:

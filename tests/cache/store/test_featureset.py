@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.shards.format import RowFormat
+from permafrost.cache.shards.gather import StoredRows, gather_rows
 from permafrost.cache.shards.locations import split_digests
 from permafrost.cache.shards.writer import ShardWriter
 from permafrost.cache.store.featureset import FeatureSet
@@ -15,7 +17,7 @@ from permafrost.cache.store.folders import open_feature_set_folder
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import recipe_key
-from tests.helpers.conv_layer import RECIPE, make_digests, make_rows, write_shard
+from tests.helpers.conv_layer import RECIPE, ROW, make_digests, make_rows, write_shard
 
 
 def write_shards(folder: Path, shards: list[np.ndarray]) -> None:
@@ -27,11 +29,12 @@ def write_shards(folder: Path, shards: list[np.ndarray]) -> None:
 
 
 # Random digests; and few different ones, which share their first word: duplicates and collisions.
-@pytest.mark.parametrize("first_byte", [0, 8, 30])
+@pytest.mark.parametrize("first_byte", [0, 8, 14])
 def test_rows_are_found_as_a_dictionary_finds_them(tmp_path: Path, first_byte: int) -> None:
     random = np.random.default_rng(first_byte)
     digests = random.integers(0, 4, (400, 32), dtype=np.uint8) + np.uint8(1)
     digests[:, :first_byte] = 1
+    digests[:, 16:] = 1
     known, unknown = digests[:300], digests[300:]
     layout = open_cache(tmp_path / "cache")
     write_shards(open_feature_set_folder(layout, RECIPE), np.split(known, [50, 51, 180]))
@@ -48,6 +51,23 @@ def test_rows_are_found_as_a_dictionary_finds_them(tmp_path: Path, first_byte: i
         place = None if shard < 0 else (found.shards[shard], int(row))
         assert place == places.get(digest)
     assert found.missing.any()
+
+
+def test_a_digest_of_which_only_half_is_a_rows_gets_no_values(
+    layout: CacheLayout, index: Index
+) -> None:
+    digests, other = make_digests(9), make_digests(9).copy()
+    other[4, -1] ^= 1
+    write_shard(layout, digests, make_rows(9))
+    features = FeatureSet(layout, RECIPE, index)
+    stored = StoredRows(
+        folder=features.folder,
+        key=features.key,
+        locations=features.locate(split_digests(other)),
+        digests=other,
+    )
+    with pytest.raises((DamagedError, MissingShardError)):
+        gather_rows(stored, np.empty((9, *ROW.shape), np.float32))
 
 
 def test_an_empty_set_has_no_rows(tmp_path: Path) -> None:
