@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from permafrost.pipeline.cli.command import Outcome
@@ -15,6 +16,7 @@ from permafrost.pipeline.cli.groups import (
     read_task_options,
 )
 from permafrost.pipeline.options import read_options
+from permafrost.pipeline.tracking import TrackOptions
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +35,7 @@ def run_demo(parsed: argparse.Namespace) -> Outcome:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     parser.add_argument("experiment", type=Path, metavar="experiment.yaml")
+    add_options(parser, TrackOptions)
     add_run_options(parser)
     add_skip_status(parser)
 
@@ -43,6 +46,8 @@ def run_experiment(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.experiments.run import run_experiment as run
 
     experiment = read_experiment(parsed.experiment)
+    if "track" in parsed:
+        experiment = replace(experiment, tracking=read_options(TrackOptions, vars(parsed)))
     result = run(experiment.with_run(read_run_options(parsed, experiment.run)))
     return Outcome(result.describe(), result.to_dict())
 
