@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import Field, asdict, dataclass, field, fields
 from pathlib import Path
@@ -192,9 +193,9 @@ class FeatureOptions:
         """Write the options so that they mean the same anywhere: files by absolute path."""
         fields = asdict(self) | {"engine": self.full_engine}
         if parse_backbone(self.backbone).is_file:
-            fields["backbone"] = str(Path(self.backbone).absolute())
+            fields["backbone"] = os.path.abspath(self.backbone)  # noqa: PTH100 - folds ".."
         if self.weights not in ("imagenet", "random"):
-            fields["weights"] = str(Path(self.weights).absolute())
+            fields["weights"] = os.path.abspath(self.weights)  # noqa: PTH100
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

@@ -1,14 +1,82 @@
-"""What a person sees while a run is going: a bar on a terminal, a line now and then elsewhere."""
+"""What is told while a run is going: to a person, to a program as lines of JSON, and to a log."""
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from typing import Literal, TextIO
 
 LINE_EVERY_S = 5.0
+PROGRESS_MODES = ("auto", "bar", "lines", "json", "none")
+
+
+@dataclass(slots=True)
+class Reporter:
+    """Where this process tells events.
+
+    Attributes
+    ----------
+    mode : str
+        One of `PROGRESS_MODES`; ``"auto"`` is a bar on a terminal and lines elsewhere.
+    descriptor : int
+        Where lines of JSON are written.
+    log : text file, optional
+        Gets a line of each event, too.
+    """
+
+    mode: str = "auto"
+    descriptor: int = 2
+    log: TextIO | None = None
+
+    @property
+    def has_bar(self) -> bool:
+        """Whether progress is a bar."""
+        return self.mode == "bar" or (self.mode == "auto" and sys.stderr.isatty())
+
+
+reporter = Reporter()
+_Shown = Literal["always", "as progress", "as JSON"]
+
+
+def tell(event: str, text: str, *, shown: _Shown = "as progress", **figures: object) -> None:
+    """Tell of an event: on stderr, as a line of text or of JSON, and in the log.
+
+    Parameters
+    ----------
+    event : str
+        What kind of event it is.
+    text : str
+        The line for people.
+    shown : str
+        Whether those see it who want no progress; and whether people see it, or programs only.
+    **figures : object
+        What JSON says instead of the text, which otherwise is its ``message``.
+    """
+    if reporter.mode == "json":
+        os.write(reporter.descriptor, encode_event(event, **(figures or {"message": text})))
+    elif shown == "always" or (shown == "as progress" and reporter.mode != "none"):
+        print(text, file=sys.stderr, flush=True)
+    write_log(event, text)
+
+
+def encode_event(event: str, **figures: object) -> bytes:
+    """Return an event as a line of JSON."""
+    return json.dumps({"event": event, **figures}, default=str).encode() + b"\n"
+
+
+def write_log(event: str, text: str) -> None:
+    """Write an event into the log alone, if there is one."""
+    if reporter.log is not None:
+        # The run goes on where a disk has no room for its log.
+        with suppress(OSError):
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            reporter.log.write(f"{now} {event}: {' '.join(text.split())}\n")
+            reporter.log.flush()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,11 +136,18 @@ def show_progress(
     """
     if quiet:
         yield lambda _n: None
-    elif sys.stderr.isatty():
-        with _show_bar(total, unit, note) as advance:
-            yield advance
-    else:
-        yield _log_lines(total, unit, note)
+        return
+    tell_lines = _tell_lines(total, unit, note)
+    if not reporter.has_bar:
+        yield tell_lines
+        return
+    with _show_bar(total, unit, note) as show:
+
+        def advance(n: int) -> None:
+            show(n)
+            tell_lines(n)
+
+        yield advance
 
 
 @contextmanager
@@ -94,7 +169,8 @@ def _show_bar(total: int, unit: str, note: Callable[[], str]) -> Iterator[Callab
         TextColumn("{task.fields[note]}"),
     )
     started_s = time.monotonic()
-    with Progress(*columns, console=Console(stderr=True)) as bar:
+    console = Console(stderr=True, force_terminal=reporter.mode == "bar" or None)
+    with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=total, rate="", note="starting")
         done = 0
 
@@ -107,7 +183,7 @@ def _show_bar(total: int, unit: str, note: Callable[[], str]) -> Iterator[Callab
         yield advance
 
 
-def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int], None]:
+def _tell_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int], None]:
     started_s = last_s = time.monotonic()
     done = 0
 
@@ -120,11 +196,22 @@ def _log_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int]
         last_s = now_s
         rate = done / max(1e-9, now_s - started_s)
         # The first units tell how long the start takes, not how fast the rest will be.
-        left = "" if n == done < total else f"{(total - done) / max(1e-9, rate):.0f} s left, "
-        print(
-            f"{done}/{total} {unit}, {_describe_rate(rate, unit)}, {left}{note()}",
-            file=sys.stderr,
-            flush=True,
+        left_s = None if n == done < total else round((total - done) / max(1e-9, rate))
+        left = "" if left_s is None else f"{left_s} s left, "
+        said = note()
+        text = f"{done}/{total} {unit}, {_describe_rate(rate, unit)}, {left}{said}"
+        if reporter.has_bar:
+            write_log("progress", text)
+            return
+        tell(
+            "progress",
+            text,
+            done=done,
+            total=total,
+            unit=unit,
+            per_second=float(f"{rate:.4g}"),
+            seconds_left=left_s,
+            note=said,
         )
 
     return advance

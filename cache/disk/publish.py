@@ -102,6 +102,7 @@ def published(
         if shared:
             share(temporary)
         elif is_same(temporary, final):
+            sync(final.parent)  # Whoever wrote it may have been killed before.
             return
         publish(temporary, final)
     finally:

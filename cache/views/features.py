@@ -188,9 +188,17 @@ class Features(ImageTable):
 
     def folder(self, layer: str) -> Path | None:
         """Return where the layer's shards lie; None for a materialized layer or a lost cache."""
-        node = self._node(layer)
-        folder = None if isinstance(node, h5py.Dataset) else self._shard_folder(node)
+        folder = self.named_folder(layer)
         return folder if folder is not None and folder.is_dir() else None
+
+    def named_folder(self, layer: str) -> Path | None:
+        """Return where the layer's shards should lie; None for a materialized layer."""
+        node = self._node(layer)
+        return None if isinstance(node, h5py.Dataset) else self._shard_folder(node)
+
+    def is_virtual(self, layer: str) -> bool:
+        """Tell whether other HDF5 readers, too, are told where the layer's shards are."""
+        return self._has_pointers and has_node(self._file, f"features/{layer}")
 
     def locations(self, layer: str) -> RowLocations | None:
         """Return where the layer's rows lie; None for a materialized layer."""
@@ -239,7 +247,11 @@ class Features(ImageTable):
 
     def _shard_folder(self, node: h5py.Group) -> Path:
         with self._naming_damage():
-            return self.path.resolve().parent / read_text(node, "folder")
+            folder = read_text(node, "folder")
+        # A link leads to the file where it was written; or, as DVC's do, into a store, from the
+        # place where it was written.
+        places = [self.path.resolve().parent / folder, self.path.parent.resolve() / folder]
+        return next(filter(Path.is_dir, places), places[0])
 
     def _follow(
         self, stored: StoredRows, rows: np.ndarray, out: np.ndarray, block: Block
@@ -247,6 +259,13 @@ class Features(ImageTable):
         try:
             return follow_rows(stored, rows, out, block=block)
         except MissingShardError as error:
+            if not stored.folder.is_dir():
+                raise MissingShardError(
+                    f"{str(self.path)!r} holds no values but points to shards in"
+                    f" {os.path.normpath(stored.folder)!r}, which is not there: where it was moved,"
+                    " linked or copied from, it may be; repeat the extract that wrote it with --out"
+                    " here, or with --materialize, whose file needs no cache"
+                ) from error
             raise MissingShardError(
                 f"{error}; repeat the extract that wrote {str(self.path)!r}:"
                 " it computes only what is missing"

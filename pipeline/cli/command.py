@@ -10,9 +10,11 @@ from dataclasses import dataclass
 class Outcome:
     """What a command has to say: to a person, and to a program with ``--json``.
 
-    `status` is not 0 where the command did its work and found damage.
+    `status` is not 0 where the command did its work and found damage; `is_dry` is true where it was
+    asked to do none.
     """
 
     text: str
     figures: Mapping[str, object]
     status: int = 0
+    is_dry: bool = False

@@ -35,6 +35,13 @@ def run_demo(parsed: argparse.Namespace) -> Outcome:
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
     parser.add_argument("experiment", type=Path, metavar="experiment.yaml")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dry-run", action="store_true", help="say what each step would do; do none")
+    what.add_argument(
+        "--plan-json", action="store_true",
+        help="print the steps as JSON, each with inputs, outputs and command, for workflow runners",
+    )  # fmt: skip
+    what.add_argument("--step", metavar="NAME", help="do one of these steps alone")
     add_options(parser, TrackOptions)
     add_run_options(parser)
     add_skip_status(parser)
@@ -44,11 +51,21 @@ def run_experiment(parsed: argparse.Namespace) -> Outcome:
     """Run `run`."""
     from permafrost.pipeline.experiments.experiment import read_experiment
     from permafrost.pipeline.experiments.run import run_experiment as run
+    from permafrost.pipeline.experiments.steps import describe_steps, rehearse, run_step
 
     experiment = read_experiment(parsed.experiment)
     if "track" in parsed:
         experiment = replace(experiment, tracking=read_options(TrackOptions, vars(parsed)))
-    result = run(experiment.with_run(read_run_options(parsed, experiment.run)))
+    experiment = experiment.with_run(read_run_options(parsed, experiment.run))
+    if parsed.plan_json:
+        # What was typed without this option, which may be abbreviated.
+        arguments = [one for one in parsed.arguments if not one.startswith("--pl")]
+        return Outcome(*describe_steps(experiment, arguments), is_dry=True)
+    if parsed.dry_run:
+        return Outcome(*rehearse(experiment), is_dry=True)
+    if parsed.step is not None:
+        return Outcome(*run_step(experiment, parsed.step))
+    result = run(experiment)
     return Outcome(result.describe(), result.to_dict())
 
 

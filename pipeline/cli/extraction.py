@@ -17,11 +17,14 @@ def add_extract(parser: argparse.ArgumentParser) -> None:
     """Add the options of `extract`."""
     add_extraction_options(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="features.h5")
+    parser.add_argument("--dry-run", action="store_true", help="say what plan says; do nothing")
     add_skip_status(parser)
 
 
 def run_extract(parsed: argparse.Namespace) -> Outcome:
     """Run `extract`."""
+    if parsed.dry_run:
+        return run_plan(parsed)
     from permafrost.pipeline.extraction.extract import extract
 
     summary = extract(read_extract_options(parsed), parsed.out)
@@ -39,4 +42,4 @@ def run_plan(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.extraction.plan import preview
 
     found = preview(read_extract_options(parsed))
-    return Outcome(found.describe(), found.to_dict())
+    return Outcome(found.describe(), found.to_dict(), is_dry=True)

@@ -7,19 +7,23 @@ import errno
 import gc
 import io
 import json
-import logging
 import os
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from permafrost.cache.disk.publish import noting_changes
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.parser import build_parser
+from permafrost.pipeline.cli.reporting import find_reporting, open_log, reporting
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
 from permafrost.pipeline.errors import Interrupted, PipelineError, StoppedError
+from permafrost.pipeline.progress import reporter, tell, write_log
 from permafrost.refusals import PASSING, TRY_AGAIN_STATUS, find_errno, find_refusal
 from permafrost.stages.errors import StageError
 
@@ -47,6 +51,7 @@ _REASONS = {
 }
 _LONGEST_LINE = 2000
 _BROKEN_PIPE_STATUS = 141
+_BUG_STATUS = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +69,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cache or the like; 75 stopped by what may be better later, as a full disk; 128 and a
         signal's number. A bug leaves its traceback and status 1.
     """
-    status = _run_guarded(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    asked = find_reporting(given)
+    with reporting(asked.progress):
+        status = _run_guarded(given, asked.log)
     if arguments is None:
         # The interpreter's last search for garbage takes more than a second among TensorFlow's
         # objects; so it finds none. What joblib and others leave for the end is done all the same.
@@ -72,10 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run_guarded(arguments: Sequence[str] | None) -> int:
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+def _run_guarded(arguments: Sequence[str], log: Path | None) -> int:
     try:
+        open_log(log)
         parsed = build_parser().parse_args(arguments)
+        parsed.arguments = arguments
         with _interruptible():
             return _run(parsed)
     except (StageError, CacheError, PipelineError) as error:
@@ -86,15 +95,29 @@ def _run_guarded(arguments: Sequence[str] | None) -> int:
         # The reader of our output left, as `head` does; so does the interpreter's last flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return _BROKEN_PIPE_STATUS
-    except (OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         reason = _explain(error)
         if reason is None:
-            raise
+            if reporter.mode != "json":
+                write_log("error", _describe_bug(error))
+                raise  # Python itself shows it.
+            return _tell_bug(error)
         status = TRY_AGAIN_STATUS if find_errno(error) in PASSING else StoppedError.exit_status
         return _complain(f"{reason}; what was finished is kept", status)
 
 
+def _describe_bug(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _tell_bug(error: Exception) -> int:
+    text, message = _describe_bug(error), f"{type(error).__name__}: {error}"
+    tell("error", text, message=message, status=_BUG_STATUS, traceback=text)
+    return _BUG_STATUS
+
+
 def _run(parsed: argparse.Namespace) -> int:
+    started_s = time.monotonic()
     with noting_changes() as changed:
         outcome: Outcome = parsed.call(parsed)
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -105,9 +128,13 @@ def _run(parsed: argparse.Namespace) -> int:
     else:
         print(outcome.text)
     sys.stdout.flush()
-    if changed or outcome.status:
-        return outcome.status
-    return getattr(parsed, "skip_status", None) or 0
+    is_skipped = not (changed or outcome.status or outcome.is_dry)
+    status = (is_skipped and getattr(parsed, "skip_status", None)) or outcome.status
+    seconds = round(time.monotonic() - started_s, 3)
+    text = f"{parsed.command} ended with status {status} after {seconds:.1f} s"
+    figures = {"command": parsed.command, "status": status, "seconds": seconds}
+    tell("done", text, shown="as JSON", **figures)
+    return status
 
 
 def _complain(message: str, status: int) -> int:
@@ -115,7 +142,7 @@ def _complain(message: str, status: int) -> int:
     if len(line) > _LONGEST_LINE:
         # It repeats what a file says, which may be anything; the remedy is at the end.
         line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
-    print(f"permafrost: {line}", file=sys.stderr)
+    tell("error", f"permafrost: {line}", shown="always", message=line, status=status)
     return status
 
 

@@ -10,6 +10,7 @@ from permafrost.command import COMMAND
 from permafrost.pipeline.cli import data, experiments, extraction, models, upkeep
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import add_cache
+from permafrost.pipeline.cli.reporting import add_reporting
 from permafrost.pipeline.errors import PipelineError
 
 AddOptions = Callable[[argparse.ArgumentParser], None]
@@ -56,6 +57,7 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         experiments.run_experiment,
     ),
     "verify": ("read all of a cache, and name all damage", upkeep.add_verify, upkeep.run_verify),
+    "show": ("say what a features.h5 or a cache is made of", upkeep.add_show, upkeep.run_show),
     "repair": (
         "save the rows that are intact, and put damaged files into quarantine",
         add_cache,
@@ -87,11 +89,7 @@ class _CommandParser(_Parser):
         if self.add_options is not None:
             add_options, self.add_options = self.add_options, None
             add_options(self)
-            self.add_argument(
-                "--json",
-                action="store_true",
-                help="print one JSON object as the last line of stdout",
-            )
+            add_reporting(self)
         return super().parse_known_args(*args, **kwargs)
 
 

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import NoReturn
 
 from permafrost.pipeline.errors import Interrupted
+from permafrost.pipeline.progress import encode_event, reporter
 
 INTERRUPTED = "interrupted; what was finished is kept"
 _AGAIN = "interrupted again; what was committed is kept"
@@ -58,5 +59,8 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
 
 def _end(number: int, message: str) -> NoReturn:
     with suppress(OSError):  # whoever read what this says may have gone
-        os.write(2, f"permafrost: {message}\n".encode())
+        line = f"permafrost: {message}\n".encode()
+        if reporter.mode == "json":
+            line = encode_event("error", message=message, status=128 + number)
+        os.write(reporter.descriptor, line)
     os._exit(128 + number)

@@ -22,6 +22,10 @@ def add_verify(parser: argparse.ArgumentParser) -> None:
         help="also compute this share of the rows again from their images, as 0.01, and compare",
     )  # fmt: skip
     parser.add_argument("--seed", type=read_whole, default=0, metavar="N", help="of the sample")
+    parser.add_argument(
+        "--features", type=Path, action="append", default=[], metavar="F.h5",
+        help="also see whether all that this file needs is there; may be repeated",
+    )  # fmt: skip
     add_run_options(parser)
 
 
@@ -34,8 +38,20 @@ def run_verify(parsed: argparse.Namespace) -> Outcome:
     if parsed.sample is not None:
         run = read_run_options(parsed)
         sample = SampleOptions(share=parsed.sample, seed=parsed.seed, run=run)
-    found = verify(parsed.cache, sample)
+    found = verify(parsed.cache, sample, features=parsed.features)
     return Outcome(found.describe(), found.to_dict(), found.status)
+
+
+def add_show(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `show`."""
+    parser.add_argument("thing", type=Path, metavar="THING", help="a features.h5 or a cache folder")
+
+
+def run_show(parsed: argparse.Namespace) -> Outcome:
+    """Run `show`."""
+    from permafrost.pipeline.upkeep.show import show
+
+    return Outcome(*show(parsed.thing))
 
 
 def run_repair(parsed: argparse.Namespace) -> Outcome:

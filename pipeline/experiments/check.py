@@ -46,11 +46,17 @@ class Checked:
         Those of each prediction.
     n_configurations : int
         What the sweep will compare.
+    n_fits : int
+        Those of the sweep that are not done yet.
+    n_computed : dict of Path to int
+        How many images go through each backbone, by the ``features.h5`` to come.
     """
 
     dataset: Dataset
     new: tuple[Dataset, ...]
     n_configurations: int
+    n_fits: int
+    n_computed: Mapping[Path, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +68,7 @@ class _PlannedFeatures:
     origin: str = ""
     formats: Mapping[str, tuple[Recipe, RowFormat]] = field(default_factory=dict)
     cache: Path | None = None
+    n_computed: int = 0
 
     @property
     def layers(self) -> list[str]:
@@ -98,11 +105,18 @@ class _PlannedFeatures:
         return self.cache and CacheLayout(self.cache).feature_set_folder(self.recipe(layer))
 
 
-def check_experiment(experiment: Experiment) -> Checked:
+def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
     """Look at everything that an experiment names: what takes longest comes last.
 
     Images are listed and hashed, and backbones that the cache does not know are loaded; both is
     remembered there. What a sweep would refuse is found by planning it.
+
+    Parameters
+    ----------
+    experiment : Experiment
+    dry : bool
+        Whether to create neither the folders that will be written into nor a cache, and so not to
+        try whether that can be done.
 
     Raises
     ------
@@ -112,7 +126,12 @@ def check_experiment(experiment: Experiment) -> Checked:
     file = experiment.file
     with naming(str(file)):
         _check_outputs(experiment)
-        with Index(open_cache(experiment.cache).index_file) as index:
+        if not dry:
+            _check_folders(experiment)
+        layout = CacheLayout(experiment.cache)
+        if experiment.cache.exists() or not dry:
+            layout = open_cache(experiment.cache)
+        with Index(layout.index_file if layout.root.exists() else None) as index:
             workers = experiment.run.workers
             dataset = open_dataset(experiment.dataset, index, workers=workers)
             paths = list(experiment.backbones)
@@ -124,18 +143,26 @@ def check_experiment(experiment: Experiment) -> Checked:
                 with naming(f"predict.{number}.images"):
                     new.append(open_dataset(name_images(one.images), index, workers=workers))
             planned = [
-                _check_backbone(experiment, number, dataset, index) for number in range(len(paths))
+                _check_backbone(experiment, number, dataset, layout, index)
+                for number in range(len(paths))
             ]
         with _open(planned, experiment) as files:
             rows = plan_rows(experiment.sweep, files)
             configurations = plan_configurations(experiment.sweep, files, rows)
             journal = Journal(experiment.sweep.out)
-            if find_missing(configurations, journal, n_folds=rows.n_folds):
+            missing = find_missing(configurations, journal, n_folds=rows.n_folds)
+            if missing:
                 rows.make_folds(files)  # which tells whether there are such folds
             if experiment.export is not None:
                 for layer in dict.fromkeys(one.layer for one in configurations):
                     _check_pixels(files, layer)
-    return Checked(dataset=dataset, new=tuple(new), n_configurations=len(configurations))
+    return Checked(
+        dataset=dataset,
+        new=tuple(new),
+        n_configurations=len(configurations),
+        n_fits=len(missing),
+        n_computed={one.path: one.n_computed for one in planned},
+    )
 
 
 def _open(planned: Sequence[_PlannedFeatures], experiment: Experiment) -> FeatureFiles:
@@ -151,17 +178,22 @@ def _open(planned: Sequence[_PlannedFeatures], experiment: Experiment) -> Featur
     )
 
 
-def _check_outputs(experiment: Experiment) -> None:
+def _check_folders(experiment: Experiment) -> None:
     _check_folder(experiment.sweep.out, "out")
+    for number, one in enumerate(experiment.predictions):
+        _check_folder(one.out.parent, f"predict.{number}.out")
+    if experiment.export is not None:
+        _check_folder(experiment.export.parent, "export")
+
+
+def _check_outputs(experiment: Experiment) -> None:
     for number, one in enumerate(experiment.predictions):
         with naming(f"predict.{number}.out"):
             check_predictions_file(one.out)
-        _check_folder(one.out.parent, f"predict.{number}.out")
     if experiment.export is None:
         return
     with naming("export"):
         check_export_file(experiment.export)
-    _check_folder(experiment.export.parent, "export")
     for head in experiment.sweep.candidates:
         if HEADS[head.kind].keeps_rows:
             raise PipelineError(
@@ -190,17 +222,21 @@ def _check_folder(folder: Path, key: str) -> None:
 
 
 def _check_backbone(
-    experiment: Experiment, number: int, dataset: Dataset, index: Index
+    experiment: Experiment, number: int, dataset: Dataset, layout: CacheLayout, index: Index
 ) -> _PlannedFeatures:
     path, features = list(experiment.backbones.items())[number]
-    layout = open_cache(experiment.cache)
     with naming(f"backbones.{number}"):
         prepared = prepare(experiment.extract(features), layout, index, dataset=dataset)
         if prepared.plan.digests:
             check_precision(features.engine, features.precision)
     formats = {str(one.spec): (one.recipe, one.row) for one in prepared.plan.layers}
     planned = _plan(path, dataset, prepared.failures, formats)
-    return replace(planned, origin=features.to_json(), cache=experiment.cache)
+    return replace(
+        planned,
+        origin=features.to_json(),
+        cache=experiment.cache,
+        n_computed=len(prepared.plan.digests),
+    )
 
 
 def _plan(

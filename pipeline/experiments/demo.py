@@ -7,7 +7,6 @@ of a sweep becomes one Keras model.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from permafrost.pipeline.models.export import export
 from permafrost.pipeline.models.fit import FitOptions, fit
 from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
+from permafrost.pipeline.progress import tell
 from permafrost.pipeline.sweeps.grid import HeadGrid
 from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.pipeline.sweeps.sweep import sweep
@@ -179,7 +179,7 @@ def _open_folder(out: Path) -> None:
 
 
 def _say(step: str) -> None:
-    print(f"demo: {step}", file=sys.stderr, flush=True)
+    tell("step", f"demo: {step}", step=step)
 
 
 def _write_list(digits: Digits, file: Path) -> None:

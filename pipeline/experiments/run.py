@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from permafrost.pipeline.experiments.products import SUMMARY_NAME, Products
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
 from permafrost.pipeline.outputs import write_summary
+from permafrost.pipeline.progress import tell
 from permafrost.pipeline.sweeps.sweep import SweepResult, sweep
 
 
@@ -70,7 +70,8 @@ class _Steps:
 
     def say(self, what: str) -> None:
         self._number += 1
-        print(f"run: step {self._number} of {self._total}: {what}", file=sys.stderr, flush=True)
+        text = f"run: step {self._number} of {self._total}: {what}"
+        tell("step", text, number=self._number, total=self._total, step=what)
 
 
 def run_experiment(experiment: Experiment) -> ExperimentResult:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -13,6 +12,7 @@ import numpy as np
 
 from permafrost.cache.disk.publish import make_folder, published
 from permafrost.pipeline.outputs import write_rows
+from permafrost.pipeline.progress import tell
 from permafrost.refusals import raise_refusal
 from permafrost.stages.heads import Epoch, State
 
@@ -61,7 +61,7 @@ class FileCheckpoint:
 
     def tell(self, text: str) -> None:
         """Write a line for people."""
-        print(f"{self.rows}, {text}", file=sys.stderr, flush=True)
+        tell("training", f"{self.rows}, {text}")
 
     def forget(self) -> None:
         """Remove what was kept, once the fit itself is."""

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from permafrost.cache.errors import DamagedError
 from permafrost.cache.store.layout import find_cache
 from permafrost.cache.upkeep.verify import CacheExam, Damage, verify_cache
+from permafrost.cache.views.state import LayerState, describe_layers
 from permafrost.command import COMMAND
 from permafrost.pipeline.upkeep.sample import Sample, SampleOptions, sample_rows
 from permafrost.pipeline.upkeep.shared import QUARANTINED, count, describe_bytes, show_sets
+from permafrost.pipeline.upkeep.show import explain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verification:
-    """What ``verify`` found, in the cache at `root`; the sample if one was wanted."""
+    """What ``verify`` found, in the cache at `root`; the sample and the views that were wanted."""
 
     root: Path
     exam: CacheExam
     sample: Sample | None = None
+    views: Sequence[tuple[Path, LayerState]] = ()
 
     @property
     def damaged(self) -> list[Damage]:
         """All damage."""
-        return self.exam.damaged + (self.sample.damaged if self.sample else [])
+        broken = [
+            Damage(file=file, reason=f"{one.layer}: {explain(one)}")
+            for file, one in self.views
+            if not one.is_whole
+        ]
+        return self.exam.damaged + (self.sample.damaged if self.sample else []) + broken
 
     @property
     def status(self) -> int:
@@ -34,6 +43,7 @@ class Verification:
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
         exam = self.exam
+        views = [{"file": str(file), **asdict(one)} for file, one in self.views]
         return {
             "feature_sets": exam.feature_sets,
             "shards": exam.shards,
@@ -44,6 +54,7 @@ class Verification:
             "temporary": len(exam.temporary),
             "quarantined": len(exam.quarantined),
             "remarks": exam.remarks,
+            **({"features": views} if views else {}),
             **({"sample": self.sample.to_dict()} if self.sample else {}),
         }
 
@@ -67,12 +78,17 @@ class Verification:
             lines.append(f"  {count(len(exam.temporary), 'file')} of killed runs; gc drops them")
         if exam.quarantined:
             lines.append(f"  {count(len(exam.quarantined), 'file')} {QUARANTINED}")
-        remarks = exam.remarks + (self.sample.describe() if self.sample else [])
+        remarks = [f"{file}, {one.layer}: {explain(one)}" for file, one in self.views]
+        remarks += exam.remarks + (self.sample.describe() if self.sample else [])
         return "\n".join(lines + [f"  {remark}" for remark in remarks])
 
 
-def verify(root: Path, sample: SampleOptions | None = None) -> Verification:
+def verify(
+    root: Path, sample: SampleOptions | None = None, *, features: Sequence[Path] = ()
+) -> Verification:
     """Read all of a cache and find all damage; with `sample`, compute some rows again and compare.
+
+    Of each file of `features` it sees whether the shards that it needs are there.
 
     Raises
     ------
@@ -83,4 +99,5 @@ def verify(root: Path, sample: SampleOptions | None = None) -> Verification:
     with show_sets(layout) as advance:
         exam = verify_cache(layout, advance=lambda shard: advance(shard.path.parent, n_shards=1))
     compared = None if sample is None else sample_rows(layout, sample)
-    return Verification(root=root, exam=exam, sample=compared)
+    views = [(file, one) for file in features for one in describe_layers(file)[1]]
+    return Verification(root=root, exam=exam, sample=compared, views=views)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from permafrost.pipeline.computing import compute
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.check import check_experiment
 from permafrost.pipeline.experiments.experiment import read_experiment
-from permafrost.pipeline.extraction import extract
 from tests.helpers.experiments import call_main, write_experiment
 from tests.helpers.users import User, needs_root, shared_folder
 
@@ -25,14 +25,14 @@ def refused(place, monkeypatch, capsys):
     shutil.rmtree(place / "runs")
     shutil.rmtree(place / "cache")
     n_built = 0
-    build = extract.build_program
+    build = compute.build_program
 
     def count_and_build(*arguments):
         nonlocal n_built
         n_built += 1
         return build(*arguments)
 
-    monkeypatch.setattr(extract, "build_program", count_and_build)
+    monkeypatch.setattr(compute, "build_program", count_and_build)
 
     def call(*, second=None, **replaced):
         backbones = [TINY, {"name": "other.keras", "layers": ["last:max"]} | (second or {})]

@@ -65,6 +65,45 @@ def test_every_step_leaves_its_outputs_alone_when_nothing_is_new(
     assert list_states(out) == before
 
 
+def test_the_same_files_named_from_another_folder_are_nothing_new(
+    photos: Path,
+    backbone: Path,
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "small.keras").write_bytes(backbone.read_bytes())
+    (tmp_path / "below").mkdir()
+
+    def run(folder: Path, up: str) -> list[int]:
+        monkeypatch.chdir(folder)
+        view, model = f"{up}out/f.h5", f"{up}out/sweep/best"
+        cache = ("--cache", f"{up}cache")
+        steps = (
+            ("index", f"{up}photos", "--split", "test=0.3", "--out", f"{up}out/m.csv"),
+            (
+                *("extract", "--manifest", f"{up}out/m.csv", "--backbone", f"{up}small.keras"),
+                *("--layers", "last:avg", *cache, "--out", view),
+            ),
+            (
+                *("sweep", "--features", view, "--heads", "ridge", "--cv", 2, "--jobs", 1),
+                *("--out", f"{up}out/sweep"),
+            ),
+            (
+                *("predict", "--model", model, "--images", f"{up}photos", *cache),
+                *("--out", f"{up}out/new.csv"),
+            ),
+        )
+        return [command(*step, "--skip-status", 99).status for step in steps]
+
+    assert run(tmp_path, "") == [0, 0, 0, 0]
+    before = list_states(tmp_path / "out")
+    # The file of features keeps the root of its images as it was named.
+    assert run(tmp_path / "below", "../") == [99, 0, 99, 99]
+    after = list_states(tmp_path / "out")
+    assert {path.name for path in after if after[path] != before[path]} == {"f.h5"}
+
+
 @pytest.mark.parametrize("status", ["0", "1", "2", "3", "75", "126", "130", "255", "256", "-1"])
 def test_a_status_that_means_something_else_is_refused(extract: Command, status: str) -> None:
     answer = extract(f"--skip-status={status}")
