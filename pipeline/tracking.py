@@ -13,6 +13,7 @@ from typing import Any
 
 from permafrost.pipeline.errors import PipelineError, UnavailableError
 from permafrost.pipeline.options import declare
+from permafrost.pipeline.outputs import read_json
 
 # Of a leaderboard, the first so many are runs of their own; all are in the artifacts.
 MOST_CHILDREN = 100
@@ -20,9 +21,7 @@ _PARAMS = ("head", "layer", "task", "target", "seed")
 _MODEL = ("model.json", "metrics.json", "predictions.csv", "epochs.csv", "backbone.keras", "head")
 _TABLES = ("leaderboard.csv", "results.csv", "folds.csv", "sweep.json", "summary.json")
 _KEY = "permafrost.key"
-_REFUSED = (400, 401, 403, 404)
-# Unless the user says otherwise: minutes, not hours, for a silent server; and nothing is told to
-# the makers of MLflow.
+# Unless the user says otherwise: a silent server gets minutes, MLflow's makers are told nothing.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4",
@@ -59,8 +58,8 @@ class Tracker:
 
     def log_fit(self, out: Path, figures: Mapping[str, Any]) -> None:
         """Log a fitted head: settings, metrics, and its folder."""
-        fit = json.loads((out / "model.json").read_text(encoding="utf-8"))["fit"]
-        self._log(out, fit, figures, lambda run: self._add_files(run, out, _MODEL))
+        record = read_json(out / "model.json") or {}
+        self._log(out, record.get("fit"), figures, lambda run: self._add_files(run, out, _MODEL))
 
     def log_sweep(self, out: Path, figures: Mapping[str, Any], *tables: Path) -> None:
         """Log a sweep: its best head, its tables, and its first configurations as runs within."""
@@ -91,8 +90,7 @@ class Tracker:
                 self._client.set_terminated(run.info.run_id)
         except Exception as error:
             told = f"what was found is in {str(out)!r}, but is not logged at {self._uri!r}: {error}"
-            status = getattr(error, "get_http_status_code", int)()
-            if status in _REFUSED:
+            if getattr(error, "get_http_status_code", int)() in (400, 401, 403, 404):
                 raise PipelineError(f"{told}; see to it, and run again") from error
             raise UnavailableError(f"{told}; run again when it answers") from error
 
@@ -129,8 +127,8 @@ class Tracker:
     def _add_files(self, run: Any, home: Path, names: Sequence[str], folder: str = "") -> None:
         for name in names:
             if (home / name).is_dir():
-                inner = f"{folder}/{name}".lstrip("/")
-                self._client.log_artifacts(run.info.run_id, str(home / name), inner)
+                place = f"{folder}/{name}".lstrip("/")
+                self._client.log_artifacts(run.info.run_id, str(home / name), place)
             elif (home / name).exists():
                 self._client.log_artifact(run.info.run_id, str(home / name), folder or None)
 
@@ -147,4 +145,6 @@ def _open_client(uri: str) -> Any:
     try:
         return MlflowClient(tracking_uri=uri)
     except Exception as error:
-        raise PipelineError(f"--track {uri!r}: {error}") from error
+        # MLflow's own errors are about the name; others, as SQLAlchemy's, about a silent database.
+        kind = PipelineError if hasattr(error, "get_http_status_code") else UnavailableError
+        raise kind(f"--track {uri!r}: {error}") from error
