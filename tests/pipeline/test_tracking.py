@@ -191,14 +191,13 @@ def test_a_server_that_refuses_is_a_line_for_a_person(fit: Command, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", ["nosuch://place", "file:mlruns"])
 @pytest.mark.usefixtures("store")
 def test_a_store_that_mlflow_has_not_is_refused_before_anything_is_fitted(
-    fit: Command, tmp_path: Path, wrong: str
+    fit: Command, tmp_path: Path
 ) -> None:
-    answer = fit("--track", wrong)
+    answer = fit("--track", "nosuch://place")
     assert answer.status == 2
-    assert f"--track {wrong!r}" in answer.err.splitlines()[-1]
+    assert "--track 'nosuch://place'" in answer.err.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
 
 
