@@ -24,7 +24,7 @@ class Reporter:
     mode : str
         One of `PROGRESS_MODES`; ``"auto"`` is a bar on a terminal and lines elsewhere.
     descriptor : int
-        Where lines of JSON are written.
+        Where lines go; not 2, that of stderr, where what others write there is told as events.
     log : text file, optional
         Gets a line of each event, too.
     """
@@ -60,7 +60,10 @@ def tell(event: str, text: str, *, shown: _Shown = "as progress", **figures: obj
     if reporter.mode == "json":
         os.write(reporter.descriptor, encode_event(event, **(figures or {"message": text})))
     elif shown == "always" or (shown == "as progress" and reporter.mode != "none"):
-        print(text, file=sys.stderr, flush=True)
+        if reporter.descriptor == 2:
+            print(text, file=sys.stderr, flush=True)
+        else:
+            os.write(reporter.descriptor, f"{text}\n".encode(errors="backslashreplace"))
     write_log(event, text)
 
 

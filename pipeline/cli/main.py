@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     asked = find_reporting(given)
-    with reporting(asked.progress):
+    with reporting(asked.progress, has_log=asked.log is not None):
         status = _run_guarded(given, asked.log)
     if arguments is None:
         # The interpreter's last search for garbage takes more than a second among TensorFlow's

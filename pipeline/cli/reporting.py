@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import fields
 from pathlib import Path
 
@@ -38,17 +38,16 @@ def add_reporting(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def reporting(mode: str) -> Iterator[None]:
+def reporting(mode: str, *, has_log: bool) -> Iterator[None]:
     """Tell events as ``--progress`` asks for, and warnings among them, until the end."""
     before = {one.name: getattr(reporter, one.name) for one in fields(Reporter)}
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Telling()])
     logging.captureWarnings(True)  # noqa: FBT003
     reporter.mode = mode
+    # A bar is drawn on stderr itself, whatever others write there.
+    is_wrapped = mode == "json" or (has_log and not reporter.has_bar)
     try:
-        if mode == "json":
-            with _wrapping_stderr():
-                yield
-        else:
+        with _wrapping_stderr() if is_wrapped else nullcontext():
             yield
     finally:
         logging.captureWarnings(False)  # noqa: FBT003
@@ -111,4 +110,4 @@ def _wrapping_stderr() -> Iterator[None]:
 def _wrap(reading: int) -> None:
     with os.fdopen(reading, encoding="utf-8", errors="backslashreplace") as lines:
         for line in filter(str.strip, lines):
-            tell("log", line.rstrip())
+            tell("log", line.rstrip(), shown="always")

@@ -78,7 +78,7 @@ def test_what_is_wrong_is_json_too(asked: list[object], options: list[str], stat
 def test_a_bug_is_json_with_its_traceback(tmp_path: Path) -> None:
     code = (
         "import permafrost.pipeline.upkeep.verify as room\n"
-        "def verify(*_): raise LookupError('a bug')\n"
+        "def verify(*_, **__): raise LookupError('a bug')\n"
         "room.verify = verify"
     )
     done = call("verify", "--cache", tmp_path, "--progress", "json", code=code)
@@ -91,7 +91,7 @@ def test_a_bug_is_json_with_its_traceback(tmp_path: Path) -> None:
     assert "LookupError: a bug" in log.read_text()
 
 
-def test_what_other_code_and_other_processes_write_is_json(tmp_path: Path) -> None:
+def test_what_other_code_and_other_processes_write_is_json_and_in_the_log(tmp_path: Path) -> None:
     code = (
         "import os, subprocess, warnings\n"
         "import permafrost.pipeline.upkeep.verify as room\n"
@@ -110,6 +110,11 @@ def test_what_other_code_and_other_processes_write_is_json(tmp_path: Path) -> No
     assert told == {"from a library", "from a child", "from print"}
     (warning,) = [one for one in events if one["event"] == "warning"]
     assert "UserWarning: from Python" in warning["message"]
+    log = tmp_path / "log"
+    done = call("verify", "--cache", tmp_path / "no", "--log", log, code=code)
+    assert told <= set(done.stderr.splitlines())
+    for text in (*told, "UserWarning: from Python"):
+        assert text in log.read_text()
 
 
 def test_the_last_word_of_a_run_that_is_interrupted_twice_is_json(
@@ -165,10 +170,10 @@ def test_progress_none_leaves_warnings_and_a_bar_is_a_bar_anywhere(asked: list[o
         assert "'nothing'" in told
 
 
-def test_a_log_that_cannot_be_written_is_one_line(command: Command, photos: Path) -> None:
-    answer = command("index", photos, "--out", photos / "m.csv", "--log", photos)
-    (line,) = answer.err.splitlines()
-    assert (answer.status, "--log" in line, str(photos) in line) == (2, True, True)
+def test_a_log_that_cannot_be_written_is_one_line(photos: Path) -> None:
+    answer = call("index", photos, "--out", photos / "m.csv", "--log", photos)
+    (line,) = answer.stderr.splitlines()
+    assert (answer.returncode, "--log" in line, str(photos) in line) == (2, True, True)
     assert not (photos / "m.csv").exists()
 
 

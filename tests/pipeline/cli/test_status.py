@@ -46,7 +46,7 @@ def test_75_is_what_a_rerun_may_mend(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise error
 
     monkeypatch.setattr("permafrost.pipeline.upkeep.verify.verify", fail)
