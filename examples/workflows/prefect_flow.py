@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from prefect import flow, task
+from prefect.futures import wait
 from prefect.task_runners import ThreadPoolTaskRunner
 
 HOME = Path(__file__).parent
@@ -68,6 +69,7 @@ def compare_backbones() -> dict[str, float]:
                 f"sweep --features {out}/features.h5 {CONFIG['sweep']} --out {out}",
                 wait_for=[extract],
             )
+    wait(list(sweeps.values()))  # so that one that fails does not end the others
     return {
         pair: sweep.result()["configurations"][0]["accuracy_mean"] for pair, sweep in sweeps.items()
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from permafrost.pipeline.cli.command import Outcome
@@ -15,6 +16,7 @@ from permafrost.pipeline.cli.groups import (
     read_task_options,
 )
 from permafrost.pipeline.options import read_options
+from permafrost.pipeline.tracking import TrackOptions
 
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +42,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         help="print the steps as JSON, each with inputs, outputs and command, for workflow runners",
     )  # fmt: skip
     what.add_argument("--step", metavar="NAME", help="do one of these steps alone")
+    add_options(parser, TrackOptions)
     add_run_options(parser)
     add_skip_status(parser)
 
@@ -51,6 +54,8 @@ def run_experiment(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.experiments.steps import describe_steps, rehearse, run_step
 
     experiment = read_experiment(parsed.experiment)
+    if "track" in parsed:
+        experiment = replace(experiment, tracking=read_options(TrackOptions, vars(parsed)))
     experiment = experiment.with_run(read_run_options(parsed, experiment.run))
     if parsed.plan_json:
         # What was typed without this option, which may be abbreviated.

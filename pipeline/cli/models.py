@@ -18,6 +18,7 @@ from permafrost.pipeline.cli.groups import (
 )
 from permafrost.pipeline.options import SOURCES, read_options
 from permafrost.pipeline.parsers import parse_names
+from permafrost.pipeline.tracking import TrackOptions
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +36,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_options(parser, TrackOptions)
 
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
@@ -48,7 +50,9 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
         settings=read_settings(parsed.settings),
         out=parsed.out,
     )
+    tracker = read_options(TrackOptions, vars(parsed)).open()
     result = fit(options)
+    tracker.log_fit(result.out, result.metrics)
     return Outcome(result.describe(), result.metrics)
 
 
@@ -59,6 +63,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
     add_task_options(parser)
     add_options(parser, SweepOptions)
+    add_options(parser, TrackOptions)
     parser.add_argument("--heads", required=True, type=parse_names, metavar=",".join(HEADS))
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=V1,V2",
@@ -79,7 +84,9 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
     settings = tuple(read_settings(parsed.settings).items())
     candidates = HeadGrid(heads=parsed.heads, settings=settings).expand(data.task)
     given = vars(parsed) | {"data": data, "candidates": candidates}
+    tracker = read_options(TrackOptions, given).open()
     result = sweep(read_options(SweepOptions, given))
+    tracker.log_sweep(result.out, result.to_dict())
     return Outcome(result.describe(), result.to_dict())
 
 

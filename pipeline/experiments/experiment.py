@@ -24,6 +24,7 @@ from permafrost.pipeline.models.task import TaskOptions, make_candidate
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.pipeline.sweeps.sweep import BEST_NAME
+from permafrost.pipeline.tracking import TrackOptions
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs
 from permafrost.stages.errors import StageError
@@ -55,6 +56,7 @@ class Experiment:
         By the ``features.h5`` that each is extracted into.
     sweep : SweepOptions
         Over all these files.
+    tracking : TrackOptions
     predictions : tuple of Prediction
     export : Path, optional
     """
@@ -65,6 +67,7 @@ class Experiment:
     run: RunOptions
     backbones: dict[Path, FeatureOptions]
     sweep: SweepOptions
+    tracking: TrackOptions
     predictions: tuple[Prediction, ...]
     export: Path | None
 
@@ -130,6 +133,7 @@ def read_experiment(file: Path) -> Experiment:
             run=read_section(RunOptions, keys, materialize=sections.materialize),
             backbones=backbones,
             sweep=sweep,
+            tracking=read_section(TrackOptions, keys),
             predictions=_read_predictions(sections),
             export=None if sections.export is None else Path(sections.export),
         )

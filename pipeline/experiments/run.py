@@ -87,6 +87,7 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
     n_others = len(experiment.predictions) + (experiment.export is not None)
     steps = _Steps(1 + len(experiment.backbones) + 1 + n_others)
     steps.say(f"checking {experiment.file}")
+    tracker = experiment.tracking.open()
     checked = check_experiment(experiment)
     extractions = []
     for view, features in experiment.backbones.items():
@@ -111,6 +112,7 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
         seconds=time.monotonic() - started_s,
     )
     write_summary(out / SUMMARY_NAME, result.to_dict())
+    tracker.log_sweep(out, result.to_dict(), experiment.file)
     _tell_of_failures(result, out)
     return result
 

@@ -26,6 +26,7 @@ from permafrost.pipeline.options import (
 )
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.plan import SweepOptions
+from permafrost.pipeline.tracking import TrackOptions
 from permafrost.stages.backbones.preprocessing import parse_views
 
 if TYPE_CHECKING:
@@ -199,7 +200,7 @@ class _ExperimentKeys(_Section):
 if TYPE_CHECKING:
     ExperimentSection = _ExperimentKeys
 else:
-    _DECLARED = _list_keys(DatasetOptions, TaskOptions, SweepOptions, RunOptions)
+    _DECLARED = _list_keys(DatasetOptions, TaskOptions, SweepOptions, RunOptions, TrackOptions)
     ExperimentSection = create_model(
         "ExperimentSection",
         __base__=_ExperimentKeys,

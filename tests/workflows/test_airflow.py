@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.workflows import CONFIG, N_IMAGES, PAIRS, Workshop, find_runner, set_up
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 class Airflow:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.workflows import N_IMAGES, PAIRS, Workshop, find_runner, read_summary, set_up
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 # Materialise all, without the minutes between two tries, and print what Dagster keeps of it.
 RUN = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from tests.helpers.workflows import (
     set_up,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -78,3 +79,23 @@ def test_the_figures_of_the_best_heads_are_metrics(workshop: Workshop, dvc: Path
     for dataset, backbone in PAIRS:
         assert f"results/{dataset}/{backbone}/best/metrics.json" in shown
     assert "accuracy" in shown
+
+
+def test_materialized_features_can_be_fetched_where_there_is_no_cache(
+    workshop: Workshop, dvc: Path
+) -> None:
+    before = workshop.read_features()
+    stages = workshop.root / "dvc.yaml"
+    text = stages.read_text()
+    changed = text.replace("features.h5: {cache: false}", "features.h5")
+    changed = changed.replace("--cache ${cache}", "--cache ${cache} --materialize")
+    assert changed.count("\n") == text.count("\n")
+    assert changed != text
+    stages.write_text(changed)
+    workshop.call(dvc, "repro")
+    shutil.rmtree(workshop.root / "results")
+    shutil.rmtree(workshop.root / "cache")
+    workshop.take_calls()
+    workshop.call(dvc, "checkout")
+    assert workshop.take_calls() == []
+    assert_same_features(workshop.read_features(), before)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.workflows import CONFIG, PAIRS, Workshop, find_runner, set_up
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
