@@ -13,6 +13,7 @@ from permafrost.stages.heads.networks.augment import augment_setting, build_augm
 from permafrost.stages.heads.networks.fitting import Size, fit_network
 from permafrost.stages.heads.networks.head import NetworkHead
 from permafrost.stages.heads.networks.network import OUTPUTS
+from permafrost.stages.heads.networks.optimizers import schedule_setting
 from permafrost.stages.heads.networks.training import Course, Lesson
 from permafrost.stages.heads.settings import (
     class_weight_setting,
@@ -53,6 +54,9 @@ class CnnSettings:
         As in `MlpSettings`.
     optimizer : {"adam", "sgd"}
         Keras' Adam, or its SGD with momentum 0.9.
+    schedule : {"constant", "cosine"}
+        Whether all steps have one rate, or it rises over the first tenth of them to `learning_rate`
+        and falls in a cosine to 0 from there on. That takes all `epochs`, so give `patience` 0.
     augment : {"none", "flip", "crop", "flip+crop"}
         What is done to images at random while training, on the layer ``pixels`` alone: mirrored;
         shifted by up to an eighth, with their edges mirrored.
@@ -67,6 +71,7 @@ class CnnSettings:
     hidden_dropout: float = dropout_setting(0.5)
     learning_rate: float = rate_setting(1e-3)
     optimizer: str = optimizer_setting()
+    schedule: str = schedule_setting()
     epochs: int = count_setting(30)
     batch_size: int = count_setting(64)
     patience: int = count_setting(5, minimum=0)

@@ -16,6 +16,7 @@ from permafrost.stages.heads.networks.augment import augment_setting, build_augm
 from permafrost.stages.heads.networks.fitting import Size, fit_network
 from permafrost.stages.heads.networks.head import NetworkHead, count_activations
 from permafrost.stages.heads.networks.network import OUTPUTS, seeded
+from permafrost.stages.heads.networks.optimizers import schedule_setting
 from permafrost.stages.heads.networks.probe import fit_last_layer
 from permafrost.stages.heads.networks.training import Course, Lesson
 from permafrost.stages.heads.settings import (
@@ -54,6 +55,9 @@ class FinetuneSettings:
     init : {"probe", "random"}
         What the last layer starts as: the linear head that fits what it is given, or random
         weights. A top with hidden layers, or on random weights, always starts with random ones.
+    probe_C : float
+        The `C` of that linear head, of values 1 / alpha. A smaller one gives smaller weights, under
+        which the first steps change less of what the network says.
     warmup : int
         So many epochs at first train the top alone.
     batchnorm : {"frozen", "train"}
@@ -63,7 +67,7 @@ class FinetuneSettings:
         above; that of the top is `learning_rate`.
     learning_rate, epochs, batch_size, patience, class_weight
         As in `MlpSettings`.
-    optimizer, augment
+    optimizer, schedule, augment
         As in `CnnSettings`.
     """
 
@@ -73,11 +77,13 @@ class FinetuneSettings:
     hidden: tuple[int, ...] = setting((), layer_sizes, "whole numbers from 1 on, or nothing")
     dropout: float = dropout_setting(0.0)
     init: str = setting("probe", choice("probe", "random"), "probe or random")
+    probe_C: float = rate_setting(1.0)  # noqa: N815
     warmup: int = count_setting(0, minimum=0)
     batchnorm: str = setting("frozen", choice("frozen", "train"), "frozen or train")
     layer_decay: float = setting(1.0, number(lambda d: 0 < d <= 1), "a number above 0, up to 1")
     learning_rate: float = rate_setting(1e-4)
     optimizer: str = optimizer_setting()
+    schedule: str = schedule_setting()
     epochs: int = count_setting(20)
     batch_size: int = count_setting(32)
     patience: int = count_setting(5, minimum=0)

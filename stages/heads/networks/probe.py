@@ -44,7 +44,7 @@ def fit_last_layer(  # noqa: PLR0913
     targets : Targets
         Of the rows of the lesson's stream.
     settings : dataclass
-        The head's: its `batch_size` and `class_weight` count.
+        The head's: its `batch_size`, `class_weight` and `probe_C` count.
     seed : int
     memory_bytes : int
 
@@ -67,7 +67,11 @@ def fit_last_layer(  # noqa: PLR0913
         )
     )
     is_regression = truth.task == REGRESSION
-    own = RidgeSettings() if is_regression else LogregSettings(class_weight=settings.class_weight)
+    own = (
+        RidgeSettings(alpha=1 / settings.probe_C)
+        if is_regression
+        else LogregSettings(C=settings.probe_C, class_weight=settings.class_weight)
+    )
     fit: Any = fit_ridge if is_regression else fit_logreg
     fitted = FittedEstimator(
         kind="ridge" if is_regression else "logreg",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.fit_rows import Checkpoint, State
+from permafrost.stages.heads.networks.optimizers import make_optimizer
 from permafrost.stages.heads.networks.state import (
     Epoch,
     Progress,
@@ -29,7 +30,6 @@ from permafrost.stages.heads.truth import Truth
 from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import RowStream
 
-MOMENTUM = 0.9
 # Keeping the state takes at most this share of the time.
 _KEEPING_SHARE = 0.1
 # How often a long training says where it is.
@@ -65,6 +65,8 @@ class Course:
     optimizer : {"adam", "sgd"}
         Keras' Adam, or its SGD with momentum 0.9.
     learning_rate : float
+    schedule : {"constant", "cosine"}
+        Whether that is the rate of all steps, or the largest one, see `make_optimizer`.
     epochs, batch_size, patience : int
         As in `MlpSettings`.
     rates : sequence of float
@@ -80,6 +82,7 @@ class Course:
     kind: str
     optimizer: str = "adam"
     learning_rate: float
+    schedule: str = "constant"
     epochs: int
     batch_size: int
     patience: int
@@ -94,11 +97,12 @@ class Course:
 
     @classmethod
     def of(cls, kind: str, settings: Any, *, rates: Sequence[float], **more: Any) -> Course:
-        """Return the course that a head's settings ask for; `mlp` has but one optimizer."""
+        """Return the course that settings ask for; those of `mlp` have one optimizer and rate."""
         return cls(
             kind=kind,
             optimizer=getattr(settings, "optimizer", "adam"),
             learning_rate=settings.learning_rate,
+            schedule=getattr(settings, "schedule", "constant"),
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             patience=settings.patience,
@@ -182,14 +186,29 @@ class _Run:
         """Get ready to train from an epoch on, with what was kept after the one before it."""
         # Kept before a new phase began, it is of the optimizer of the phase before.
         started = max(0, epoch - 1) if state else epoch
-        self._optimizer = _make_optimizer(self._course, self._trained)
+        self._optimizer = self._make_optimizer(started)
         if state is not None:
             known = unpack(state, self._variables, n_best=len(self._trained))
-            self.progress = known or self.progress
-            started = started if known else 0
+            if known is None:
+                self.begin(0)
+                return
+            self.progress = known
         rates = self._course.find_rates(started)
         self._step, self._watch = _trace(
             self._network, self._optimizer, rates, self._lesson.truth, augment=self._course.augment
+        )
+
+    def _make_optimizer(self, epoch: int) -> Any:
+        """Return the optimizer of what begins at or before an epoch, and goes on to the end."""
+        course = self._course
+        start = max(one for one in course.starts if one <= epoch)
+        steps = -(-len(self._lesson.kept) // course.batch_size)
+        return make_optimizer(
+            course.optimizer,
+            self._trained,
+            learning_rate=course.learning_rate,
+            schedule=course.schedule,
+            n_steps=steps * (course.epochs - start),
         )
 
     @property
@@ -246,18 +265,6 @@ class _Run:
             variable.assign(value)
 
 
-def _make_optimizer(course: Course, variables: Sequence[Any]) -> Any:
-    import keras
-
-    kinds = {
-        "adam": keras.optimizers.Adam,
-        "sgd": functools.partial(keras.optimizers.SGD, momentum=MOMENTUM),
-    }
-    optimizer = kinds[course.optimizer](course.learning_rate)
-    optimizer.build(variables)
-    return optimizer
-
-
 def _trace(
     network: Any, optimizer: Any, rates: Sequence[float], truth: Truth, *, augment: Any
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -289,10 +296,11 @@ def _trace(
         with tf.GradientTape() as tape:
             loss, n_right = measure(seen, values, weights, training=True)
         gradients = tape.gradient(loss, [variable for variable, _ in trained])
+        pace = optimizer.learning_rate
         # Not by `apply`: it sums gradients over devices, even over one, by a custom gradient that
         # TensorFlow never lets go, and the weights with it.
         for gradient, (variable, rate) in zip(gradients, trained, strict=True):
-            optimizer.update_step(gradient, variable, optimizer.learning_rate * rate)
+            optimizer.update_step(gradient, variable, pace * rate)
         optimizer.iterations.assign_add(1)
         return tf.stack([loss, n_right])
 

@@ -68,6 +68,31 @@ def test_it_is_what_keras_trains_with_the_layers_below_frozen(
     assert said == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("settings", [(), ("C", "0.01")], ids=["", "C=0.01"])
+def test_before_its_first_step_it_says_what_the_linear_head_says(
+    settings: tuple[str, ...], command: Command, features: Path
+) -> None:
+    # In float32 the rate is 0.
+    still = ("--set", "learning_rate=1e-300")
+    probe = ("--set", f"probe_{'='.join(settings)}") if settings else ()
+    said = read_epochs(train(command, features, *still, *probe) / "predictions.csv")
+    linear = features.parent / "linear"
+    fit = (
+        "fit",
+        "--features",
+        features,
+        "--layer",
+        "last:avg",
+        "--head",
+        "logreg",
+        "--out",
+        linear,
+    )
+    command(*fit, *(("--set", "=".join(settings)) if settings else ()), "--out", linear)
+    expected = [float(row["flower"]) for row in read_epochs(linear / "predictions.csv")]
+    assert [float(row["flower"]) for row in said] == pytest.approx(expected, abs=1e-5)
+
+
 def test_what_is_kept_predicts_exports_and_is_a_backbone(
     command: Command, extract: Command, features: Path, photos: Path, tmp_path: Path
 ) -> None:

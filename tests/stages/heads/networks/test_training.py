@@ -70,17 +70,18 @@ def fit(kind: str = "cnn", *, checkpoint: Memory | None = None, **settings: str)
 @pytest.mark.parametrize(
     "n_epochs", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4))]
 )
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_killed_after_any_epoch_it_ends_as_if_it_had_not_been(
-    n_epochs: int, monkeypatch: pytest.MonkeyPatch
+    schedule: str, n_epochs: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # However short an epoch is.
     monkeypatch.setattr("permafrost.stages.heads.networks.training._KEEPING_SHARE", 1e9)
-    whole = fit()
+    whole = fit(schedule=schedule)
     assert len(whole.history) == 4
     checkpoint = Memory(n_until_killed=n_epochs)
     with pytest.raises(KilledError):
-        fit(checkpoint=checkpoint)
-    resumed = fit(checkpoint=replace(checkpoint, n_until_killed=1000))
+        fit(checkpoint=checkpoint, schedule=schedule)
+    resumed = fit(checkpoint=replace(checkpoint, n_until_killed=1000), schedule=schedule)
     assert [one.loss for one in resumed.history] == [one.loss for one in whole.history]
     for ours, theirs in zip(resumed.network.weights, whole.network.weights, strict=True):
         assert np.array_equal(ours.numpy(), theirs.numpy())
