@@ -12,7 +12,7 @@ from typing import Any
 from distributed import Client, LocalCluster
 
 from permafrost.cores import count_cores
-from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.errors import Interrupted, PipelineError
 
 _CONNECT_TIMEOUT_S = 10
 _ASK_TIMEOUT_S = 10
@@ -88,7 +88,7 @@ def _start_workers(address: str) -> LocalCluster:
         threads_per_worker=max(1, count_cores() // int(number)),
         processes=True,
         memory_limit=0,  # `--memory` bounds each of them
-        dashboard_address=None,
+        dashboard_address="127.0.0.1:0",  # with None it takes a port that may be taken
         silence_logs=logging.CRITICAL,
     )
 
@@ -102,6 +102,9 @@ def _dask_as_a_guest() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
+    except Interrupted:
+        before.clear()  # Dask closes what is left of it as the process ends
+        raise
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)

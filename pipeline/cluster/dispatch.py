@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import operator
+import pickle
 import queue
 import time
 import zlib
 from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, NoReturn
 
 import numpy as np
-from distributed import Client, KilledWorker
+from distributed import Client, KilledWorker, get_worker
 
 from permafrost.pipeline.cluster.claim import BUG_STATUS, ClaimRecord, Job, run_claim
 from permafrost.pipeline.cluster.connect import RESOURCE, Worker, find_places, list_workers
@@ -37,6 +40,16 @@ _PATIENCE_S = 300.0
 _WARN_EVERY_S = 60.0
 # What a worker has finished is had in this time, unless the worker is gone by now.
 _FETCH_S = 30.0
+# What a worker evaluates: its record of a claim, or the address of one without this package. What
+# Dask itself unpickles names nothing of the package: a worker that lacks it would end, and a
+# scheduler that lacks it would refuse.
+_TASK = "call(*loads(packed)) if find_spec('permafrost') else get_worker().address"
+_NAMES = {
+    "call": operator.call,
+    "find_spec": find_spec,
+    "get_worker": get_worker,
+    "loads": pickle.loads,
+}
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -206,9 +219,9 @@ class Dispatcher:
             if not worker.is_silent and worker.address not in avoid
         ]
         is_bounded = bool(good) and (len(good) < len(self._workers) or bool(self._refusals))
+        packed = pickle.dumps((run_claim, self._job, claim.start, claim.stop, claim.others))
         future = self._client.submit(
-            run_claim,
-            *(self._job, claim.start, claim.stop, claim.others),
+            *(eval, _TASK, {**_NAMES, "packed": packed}),
             key=key,
             retries=_RETRIES,
             resources={RESOURCE: 1} if any(one.has_resource for one in self._workers) else None,
@@ -243,10 +256,12 @@ class Dispatcher:
     def _fetch(self, future: Any) -> ClaimRecord | None:
         """Return the record of a finished task; None where its worker is gone with it."""
         try:
-            record: ClaimRecord = future.result(timeout=_FETCH_S)
+            record: ClaimRecord | str = future.result(timeout=_FETCH_S)
         except KilledWorker:
             return _KILLED
         except TimeoutError:
+            if future.status == "error":  # it is what a file system answered the worker
+                raise
             return None
         except CancelledError:
             self._stop_as_lost()
@@ -255,6 +270,8 @@ class Dispatcher:
                 f"a worker of the cluster cannot import what it needs ({error}); install the same"
                 " permafrost on all of them"
             ) from error
+        if isinstance(record, str):
+            return ClaimRecord(worker=record, refused="permafrost is not installed there")
         return record
 
     def _forget(self, given: _Given) -> None:

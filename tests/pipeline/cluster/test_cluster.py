@@ -30,6 +30,12 @@ from permafrost.pipeline.cluster import claim
 
 claim.describe_software = lambda ours=claim.describe_software(): ours | {"keras": "0.1"}
 """
+# As if this package were not installed.
+WITHOUT_PERMAFROST = """
+import sys
+
+sys.modules["permafrost"] = None
+"""
 # An image that takes its process with it.
 DEADLY = """
 import os
@@ -188,6 +194,22 @@ def test_a_worker_with_other_software_is_left_out(
         assert not find_shards(extract.folder / "cache")
         cluster.add_worker()
         assert extract(scheduler=cluster.address).status == 0
+    check(extract, expected)
+
+
+def test_scheduler_and_workers_may_lack_the_package_and_live(
+    extract: Extract, tmp_path: Path, expected: dict[str, np.ndarray]
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_PERMAFROST)
+    without = {"PYTHONPATH": str(tmp_path)}
+    with DaskCluster(tmp_path / "dask", environment=without) as cluster:
+        cluster.add_worker(environment=without)
+        answer = extract(scheduler=cluster.address)
+        assert (answer.status, "Traceback" in answer.err) == (2, False)
+        assert "permafrost is not installed there" in answer.err.splitlines()[-1]
+        cluster.add_worker()
+        assert extract(scheduler=cluster.address).status == 0
+        assert len(cluster.list_workers()) == 2
     check(extract, expected)
 
 
