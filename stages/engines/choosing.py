@@ -69,6 +69,7 @@ class ChoosingProgram:
         self._steps: Iterator[Callable[[np.ndarray], list[np.ndarray]]] | None = self._plan(ways)
         # Several devices may call at once; while ways are timed, they wait for each other.
         self._lock = threading.Lock()
+        self._open_way(self._first)
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run one batch, see `stages.engines.program.Program`."""
