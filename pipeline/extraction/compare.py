@@ -21,11 +21,11 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.records import Parity
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.comparison import ComparedRow, Comparison, estimate_rate
-from permafrost.pipeline.extraction.sample import DecodedSample, decode_sample, find_distinct
+from permafrost.pipeline.extraction.sample import DecodedSample, decode_sample
 from permafrost.pipeline.forward.verdicts import Verdicts
 from permafrost.pipeline.forward.views import choose_view, run_views
 from permafrost.pipeline.options import PRECISIONS, ExtractOptions, FeatureOptions
-from permafrost.pipeline.planning.prepare import Preparation, open_sets
+from permafrost.pipeline.planning.prepare import Preparation, count_missing
 from permafrost.pipeline.progress import tell
 from permafrost.stages.engines.program import HalvingProgram, ProgramSpec, Verdict
 from permafrost.stages.engines.registry import BUILDERS, name_reference, open_reference
@@ -37,11 +37,9 @@ from permafrost.stages.shortcuts.differences import Run, measure_errors
 _FEWEST_AT_ONCE = 4
 # What a batch should take, and what is spent on those of one program. Longer ones are not repeated,
 # and so long TensorFlow may try ways to compute the same. Then when no other program is begun.
-_BATCH_S, _EACH_S, _LONGEST_S, _ALL_S = 0.7, 2.0, 8.0, 45.0
+_BATCH_S, _EACH_S, _LONGEST_S, _ALL_S = 1.0, 2.0, 8.0, 45.0
 # As if there were work enough to try all ways.
 _MANY = 10**9
-
-Errors = dict[str, Parity]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +49,7 @@ class _Measured:
     per_second: float
     batches: int
     way: str | None
-    errors: dict[str, Errors]
+    errors: dict[str, dict[str, Parity]]
 
 
 def compare(options: ExtractOptions, prepared: Preparation, index: Index) -> Comparison:
@@ -72,7 +70,7 @@ def compare(options: ExtractOptions, prepared: Preparation, index: Index) -> Com
             f"--compare times networks, and --layers {','.join(options.features.layers)} needs"
             " none; name a layer of a backbone"
         )
-    sample = decode_sample(prepared)
+    sample = decode_sample(prepared, n_threads=options.run.n_threads)
     bench = _Bench(options, prepared, index, sample, until_s=started_s + _ALL_S)
     rows = [row for one in _list_candidates(options) for row in bench.compare(*one)]
     return Comparison(
@@ -140,13 +138,11 @@ class _Bench:
         try:
             check_precision(engine, precision)
             if time.monotonic() > self._until_s:
-                raise PipelineError("left out, no time was left")
+                return [replace(row, reason="left out, no time was left") for row in rows]
             tell("progress", f"comparing {engine} {precision}")
             measured = self._measure(features)
-        except MemoryError:
-            return [replace(row, reason="the memory is too small") for row in rows]
-        except (StageError, PipelineError) as error:
-            return [replace(row, reason=str(error)) for row in rows]
+        except (StageError, PipelineError, MemoryError) as error:
+            return [replace(row, reason=str(error) or "out of memory") for row in rows]
         finally:
             gc.collect()  # Graphs are cycles, and may hold a gigabyte.
         return [self._complete(row, measured) for row in rows]
@@ -169,7 +165,12 @@ class _Bench:
             n_threads=self._options.run.n_threads,
             on_gpu=computes_on_gpu(row.engine),
         )
-        missing = self._count_missing(row)
+        features = replace(
+            self._options.features, engine=row.engine, precision=row.precision, decode=row.decode
+        )
+        missing = count_missing(
+            replace(self._options, features=features), self._prepared, self._index
+        )
         return replace(
             row,
             missing=missing,
@@ -181,17 +182,6 @@ class _Bench:
             program=measured.way,
             batches=measured.batches,
         )
-
-    def _count_missing(self, row: ComparedRow) -> int:
-        """Count the images that its own feature sets lack."""
-        features = replace(
-            self._options.features, engine=row.engine, precision=row.precision, decode=row.decode
-        )
-        prepared, options = self._prepared, replace(self._options, features=features)
-        sets = open_sets(options, prepared.backbone, prepared.layout, self._index)
-        digests = prepared.dataset.manifest.digests
-        missing = [found.locate(digests).missing for *_, found in sets.layers]
-        return int(np.logical_or.reduce(missing)[find_distinct(prepared)].sum())
 
     def _measure(self, features: FeatureOptions) -> _Measured:
         verdicts: list[Verdict] = []
@@ -239,10 +229,10 @@ class _Bench:
                 run_all()
         return seconds, outputs | {mode: run(batches[mode]) for mode in others}
 
-    def _find_errors(self, outputs: list[np.ndarray]) -> Errors:
+    def _find_errors(self, outputs: list[np.ndarray]) -> dict[str, Parity]:
         """Compare a batch with that of the reference."""
         found = measure_errors(lambda _: outputs, lambda _: self._expected, [outputs[0]])
-        errors: Errors = {}
+        errors = {}
         for layer, (max_error, mean_error) in zip(self._layers, found, strict=True):
             if not math.isfinite(max_error + mean_error):
                 raise PipelineError(f"layer {layer.spec} has values beyond its range")

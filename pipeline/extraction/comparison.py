@@ -35,7 +35,8 @@ class ComparedRow:
     seconds : float or None
         Estimated for the missing images.
     errors : dict of str to Parity
-        Of each layer, against the reference in float32 on images that are decoded exactly.
+        Of each layer, against the reference in float32 on images that are decoded exactly (in
+        isolation, as is asked for).
     program : str or None
         The fastest way to compute it, where TensorFlow had the time to find it.
     batches : int

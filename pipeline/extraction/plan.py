@@ -145,8 +145,8 @@ def preview(options: ExtractOptions, *, compares: bool = False) -> Preview:
     layout = open_cache(options.cache) if exists else CacheLayout(options.cache)
     with Index(layout.index_file if exists else None) as index:
         prepared = prepare(options, layout, index)
-        comparison = compare(options, prepared, index) if compares else None
         found = _preview(options, prepared, index, digests_kept=exists)
+        comparison = compare(options, prepared, index) if compares else None
         return replace(found, comparison=comparison)
 
 
@@ -156,7 +156,7 @@ def _preview(
     plan, manifest = prepared.plan, prepared.dataset.manifest
     digests = manifest.digests
     kept = digests.known & ~digests.is_in(prepared.failures.keys())
-    n_distinct = int((digests.first & kept).sum())
+    n_distinct = int(prepared.countable.sum())
     rate = recall_rate(index, plan.layers)
     seconds = len(plan.digests) / rate if rate else 0.0
     layers = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from permafrost.pipeline.forward.batch import BatchTask, load_batch, split_batch
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.stages.decoding.choices import DECODE_MODES
 
-_MOST_IMAGES, _PIECE = 32, 8
+_MOST_IMAGES, _PIECE = 32, 4
 # After so long, no more are decoded.
 _ENOUGH_S = 4.0
 
@@ -42,7 +43,7 @@ def _choose_tasks(prepared: Preparation) -> Iterator[BatchTask]:
     plan, manifest = prepared.plan, prepared.dataset.manifest
     paths, digests, rows = plan.paths, plan.digests, np.arange(len(plan.digests))
     if not len(rows):
-        paths, digests, rows = manifest.paths, manifest.digests, find_distinct(prepared)
+        paths, digests, rows = manifest.paths, manifest.digests, np.flatnonzero(prepared.countable)
     places = np.linspace(0, len(rows) - 1, min(_MOST_IMAGES, len(rows))).astype(int)
     n_pieces = -(-len(places) // _PIECE)
     scattered = [rows[places[piece::n_pieces]] for piece in range(n_pieces)]
@@ -50,31 +51,34 @@ def _choose_tasks(prepared: Preparation) -> Iterator[BatchTask]:
         yield from split_batches(paths, digests, piece, batch_size=_PIECE)
 
 
-def find_distinct(prepared: Preparation) -> np.ndarray:
-    """Return the first row of each different image that is not known to be unreadable."""
-    digests = prepared.dataset.manifest.digests
-    return np.flatnonzero(digests.first & ~digests.is_in(prepared.failures.keys()))
+def decode_sample(prepared: Preparation, *, n_threads: int) -> DecodedSample:
+    """Decode images in both ways; in isolation, in the way that is asked for.
 
-
-def decode_sample(prepared: Preparation) -> DecodedSample:
-    """Decode images in both ways; in isolation, in the way that is asked for."""
+    As many threads as decode in a run are at it: two on one core are not twice as fast.
+    """
     asked = prepared.decode.decoding
     modes = (asked,) if prepared.isolation else DECODE_MODES
+    tasks = list(_choose_tasks(prepared))
+    for task in tasks[:1]:  # What is imported for the first image is no part of its time.
+        _load(prepared, _keep_first(task), asked)
+    until_s = time.perf_counter() + _ENOUGH_S
+
+    def load(task: BatchTask) -> dict[str, tuple[np.ndarray, np.ndarray, float]]:
+        is_over = time.perf_counter() > until_s
+        return {} if is_over else {mode: _load(prepared, task, mode) for mode in modes}
+
     pieces: dict[str, list[np.ndarray]] = {mode: [] for mode in modes}
-    seconds, started_s, n_tried = dict.fromkeys(modes, 0.0), time.perf_counter(), 0
-    for task in _choose_tasks(prepared):
-        n_tried += len(task.paths)
-        loaded = {mode: _load(prepared, task, mode) for mode in modes}
-        readable = np.logical_and.reduce([mask for _, mask, _ in loaded.values()])
-        for mode, (piece, _, took_s) in loaded.items():
-            pieces[mode].append(piece[readable])
-            seconds[mode] += took_s
-        if time.perf_counter() - started_s > _ENOUGH_S:
-            break
+    seconds = dict.fromkeys(modes, 0.0)
+    with ThreadPoolExecutor(n_threads) as pool:
+        for loaded in filter(None, pool.map(load, tasks)):
+            readable = np.logical_and.reduce([mask for _, mask, _ in loaded.values()])
+            for mode, (piece, _, took_s) in loaded.items():
+                pieces[mode].append(piece[readable])
+                seconds[mode] += took_s
     pixels = {mode: np.concatenate(some) for mode, some in pieces.items() if some}
     if not pixels or not len(pixels[modes[0]]):
         raise PipelineError(
-            f"--compare: none of {n_tried} images can be decoded; see which with extract"
+            f"--compare: none of {sum(len(task.rows) for task in tasks)} images can be decoded; see which with extract"
         )
     rates = {mode: len(pixels[mode]) / max(1e-9, seconds[mode]) for mode in modes}
     difference = float(np.abs(pixels[modes[0]].astype(np.int16) - pixels[modes[-1]]).mean())
@@ -84,6 +88,10 @@ def decode_sample(prepared: Preparation) -> DecodedSample:
         per_second={mode: rates[mode] for mode in kept},
         difference=round(difference, 3) or None,
     )
+
+
+def _keep_first(task: BatchTask) -> BatchTask:
+    return BatchTask(rows=task.rows[:1], paths=task.paths[:1], digests=task.digests[:1])
 
 
 def _load(
