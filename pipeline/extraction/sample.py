@@ -77,8 +77,9 @@ def decode_sample(prepared: Preparation, *, n_threads: int) -> DecodedSample:
                 seconds[mode] += took_s
     pixels = {mode: np.concatenate(some) for mode, some in pieces.items() if some}
     if not pixels or not len(pixels[modes[0]]):
+        n_tried = sum(len(task.rows) for task in tasks)
         raise PipelineError(
-            f"--compare: none of {sum(len(task.rows) for task in tasks)} images can be decoded; see which with extract"
+            f"--compare: none of {n_tried} images can be decoded; extract says why of each"
         )
     rates = {mode: len(pixels[mode]) / max(1e-9, seconds[mode]) for mode in modes}
     difference = float(np.abs(pixels[modes[0]].astype(np.int16) - pixels[modes[-1]]).mean())
