@@ -112,11 +112,14 @@ class Comparison:
         lines = [
             f"compared on this machine with {self.images} of the images, in batches of"
             f" {self.batch_size}, in {self.seconds:.0f} s:",
-            *_align(measured),
+            *_align(_HEADER, [r.list_cells() for r in measured], [r.mark for r in measured]),
             *_group_reasons([row for row in self.rows if row.reason is not None]),
             "",
             *map(_wrap, self._explain(measured)),
         ]
+        compared = [row for row in measured if row.errors]
+        if any(len(row.errors) > 1 for row in compared):
+            lines += ["", "errors by layer:", *_list_errors(compared)]
         return "\n".join(lines)
 
     def _explain(self, measured: list[ComparedRow]) -> list[str]:
@@ -136,9 +139,6 @@ class Comparison:
             )
         if not all(row.batches for row in measured):
             lines.append("~ from the first batch alone, its compiling included")
-        if any(len(row.errors) > 1 for row in measured):
-            lines.append("errors by layer, the largest (and on average):")
-            lines += [f"  {_describe_errors(row)}" for row in measured if row.errors]
         return lines
 
 
@@ -167,14 +167,25 @@ def estimate_rate(forward: float, decoding: float, *, n_threads: int, on_gpu: bo
     return min(all_decoding, 1 / (1 / forward + 1 / (n_cores * decoding)))
 
 
-def _align(rows: list[ComparedRow]) -> list[str]:
-    table = [_HEADER, *(row.list_cells() for row in rows)]
+def _align(header: tuple[str, ...], rows: list[tuple[str, ...]], marks: list[str]) -> list[str]:
+    table = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    marks = [" ", *(row.mark for row in rows)]
     return [
         f"{mark} " + "  ".join([*map(str.rjust, cells[:-1], widths), cells[-1]])
-        for mark, cells in zip(marks, table, strict=True)
+        for mark, cells in zip([" ", *marks], table, strict=True)
     ]
+
+
+def _list_errors(rows: list[ComparedRow]) -> list[str]:
+    """List the largest errors of each layer: in columns, or where those are too many, in lines."""
+    layers = list(rows[0].errors)
+    cells = [[_describe_error(error.max_error) for error in row.errors.values()] for row in rows]
+    table = [(*some, row.options) for some, row in zip(cells, rows, strict=True)]
+    lines = _align((*layers, ""), table, [row.mark for row in rows])
+    if max(map(len, lines)) <= _WIDTH:
+        return [line.rstrip() for line in lines]
+    told = [", ".join(map(" ".join, zip(layers, some, strict=True))) for some in cells]
+    return [_wrap(f"  {row.options}: {one}") for row, one in zip(rows, told, strict=True)]
 
 
 def _group_reasons(rows: list[ComparedRow]) -> list[str]:
@@ -194,14 +205,6 @@ def _group_reasons(rows: list[ComparedRow]) -> list[str]:
 
 def _name(row: ComparedRow) -> str:
     return f"{row.engine} {row.precision}"
-
-
-def _describe_errors(row: ComparedRow) -> str:
-    told = (
-        f"{layer} {_describe_error(error.max_error)} ({_describe_error(error.mean_error)})"
-        for layer, error in row.errors.items()
-    )
-    return f"{row.options}: {', '.join(told)}"
 
 
 def _describe_error(error: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,15 +144,27 @@ def test_the_table_fits_a_terminal_and_marks_what_was_asked(
 ) -> None:
     lines = comparison.describe().splitlines()
     assert max(map(len, lines)) <= 100
-    table = [line for line in lines if "  --engine" in line and ":" not in line]
-    (marked,) = [line for line in table if line.startswith(">")]
-    assert marked.endswith("--engine tensorflow --precision float32 --decode exact")
-    assert len({line.index("--engine") for line in table}) == 1
-    assert len(table) == sum(row.reason is None for row in comparison.rows)
+    parts = "\n".join(lines).split("errors by layer:")
+    tables = [[line for line in part.splitlines() if "  --engine" in line] for part in parts]
+    assert len(tables) == 2
+    for table in tables:
+        (marked,) = [line for line in table if line.startswith(">")]
+        assert marked.endswith("--engine tensorflow --precision float32 --decode exact")
+        assert len({line.index("--engine") for line in table}) == 1
+        assert len(table) == sum(row.reason is None for row in comparison.rows)
     for row in comparison.rows:
         named = row.options if row.reason is None else f"{row.engine} {row.precision}"
         assert any(named in line for line in lines)
     assert found.describe().endswith(comparison.describe())
+
+
+def test_errors_of_more_layers_than_fit_into_columns_are_lines(comparison: Comparison) -> None:
+    row = next(row for row in comparison.rows if row.asked)
+    errors = {f"block{n}_pool:avg": row.errors["first"] for n in range(9)}
+    wide = replace(comparison, rows=[replace(row, errors=errors)])
+    told = wide.describe().partition("errors by layer:")[2]
+    assert f"{row.options}: block0_pool:avg 0, block1_pool:avg" in " ".join(told.split())
+    assert max(map(len, told.splitlines())) <= 100
 
 
 def test_what_cannot_run_here_is_a_row_that_says_why(
