@@ -35,11 +35,15 @@ def add_plan(parser: argparse.ArgumentParser) -> None:
     """Add the options of `plan`."""
     add_extraction_options(parser)
     parser.add_argument("--out", type=Path, metavar="features.h5", help="ignored here")
+    parser.add_argument(
+        "--compare", action="store_true",
+        help="time all engines and precisions on some of the images, in about a minute",
+    )  # fmt: skip
 
 
 def run_plan(parsed: argparse.Namespace) -> Outcome:
     """Run `plan`."""
     from permafrost.pipeline.extraction.plan import preview
 
-    found = preview(read_extract_options(parsed))
+    found = preview(read_extract_options(parsed), compares=getattr(parsed, "compare", False))
     return Outcome(found.describe(), found.to_dict(), is_dry=True)

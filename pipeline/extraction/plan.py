@@ -1,24 +1,25 @@
-"""``plan``: what an extraction would do, computing nothing."""
+"""``plan``: what an extraction would do, computing no features."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from permafrost.cache.shards.format import SHARD_BYTES
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.records import Drift, Parity
 from permafrost.pipeline.computing.writer import SHARD_SECONDS
+from permafrost.pipeline.extraction.compare import compare
+from permafrost.pipeline.extraction.comparison import Comparison, describe_time
 from permafrost.pipeline.forward.drift import describe_largest
 from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
 from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
-from permafrost.pipeline.planning.prepare import prepare
+from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.pipeline.planning.remembered import recall_rate, recall_records
 from permafrost.stages.datasets.folders import Ignored
 
-_MINUTE_S, _HOUR_S = 60, 3600
 # Clusters that the time is told for.
 _WORKERS = (2, 8, 32)
 
@@ -63,6 +64,8 @@ class Preview:
         What lies beside the images.
     digests_kept : bool
         Whether the next run need not hash the images again: there is a cache that remembers them.
+    comparison : Comparison or None
+        What other engines, precisions and ways of decoding would give; None unless it was asked.
     """
 
     images: int
@@ -80,10 +83,13 @@ class Preview:
     drift: dict[str, Drift]
     ignored: Ignored
     digests_kept: bool
+    comparison: Comparison | None
 
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
-        return asdict(self)
+        figures = asdict(replace(self, comparison=None))
+        del figures["comparison"]
+        return figures | (self.comparison.to_dict() if self.comparison else {})
 
     def describe(self) -> str:
         """Return the figures as a person wants them."""
@@ -112,6 +118,8 @@ class Preview:
             )
         if self.fast_decoding:
             lines.append(f"  {self.fast_decoding.describe()}")
+        if self.comparison:
+            lines += ["", self.comparison.describe()]
         return "\n".join(lines)
 
     def _describe_workers(self, rate: float) -> str:
@@ -119,36 +127,36 @@ class Preview:
         return f"a worker of a cluster did {rate:.1f} images/s: {', '.join(times)}"
 
 
-def describe_time(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 2 * _MINUTE_S:
-        return f"{seconds:.0f} s"
-    return (
-        f"{seconds / _MINUTE_S:.0f} min" if seconds < 2 * _HOUR_S else f"{seconds / _HOUR_S:.1f} h"
-    )
-
-
 def _count_shards(layer: LayerPreview, seconds: float) -> int:
     """Count files of one layer: a shard is full by its bytes or after a while."""
     return math.ceil(max(layer.bytes_to_write / SHARD_BYTES, seconds / SHARD_SECONDS))
 
 
-def preview(options: ExtractOptions) -> Preview:
-    """Find out what an extraction would do; the cache need not exist yet."""
+def preview(options: ExtractOptions, *, compares: bool = False) -> Preview:
+    """Find out what an extraction would do; the cache need not exist yet.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    compares : bool
+        Whether to time all engines and precisions, see `compare`; it takes about a minute.
+    """
     exists = options.cache.exists()
     layout = open_cache(options.cache) if exists else CacheLayout(options.cache)
     with Index(layout.index_file if exists else None) as index:
-        return _preview(options, layout, index, digests_kept=exists)
+        prepared = prepare(options, layout, index)
+        found = _preview(options, prepared, index, digests_kept=exists)
+        comparison = compare(options, prepared, index) if compares else None
+        return replace(found, comparison=comparison)
 
 
 def _preview(
-    options: ExtractOptions, layout: CacheLayout, index: Index, *, digests_kept: bool
+    options: ExtractOptions, prepared: Preparation, index: Index, *, digests_kept: bool
 ) -> Preview:
-    prepared = prepare(options, layout, index)
     plan, manifest = prepared.plan, prepared.dataset.manifest
     digests = manifest.digests
     kept = digests.known & ~digests.is_in(prepared.failures.keys())
-    n_distinct = int((digests.first & kept).sum())
+    n_distinct = int(prepared.countable.sum())
     rate = recall_rate(index, plan.layers)
     seconds = len(plan.digests) / rate if rate else 0.0
     layers = [
@@ -176,4 +184,5 @@ def _preview(
         drift=recall_records(plan.layers, Drift),
         ignored=prepared.dataset.ignored,
         digests_kept=digests_kept,
+        comparison=None,
     )

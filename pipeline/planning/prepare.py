@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.index import Index
@@ -49,6 +52,12 @@ class Preparation:
     plan: ExtractionPlan
     fitting: Fitting
     n_rows: int
+
+    @property
+    def countable(self) -> NDArray[np.bool_]:
+        """Mask of the dataset's rows, the first of each image not known to be unreadable."""
+        digests = self.dataset.manifest.digests
+        return digests.first & ~digests.is_in(self.failures.keys())
 
 
 def prepare(
@@ -161,6 +170,14 @@ def prepare_rows(  # noqa: PLR0913
         fitting=fit_memory(options.run, backbone, manifest=manifest, plan=plan, n_rows=n_rows),
         n_rows=n_rows,
     )
+
+
+def count_missing(options: ExtractOptions, prepared: Preparation, index: Index) -> int:
+    """Count the images of a dataset that has been prepared which other options would compute."""
+    sets = open_sets(options, prepared.backbone, prepared.layout, index)
+    digests = prepared.dataset.manifest.digests
+    missing = [features.locate(digests).missing for *_, features in sets.layers]
+    return int((np.logical_or.reduce(missing) & prepared.countable).sum())
 
 
 def describe_layers(

@@ -187,6 +187,10 @@ class HalvingProgram:
             return pieces[0]
         return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
 
+    def close(self) -> None:
+        """Release the device memory, where that takes more than to forget the program."""
+        getattr(self._program, "close", lambda: None)()
+
 
 def fill_up(batch: np.ndarray, n_images: int) -> np.ndarray:
     """Repeat the last image of a batch that is too short, for programs of one size."""

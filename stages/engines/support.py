@@ -67,6 +67,11 @@ def check_precision(engine: str, precision: str) -> None:
         )
 
 
+def computes_on_gpu(engine: str) -> bool:
+    """Tell whether an engine leaves this machine's processor alone; this imports its backend."""
+    return engine != "openvino" and _has_gpu(find_keras_backend())
+
+
 def _check_openvino(precision: str) -> None:
     if importlib.util.find_spec("openvino") is None:
         raise InputError(
