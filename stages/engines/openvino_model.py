@@ -117,7 +117,12 @@ def pack_model(converted: ConvertedModel) -> NDArray[np.uint8]:
         told = {"outputs": converted.outputs, "graph": xml.read_text(encoding="utf-8")}
         tail = np.frombuffer(json.dumps(told).encode(), np.uint8)
         length = np.array([len(tail)], _LENGTH).view(np.uint8)
-        return np.concatenate([np.fromfile(weights, np.uint8), tail, length])
+        n_weights = weights.stat().st_size
+        packed = np.empty(n_weights + len(tail) + len(length), np.uint8)
+        with weights.open("rb") as file:
+            file.readinto(memoryview(packed)[:n_weights])
+        packed[n_weights:] = np.concatenate([tail, length])
+        return packed
 
 
 def unpack_model(packed: NDArray[np.uint8]) -> ConvertedModel:
