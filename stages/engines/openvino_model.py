@@ -120,7 +120,8 @@ def pack_model(converted: ConvertedModel) -> NDArray[np.uint8]:
         n_weights = weights.stat().st_size
         packed = np.empty(n_weights + len(tail) + len(length), np.uint8)
         with weights.open("rb") as file:
-            file.readinto(memoryview(packed)[:n_weights])
+            if file.readinto(packed[:n_weights].data) != n_weights:
+                raise OSError("its weights cannot be read back")
         packed[n_weights:] = np.concatenate([tail, length])
         return packed
 
