@@ -87,6 +87,8 @@ def _build_network(
     key = (work.way, *(layer.features.key for layer in prepared.plan.of_network))
     if key not in _built:
         _built.clear()  # Before there is another: each may take a gigabyte.
-        _built[key] = BUILDERS[features.engine](prepared.backbone.load(), spec, work)
+        if work.keep:  # Then the network may not be loaded, and not be checked by that.
+            prepared.backbone.check_files()
+        _built[key] = BUILDERS[features.engine](prepared.backbone.load, spec, work)
     note_parity(features, prepared, _built[key], spec)
     return _built[key]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from permafrost.cache.store.index import Index
+from permafrost.pipeline.forward.kept_model import describe_program, digest_facts, place_model
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.stages.engines.program import ProgramSpec, Verdict, Work
 from permafrost.stages.engines.support import describe_processor
@@ -42,8 +42,11 @@ class Verdicts:
     def describe_work(
         self, features: FeatureOptions, prepared: Preparation, spec: ProgramSpec
     ) -> Work:
-        """Describe what a program is built for, with the way that is known to be the fastest."""
-        key = _name_memo(prepared, spec)
+        """Describe what a program is built for, with the way that is known to be the fastest.
+
+        Of OpenVINO, it says where the model is kept.
+        """
+        key, is_openvino = _name_memo(prepared, spec), features.engine == "openvino"
         if self._asked != "auto":
             self.verdict = Verdict(way=self._asked)
         elif features.engine == "tensorflow" and self._index:
@@ -59,24 +62,18 @@ class Verdicts:
             n_images=prepared.n_rows,
             way=self.verdict.way if self.verdict else None,
             note=note,
+            keep=place_model(prepared, spec) if self._index and is_openvino else None,
         )
 
 
 def _name_memo(prepared: Preparation, spec: ProgramSpec) -> str:
-    card = prepared.backbone.card
-    facts = {
-        # The weights too: they decide whether the numbers are close enough.
-        "layers": [[str(one), card.layers[one.layer].digest] for one in spec.layers],
-        "size": card.size,
-        "preprocess": spec.preprocess,
-        "view": spec.view,
-        "precision": spec.precision,
+    # The weights too: they decide whether the numbers are close enough.
+    facts = describe_program(prepared, spec) | {
         "batch_size": prepared.fitting.batch_size,
         "processor": describe_processor(),
         "tensorflow": importlib.metadata.version("tensorflow"),
     }
-    text = json.dumps(facts, sort_keys=True)
-    return f"program {hashlib.sha256(text.encode()).hexdigest()}"
+    return f"program {digest_facts(facts)}"
 
 
 def _read(memo: str | None) -> Verdict | None:

@@ -54,6 +54,7 @@ class Backbone:
         self._with_top = False
         self._checked: Network | None = None
         self._remembered: str | None = None
+        self._described: dict[bool, str] = {}
         self.layers = parse_layer_specs(options.layers)
         self._of_network = [spec for spec in self.layers if not spec.is_pixels]
         if any(spec.n_first for spec in self.layers):
@@ -146,6 +147,20 @@ class Backbone:
             self._checked = network
         return network
 
+    def check_files(self) -> None:
+        """Check, without loading it, that the network is still the one that the card tells of.
+
+        Of Keras' own weights it does not read the file, which Keras checks when it loads it.
+
+        Raises
+        ------
+        PipelineError
+            Its files, or Keras and its settings, are not those of which the card was made.
+        """
+        described = self._described.get(self._with_top)
+        if described is not None and described != self._memo_key(with_top=self._with_top):
+            raise self._refuse_changed()
+
     def _check(self, network: Network, card: BackboneCard) -> None:
         """Forget a card from the index that is not of this network, and stop."""
         digests = network.digest_layers()
@@ -153,7 +168,10 @@ class Backbone:
             return
         if self._index and self._remembered:
             self._index.forget_memo(self._remembered)
-        raise PipelineError(
+        raise self._refuse_changed()
+
+    def _refuse_changed(self) -> PipelineError:
+        return PipelineError(
             f"the backbone {str(self.name)!r} is not what it was when it was last looked at: its"
             " files or Keras' settings have changed since; run the same again"
         )
@@ -183,7 +201,7 @@ class Backbone:
     def _describe(self, *, with_top: bool = False) -> BackboneCard:
         if self.name.name == NO_BACKBONE or not (self._of_network or self.name.is_file):
             return self._describe_images()
-        memo_key = self._memo_key(with_top=with_top)
+        memo_key = self._described[with_top] = self._memo_key(with_top=with_top)
         known = self._index.memo(memo_key) if self._index else None
         if known is not None:
             self._remembered = memo_key

@@ -8,6 +8,7 @@ no core waits for the other at the end of one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from threading import Lock, Semaphore
 from typing import Any
 
@@ -15,14 +16,10 @@ import numpy as np
 
 from permafrost.cores import count_cores
 from permafrost.stages.backbones.network import Network
-from permafrost.stages.engines.program import ProgramSpec, fill_up, refuse_run
-from permafrost.stages.engines.tracing import TracedProgram, trace_program
+from permafrost.stages.engines.openvino_model import PIECE, find_model
+from permafrost.stages.engines.program import Keep, ProgramSpec, fill_up, refuse_run
 from permafrost.stages.errors import UnknownNameError
-from permafrost.stages.shortcuts.choice import NO_SHORTCUTS
 
-# Measured with MobileNet x0.25 and ResNet50 on two cores: 4 images at a time are as fast as or
-# faster than 1, 8 are slower. The shape is fixed, as OpenVINO is faster for it.
-PIECE = 4
 # After so long without an answer, a request has failed and not just taken its time.
 _PATIENCE_S = 60.0
 _PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
@@ -33,37 +30,41 @@ class OpenVinoProgram:
 
     Parameters
     ----------
-    network : Network
+    load : callable
+        Loads the network; called, and TensorFlow imported, only where no model is kept.
     spec : ProgramSpec
         Of precision ``"float32"`` or ``"bfloat16"``.
+    keep : Keep, optional
+        For the converted model.
     """
 
-    def __init__(self, network: Network, spec: ProgramSpec) -> None:
+    def __init__(
+        self, load: Callable[[], Network], spec: ProgramSpec, keep: Keep | None = None
+    ) -> None:
         import openvino
-        import tensorflow as tf
 
         if spec.precision not in _PRECISIONS:
             raise UnknownNameError("precision", spec.precision, _PRECISIONS, where="of OpenVINO")
-        traced = trace_program(network, spec, hold=tf.constant, shortcuts=NO_SHORTCUTS)
+        converted = find_model(load, spec, keep)
         settings = {
             "INFERENCE_PRECISION_HINT": _PRECISIONS[spec.precision],
             "PERFORMANCE_HINT": "THROUGHPUT",
             "INFERENCE_NUM_THREADS": count_cores(),
         }
         try:
-            compiled = openvino.Core().compile_model(_convert(traced), "CPU", settings)
+            compiled = openvino.Core().compile_model(converted.model, "CPU", settings)
         except Exception as error:  # OpenVINO has many, of no common base.
             raise refuse_run("OpenVINO", error) from error
         self._requests = openvino.AsyncInferQueue(compiled)
         self._requests.set_callback(_take_outputs)
         # Converting may change the order of the outputs, as where a network transposes.
         self._places = [
-            next(n for n, port in enumerate(compiled.outputs) if tensor.name in port.get_names())
-            for tensor in traced.outputs
+            next(n for n, port in enumerate(compiled.outputs) if name in port.get_names())
+            for name in converted.outputs
         ]
         # Two threads that look for a free request at once may be given the same one.
         self._starting = Lock()
-        self._shapes = [tuple(tensor.shape[1:]) for tensor in traced.outputs]
+        self._shapes = [tuple(compiled.outputs[place].shape)[1:] for place in self._places]
 
     def __call__(self, batch: np.ndarray) -> list[np.ndarray]:
         """Run one batch, see `Program`."""
@@ -79,18 +80,6 @@ class OpenVinoProgram:
             while not done.acquire(timeout=_PATIENCE_S):
                 self._requests.wait_all()  # Raises what a request failed with.
         return outputs
-
-
-def _convert(traced: TracedProgram) -> Any:
-    import openvino
-
-    model = openvino.convert_model(
-        traced.graph,
-        input=[traced.batch.name],
-        output=[tensor.name for tensor in traced.outputs],
-    )
-    model.reshape([PIECE, *traced.batch.shape[1:]])
-    return model
 
 
 def _take_outputs(request: Any, piece: tuple[list[np.ndarray], list[int], Semaphore]) -> None:

@@ -10,6 +10,7 @@ from queue import SimpleQueue
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.errors import InputError, in_one_line
@@ -105,6 +106,16 @@ class Verdict:
         return f"program: {self.way}, as timed on this machine (images/s: {told})"
 
 
+class Keep(Protocol):
+    """A place for bytes that are slow to make and depend on network and spec alone."""
+
+    def load(self) -> NDArray[np.uint8] | None:
+        """Return what was saved, byte for byte; None where there is nothing."""
+
+    def save(self, values: NDArray[np.uint8]) -> None:
+        """Keep bytes, shape (n,), for another process; where that cannot be, do nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What a program is built for.
@@ -117,12 +128,15 @@ class Work:
         fastest is found where there is work enough.
     note : callable, optional
         Is told what was found.
+    keep : Keep, optional
+        For what the engine derives from the network.
     """
 
     batch_size: int
     n_images: int
     way: str | None = None
     note: Callable[[Verdict], None] = lambda _verdict: None
+    keep: Keep | None = None
 
 
 class SharedPrograms:

@@ -12,7 +12,7 @@ from permafrost.stages.engines.program import (
     SharedPrograms,
     Work,
 )
-from permafrost.stages.frameworks.start import find_keras_backend, list_gpus
+from permafrost.stages.frameworks.start import find_keras_backend, keep_freed_memory, list_gpus
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.network import Network
@@ -29,12 +29,12 @@ def open_reference(network: Network, spec: ProgramSpec) -> Program:
     return KerasProgram(network, spec, compiled=False)
 
 
-def _build_tensorflow(network: Network, spec: ProgramSpec, work: Work) -> HalvingProgram:
+def _build_tensorflow(load: Callable[[], Network], spec: ProgramSpec, work: Work) -> HalvingProgram:
     from permafrost.stages.engines.choosing import ChoosingProgram
     from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
     from permafrost.stages.shortcuts.choice import find_shortcuts, list_ways
 
-    gpus = list_gpus()
+    network, gpus = load(), list_gpus()
     devices: list[str | None] = [*gpus] or [None]
 
     def build(way: str) -> Program:
@@ -58,19 +58,21 @@ def _build_tensorflow(network: Network, spec: ProgramSpec, work: Work) -> Halvin
     return HalvingProgram(program, n_at_once=len(devices))
 
 
-def _build_openvino(network: Network, spec: ProgramSpec, _work: Work) -> HalvingProgram:
+def _build_openvino(load: Callable[[], Network], spec: ProgramSpec, work: Work) -> HalvingProgram:
     from permafrost.stages.engines.openvino_engine import OpenVinoProgram
 
-    return HalvingProgram(OpenVinoProgram(network, spec), n_at_once=2)
+    keep_freed_memory()  # TensorFlow, which would see to it, may stay away.
+    return HalvingProgram(OpenVinoProgram(load, spec, work.keep), n_at_once=2)
 
 
-def _build_keras(network: Network, spec: ProgramSpec, work: Work) -> HalvingProgram:
+def _build_keras(load: Callable[[], Network], spec: ProgramSpec, work: Work) -> HalvingProgram:
     from permafrost.stages.engines.keras_engine import KerasProgram
 
-    return HalvingProgram(KerasProgram(network, spec, batch_size=work.batch_size))
+    return HalvingProgram(KerasProgram(load(), spec, batch_size=work.batch_size))
 
 
-BUILDERS: dict[str, Callable[[Network, ProgramSpec, Work], HalvingProgram]] = {
+# Each is given what loads the network, which need not be called.
+BUILDERS: dict[str, Callable[[Callable[[], Network], ProgramSpec, Work], HalvingProgram]] = {
     "tensorflow": _build_tensorflow,
     "openvino": _build_openvino,
     "keras": _build_keras,

@@ -72,7 +72,7 @@ def start_keras() -> None:
         start_tensorflow()
         return
     check_keras_backend(backend)
-    _keep_freed_memory()
+    keep_freed_memory()
     # Otherwise JAX takes three quarters of a card's memory at once.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
@@ -123,7 +123,7 @@ def start_tensorflow(*, with_keras: bool = True) -> None:
         check_keras_backend("tensorflow")
     if "tensorflow" in sys.modules:
         return
-    _keep_freed_memory()
+    keep_freed_memory()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     if NVIDIA_DEVICES.is_dir():
         _find_devices()
@@ -132,7 +132,7 @@ def start_tensorflow(*, with_keras: bool = True) -> None:
             _find_devices()
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Have the C library keep what TensorFlow frees, for its next batch.
 
     By default each activation of over 32 MB is fetched from the kernel and given back again, page

@@ -55,7 +55,7 @@ def pixels() -> np.ndarray:
 
 def build(network: KerasNetwork, **options: Any) -> OpenVinoProgram:
     spec = {"layers": tuple(parse_layer_specs(SPECS)), "preprocess": "caffe", **options}
-    return OpenVinoProgram(network, ProgramSpec(**spec))
+    return OpenVinoProgram(lambda: network, ProgramSpec(**spec))
 
 
 def compute_with_keras(network: KerasNetwork, pixels: np.ndarray) -> dict[str, np.ndarray]:
@@ -145,7 +145,7 @@ def test_outputs_of_one_shape_are_not_swapped_behind_what_moves_axes(pixels: np.
     network = KerasNetwork(keras.Model(image, kl.ReLU(name="last")(pooled)))
     network.size = (SIDE, SIDE)
     specs = tuple(parse_layer_specs("last:avg,last:max,last"))
-    program = OpenVinoProgram(network, ProgramSpec(layers=specs, preprocess="none"))
+    program = OpenVinoProgram(lambda: network, ProgramSpec(layers=specs, preprocess="none"))
     average, largest, whole = program(pixels)
     np.testing.assert_allclose(average, whole.mean((2, 3)), rtol=1e-4)
     np.testing.assert_allclose(largest, whole.max((2, 3)), rtol=1e-4)

@@ -148,7 +148,7 @@ def find_verdict(model: Any, name: str) -> Verdict:
     spec = ProgramSpec(layers=(LayerSpec(name),), preprocess="none")
     verdicts: list[Verdict] = []
     work = Work(batch_size=len(IMAGES), n_images=10**9, note=verdicts.append)
-    program = BUILDERS["tensorflow"](network, spec, work)
+    program = BUILDERS["tensorflow"](lambda: network, spec, work)
     for _ in range(20):
         program(IMAGES)
     (verdict,) = verdicts
