@@ -189,10 +189,12 @@ class _Bench:
         work = Verdicts(self._index, self._options.run.program).describe_work(
             features, self._prepared, spec
         )
-        work = replace(work, batch_size=self.batch_size, n_images=_MANY, note=verdicts.append)
+        work = replace(
+            work, batch_size=self.batch_size, n_images=_MANY, note=verdicts.append, keep=None
+        )
         chooses = features.engine == "tensorflow" and work.way is None
         with closing(
-            BUILDERS[features.engine](self._prepared.backbone.load(), spec, work)
+            BUILDERS[features.engine](self._prepared.backbone.load, spec, work)
         ) as program:
             seconds, outputs = self._time(program, lambda: bool(verdicts) or not chooses)
             errors = {mode: self._find_errors(outputs[mode]) for mode in outputs}

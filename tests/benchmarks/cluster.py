@@ -48,7 +48,7 @@ def compute(batch):
     time.sleep(len(batch) / {speed})
     return [np.repeat(batch.reshape(len(batch), -1).mean(axis=1, dtype=np.float32)[:, None], 16, 1)]
 
-registry.BUILDERS["tensorflow"] = lambda network, spec, work: HalvingProgram(compute)
+registry.BUILDERS["tensorflow"] = lambda load, spec, work: HalvingProgram(compute)
 """
 _SIDE = 8
 # Of the claims, the share that fills caches of Python and Dask, and is not counted.
