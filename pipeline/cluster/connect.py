@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +17,8 @@ from permafrost.cores import count_cores
 from permafrost.pipeline.errors import Interrupted, PipelineError
 
 _CONNECT_TIMEOUT_S = 10
+# Of all the steps of it, each of which may take the former.
+_OPEN_TIMEOUT_S = 30
 _ASK_TIMEOUT_S = 10
 # ``--scheduler local:4`` starts four worker processes here.
 _LOCAL = "local:"
@@ -67,14 +71,35 @@ def connect(address: str) -> Iterator[Client]:
                 yield client
             return
         try:
-            client = Client(address, timeout=_CONNECT_TIMEOUT_S)
-        except (OSError, ValueError) as error:
+            client = _open_client(address)
+        # What Dask raises of addresses in schemes that are not for it is any of these.
+        except (OSError, ValueError, TypeError, ImportError, AssertionError) as error:
+            reason = str(error) or "its answer is none of a scheduler's"
             raise PipelineError(
-                f"no Dask scheduler answers at {address!r} ({error}); start one with dask"
+                f"no Dask scheduler answers at {address!r} ({reason}); start one with dask"
                 " scheduler, or drop --scheduler"
             ) from error
         with client:
             yield client
+
+
+def _open_client(address: str) -> Client:
+    """Connect, in a thread that is left alone: Dask waits for an open port without an end."""
+    opened: Future[Client] = Future()
+
+    def connect_once() -> None:
+        try:
+            opened.set_result(Client(address, timeout=_CONNECT_TIMEOUT_S))
+        except Exception as error:  # noqa: BLE001 - raised by who waits for it
+            opened.set_exception(error)
+
+    threading.Thread(target=connect_once, name="connect", daemon=True).start()
+    try:
+        return opened.result(_OPEN_TIMEOUT_S)
+    except TimeoutError as error:
+        if opened.done():
+            raise
+        raise TimeoutError(f"silent for {_OPEN_TIMEOUT_S} s") from error
 
 
 def _start_workers(address: str) -> LocalCluster:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from permafrost.pipeline.cluster.claim import ClaimRecord
 from permafrost.pipeline.cluster.connect import connect, list_workers
 from permafrost.pipeline.cluster.dispatch import Dispatcher
 from permafrost.pipeline.cluster.queue import Claim, ClaimQueue
-from permafrost.pipeline.errors import UnavailableError
+from permafrost.pipeline.errors import PipelineError, UnavailableError
 from tests.helpers.clusters import DaskCluster, wait_for
 
 
@@ -119,6 +121,43 @@ def test_a_stopped_worker_is_silent_and_its_claims_go_to_another(
         assert (claims[0][0], claims[-1][1]) == (0, 40)
         wait_for(lambda: find_silent() == [address])
     os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("address", ["foo://bar", "tls://127.0.0.1:1"])
+def test_an_address_that_is_none_is_one_line(address: str) -> None:
+    with (
+        pytest.raises(PipelineError, match="no Dask scheduler answers at"),
+        connect(address),
+    ):
+        pass
+
+
+def test_a_port_that_never_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_OPEN_TIMEOUT_S", 1)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
+        with (
+            pytest.raises(PipelineError, match=r"no Dask scheduler answers at .*silent for 1 s"),
+            connect(address),
+        ):
+            pass
+
+
+def fail_of_time(*_: object) -> ClaimRecord:
+    raise OSError(errno.ETIMEDOUT, "the server of the cache is silent")
+
+
+def test_a_file_system_that_times_out_on_a_worker_ends_the_run(
+    cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "run_claim", fail_of_time)
+    monkeypatch.setattr(module, "_PATIENCE_S", 60.0)
+    cluster.add_worker()
+    with (
+        connect(cluster.address) as client,
+        pytest.raises(TimeoutError, match="the server of the cache"),
+    ):
+        work_off(client, open_queue())
 
 
 def test_a_cluster_leaves_loggers_and_generators_as_they_were() -> None:
