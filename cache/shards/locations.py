@@ -54,6 +54,18 @@ class RowLocations:
         """Return the locations of some of the rows."""
         return RowLocations(shards=self.shards, shard=self.shard[rows], row=self.row[rows])
 
+    def fill(self, rows: np.ndarray, found: RowLocations) -> RowLocations:
+        """Return these locations, with those of some rows taken from where they were found."""
+        names = sorted({*self.shards, *found.shards})
+        places = {name: place for place, name in enumerate(names)}
+        # The last of each is for -1, which is no shard.
+        own, other = (
+            np.array([*map(places.__getitem__, one.shards), -1], np.int32) for one in (self, found)
+        )
+        shard, row = own[self.shard], self.row.copy()
+        shard[rows], row[rows] = other[found.shard], found.row
+        return RowLocations(shards=names, shard=shard, row=row)
+
 
 class RowTable:
     """Finds rows of some shards by their digests.
@@ -83,6 +95,11 @@ class RowTable:
     def __len__(self) -> int:
         """How many different rows there are."""
         return len(np.unique(self._words, axis=0))
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows there are, those that several shards hold counted each time."""
+        return len(self._words)
 
     @property
     def n_bytes(self) -> int:

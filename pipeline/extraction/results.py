@@ -86,6 +86,7 @@ def locate_again(layer: LayerPlan, digests: Sequence[bytes], *, n_failed: int = 
         More of them are missing than the `n_failed` that could not be computed.
     """
     layer.features.refresh()
+    layer.features.settle()
     locations = layer.features.locate(digests)
     if locations.missing.sum() > n_failed:
         raise UnavailableError(f"rows of {layer.spec} vanished from the cache meanwhile; run again")

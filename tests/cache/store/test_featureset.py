@@ -11,6 +11,7 @@ from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.shards.format import RowFormat
 from permafrost.cache.shards.gather import StoredRows, gather_rows
 from permafrost.cache.shards.locations import split_digests
+from permafrost.cache.shards.reader import read_digests_or_none
 from permafrost.cache.shards.writer import ShardWriter
 from permafrost.cache.store.featureset import FeatureSet
 from permafrost.cache.store.folders import open_feature_set_folder
@@ -106,3 +107,62 @@ def test_the_shards_are_the_truth_whatever_the_index_says(layout: CacheLayout) -
     path.unlink()
     with Index(layout.index_file) as index:
         assert len(FeatureSet(layout, RECIPE, index)) == 0
+
+
+@pytest.mark.parametrize("most_recent", [0, 60, 10_000])
+def test_shards_that_come_one_by_one_are_found_as_if_all_had_been_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most_recent: int
+) -> None:
+    monkeypatch.setattr("permafrost.cache.store.featureset._MOST_RECENT", most_recent)
+    random = np.random.default_rng(0)
+    digests = random.integers(1, 256, (400, 32), dtype=np.uint8)
+    layout = open_cache(tmp_path / "cache")
+    folder = open_feature_set_folder(layout, RECIPE)
+    wanted = [*split_digests(digests), b"", bytes(range(32))]
+    with Index() as index:
+        features = FeatureSet(layout, RECIPE, index)
+        for start in range(0, 400, 40):
+            # The half of each is there already.
+            write_shards(folder, [digests[max(0, start - 20) : start + 40]])
+            features.refresh()
+            found = features.locate(wanted)
+            expected = FeatureSet(layout, RECIPE, index).locate(wanted)
+            np.testing.assert_array_equal(found.missing, expected.missing)
+            for number in np.flatnonzero(~found.missing).tolist():
+                name, row = found.shards[found.shard[number]], found.row[number]
+                stored = index.rows_of(features.key, name)
+                assert stored is not None
+                assert stored[row].tobytes() == wanted[number]
+            assert found.shards == sorted(set(found.shards))
+        features.settle()
+        assert features.locate(wanted).shards == expected.shards
+        assert len(features) == 400
+        next(folder.glob("shard-*.h5")).unlink()
+        features.refresh()
+        expected = FeatureSet(layout, RECIPE, index).locate(wanted)
+        np.testing.assert_array_equal(features.locate(wanted).missing, expected.missing)
+
+
+def test_a_new_shard_is_read_without_those_that_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(0)
+    digests = random.integers(1, 256, (100, 32), dtype=np.uint8)
+    layout = open_cache(tmp_path / "cache")
+    folder = open_feature_set_folder(layout, RECIPE)
+    write_shards(folder, np.split(digests, 10)[:9])
+    with Index() as index:
+        features = FeatureSet(layout, RECIPE, index)
+        read: list[str] = []
+        rows_of = index.rows_of
+        monkeypatch.setattr(
+            index, "rows_of", lambda key, name: read.append(name) or rows_of(key, name)
+        )
+        monkeypatch.setattr(
+            "permafrost.cache.store.featureset.read_digests_or_none",
+            lambda file, key: read.append(file.name) or read_digests_or_none(file, key),
+        )
+        write_shards(folder, [digests[90:]])
+        features.refresh()
+        assert len(read) == 1
+        assert not features.locate(split_digests(digests)).missing.any()
