@@ -26,6 +26,7 @@ from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.prepare import open_sets, prepare_rows
+from permafrost.refusals import PASSING, find_errno, raise_refusal
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.decoding.decode import describe_decoder
@@ -147,6 +148,8 @@ def run_claim(job: Job, start: int, stop: int, others: Others) -> ClaimRecord:
             try:
                 opened = _OpenJob(job)
             except (StageError, CacheError, PipelineError, OSError) as error:
+                if find_errno(error) in PASSING:
+                    raise
                 return ClaimRecord(worker=worker.address, refused=str(error))
             _opened.clear()
             _opened[job.token] = opened
@@ -156,6 +159,8 @@ def run_claim(job: Job, start: int, stop: int, others: Others) -> ClaimRecord:
             raise
         except Exception as error:  # noqa: BLE001 - not every one of them can travel
             status = getattr(error, "exit_status", BUG_STATUS)
+            if status == BUG_STATUS:
+                raise_refusal(error, None)
             text = str(error) if status != BUG_STATUS else traceback.format_exc()[-_LONGEST_ERROR:]
             return ClaimRecord(worker=worker.address, error=text, exit_status=status)
 

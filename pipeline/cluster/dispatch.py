@@ -92,6 +92,7 @@ class Dispatcher:
         self._of_key: dict[str, _Given] = {}
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._workers: list[Worker] = []
+        self._wants_resource = False
         self._refusals: dict[str, str] = {}
         self._n_tasks = 0
         # Counted and not read from a clock: this process may have been stopped meanwhile.
@@ -147,13 +148,15 @@ class Dispatcher:
         known = list_workers(self._client)
         if self._client.status == "closed":
             self._stop_as_lost()
-        if known and all(worker.address in self._refusals for worker in known):
-            address, reason = next(iter(self._refusals.items()))
+        # Who offers the resource says how much it can take; others of the cluster are for else,
+        # even when all who offer it are gone.
+        self._wants_resource |= any(worker.has_resource for worker in known or ())
+        for_us = [one for one in known or () if one.has_resource or not self._wants_resource]
+        self._workers = [one for one in for_us if one.address not in self._refusals]
+        if for_us and not self._workers:
+            address = for_us[0].address
+            reason = self._refusals[address]
             raise PipelineError(f"no worker of the cluster can compute this; {address}: {reason}")
-        able = [worker for worker in known or () if worker.address not in self._refusals]
-        # Who offers the resource says how much it can take; others of the cluster are for else.
-        offering = [worker for worker in able if worker.has_resource]
-        self._workers = offering or able
         self.n_most = max(self.n_most, len(self._workers))
         if any(not worker.is_silent for worker in self._workers):
             self._seen_s = self._warned_s = self._now_s
@@ -224,7 +227,7 @@ class Dispatcher:
             *(eval, _TASK, {**_NAMES, "packed": packed}),
             key=key,
             retries=_RETRIES,
-            resources={RESOURCE: 1} if any(one.has_resource for one in self._workers) else None,
+            resources={RESOURCE: 1} if self._wants_resource else None,
             workers=good if is_bounded else None,
             # The good ones may be gone before they begin.
             allow_other_workers=is_bounded,

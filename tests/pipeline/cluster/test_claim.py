@@ -5,10 +5,13 @@ from __future__ import annotations
 import pickle
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from permafrost.pipeline.cluster import claim
 from permafrost.pipeline.cluster.claim import ClaimRecord, _record
 from permafrost.pipeline.cluster.rows import PlanRows, write_rows
 from permafrost.pipeline.computing.tally import Tally
@@ -49,3 +52,18 @@ def test_a_record_of_nothing_failed_says_so() -> None:
     mask = zlib.compress(np.packbits([False, True, True]).tobytes())
     record = ClaimRecord(worker="", failed=mask, reasons=("first",))
     assert record.list_failed(3) == {1: "first", 2: "first"}
+
+
+class FullDisk:
+    """A job whose disk is full, as HDF5 tells it."""
+
+    def compute(self, *_: object, **__: object) -> ClaimRecord:
+        raise RuntimeError("write failed (errno = 28, error message = 'No space left on device')")
+
+
+def test_what_the_system_refuses_a_worker_is_no_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claim, "get_worker", lambda: SimpleNamespace(address=""))
+    monkeypatch.setitem(claim._opened, "full", FullDisk())  # type: ignore[arg-type]
+    job: Any = SimpleNamespace(token="full")
+    with pytest.raises(OSError, match="No space left on device"):
+        claim.run_claim(job, 0, 1, "leave")

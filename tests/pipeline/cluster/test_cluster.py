@@ -12,6 +12,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import psutil
 import pytest
 
 from permafrost.cache.store.layout import open_cache
@@ -288,6 +289,18 @@ def test_an_image_that_kills_its_worker_is_listed_alone(
 def test_processes_are_started_here(extract: Extract, expected: dict[str, np.ndarray]) -> None:
     assert extract(scheduler="local:2").status == 0
     check(extract, expected)
+
+
+@pytest.mark.slow
+def test_an_interrupt_while_processes_start_is_one_line_and_none_is_left(extract: Extract) -> None:
+    child = extract.start(scheduler="local:2")
+    wait_for(lambda: len(psutil.Process(child.pid).children()) == 3)  # one of them keeps count
+    processes = psutil.Process(child.pid).children(recursive=True)
+    child.send_signal(signal.SIGINT)
+    _, error = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert error.splitlines()[-1] == "permafrost: interrupted; what was finished is kept"
+    assert not psutil.wait_procs(processes, timeout=30)[1]
 
 
 @pytest.mark.parametrize("number", ["0", "two", "", "-1"])

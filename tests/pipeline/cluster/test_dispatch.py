@@ -8,6 +8,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,22 @@ from permafrost.pipeline.cluster.connect import connect, list_workers
 from permafrost.pipeline.cluster.dispatch import Dispatcher
 from permafrost.pipeline.cluster.queue import Claim, ClaimQueue
 from permafrost.pipeline.errors import PipelineError, UnavailableError
+from tests.helpers import ROOT
 from tests.helpers.clusters import DaskCluster, wait_for
+
+CONNECT = """
+import sys
+import permafrost
+from permafrost.pipeline.cluster import connect
+from permafrost.pipeline.errors import PipelineError
+
+connect._OPEN_TIMEOUT_S = 1
+try:
+    with connect.connect(sys.argv[1]):
+        pass
+except PipelineError as error:
+    print(error)
+"""
 
 
 class JobStub:
@@ -123,24 +140,42 @@ def test_a_stopped_worker_is_silent_and_its_claims_go_to_another(
     os.kill(pid, signal.SIGCONT)
 
 
+def connect_elsewhere(address: str) -> str:
+    """Connect in a process of its own: Dask may hang where a client that failed is collected."""
+    command = [sys.executable, "-c", CONNECT, address]
+    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return told.stdout
+
+
 @pytest.mark.parametrize("address", ["foo://bar", "tls://127.0.0.1:1"])
 def test_an_address_that_is_none_is_one_line(address: str) -> None:
-    with (
-        pytest.raises(PipelineError, match="no Dask scheduler answers at"),
-        connect(address),
-    ):
-        pass
+    assert connect_elsewhere(address).startswith(f"no Dask scheduler answers at {address!r} (")
 
 
-def test_a_port_that_never_answers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connecting, "_OPEN_TIMEOUT_S", 1)
+def test_a_port_that_never_answers_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        address = f"tcp://127.0.0.1:{mute.getsockname()[1]}"
-        with (
-            pytest.raises(PipelineError, match=r"no Dask scheduler answers at .*silent for 1 s"),
-            connect(address),
-        ):
-            pass
+        told = connect_elsewhere(f"tcp://127.0.0.1:{mute.getsockname()[1]}")
+    assert "(silent for 1 s); start one with dask scheduler" in told
+
+
+def refuse(*_: object) -> ClaimRecord:
+    from distributed import get_worker
+
+    return ClaimRecord(worker=get_worker().address, refused="it has another Keras")
+
+
+def test_workers_for_else_are_given_nothing_when_those_that_offer_the_resource_refuse(
+    cluster: DaskCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "run_claim", refuse)
+    cluster.add_worker()
+    cluster.add_worker("--resources", "backbone=1")
+    with (
+        connect(cluster.address) as client,
+        pytest.raises(PipelineError, match="no worker of the cluster can compute this"),
+    ):
+        work_off(client, open_queue())
+    assert sum("is left out" in message for message in caplog.messages) == 1
 
 
 def fail_of_time(*_: object) -> ClaimRecord:
