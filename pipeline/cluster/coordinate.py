@@ -73,6 +73,7 @@ def compute_on_cluster(
             claims = _open_queue(prepared, missing)
             for claim, record in dispatcher.work_off(claims):
                 _note(claim, record, prepared, tally)
+                os.utime(folder)  # or other hosts would clear it away after a day
                 advance(0 if record.n_left else len(claim))
             if claims.rate:
                 remember_rate(index, plan.layers, claims.rate, on_workers=True)
