@@ -198,6 +198,7 @@ def test_a_worker_with_other_software_is_left_out(
     check(extract, expected)
 
 
+@pytest.mark.slow
 def test_scheduler_and_workers_may_lack_the_package_and_live(
     extract: Extract, tmp_path: Path, expected: dict[str, np.ndarray]
 ) -> None:
