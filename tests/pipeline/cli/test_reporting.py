@@ -160,6 +160,7 @@ def test_a_log_gets_what_stderr_gets_each_line_with_its_time(
     assert again[-1].partition(" error: ")[2] == wrong.stderr.rstrip()
 
 
+@pytest.mark.slow
 def test_progress_none_leaves_warnings_and_a_bar_is_a_bar_anywhere(asked: list[object]) -> None:
     assert "12/12" not in call(*asked, "--progress", "none").stderr
     (asked[2] / "china/0000.jpg").write_bytes(b"no image")  # type: ignore[operator]

@@ -149,6 +149,7 @@ def test_batches_are_those_of_one_process_bit_for_bit(
     check(extract, expected)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_costs_nothing_but_its_claim(
     extract: Extract, tmp_path: Path, expected: dict[str, np.ndarray]
 ) -> None:

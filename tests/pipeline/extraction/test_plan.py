@@ -26,6 +26,7 @@ def test_a_plan_says_that_nothing_is_kept_where_there_is_no_cache_and_makes_none
     assert command(*plan, "--json").figures["digests_kept"]
 
 
+@pytest.mark.slow
 def test_a_plan_says_how_long_workers_of_a_cluster_take_by_their_own_rate(
     command: Command, photos: Path, backbone: Path, tmp_path: Path
 ) -> None:

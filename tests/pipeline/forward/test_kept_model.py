@@ -146,6 +146,7 @@ def test_a_damaged_model_is_made_again(
     expect_same(tmp_path / "kept.h5", tmp_path / "fresh.h5")
 
 
+@pytest.mark.slow
 def test_what_decides_about_the_numbers_is_in_the_name(
     extract: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,7 @@ def test_two_batches_at_once_give_what_they_give_one_after_the_other(
             np.testing.assert_array_equal(output, alone)
 
 
+@pytest.mark.slow
 def test_the_mirror_image_is_the_image_mirrored(network: KerasNetwork, pixels: np.ndarray) -> None:
     mirrored = build(network, view="hflip")(pixels)
     flipped = build(network)(np.ascontiguousarray(pixels[:, :, ::-1]))

@@ -101,6 +101,7 @@ def test_a_kept_model_gives_the_same_bits_without_the_network(
         np.testing.assert_array_equal(theirs, plain)
 
 
+@pytest.mark.slow
 def test_what_is_not_all_of_a_model_is_converted_again(
     network: KerasNetwork, pixels: NDArray[np.uint8], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,6 +118,7 @@ def test_what_is_not_all_of_a_model_is_converted_again(
         assert shelf.n_saved == 1
 
 
+@pytest.mark.slow
 def test_where_there_is_no_room_for_temporary_files_nothing_fails_and_nothing_is_kept(
     network: KerasNetwork, pixels: NDArray[np.uint8]
 ) -> None:
