@@ -46,10 +46,12 @@ class Verdicts:
 
         Of OpenVINO, it says where the model is kept.
         """
-        key, is_openvino = _name_memo(prepared, spec), features.engine == "openvino"
+        # Only there, as another engine may run where there is no TensorFlow.
+        is_timed, is_openvino = (features.engine == one for one in ("tensorflow", "openvino"))
+        key = _name_memo(prepared, spec) if is_timed else ""
         if self._asked != "auto":
             self.verdict = Verdict(way=self._asked)
-        elif features.engine == "tensorflow" and self._index:
+        elif is_timed and self._index:
             self.verdict = _read(self._index.memo(key))
 
         def note(verdict: Verdict) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +99,17 @@ def test_an_unknown_program_is_one_line(extract: Command) -> None:
     answer = extract("--program", "plane")
     assert (answer.status, "Traceback" in answer.err) == (2, False)
     assert "plain" in answer.err
+
+
+def test_keras_on_another_backend_needs_no_tensorflow_for_it(
+    extract: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+
+    def lack(package: str) -> str:
+        if package == "tensorflow":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", lack)
+    assert extract("--engine", "keras").figures["computed"] == 12
