@@ -16,6 +16,9 @@ from typing import ClassVar
 
 from permafrost.refusals import TRY_AGAIN_STATUS
 
+# The exit status that says that an error is nobody's but ours.
+BUG_STATUS = 1
+
 
 class PipelineError(Exception):
     """Options that make no sense together, or an experiment file that cannot be used."""

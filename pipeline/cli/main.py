@@ -22,7 +22,7 @@ from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.cli.reporting import find_reporting, open_log, reporting
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
-from permafrost.pipeline.errors import Interrupted, PipelineError, StoppedError
+from permafrost.pipeline.errors import BUG_STATUS, Interrupted, PipelineError, StoppedError
 from permafrost.pipeline.progress import reporter, tell, write_log
 from permafrost.refusals import PASSING, TRY_AGAIN_STATUS, find_errno, find_refusal
 from permafrost.stages.errors import StageError
@@ -51,7 +51,6 @@ _REASONS = {
 }
 _LONGEST_LINE = 2000
 _BROKEN_PIPE_STATUS = 141
-_BUG_STATUS = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -112,8 +111,8 @@ def _describe_bug(error: Exception) -> str:
 
 def _tell_bug(error: Exception) -> int:
     text, message = _describe_bug(error), f"{type(error).__name__}: {error}"
-    tell("error", text, message=message, status=_BUG_STATUS, traceback=text)
-    return _BUG_STATUS
+    tell("error", text, message=message, status=BUG_STATUS, traceback=text)
+    return BUG_STATUS
 
 
 def _run(parsed: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import importlib.metadata
 import threading
 import traceback
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from permafrost.pipeline.cluster.rows import PlanRows
 from permafrost.pipeline.computing.claims import Others
 from permafrost.pipeline.computing.compute import compute_missing
 from permafrost.pipeline.computing.tally import Tally
-from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.errors import BUG_STATUS, PipelineError
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
@@ -40,8 +40,6 @@ _PACKAGES = ("permafrost", "keras", "numpy", "openvino", "tensorflow")
 _MOST_REASONS = 4
 _LONGEST_REASON = 100
 _LONGEST_ERROR = 600
-# The exit status that says that an error is nobody's but ours.
-BUG_STATUS = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +118,11 @@ class ClaimRecord:
         rows = np.flatnonzero(mask).tolist()
         reasons = [*self.reasons, *self.reasons[-1:] * (len(rows) - len(self.reasons))]
         return dict(zip(rows, reasons, strict=True))
+
+
+def pack_mask(is_failed: Sequence[bool]) -> bytes:
+    """Pack a mask of rows as `ClaimRecord.failed` has it; ``b""`` where none failed."""
+    return zlib.compress(np.packbits(is_failed).tobytes()) if any(is_failed) else b""
 
 
 def describe_software() -> dict[str, str]:
@@ -228,7 +231,7 @@ def _record(tally: Tally, digests: Digests, *, worker: str, n_left: int) -> Clai
         bytes_written=tally.bytes_written,
         n_left=n_left,
         seconds=(shares.building, shares.loading, shares.backbone, shares.disk),
-        failed=zlib.compress(np.packbits(is_failed).tobytes()) if is_failed else b"",
+        failed=pack_mask(is_failed),
         reasons=tuple(reason[:_LONGEST_REASON] for reason in reasons[:_MOST_REASONS]),
     )
 

@@ -7,20 +7,23 @@ import operator
 import pickle
 import queue
 import time
-import zlib
 from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, NoReturn
 
-import numpy as np
 from distributed import Client, KilledWorker, get_worker
 
-from permafrost.pipeline.cluster.claim import BUG_STATUS, ClaimRecord, Job, run_claim
+from permafrost.pipeline.cluster.claim import ClaimRecord, Job, pack_mask, run_claim
 from permafrost.pipeline.cluster.connect import RESOURCE, Worker, find_places, list_workers
 from permafrost.pipeline.cluster.queue import Claim, ClaimQueue
-from permafrost.pipeline.errors import PipelineError, StoppedError, UnavailableError
+from permafrost.pipeline.errors import (
+    BUG_STATUS,
+    PipelineError,
+    StoppedError,
+    UnavailableError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -175,13 +178,14 @@ class Dispatcher:
     def _look_at_claims(self, claims: ClaimQueue) -> None:
         """Give claims that are late, or whose workers are silent, to other workers as well."""
         late = [given for given in self._given if given.late_s <= self._now_s]
+        known = {worker.address for worker in self._workers}
         silent = {worker.address for worker in self._workers if worker.is_silent}
         if not late and not silent:
             return
         places = find_places(self._client)
         for given in self._given:
             having = {places[key] for key in given.copies if key in places}
-            if given in late or (having and having <= silent < {*self._list_addresses()}):
+            if given in late or (having and having <= silent < known):
                 self._give_again(given, having, claims)
 
     def _give_again(self, given: _Given, having: Collection[str], claims: ClaimQueue) -> None:
@@ -193,9 +197,6 @@ class Dispatcher:
         given.claim.others = "ignore"
         self._submit(given, avoid=having)
         given.late_s = self._now_s + claims.count_seconds(len(given.claim))
-
-    def _list_addresses(self) -> list[str]:
-        return [worker.address for worker in self._workers]
 
     def _give(self, claims: ClaimQueue) -> None:
         n_live = sum(not worker.is_silent for worker in self._workers)
@@ -301,8 +302,8 @@ _KILLED = ClaimRecord(worker="")
 
 
 def _list_as_killing() -> ClaimRecord:
-    mask = zlib.compress(np.packbits([True]).tobytes())
-    return ClaimRecord(worker="", failed=mask, reasons=("each worker that read it died",))
+    reasons = ("each worker that read it died",)
+    return ClaimRecord(worker="", failed=pack_mask([True]), reasons=reasons)
 
 
 def _as_error(record: ClaimRecord) -> Exception:
