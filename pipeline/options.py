@@ -283,6 +283,8 @@ class RunOptions:
         _check_choices(self)
         if self.workers is not None and self.workers < 1:
             raise PipelineError(f"--workers {self.workers}: at least 1 is needed")
+        if self.scheduler == "":  # as a shell makes it of a variable that is not set
+            raise PipelineError("--scheduler '': name an address, as tcp://host:8786, or drop it")
 
     @property
     def n_threads(self) -> int:

@@ -162,6 +162,7 @@ def refuse(answer: Answer, *words: str, status: int = 2) -> None:
         (["--split", "test=2"], ["'test=2'"]),
         (["--split", "predefined"], ["predefined"]),
         (["--scheduler", "rubbish"], ["no Dask scheduler", "'rubbish'"]),
+        (["--scheduler", ""], ["--scheduler ''", "tcp://host:8786"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
