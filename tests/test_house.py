@@ -60,12 +60,17 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "cluster": {"planning", "forward", "computing"},
         "extraction": {"planning", "forward", "computing", "cluster"},
         "upkeep": {"planning", "forward"},
-        "models": {"planning", "extraction"},
+        "export": {"planning"},
+        "tasks": {"planning", "export"},
+        "models": {"planning", "extraction", "export", "tasks"},
         "api": {"planning", "computing", "extraction"},
-        "sweeps": {"models"},
-        "experiments": {"planning", "extraction", "models", "sweeps"},
-        "advice": {"planning", "models", "sweeps", "experiments"},
-        "cli": {"planning", "extraction", "upkeep", "models", "sweeps", "experiments", "advice"},
+        "sweeps": {"models", "tasks"},
+        "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
+        "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
+        "cli": {
+            *("planning", "extraction", "upkeep", "export", "tasks"),
+            *("models", "sweeps", "experiments", "advice"),
+        },
     },
 }
 MOST_MODULES = 12

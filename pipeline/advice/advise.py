@@ -17,13 +17,13 @@ from permafrost.pipeline.advice.proposal import Ladder, propose
 from permafrost.pipeline.advice.report import SUMMARY_NAME, Advice, Evidence
 from permafrost.pipeline.advice.writing import write_experiment
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.layer_matrix import StoredLayer
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
-from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.outputs import write_summary
 from permafrost.pipeline.sweeps.leaderboard import Entry, Leaderboard
 from permafrost.pipeline.sweeps.plan import SweepOptions, plan_rows
 from permafrost.pipeline.sweeps.sweep import sweep
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows
+from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL
 from permafrost.stages.evaluation.metrics import PRIMARY
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from permafrost.pipeline.advice.proposal import Ladder, Proposal
 from permafrost.pipeline.experiments.schema import HeadSection
-from permafrost.pipeline.models.rows import JOINED_BY
+from permafrost.pipeline.tasks.rows import JOINED_BY
 from permafrost.stages.backbones.layers import PIXELS
 from permafrost.stages.heads import HEADS
 

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.fit import open_bench
-from permafrost.pipeline.models.layer_matrix import StoredLayer
-from permafrost.pipeline.models.rows import FeatureFiles
-from permafrost.pipeline.models.task import TaskOptions, make_candidate
 from permafrost.pipeline.sweeps.intervals import bound_score, count_groups
 from permafrost.pipeline.sweeps.leaderboard import Entry
 from permafrost.pipeline.sweeps.plan import RowsPlan
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.tasks.task import TaskOptions, make_candidate
 from permafrost.stages.advice.logme import decompose, encode_targets, maximise_evidence
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import REGRESSION

@@ -8,8 +8,8 @@ from typing import Any
 
 from permafrost.pipeline.advice.known import KnownBackbone
 from permafrost.pipeline.advice.probe import Probed, choose_grid
-from permafrost.pipeline.models.rows import JOINED_BY
 from permafrost.pipeline.sweeps.intervals import bound_difference
+from permafrost.pipeline.tasks.rows import JOINED_BY
 from permafrost.stages.advice.scenario import (
     DIFFERENT,
     LARGE,

@@ -14,10 +14,10 @@ from permafrost.command import COMMAND
 from permafrost.pipeline.advice.known import KnownBackbone
 from permafrost.pipeline.advice.proposal import Proposal
 from permafrost.pipeline.experiments.experiment import read_experiment
-from permafrost.pipeline.models.rows import FeatureFiles
-from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import DEFAULT_CACHE, FeatureOptions, name_key
 from permafrost.pipeline.sweeps.plan import SweepOptions
+from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest, write_manifest
 from permafrost.stages.datasets.texts import Texts

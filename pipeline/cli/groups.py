@@ -22,7 +22,7 @@ from permafrost.stages.decoding.choices import Isolation
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from permafrost.pipeline.models.task import TaskOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
@@ -54,7 +54,7 @@ def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
 
 def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
     """Read what `fit` and `sweep` share."""
-    from permafrost.pipeline.models.task import TaskOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
     return read_options(TaskOptions, vars(parsed) | {"features": tuple(parsed.features)})
 
@@ -104,7 +104,7 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
 
 def add_task_options(parser: argparse.ArgumentParser) -> None:
     """Add what `fit` and `sweep` share."""
-    from permafrost.pipeline.models.task import TaskOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
     parser.add_argument(
         "--features", type=Path, required=True, action="append", metavar="F.h5",

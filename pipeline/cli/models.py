@@ -99,7 +99,7 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 
 def run_export(parsed: argparse.Namespace) -> Outcome:
     """Run `export`."""
-    from permafrost.pipeline.models.export import export
+    from permafrost.pipeline.export.export import export
 
     figures = export(parsed.model, parsed.out)
     return Outcome(f"{parsed.model} → {parsed.out}", figures)

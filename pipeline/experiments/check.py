@@ -19,13 +19,13 @@ from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import Experiment, naming
-from permafrost.pipeline.models.export import check_export_file, share_pixels
+from permafrost.pipeline.export.export import check_export_file, share_pixels
 from permafrost.pipeline.models.predict import check_predictions_file, name_images
-from permafrost.pipeline.models.rows import FeatureFiles
 from permafrost.pipeline.planning.dataset import Dataset, open_dataset
 from permafrost.pipeline.planning.prepare import prepare
 from permafrost.pipeline.sweeps.journal import Journal
 from permafrost.pipeline.sweeps.plan import find_missing, plan_configurations, plan_rows
+from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.engines.support import check_precision
 from permafrost.stages.heads import HEADS

@@ -17,16 +17,16 @@ from permafrost.command import COMMAND, IS_CHECKOUT
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.cnn import FEATURE_LAYER, measure_cnn, train_cnn
 from permafrost.pipeline.experiments.digits import Digits, load_digits, write_digits
+from permafrost.pipeline.export.export import export
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
-from permafrost.pipeline.models.export import export
 from permafrost.pipeline.models.fit import FitOptions, fit
-from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
 from permafrost.pipeline.progress import tell
 from permafrost.pipeline.sweeps.grid import HeadGrid
 from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.pipeline.sweeps.sweep import sweep
+from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.datasets.table import write_table
 from permafrost.stages.frameworks.start import start_tensorflow
 

@@ -20,10 +20,10 @@ from permafrost.pipeline.experiments.schema import (
     read_section,
     read_sections,
 )
-from permafrost.pipeline.models.task import TaskOptions, make_candidate
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.pipeline.sweeps.sweep import BEST_NAME
+from permafrost.pipeline.tasks.task import TaskOptions, make_candidate
 from permafrost.pipeline.tracking import TrackOptions
 from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_specs

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.pipeline.experiments.experiment import Experiment, Prediction
-from permafrost.pipeline.models.classifier import MODEL_NAME
-from permafrost.pipeline.models.export import export
+from permafrost.pipeline.export.classifier import MODEL_NAME
+from permafrost.pipeline.export.export import export
 from permafrost.pipeline.models.predict import predict
 from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.planning.dataset import Dataset

@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.yaml_text import read_yaml
-from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import (
     DEFAULT_CACHE,
     DatasetOptions,
@@ -26,6 +25,7 @@ from permafrost.pipeline.options import (
 )
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.plan import SweepOptions
+from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.pipeline.tracking import TrackOptions
 from permafrost.stages.backbones.preprocessing import parse_views
 

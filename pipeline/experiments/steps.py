@@ -14,9 +14,9 @@ from permafrost.pipeline.experiments.check import check_experiment
 from permafrost.pipeline.experiments.experiment import Experiment, naming
 from permafrost.pipeline.experiments.products import SUMMARY_NAME
 from permafrost.pipeline.experiments.run import run_experiment
+from permafrost.pipeline.export.classifier import MODEL_NAME
+from permafrost.pipeline.export.export import export
 from permafrost.pipeline.extraction.extract import extract
-from permafrost.pipeline.models.classifier import MODEL_NAME
-from permafrost.pipeline.models.export import export
 from permafrost.pipeline.models.predict import predict
 from permafrost.pipeline.options import DatasetOptions, FeatureOptions
 from permafrost.pipeline.sweeps.leaderboard import FOLDS_NAME

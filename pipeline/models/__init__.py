@@ -1,4 +1,4 @@
-"""A head fitted, measured, kept, used on new images and exported.
+"""A head fitted, measured and used on new images.
 
-Stands on `extraction`; `sweeps` and `experiments` may import it.
+Stands on `tasks`, `export` and `extraction`; `sweeps` and `experiments` may import it.
 """

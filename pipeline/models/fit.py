@@ -15,16 +15,15 @@ import numpy as np
 from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.cache.store.derived import Artefacts
+from permafrost.pipeline.export.classifier import MODEL_NAME, save_classifier, write_predictions
+from permafrost.pipeline.export.export import write_backbone
 from permafrost.pipeline.models.checkpoint import (
     Epochs,
     find_checkpoint,
     forget_checkpoints,
     write_epochs,
 )
-from permafrost.pipeline.models.classifier import MODEL_NAME, save_classifier, write_predictions
-from permafrost.pipeline.models.export import write_backbone
 from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_layers
-from permafrost.pipeline.models.layer_matrix import StoredLayer
 from permafrost.pipeline.models.measure import (
     Bench,
     Unseen,
@@ -37,8 +36,10 @@ from permafrost.pipeline.models.measure import (
     warn_of_new_classes,
     warn_of_parted_groups,
 )
-from permafrost.pipeline.models.rows import JOINED_BY, FeatureFiles, read_labels
-from permafrost.pipeline.models.task import (
+from permafrost.pipeline.outputs import read_json, write_json
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles, read_labels
+from permafrost.pipeline.tasks.task import (
     Scaling,
     TaskOptions,
     check_classes,
@@ -46,8 +47,7 @@ from permafrost.pipeline.models.task import (
     digest_rows,
     make_candidate,
 )
-from permafrost.pipeline.models.views import list_views
-from permafrost.pipeline.outputs import read_json, write_json
+from permafrost.pipeline.tasks.views import list_views
 from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.errors import StageError

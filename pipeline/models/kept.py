@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from permafrost.pipeline.models.layer_matrix import StoredLayer
-from permafrost.pipeline.models.rows import JOINED_BY
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.rows import JOINED_BY
 from permafrost.stages.heads import EstimatorHead, Head
 from permafrost.stages.heads.head2toe.head import count_kept
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.pipeline.models.checkpoint import Epochs
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows
+from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.errors import InputError

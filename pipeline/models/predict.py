@@ -14,21 +14,21 @@ from permafrost.cache.errors import NotAViewError
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.extraction.extract import extract
-from permafrost.pipeline.extraction.results import write_failures
-from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
-from permafrost.pipeline.models.classifier import (
+from permafrost.pipeline.export.classifier import (
     Classifier,
     check_recipe,
     list_features,
     load_classifier,
     write_predictions,
 )
-from permafrost.pipeline.models.rows import FeatureFiles
-from permafrost.pipeline.models.views import check_several
+from permafrost.pipeline.extraction.extract import extract
+from permafrost.pipeline.extraction.results import write_failures
+from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
+from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.tasks.views import check_several
 from permafrost.stages.datasets.table import read_table
 from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.errors import StageError

@@ -9,16 +9,16 @@ from dataclasses import dataclass
 from itertools import chain, product
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.rows import JOINED_BY, FeatureFiles
-from permafrost.pipeline.models.task import (
+from permafrost.pipeline.sweeps.transfer import is_from_scratch
+from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles
+from permafrost.pipeline.tasks.task import (
     Scaling,
     TaskOptions,
     digest_fit,
     digest_rows,
     make_candidate,
 )
-from permafrost.pipeline.models.views import list_views
-from permafrost.pipeline.sweeps.transfer import is_from_scratch
+from permafrost.pipeline.tasks.views import list_views
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.backbones.pooling import POOLINGS, is_pooling
 from permafrost.stages.errors import UnknownNameError

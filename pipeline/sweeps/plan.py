@@ -13,12 +13,12 @@ from pathlib import Path
 from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.measure import plan_folds
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
-from permafrost.pipeline.models.task import TaskOptions, check_classes, choose_folds
 from permafrost.pipeline.options import declare
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.grid import Configuration, choose_layers, list_configurations
 from permafrost.pipeline.sweeps.journal import Journal
+from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows, read_labels
+from permafrost.pipeline.tasks.task import TaskOptions, check_classes, choose_folds
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import Fold

@@ -25,8 +25,6 @@ from permafrost.pipeline.models.fit import (
     open_bench,
 )
 from permafrost.pipeline.models.measure import plan_trial
-from permafrost.pipeline.models.rows import FeatureFiles
-from permafrost.pipeline.models.task import TaskOptions, digest_rows
 from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.sweeps.grid import Configuration
@@ -48,6 +46,8 @@ from permafrost.pipeline.sweeps.plan import (
     plan_rows,
 )
 from permafrost.pipeline.sweeps.workers import open_workers
+from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.tasks.task import TaskOptions, digest_rows
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Trial, cross_fit
 from permafrost.stages.evaluation.fold_task import FoldOutputs, explain_failure

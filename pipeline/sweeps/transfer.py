@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from permafrost.pipeline.models.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.intervals import Interval
 from permafrost.stages.heads import HEADS

@@ -18,7 +18,7 @@ from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
 from permafrost.cache.store.records import Drift, Parity, read_record, write_record
 from permafrost.pipeline.cli.groups import read_settings
 from permafrost.pipeline.experiments.experiment import read_experiment
-from permafrost.pipeline.models.classifier import load_classifier
+from permafrost.pipeline.export.classifier import load_classifier
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.parsers import parse_bytes, parse_names, parse_size
 from permafrost.pipeline.sweeps.grid import split_values

@@ -17,11 +17,11 @@ from permafrost.pipeline.experiments.schema import (
     ExperimentSection,
     read_section,
 )
-from permafrost.pipeline.models.task import TaskOptions
 from permafrost.pipeline.options import DatasetOptions, FeatureOptions, RunOptions, name_key
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.pipeline.sweeps.plan import SweepOptions
+from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.backbones.layers import LayerCard, parse_layer_spec
 
 OPTIONS = [option for option in fields(FeatureOptions) if option.default is not MISSING]

@@ -72,15 +72,15 @@ def lose_index() -> None:
 
 def save_slowly() -> None:
     """Have this process take a while between a head and the record that vouches for it."""
-    import permafrost.pipeline.models.classifier
+    import permafrost.pipeline.export.classifier
 
-    write_json = permafrost.pipeline.models.classifier.write_json
+    write_json = permafrost.pipeline.export.classifier.write_json
 
     def write_later(file: Path, value: object) -> None:
         time.sleep(3)
         write_json(file, value)
 
-    permafrost.pipeline.models.classifier.write_json = write_later
+    permafrost.pipeline.export.classifier.write_json = write_later
 
 
 def _open_index_with(query: str) -> None:

@@ -15,7 +15,7 @@ from itertools import starmap
 from operator import itemgetter
 from pathlib import Path, PurePosixPath
 
-from permafrost.pipeline.models.classifier import MODEL_NAME
+from permafrost.pipeline.export.classifier import MODEL_NAME
 from permafrost.pipeline.sweeps.journal import JOURNAL_NAME, FoldRecord
 from tests.resilience.jobs import (
     Job,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.pipeline.models.classifier import load_classifier
+from permafrost.pipeline.export.classifier import load_classifier
 from tests.helpers.answers import Command
 from tests.resilience import together
 from tests.resilience.child import Child

@@ -11,7 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from permafrost.pipeline.models.fit import FitOptions, find_fit, fit
-from permafrost.pipeline.models.task import TaskOptions
+from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.evaluation import metrics
 from permafrost.stages.heads import HEADS, provenance
 from tests.helpers.views import write_features

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 
 from permafrost import BackboneFeatures, open_features
 from permafrost.cache.views.features import Features
-from permafrost.pipeline.models.layer_matrix import LayerMatrix, find_layer
+from permafrost.pipeline.tasks.layer_matrix import LayerMatrix, find_layer
 from permafrost.stages.backbones.layers import parse_layer_spec
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from permafrost.pipeline.models.classifier import write_predictions
+from permafrost.pipeline.export.classifier import write_predictions
 from permafrost.stages.datasets.manifest import read_manifest
 from permafrost.stages.datasets.targets import CLASSIFICATION
 

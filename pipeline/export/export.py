@@ -11,7 +11,7 @@ from typing import Any
 from permafrost.cache.disk.publish import make_folder, published
 from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.classifier import (
+from permafrost.pipeline.export.classifier import (
     Classifier,
     ClassifierPart,
     check_recipe,

@@ -17,7 +17,7 @@ from sklearn.preprocessing import StandardScaler
 
 from permafrost.pipeline.models.fit import open_bench
 from permafrost.pipeline.models.measure import plan_trial
-from permafrost.pipeline.models.task import TaskOptions
+from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.evaluation.folds import make_folds
 from permafrost.stages.heads.networks.held_out import choose_held_out

@@ -16,8 +16,9 @@ import numpy as np
 from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.above import BackboneAbove, find_above, name_layer
-from permafrost.pipeline.models.layer_matrix import (
+from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.tasks.above import BackboneAbove, find_above, name_layer
+from permafrost.pipeline.tasks.layer_matrix import (
     LayerMatrix,
     StoredLayer,
     expand_layer,
@@ -25,8 +26,7 @@ from permafrost.pipeline.models.layer_matrix import (
     list_layers,
     list_own_names,
 )
-from permafrost.pipeline.models.views import list_views
-from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.tasks.views import list_views
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits

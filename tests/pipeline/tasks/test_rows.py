@@ -13,7 +13,7 @@ from sklearn.datasets import load_digits
 
 from permafrost.cache.errors import NotAViewError
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.rows import FeatureFiles, read_labels
+from permafrost.pipeline.tasks.rows import FeatureFiles, read_labels
 from permafrost.stages.errors import InputError
 from tests.helpers.views import write_features
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from permafrost.cache.store.recipe import canonical_json
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.layer_matrix import StoredLayer
-from permafrost.pipeline.models.rows import FeatureFiles, LabelledRows, read_labels
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES, GROUP_HELP, declare
 from permafrost.pipeline.parsers import parse_bytes, parse_names, read_whole
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows, read_labels
 from permafrost.stages.datasets.targets import (
     CLASSIFICATION,
     SEPARATOR,

@@ -13,7 +13,7 @@ from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.store.recipe import Recipe
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.classifier import ClassifierPart, check_recipe
+from permafrost.pipeline.export.classifier import ClassifierPart, check_recipe
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.backbones.applications import NO_BACKBONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.models.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 
 
 def list_views(layers: Sequence[StoredLayer], *, averages: bool = False) -> tuple[str, ...]:

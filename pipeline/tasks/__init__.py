@@ -1,0 +1,4 @@
+"""What heads learn from: rows with their truth, layers as matrices, and what is asked of both.
+
+Stands on `export`, whose models may be backbones; `models` and what stands on that may import it.
+"""
