@@ -67,9 +67,15 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sweeps": {"models", "tasks"},
         "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
         "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
+        "looking": {"planning", "extraction", "export", "tasks"},
+        "inspection": {
+            *("planning", "extraction", "export", "models"),
+            *("sweeps", "experiments"),
+        },
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),
+            *("looking", "inspection"),
         },
     },
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from permafrost.command import COMMAND
-from permafrost.pipeline.cli import data, experiments, extraction, models, upkeep
+from permafrost.pipeline.cli import data, experiments, extraction, looking, models, upkeep
 from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import add_cache
 from permafrost.pipeline.cli.reporting import add_reporting
@@ -57,7 +57,7 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         experiments.run_experiment,
     ),
     "verify": ("read all of a cache, and name all damage", upkeep.add_verify, upkeep.run_verify),
-    "show": ("say what a features.h5 or a cache is made of", upkeep.add_show, upkeep.run_show),
+    "show": ("say what a features.h5 or a cache is made of", looking.add_show, looking.run_show),
     "repair": (
         "save the rows that are intact, and put damaged files into quarantine",
         add_cache,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,11 @@ def load_classifier(folder: Path) -> Classifier:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
+
+
+def locate_files(folder: Path, record: Mapping[str, Any]) -> list[Path]:
+    """Return the features files that a model was fitted on, which its record names from there."""
+    return [Path(os.path.normpath(folder / str(file))) for file in record.get("files", ())]
 
 
 def make_classifier(head: Head, record: Mapping[str, Any]) -> Classifier:

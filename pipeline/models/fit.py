@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -272,6 +273,8 @@ def _build_record(
         **_tell_views(list_views(layers)),
         "task": options.data.task,
         "target": options.data.target,
+        # From here, so that both can move together.
+        "files": [os.path.relpath(file.path, options.out) for file in files.opened],
         "layer": JOINED_BY.join(dict.fromkeys(str(layer.spec) for layer in layers)),
         "parts": [
             {
