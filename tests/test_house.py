@@ -22,6 +22,7 @@ PACKAGES: dict[str, set[str]] = {
 }
 # What all may import, and what imports nothing of ours.
 GROUND = {
+    "permafrost.about",
     "permafrost.command",
     "permafrost.cores",
     "permafrost.refusals",

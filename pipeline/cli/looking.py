@@ -104,3 +104,12 @@ def _name_picture(parsed: argparse.Namespace) -> Path:
     if out.suffix.lower() != ".png" or out.is_dir():
         raise PipelineError(f"--out {str(out)!r}: name a file that ends in .png")
     return out
+
+
+def run_doctor(parsed: argparse.Namespace) -> Outcome:
+    """Run `doctor`."""
+    from permafrost.pipeline.inspection.doctor import diagnose
+    from permafrost.pipeline.tables import render
+
+    found = diagnose(parsed.cache)
+    return Outcome(render(found.describe()), found.to_dict())

@@ -57,7 +57,16 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         experiments.run_experiment,
     ),
     "verify": ("read all of a cache, and name all damage", upkeep.add_verify, upkeep.run_verify),
-    "show": ("say what a features.h5 or a cache is made of", looking.add_show, looking.run_show),
+    "show": (
+        "say what a thing is made of; or, of an image, where a head looks",
+        looking.add_show,
+        looking.run_show,
+    ),
+    "doctor": (
+        "say what is wrong here, which engines work, and what each extra would bring",
+        add_cache,
+        looking.run_doctor,
+    ),
     "repair": (
         "save the rows that are intact, and put damaged files into quarantine",
         add_cache,
