@@ -18,6 +18,7 @@ from permafrost.pipeline.options import (
     RunOptions,
     read_options,
 )
+from permafrost.pipeline.units import describe_bytes
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.layers import LayerCard
@@ -51,7 +52,7 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
     lines += [
         f"  {_number(listed[name])} {name:<{width}}  {'x'.join(map(str, shape)):>14}"
-        f"  {n:>12,} bytes an image{'  cut' * listed[name].is_cut}"
+        f"  {describe_bytes(n):>9} an image{'  cut' * listed[name].is_cut}"
         for name, shape, n in rows
     ]
     if any(one.is_cut for one in listed.values()):
