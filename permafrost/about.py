@@ -1,12 +1,13 @@
-"""What this package says of itself: its version, and which packages it needs."""
+"""What this package says of itself: its version, and which packages it needs.
+
+Imported by every command: what is slow to import is imported where it is used.
+"""
 
 from __future__ import annotations
 
 import re
-import tomllib
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 from permafrost.command import HOME, IS_CHECKOUT
@@ -43,6 +44,8 @@ def read_version() -> str:
 
 def find_version(name: str) -> str | None:
     """Return the version of an installed package; None where there is none, or it does not say."""
+    from importlib import metadata
+
     with suppress(metadata.PackageNotFoundError):
         return metadata.version(name) or None
     return None
@@ -59,6 +62,8 @@ def list_requirements() -> dict[str, list[Requirement]]:
 
 def sort_requirements(package: str) -> dict[str, list[Requirement]]:
     """Sort what an installed package needs by the extra that it is of."""
+    from importlib import metadata
+
     groups: dict[str, list[Requirement]] = {"": []}
     texts: list[str] = []
     with suppress(metadata.PackageNotFoundError):
@@ -81,4 +86,6 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def _read_project() -> Any:
+    import tomllib
+
     return tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]

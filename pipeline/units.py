@@ -21,9 +21,12 @@ def describe_bytes(n_bytes: float) -> str:
 
 
 def describe_seconds(seconds: float) -> str:
-    """Return a time as a person says it: ``4.2 s``, ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
+    """Return a time as a person says it: ``4.2 s``, ``42 s``, ``3 min 20 s``, ``2 h 5 min``.
+
+    A whole number, as of an estimate, gets no tenths: ``4 s``.
+    """
     if seconds < 9.95:
-        return f"{seconds:.1f} s"
+        return f"{seconds} s" if isinstance(seconds, int) else f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < _MINUTE_S:
         return f"{whole} s"

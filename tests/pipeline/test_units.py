@@ -12,6 +12,7 @@ from permafrost.pipeline.units import count, describe_bytes, describe_days, desc
     [
         (0.04, "0.0 s"),
         (4.21, "4.2 s"),
+        (4, "4 s"),
         (9.96, "10 s"),
         (59.4, "59 s"),
         (59.6, "1 min"),

@@ -43,14 +43,14 @@ def test_broken_packages_are_lines_and_what_works_is_told(
     command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     break_package(tmp_path / "path", "skops", "raise RuntimeError('torn apart')")
-    break_package(tmp_path / "path", "joblib", "import os; os._exit(9)")
+    break_package(tmp_path / "path", "hdf5plugin", "import os; os._exit(9)")
     break_package(tmp_path / "path", "openvino", "raise ImportError('no such symbol')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "path"))
     answer = command("doctor", "--cache", tmp_path / "cache")
     assert answer.status == 0
     wrong = answer.out[: answer.out.index("\n\n")]
     assert "skops RuntimeError: torn apart" in wrong
-    assert "joblib importing it fails: status 9" in wrong
+    assert "hdf5plugin importing it fails: status 9" in wrong
     assert "engine openvino does not work in float32: " in wrong
     figures = command("doctor", "--cache", tmp_path / "cache", "--json").figures
     assert figures["engines"]["tensorflow"]["float32"] == WORKS
