@@ -22,6 +22,7 @@ PACKAGES: dict[str, set[str]] = {
 }
 # What all may import, and what imports nothing of ours.
 GROUND = {
+    "permafrost.about",
     "permafrost.command",
     "permafrost.cores",
     "permafrost.refusals",
@@ -67,9 +68,15 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sweeps": {"models", "tasks"},
         "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
         "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
+        "looking": {"planning", "extraction", "export", "tasks"},
+        "inspection": {
+            *("planning", "extraction", "export", "models"),
+            *("sweeps", "experiments"),
+        },
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),
+            *("looking", "inspection"),
         },
     },
 }

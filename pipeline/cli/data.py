@@ -1,4 +1,4 @@
-"""The commands `index` and `layers`."""
+"""The commands `layers`, `index`, `extract` and `plan`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_options, add_skip_status
+from permafrost.pipeline.cli.groups import (
+    add_extraction_options,
+    add_options,
+    add_skip_status,
+    read_extract_options,
+)
 from permafrost.pipeline.options import (
     SOURCES,
     DatasetOptions,
@@ -18,6 +23,7 @@ from permafrost.pipeline.options import (
     RunOptions,
     read_options,
 )
+from permafrost.pipeline.units import describe_bytes
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.layers import LayerCard
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
     """Add the options of `layers`."""
-    parser.add_argument("backbone", metavar="BACKBONE")
+    parser.add_argument("backbone", metavar="BACKBONE", help="vgg16, …, or a model file")
     add_options(parser, FeatureOptions, "weights", "size")
 
 
@@ -51,7 +57,7 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
     lines += [
         f"  {_number(listed[name])} {name:<{width}}  {'x'.join(map(str, shape)):>14}"
-        f"  {n:>12,} bytes an image{'  cut' * listed[name].is_cut}"
+        f"  {describe_bytes(n):>9} an image{'  cut' * listed[name].is_cut}"
         for name, shape, n in rows
     ]
     if any(one.is_cut for one in listed.values()):
@@ -81,7 +87,7 @@ def _number(layer: LayerCard) -> str:
 def add_index(parser: argparse.ArgumentParser) -> None:
     """Add the options of `index`."""
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
-    parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
+    parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv", help="the table")
     names = ("labels", "split", "split_names", "seed", "group", "classes")
     add_options(parser, DatasetOptions, *names)
     parser.add_argument(
@@ -132,3 +138,39 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
 def _list_counts(counts: Counter[str], limit: int = 12) -> str:
     named = [f"{name or '(none)'} {n}" for name, n in sorted(counts.items())]
     return ", ".join(named[:limit]) + (f", … {len(named)} in all" if len(named) > limit else "")
+
+
+def add_extract(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `extract`."""
+    add_extraction_options(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="features.h5", help="the file")
+    parser.add_argument("--dry-run", action="store_true", help="say what plan says; do nothing")
+    add_skip_status(parser)
+
+
+def run_extract(parsed: argparse.Namespace) -> Outcome:
+    """Run `extract`."""
+    if parsed.dry_run:
+        return run_plan(parsed)
+    from permafrost.pipeline.extraction.extract import extract
+
+    summary = extract(read_extract_options(parsed), parsed.out)
+    return Outcome(summary.describe(), summary.to_dict())
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `plan`."""
+    add_extraction_options(parser)
+    parser.add_argument("--out", type=Path, metavar="features.h5", help="ignored here")
+    parser.add_argument(
+        "--compare", action="store_true",
+        help="time all engines and precisions on some of the images, in about a minute",
+    )  # fmt: skip
+
+
+def run_plan(parsed: argparse.Namespace) -> Outcome:
+    """Run `plan`."""
+    from permafrost.pipeline.extraction.plan import preview
+
+    found = preview(read_extract_options(parsed), compares=getattr(parsed, "compare", False))
+    return Outcome(found.describe(), found.to_dict(), is_dry=True)

@@ -24,6 +24,7 @@ from permafrost.pipeline.cli.reporting import find_reporting, open_log, reportin
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
 from permafrost.pipeline.errors import BUG_STATUS, Interrupted, PipelineError, StoppedError
 from permafrost.pipeline.progress import reporter, tell, write_log
+from permafrost.pipeline.units import describe_seconds
 from permafrost.refusals import PASSING, TRY_AGAIN_STATUS, find_errno, find_refusal
 from permafrost.stages.errors import StageError
 
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     asked = find_reporting(given)
-    with reporting(asked.progress, has_log=asked.log is not None):
+    with reporting(asked):
         status = _run_guarded(given, asked.log)
     if arguments is None:
         # The interpreter's last search for garbage takes more than a second among TensorFlow's
@@ -130,7 +131,7 @@ def _run(parsed: argparse.Namespace) -> int:
     is_skipped = not (changed or outcome.status or outcome.is_dry)
     status = (is_skipped and getattr(parsed, "skip_status", None)) or outcome.status
     seconds = round(time.monotonic() - started_s, 3)
-    text = f"{parsed.command} ended with status {status} after {seconds:.1f} s"
+    text = f"{parsed.command} ended with status {status} after {describe_seconds(seconds)}"
     figures = {"command": parsed.command, "status": status, "seconds": seconds}
     tell("done", text, shown="as JSON", **figures)
     return status
@@ -141,7 +142,7 @@ def _complain(message: str, status: int) -> int:
     if len(line) > _LONGEST_LINE:
         # It repeats what a file says, which may be anything; the remedy is at the end.
         line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
-    tell("error", f"permafrost: {line}", shown="always", message=line, status=status)
+    tell("error", f"permafrost: {line}", shown="error", message=line, status=status)
     return status
 
 

@@ -30,12 +30,14 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         "--layer", required=True, metavar="SPEC",
         help="as block5_pool:avg; A+B joins two, all joins all",
     )  # fmt: skip
-    parser.add_argument("--head", required=True, metavar="|".join(HEADS))
+    parser.add_argument("--head", required=True, metavar="HEAD", help=", ".join(HEADS))
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
+    )
     add_options(parser, TrackOptions)
 
 
@@ -65,13 +67,17 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add_task_options(parser)
     add_options(parser, SweepOptions)
     add_options(parser, TrackOptions)
-    parser.add_argument("--heads", required=True, type=parse_names, metavar=",".join(HEADS))
+    parser.add_argument(
+        "--heads", required=True, type=parse_names, metavar="HEAD,HEAD", help=", ".join(HEADS)
+    )
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=V1,V2",
         help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
+    )
     add_skip_status(parser)
 
 
@@ -94,7 +100,9 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the options of `export`."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="classifier.keras")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="classifier.keras", help="the model"
+    )
     add_skip_status(parser)
 
 
@@ -110,7 +118,9 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`."""
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--images", required=True, metavar="SOURCE", help=SOURCES)
-    parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="predictions.csv", help="the table"
+    )
     parser.add_argument(
         "--average-views", action="store_true",
         help="say the mean over the views that the head was fitted on, not what the first gives",

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from permafrost.cache.disk.publish import make_durable, make_folder
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.outputs import write_json, write_rows
+from permafrost.pipeline.outputs import read_json, write_json, write_rows
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.applications import FITTED_MODEL
@@ -125,6 +126,13 @@ def load_classifier(folder: Path) -> Classifier:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
+
+
+def locate_files(folder: Path) -> list[Path]:
+    """Return the files of features that a model was fitted on, as far as it says."""
+    data = (read_json(folder / METRICS_NAME) or {}).get("data")
+    files = data.get("features", ()) if isinstance(data, dict) else ()
+    return [Path(os.path.normpath(folder / str(file))) for file in files]
 
 
 def make_classifier(head: Head, record: Mapping[str, Any]) -> Classifier:

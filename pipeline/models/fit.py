@@ -47,6 +47,7 @@ from permafrost.pipeline.tasks.task import (
     make_candidate,
 )
 from permafrost.pipeline.tasks.views import list_views
+from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.errors import StageError
@@ -84,7 +85,9 @@ class FitResult:
         if found.get("kept"):
             lines.append(describe_kept(found["kept"]))
         views = f" in {len(found['views'])} views" if "views" in found else ""
-        lines.append(f"  {found['n_train']} training rows{views}, {found['seconds']:.1f} s")
+        lines.append(
+            f"  {found['n_train']} training rows{views}, {describe_seconds(found['seconds'])}"
+        )
         return "\n".join(lines)
 
 

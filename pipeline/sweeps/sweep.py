@@ -48,6 +48,7 @@ from permafrost.pipeline.sweeps.plan import (
 from permafrost.pipeline.sweeps.workers import open_workers
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.tasks.task import TaskOptions, digest_rows
+from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Trial, cross_fit
 from permafrost.stages.evaluation.fold_task import FoldOutputs, explain_failure
@@ -86,7 +87,7 @@ class SweepResult:
         name = PRIMARY[self.board.task]
         lines = [
             self.board.describe(),
-            f"{self.n_fitted or 'no'} new fits in {self.seconds:.1f} s; every figure:"
+            f"{self.n_fitted or 'no'} new fits in {describe_seconds(self.seconds)}; every figure:"
             f" {self.out / 'leaderboard.csv'}, results.csv, sweep.json",
             f"the first, fitted on all {self.best.metrics['n_train']} training rows:"
             f" {self.best.out}",

@@ -64,7 +64,11 @@ class TaskOptions:
     """
 
     features: tuple[Path, ...]
-    task: str = declare(CLASSIFICATION, choices=TASKS)
+    task: str = declare(
+        CLASSIFICATION,
+        choices=TASKS,
+        help="one class, any tags, or a value of each image",
+    )
     target: str = declare("label", metavar="COLUMN", help="the column with the truth")
     cv: int | None = declare(None, type=read_whole, metavar="K", help="cross-validate with K folds")
     group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
