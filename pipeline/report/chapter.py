@@ -1,0 +1,255 @@
+"""What one folder holds: the tables and figures that a sweep, a fit, a run or an advice left."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from permafrost.pipeline.advice.report import SUMMARY_NAME as ADVICE_NAME
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.export.classifier import MODEL_NAME
+from permafrost.pipeline.models.checkpoint import EPOCHS_NAME
+from permafrost.pipeline.outputs import read_json
+from permafrost.pipeline.sweeps.leaderboard import BOARD_NAME, INTERVAL_COLUMNS, SUMMARY_NAME
+from permafrost.pipeline.sweeps.sweep import BEST_NAME
+from permafrost.refusals import raise_refusal
+from permafrost.stages.datasets.formulas import restore_paths, restore_texts
+from permafrost.stages.evaluation.metrics import PRIMARY
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A row of ``leaderboard.csv``.
+
+    Attributes
+    ----------
+    settings : str
+        What sets the head apart.
+    score, std : float, optional
+        Of what all are ranked by.
+    interval : tuple of float, optional
+        95 %.
+    scores : dict of str to float
+        The means of all figures over the folds.
+    """
+
+    rank: int
+    layer: str
+    kind: str
+    settings: str
+    score: float | None
+    std: float | None
+    interval: Interval | None
+    scores: Mapping[str, float]
+    p_value: float | None
+    is_tied: bool
+    is_from_scratch: bool
+    seconds: float
+    error: str
+
+    @property
+    def head(self) -> str:
+        """The head as text."""
+        return f"{self.kind} {self.settings}".strip()
+
+    @property
+    def pooling(self) -> str:
+        """How the layer is pooled; "none" where it is not."""
+        return self.layer.rpartition(":")[2] if ":" in self.layer else "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chapter:
+    """All that a folder tells, as it was written.
+
+    Attributes
+    ----------
+    folder, model : Path
+        What was named, and the fitted model in it.
+    entries : tuple of Entry
+        Best first; none of a single fit.
+    board : dict
+        ``sweep.json``.
+    epochs : list of dict of str to str
+        Rows of ``epochs.csv``.
+    metrics, record : dict
+        ``metrics.json`` and ``model.json`` of the model.
+    advice : dict
+        ``advice.json``.
+    """
+
+    folder: Path
+    model: Path
+    entries: tuple[Entry, ...]
+    board: Mapping[str, Any]
+    epochs: list[dict[str, str]]
+    metrics: Mapping[str, Any]
+    record: Mapping[str, Any]
+    advice: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.folder.absolute().name
+
+    @property
+    def task(self) -> str:
+        """What its heads say of an image."""
+        return str(self.metrics["task"])
+
+    @property
+    def metric(self) -> str:
+        """What its heads are ranked by."""
+        return PRIMARY[self.task]
+
+    @property
+    def fitted(self) -> list[Entry]:
+        """The entries that have a score."""
+        return [entry for entry in self.entries if entry.score is not None]
+
+    @property
+    def folds(self) -> list[Mapping[str, Any]]:
+        """What was measured on each fold by the first of the board, or by a fit's own folds."""
+        first = next(iter(self.board.get("configurations", ())), {})
+        return list(first.get("folds", self.metrics.get("folds", ())))
+
+    @property
+    def layer(self) -> str:
+        """The layer that the model was fitted on."""
+        return str(self.metrics["layer"])
+
+    @property
+    def head(self) -> str:
+        """The model's head, with the settings that set it apart."""
+        return self.entries[0].head if self.entries else str(self.metrics["head"])
+
+    @property
+    def test_score(self) -> float | None:
+        """The model's score on the test split; None where there is none."""
+        return self.metrics.get(self.metric)
+
+    @property
+    def best_score(self) -> tuple[float | None, Interval | None]:
+        """The score to go by, with its interval: of the test split, or else over the folds."""
+        if self.test_score is not None:
+            return self.test_score, self.metrics["interval"]
+        if self.fitted:
+            return self.fitted[0].score, self.fitted[0].interval
+        return self.metrics.get(f"cv_{self.metric}_mean"), None
+
+
+def read_chapter(folder: Path) -> Chapter:
+    """Read what a command left in a folder.
+
+    Raises
+    ------
+    PipelineError
+        It is something else.
+    """
+    board = read_json(folder / SUMMARY_NAME)
+    model = folder if board is None else folder / BEST_NAME
+    metrics = read_json(model / "metrics.json")
+    record = read_json(model / MODEL_NAME)
+    if metrics is None or record is None or metrics.get("task") not in PRIMARY:
+        raise PipelineError(
+            f"{str(folder)!r} holds nothing to report (no {SUMMARY_NAME} with a {BEST_NAME}, and no"
+            f" metrics.json with a {MODEL_NAME}); name what sweep, fit, run or advise wrote"
+        )
+    entries = [] if board is None else read_rows(folder / BOARD_NAME)
+    return Chapter(
+        folder=folder,
+        model=model,
+        entries=tuple(_read_entry(row, PRIMARY[metrics["task"]]) for row in entries),
+        board=board or {},
+        epochs=read_rows(folder / EPOCHS_NAME),
+        metrics=metrics,
+        record=record,
+        advice=read_json(folder / ADVICE_NAME) or {},
+    )
+
+
+def _read_entry(row: Mapping[str, str], metric: str) -> Entry:
+    bounds = [read_float(row.get(name, "")) for name in INTERVAL_COLUMNS]
+    means = {name.removesuffix("_mean"): row[name] for name in row if name.endswith("_mean")}
+    return Entry(
+        rank=int(row["rank"]),
+        layer=row["layer"],
+        kind=row["head"],
+        settings=row["settings"],
+        score=read_float(row.get(f"{metric}_mean", "")),
+        std=read_float(row.get(f"{metric}_std", "")),
+        interval=None if bounds[0] is None or bounds[1] is None else (bounds[0], bounds[1]),
+        scores={name: float(text) for name, text in means.items() if text},
+        p_value=read_float(row.get("p_value", "")),
+        is_tied=row.get("tied_with_first") == "yes",
+        is_from_scratch=row.get("from_scratch") == "yes",
+        seconds=read_float(row.get("seconds", "")) or 0.0,
+        error=row.get("error", ""),
+    )
+
+
+def read_float(text: str) -> float | None:
+    """Read a cell; None of an empty one."""
+    return float(text) if text else None
+
+
+def read_rows(file: Path) -> list[dict[str, str]]:
+    """Read a table by its rows; none where there is no such file."""
+    header, *rows = read_cells(file) or [[]]
+    return [dict(zip(header, restore_texts(row), strict=False)) for row in rows]
+
+
+def read_cells(file: Path) -> list[list[str]]:
+    """Read all cells of a table of ours, as they stand in it."""
+    try:
+        with file.open(encoding="utf-8", errors="replace", newline="") as stream:
+            return list(csv.reader(stream))
+    except OSError as error:
+        raise_refusal(error, file)
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What a model says of rows that it was not fitted on.
+
+    Attributes
+    ----------
+    paths, labels, predicted : list of str
+        Of n rows, all of them labelled.
+    classes : list of str
+    outputs : ndarray of float64, shape (n, n_classes)
+        Probabilities; of a regression there are none.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    predicted: list[str]
+    classes: list[str]
+    outputs: NDArray[np.float64]
+
+
+def read_predictions(chapter: Chapter) -> Predictions | None:
+    """Read the labelled rows of ``predictions.csv``; None where there are none."""
+    header, *rows = read_cells(chapter.model / "predictions.csv") or [[]]
+    rows = [row for row in rows if row[1] and len(row) == len(header)]
+    if not rows:
+        return None
+    known = set(chapter.metrics.get("classes", ()))
+    names = restore_texts(header[3:])
+    paths, labels, predicted, *_ = zip(*rows, strict=True)
+    return Predictions(
+        paths=list(restore_paths(paths)),
+        labels=restore_texts(list(labels)),
+        predicted=restore_texts(list(predicted)),
+        classes=[name if name in known else name.removeprefix("p:") for name in names],
+        outputs=np.array([row[3:] for row in rows], np.float64),
+    )
