@@ -57,13 +57,46 @@ class Drift:
     max_error: float
 
 
-Record = TypeVar("Record", Parity, Drift)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What the rows cost, summed over the runs that computed some and came to their end.
 
-RECORD_FILES: Mapping[type, str] = {Parity: "parity.json", Drift: "drift.json"}
+    Attributes
+    ----------
+    images : int
+        Computed, in all layers that a run was asked for together.
+    runs : int
+    seconds : float
+        Of all of each run.
+    building, loading, backbone, disk : float
+        Of these, for building the program, and for waiting for images to be decoded, for the
+        backbone, and for the disk.
+    """
+
+    images: int
+    runs: int
+    seconds: float
+    building: float
+    loading: float
+    backbone: float
+    disk: float
+
+    def __add__(self, other: Cost) -> Cost:
+        names = (field.name for field in fields(self))
+        return Cost(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+Record = TypeVar("Record", Parity, Drift, Cost)
+
+RECORD_FILES: Mapping[type, str] = {
+    Parity: "parity.json",
+    Drift: "drift.json",
+    Cost: "cost.json",
+}
 _READERS: Mapping[str, Callable[[Any], Any]] = {"str": str, "int": int, "float": float}
 
 
-def write_record(folder: Path, record: Parity | Drift) -> None:
+def write_record(folder: Path, record: Parity | Drift | Cost) -> None:
     """Put a record into a feature set's folder, which exists."""
     with published(folder / RECORD_FILES[type(record)], shared=True) as temporary:
         temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")

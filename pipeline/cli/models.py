@@ -41,7 +41,8 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
     """Run `fit`."""
-    from permafrost.pipeline.models.fit import FitOptions, fit
+    from permafrost.pipeline.models.fit import fit
+    from permafrost.pipeline.models.record import FitOptions
 
     options = FitOptions(
         data=read_task_options(parsed),

@@ -20,7 +20,8 @@ from permafrost.pipeline.experiments.digits import Digits, load_digits, write_di
 from permafrost.pipeline.export.export import export
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
-from permafrost.pipeline.models.fit import FitOptions, fit
+from permafrost.pipeline.models.fit import fit
+from permafrost.pipeline.models.record import FitOptions
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
 from permafrost.pipeline.progress import tell
 from permafrost.pipeline.sweeps.grid import HeadGrid

@@ -14,7 +14,7 @@ from permafrost.pipeline.experiments.check import check_experiment
 from permafrost.pipeline.experiments.experiment import Experiment, naming
 from permafrost.pipeline.experiments.products import SUMMARY_NAME
 from permafrost.pipeline.experiments.run import run_experiment
-from permafrost.pipeline.export.classifier import MODEL_NAME
+from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME, PREDICTIONS_NAME
 from permafrost.pipeline.export.export import export
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.models.predict import predict
@@ -26,7 +26,7 @@ from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.errors import UnknownNameError
 
 _TABLES = ("leaderboard.csv", "results.csv", FOLDS_NAME, SWEEP_NAME)
-_BEST = tuple(f"{BEST_NAME}/{name}" for name in ("metrics.json", "predictions.csv", MODEL_NAME))
+_BEST = tuple(f"{BEST_NAME}/{name}" for name in (METRICS_NAME, PREDICTIONS_NAME, MODEL_NAME))
 # What is said of something to a person, and to a program.
 _Told = tuple[str, dict[str, Any]]
 

@@ -7,6 +7,8 @@
       head/               the head itself: head.json with head.skops or head.keras
       metrics.json        how good it is
       predictions.csv     what it says of rows that it was not fitted on
+      unseen.npz          the same of all rows, by folds, once it was asked for
+      learning.json       how good the head is on fewer rows, once it was asked for
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
 
 MODEL_NAME = FITTED_MODEL
+METRICS_NAME = "metrics.json"
+PREDICTIONS_NAME = "predictions.csv"
 _PREDICTION_COLUMNS = ("path", "label", "predicted")
 
 

@@ -11,6 +11,7 @@ from permafrost.cache.store.folders import mark_used
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.leases import Uses
+from permafrost.cache.store.records import Cost, read_record, write_record
 from permafrost.pipeline.computing.tally import Tally, list_failures, stop_on_failure
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.results import write_results
@@ -97,7 +98,28 @@ def fill_cache(  # noqa: PLR0913
         mark_used(layer.features.folder)  # so that gc does not drop what this run relies on
     if prepared.plan.digests:
         _compute(options, prepared, index, tally, quiet=quiet)
+        _note_cost(prepared, tally)
     return prepared
+
+
+def _note_cost(prepared: Preparation, tally: Tally) -> None:
+    """Add what this run took to what the rows of its layers have cost."""
+    if not tally.n_computed:
+        return
+    shares = tally.shares
+    cost = Cost(
+        images=tally.n_computed,
+        runs=1,
+        seconds=round(time.monotonic() - tally.started_s, 3),
+        building=round(shares.building, 3),
+        loading=round(shares.loading, 3),
+        backbone=round(shares.backbone, 3),
+        disk=round(shares.disk, 3),
+    )
+    for layer in prepared.plan.active:
+        folder = layer.features.folder
+        known = read_record(folder, Cost)
+        write_record(folder, known + cost if known else cost)
 
 
 def _compute(

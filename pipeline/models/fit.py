@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.cache.store.derived import Artefacts
-from permafrost.pipeline.export.classifier import MODEL_NAME, save_classifier, write_predictions
+from permafrost.pipeline.export.classifier import (
+    METRICS_NAME,
+    MODEL_NAME,
+    PREDICTIONS_NAME,
+    save_classifier,
+    write_predictions,
+)
 from permafrost.pipeline.export.export import write_backbone
 from permafrost.pipeline.models.checkpoint import (
-    Epochs,
     find_checkpoint,
     forget_checkpoints,
     write_epochs,
@@ -27,24 +31,19 @@ from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_la
 from permafrost.pipeline.models.measure import (
     Bench,
     Unseen,
-    cross_validate,
-    measure_test,
-    measure_val,
     name_metric,
     plan_trial,
-    warn_of_near_duplicates,
-    warn_of_new_classes,
     warn_of_parted_groups,
 )
+from permafrost.pipeline.models.measured import measure_head
+from permafrost.pipeline.models.record import FitOptions, build_record, tell_views
+from permafrost.pipeline.models.unseen import keep_unseen, name_unseen
 from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
-from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles, read_labels
+from permafrost.pipeline.tasks.rows import FeatureFiles, read_labels
 from permafrost.pipeline.tasks.task import (
-    Scaling,
     TaskOptions,
     check_classes,
-    digest_fit,
-    digest_rows,
     make_candidate,
 )
 from permafrost.pipeline.tasks.views import list_views
@@ -52,34 +51,10 @@ from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.crossfit import Trial
-from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.metrics import PRIMARY
 from permafrost.stages.heads import HEADS, Head, fit_head
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FitOptions:
-    """What ``fit`` is asked for.
-
-    Attributes
-    ----------
-    data : TaskOptions
-    layer : str
-        A layer spec, or several joined by ``+``.
-    head : str
-    settings : mapping of str to object
-        As typed (``"0.1"``) or as YAML gives them (``0.1``).
-    out : Path
-        Folder for what is fitted and measured.
-    """
-
-    data: TaskOptions
-    layer: str
-    head: str
-    settings: Mapping[str, object] = field(default_factory=dict)
-    out: Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +111,7 @@ def fit(options: FitOptions) -> FitResult:
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
         # Before anything is fitted, as there may be no such folds.
-        record = _build_record(options, candidate, files, layers)
+        record = build_record(options, candidate, files, layers)
         trial = _plan_folds(bench, options, record["fit"])
         make_folder(options.out)
         head = fit_head(
@@ -151,7 +126,8 @@ def fit(options: FitOptions) -> FitResult:
             store=bench.store,
             checkpoint=find_checkpoint(options.out, record["fit"], None),
         )
-        metrics, unseen, epochs = _measure(candidate, bench, head, trial)
+        found = measure_head(candidate, bench, head, trial)
+        metrics = found.metrics
         metrics["seconds"] = round(time.monotonic() - started_s, 3)
         metrics |= {
             "head": options.head,
@@ -161,7 +137,8 @@ def fit(options: FitOptions) -> FitResult:
             "seed": options.data.seed,
             "settings": dataclasses.asdict(candidate.settings),
             "classes": head.classes.tolist(),
-            **_tell_views(bench.views, average_views=bench.averages),
+            "data": options.asked,
+            **tell_views(bench.views, average_views=bench.averages),
         }
         if options.head == "head2toe":
             metrics["kept"] = list_kept(head, layers, bench.matrix.widths)
@@ -169,20 +146,18 @@ def fit(options: FitOptions) -> FitResult:
         # Two fits at once into one folder would leave the head of one with the record of another.
         with locked_folder(options.out):
             remove_durably(options.out / MODEL_NAME)
-            _write_unseen(options, files, unseen)
-            write_json(options.out / "metrics.json", metrics)
-            write_epochs(options.out, epochs)
+            _write_unseen(options, files, found.unseen)
+            write_json(options.out / METRICS_NAME, metrics)
+            write_epochs(options.out, found.epochs)
+            if trial is not None and found.everything is not None:
+                key = name_unseen(record["fit"], len(trial.folds))
+                keep_unseen(options.out, found.everything, key=key)
             if HEADS[candidate.kind].is_network:
                 _keep_network(options.out, head, record)
             # Its last file vouches for the others.
             save_classifier(options.out, head, record)
         forget_checkpoints(options.out)
     return FitResult(metrics=metrics, out=options.out)
-
-
-def _tell_views(views: Sequence[str], **others: object) -> dict[str, object]:
-    """Return what is kept of views, where there are several."""
-    return {"views": list(views), **others} if len(views) > 1 else {}
 
 
 def _order_classes(metrics: dict[str, Any], order: Sequence[str]) -> None:
@@ -221,7 +196,7 @@ def _keep_network(out: Path, head: Head, record: Mapping[str, Any]) -> None:
 def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
     column = files.column(options.data.target)
     write_predictions(
-        options.out / "predictions.csv",
+        options.out / PREDICTIONS_NAME,
         paths=[files.paths[row] for row in unseen.rows],
         labels=[column[row] for row in unseen.rows],
         outputs=unseen.outputs,
@@ -235,16 +210,20 @@ def find_fit(options: FitOptions) -> FitResult | None:
     """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
     candidate = make_candidate(options.head, options.settings, task=options.data.task)
     with options.data.open_files() as files:
-        record = _build_record(options, candidate, files, files.find_layers(options.layer))
+        record = build_record(options, candidate, files, files.find_layers(options.layer))
     known = read_json(options.out / MODEL_NAME)
-    metrics = read_json(options.out / "metrics.json")
+    metrics = read_json(options.out / METRICS_NAME)
     if known is None or metrics is None or known.get("fit") != record["fit"]:
         return None
-    if not (options.out / "predictions.csv").exists():
+    if not (options.out / PREDICTIONS_NAME).exists():
         return None
     if known != record:
         # The backbone's file has moved.
         write_json(options.out / MODEL_NAME, record)
+    if metrics.get("data") != json.loads(json.dumps(options.asked)):
+        # The files with the features have moved.
+        metrics["data"] = options.asked
+        write_json(options.out / METRICS_NAME, metrics)
     return FitResult(metrics=metrics, out=options.out)
 
 
@@ -261,93 +240,6 @@ def open_bench(options: TaskOptions, files: FeatureFiles, layers: Sequence[Store
         memory_bytes=options.memory_bytes,
         # What is made of all of them lies with the first.
         store=stores[0],
-    )
-
-
-def _build_record(
-    options: FitOptions, candidate: Candidate, files: FeatureFiles, layers: Sequence[StoredLayer]
-) -> dict[str, Any]:
-    """Build ``model.json``: what `predict` needs, and a digest of all that the fit depends on."""
-    return ({"classes": list(options.data.classes)} if options.data.classes else {}) | {
-        **_tell_views(list_views(layers)),
-        "task": options.data.task,
-        "target": options.data.target,
-        "layer": JOINED_BY.join(dict.fromkeys(str(layer.spec) for layer in layers)),
-        "parts": [
-            {
-                "layer": str(layer.spec),
-                "recipe": layer.recipe,
-                "features": files.read_origin(layer),
-            }
-            for layer in layers
-        ],
-        "fit": digest_fit(
-            digest_rows(options.data, files),
-            layers,
-            candidate,
-            scalings=_list_scalings(options.data, files, layers),
-            above=files.open_matrix(layers).origin.above,
-        ),
-    }
-
-
-def _list_scalings(
-    options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
-) -> list[Scaling]:
-    labelled = read_labels(files, task=options.task, column=options.target)
-    n_features, n_views = files.open_matrix(layers).shape[1], len(list_views(layers))
-    kept = Scaling(
-        n_rows=len(labelled.train) * n_views,
-        n_features=n_features,
-        is_kept=True,
-        memory_bytes=options.memory_bytes,
-    )
-    if options.cv is None:
-        return [kept]
-    n_rows = len(labelled.folds) * n_views
-    return [kept, dataclasses.replace(kept, n_rows=n_rows, is_kept=False)]
-
-
-def _measure(
-    candidate: Candidate, bench: Bench, head: Head, trial: Trial | None
-) -> tuple[dict[str, Any], Unseen, Epochs]:
-    """Return metrics, what is said of rows that the head was not fitted on, and the trainings."""
-    labelled = bench.labelled
-    epochs: Epochs = {None: getattr(head, "history", ())}
-    metrics: dict[str, Any] = {"n_train": len(labelled.train), "n_test": len(labelled.test)}
-    classes, measured = head.classes, labelled.test
-    outputs = np.empty((0, max(1, len(classes))))
-    if len(labelled.test):
-        found, outputs = measure_test(head, bench)
-        figures, warning = warn_of_near_duplicates(bench)
-        metrics |= found | figures
-        for line in filter(None, (warning, warn_of_new_classes(labelled))):
-            _log.warning("%s", line)
-    if len(labelled.val):
-        metrics |= measure_val(head, bench)
-    if trial is not None:
-        found, out_of_fold, trainings = cross_validate(candidate, trial)
-        metrics |= found
-        epochs |= trainings
-        if not len(labelled.test):
-            classes, measured, outputs = labelled.targets.classes, labelled.folds, out_of_fold
-    unseen = Unseen(rows=measured, outputs=outputs, classes=classes)
-    return metrics, _join_unlabelled(unseen, bench, head), epochs
-
-
-def _join_unlabelled(measured: Unseen, bench: Bench, head: Head) -> Unseen:
-    rows = bench.labelled.unlabelled
-    said = bench.predict(head, rows)
-    outputs = np.zeros((len(rows), measured.outputs.shape[1]))
-    # A class that only val rows have is in the folds, but not in the head.
-    known = np.searchsorted(measured.classes, head.classes) if len(head.classes) else [0]
-    outputs[:, known] = said
-    numbers = np.concatenate([measured.rows, rows])
-    order = np.argsort(numbers)
-    return Unseen(
-        rows=numbers[order],
-        outputs=np.concatenate([measured.outputs, outputs])[order],
-        classes=measured.classes,
     )
 
 

@@ -209,10 +209,11 @@ def place(score: float | None, loss: float | None) -> tuple[float, float]:
     )
 
 
-def write_tables(out: Path, board: Leaderboard, *, rows_key: str) -> None:
+def write_tables(out: Path, board: Leaderboard, *, rows_key: str, data: dict[str, object]) -> None:
     """Write ``results.csv``, ``leaderboard.csv`` and ``sweep.json``.
 
-    The last one also says by `rows_key` of which rows and folds they are.
+    The last one also says by `rows_key` of which rows and folds they are, and in `data` what was
+    asked for.
     """
     folds = [
         {**_name_configuration(entry), **record.figures, "error": record.error}
@@ -234,7 +235,7 @@ def write_tables(out: Path, board: Leaderboard, *, rows_key: str) -> None:
     ]
     _write_csv(out / BOARD_NAME, ranked)
     _write_epochs(out, board)
-    write_json(out / SUMMARY_NAME, board.to_dict() | {"rows": rows_key})
+    write_json(out / SUMMARY_NAME, board.to_dict() | {"rows": rows_key, "data": data})
 
 
 def _write_epochs(out: Path, board: Leaderboard) -> None:

@@ -17,7 +17,6 @@ from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.checkpoint import find_checkpoint
 from permafrost.pipeline.models.fit import (
-    FitOptions,
     FitResult,
     describe_score,
     find_fit,
@@ -25,6 +24,7 @@ from permafrost.pipeline.models.fit import (
     open_bench,
 )
 from permafrost.pipeline.models.measure import plan_trial
+from permafrost.pipeline.models.record import FitOptions
 from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.sweeps.grid import Configuration
@@ -138,7 +138,7 @@ def _write_tables(out: Path, board: Leaderboard, rows: RowsPlan, files: FeatureF
         # Until all tables are written, none vouches for the folds.
         remove_durably(out / SUMMARY_NAME)
         write_folds(out, [files.paths[row] for row in rows.labelled.folds], rows.make_folds(files))
-    write_tables(out, board, rows_key=key)
+    write_tables(out, board, rows_key=key, data=rows.data.to_dict(out))
 
 
 def _fit_missing(

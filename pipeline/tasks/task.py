@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from permafrost.cache.store.recipe import canonical_json
 from permafrost.pipeline.errors import PipelineError
@@ -93,6 +95,25 @@ class TaskOptions:
         if self.classes is not None and self.task != CLASSIFICATION:
             raise PipelineError(f"--classes goes with --task {CLASSIFICATION}; drop one of the two")
 
+    def to_dict(self, folder: Path) -> dict[str, object]:
+        """Return the options as a JSON object: the files as they are named from a folder."""
+        features = [os.path.relpath(file, folder) for file in self.features]
+        return dataclasses.asdict(self) | {"features": features}
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any], folder: Path) -> TaskOptions:
+        """Read what `to_dict` returned.
+
+        Raises
+        ------
+        KeyError, TypeError, AttributeError, PipelineError
+            That is something else.
+        """
+        fields = dict(found)
+        files = tuple(folder / file for file in fields.pop("features"))
+        classes = fields.pop("classes")
+        return cls(features=files, classes=classes and tuple(classes), **fields)
+
     def open_files(self) -> FeatureFiles:
         """Open the files, for the rows of the classes."""
         return FeatureFiles(
@@ -123,9 +144,14 @@ def choose_folds(options: TaskOptions, files: FeatureFiles) -> TaskOptions:
     if options.cv is not None or (files.splits == "val").any():
         return options
     labelled = read_labels(files, task=options.task, column=options.target)
+    return dataclasses.replace(options, cv=count_folds(labelled, files))
+
+
+def count_folds(labelled: LabelledRows, files: FeatureFiles) -> int:
+    """Return how many folds to make where nobody said: five, or as many as the rows allow."""
     rows = labelled.folds
     n_possible = count_possible_folds(labelled.targets.select(rows), files.groups[rows])
-    return dataclasses.replace(options, cv=max(2, min(DEFAULT_FOLDS, n_possible)))
+    return max(2, min(DEFAULT_FOLDS, n_possible))
 
 
 def check_classes(labelled: LabelledRows, options: TaskOptions) -> None:

@@ -15,7 +15,14 @@ from hypothesis import strategies as st
 from permafrost.cache.store.folders import open_feature_set_folder, read_recipe
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe, canonical_json, recipe_key
-from permafrost.cache.store.records import Drift, Parity, read_record, write_record
+from permafrost.cache.store.records import (
+    RECORD_FILES,
+    Cost,
+    Drift,
+    Parity,
+    read_record,
+    write_record,
+)
 from permafrost.pipeline.cli.groups import read_settings
 from permafrost.pipeline.experiments.experiment import read_experiment
 from permafrost.pipeline.export.classifier import load_classifier
@@ -172,8 +179,8 @@ def _read_recipe(content: bytes, folder: Path) -> None:
 
 def _read_records(content: bytes, folder: Path) -> object:
     n_read = 0
-    for kind in (Parity, Drift):
-        for name in ("parity.json", "drift.json"):
+    for kind in (Parity, Drift, Cost):
+        for name in RECORD_FILES.values():
             (folder / name).write_bytes(content)
         found = read_record(folder, kind)
         if found is not None:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from permafrost.cache.errors import MissingShardError
+from permafrost.cache.store.records import Cost, read_record
 from permafrost.cache.views.features import Features
 from tests.helpers.answers import Command
 from tests.helpers.extracted import break_image, find_shards, predict, read_plain
@@ -45,6 +46,20 @@ def test_only_new_and_edited_photos_are_computed(
     files = sorted(photos.rglob("*.jpg"))
     expected = predict(backbone, "first", files)
     assert np.allclose(read_plain(out, "first"), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_what_rows_cost_is_summed_over_the_runs_that_computed_some(
+    extract: Command, photos: Path, tmp_path: Path
+) -> None:
+    took = [extract(layers="first").figures["seconds"]]
+    Image.open(photos / "flower/0000.jpg").rotate(90).save(photos / "flower/new.jpg")
+    took += [extract(layers="first").figures["seconds"] for _ in range(2)]
+    (folder,) = {Path(shard).parent for shard in find_shards(tmp_path / "cache")}
+    cost = read_record(folder, Cost)
+    assert cost is not None
+    assert (cost.images, cost.runs) == (13, 2)
+    parts = cost.building + cost.loading + cost.backbone + cost.disk
+    assert 0 < parts <= cost.seconds <= took[0] + took[1] + 0.002
 
 
 def test_an_added_layer_computes_only_that_layer(extract: Command, tmp_path: Path) -> None:

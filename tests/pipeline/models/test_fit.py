@@ -57,7 +57,7 @@ def test_a_fit_leaves_what_the_design_promises(view, fit, tmp_path):
     printed = fit(view, "--cv", "2")
     out = tmp_path / "out"
     assert {path.name for path in out.iterdir()} == {
-        *("head", "metrics.json", "model.json", "predictions.csv")
+        *("head", "metrics.json", "model.json", "predictions.csv", "unseen.npz")
     }
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics == printed

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from permafrost.pipeline.models.fit import FitOptions, find_fit, fit
+from permafrost.pipeline.models.fit import find_fit, fit
+from permafrost.pipeline.models.record import FitOptions
 from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.evaluation import metrics
 from permafrost.stages.heads import HEADS, provenance

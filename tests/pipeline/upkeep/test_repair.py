@@ -252,6 +252,7 @@ def test_what_lies_beside_shards_is_put_aside_or_written_anew(filled: Scene) -> 
         "recipe.json", "drift.json", "derived-00ff.h5",
     }  # fmt: skip
     assert sorted(path.name for path in folder.iterdir()) == [
+        "cost.json",
         "quarantine",
         "recipe.json",
         filled.find_shard().name,
