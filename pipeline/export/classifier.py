@@ -179,7 +179,7 @@ def write_predictions(  # noqa: PLR0913
     order : sequence of str
         Of the classes' columns; those of `classes` by default.
     """
-    predicted = _name_outputs(outputs, classes, task)
+    predicted = name_outputs(outputs, classes, task)
     places = order_classes(classes.tolist(), order)
     values = outputs[:, places].tolist()
     rows = zip(paths, labels, predicted, values, strict=True)
@@ -202,7 +202,7 @@ def _name_columns(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
+def name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
     """Return what the outputs say: a class, the classes from a half on, or a value."""
     if task == REGRESSION:
         return list(outputs[:, 0].tolist())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 
 from permafrost.pipeline.advice.report import SUMMARY_NAME as ADVICE_NAME
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.export.classifier import MODEL_NAME
+from permafrost.pipeline.export.classifier import (
+    METRICS_NAME,
+    MODEL_NAME,
+    PREDICTIONS_NAME,
+    name_outputs,
+)
 from permafrost.pipeline.models.checkpoint import EPOCHS_NAME
+from permafrost.pipeline.models.unseen import TEST, UnseenRows
 from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.sweeps.leaderboard import BOARD_NAME, INTERVAL_COLUMNS, SUMMARY_NAME
 from permafrost.pipeline.sweeps.sweep import BEST_NAME
@@ -116,6 +122,17 @@ class Chapter:
         return [entry for entry in self.entries if entry.score is not None]
 
     @property
+    def n_folds(self) -> int | None:
+        """How many folds its rows were parted into; None where nobody said."""
+        asked = self.board.get("data", self.metrics.get("data", {})).get("cv")
+        return None if asked is None else int(asked)
+
+    @property
+    def target(self) -> str:
+        """The column with the truth."""
+        return str(self.metrics["target"])
+
+    @property
     def folds(self) -> list[Mapping[str, Any]]:
         """What was measured on each fold by the first of the board, or by a fit's own folds."""
         first = next(iter(self.board.get("configurations", ())), {})
@@ -156,7 +173,7 @@ def read_chapter(folder: Path) -> Chapter:
     """
     board = read_json(folder / SUMMARY_NAME)
     model = folder if board is None else folder / BEST_NAME
-    metrics = read_json(model / "metrics.json")
+    metrics = read_json(model / METRICS_NAME)
     record = read_json(model / MODEL_NAME)
     if metrics is None or record is None or metrics.get("task") not in PRIMARY:
         raise PipelineError(
@@ -225,31 +242,64 @@ class Predictions:
     ----------
     paths, labels, predicted : list of str
         Of n rows, all of them labelled.
-    classes : list of str
+    classes : ndarray of str, shape (n_classes,)
+        Sorted; none of a regression.
     outputs : ndarray of float64, shape (n, n_classes)
         Probabilities; of a regression there are none.
+    is_test : ndarray of bool, shape (n,)
+        Whether a row is of the test split; others were predicted out of fold.
     """
 
     paths: list[str]
     labels: list[str]
     predicted: list[str]
-    classes: list[str]
+    classes: NDArray[np.str_]
     outputs: NDArray[np.float64]
+    is_test: NDArray[np.bool_]
+
+    @property
+    def measured(self) -> Predictions:
+        """The rows that the score is of: the test split where there is one, or else all."""
+        rows = np.flatnonzero(self.is_test) if self.is_test.any() else np.arange(len(self.paths))
+        names = ("paths", "labels", "predicted")
+        texts = {name: [getattr(self, name)[row] for row in rows] for name in names}
+        outputs, is_test = self.outputs[rows], self.is_test[rows]
+        return replace(self, **texts, outputs=outputs, is_test=is_test)
+
+
+def join_predictions(
+    found: UnseenRows, *, task: str, paths: Sequence[str], labels: Sequence[str]
+) -> Predictions:
+    """Return what is said of every labelled row; `paths` and `labels` are of all rows."""
+    classes, outputs = found.classes, found.outputs
+    names = name_outputs(outputs, classes, task)
+    return Predictions(
+        paths=[paths[row] for row in found.rows],
+        labels=[labels[row] for row in found.rows],
+        predicted=list(map(str, names)),
+        classes=classes,
+        outputs=outputs if len(classes) else outputs[:, :0],
+        is_test=found.folds == TEST,
+    )
 
 
 def read_predictions(chapter: Chapter) -> Predictions | None:
     """Read the labelled rows of ``predictions.csv``; None where there are none."""
-    header, *rows = read_cells(chapter.model / "predictions.csv") or [[]]
-    rows = [row for row in rows if row[1] and len(row) == len(header)]
+    header, *rows = read_cells(chapter.model / PREDICTIONS_NAME) or [[]]
+    rows = [row for row in rows if len(row) == len(header) and row[1]]
     if not rows:
         return None
     known = set(chapter.metrics.get("classes", ()))
-    names = restore_texts(header[3:])
+    named = restore_texts(header[3:])
+    names = np.array([one if one in known else one.removeprefix("p:") for one in named], np.str_)
     paths, labels, predicted, *_ = zip(*rows, strict=True)
+    outputs = np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(names))
+    order = np.argsort(names)
     return Predictions(
         paths=list(restore_paths(paths)),
         labels=restore_texts(list(labels)),
         predicted=restore_texts(list(predicted)),
-        classes=[name if name in known else name.removeprefix("p:") for name in names],
-        outputs=np.array([row[3:] for row in rows], np.float64),
+        classes=names[order],
+        outputs=outputs[:, order],
+        is_test=np.full(len(rows), chapter.test_score is not None),
     )

@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from permafrost.pipeline.report.parts import Chart
 
@@ -23,7 +24,6 @@ _MUTED, _INK, _GRID = "var(--muted)", "var(--ink)", "var(--grid)"
 _HIDDEN_LABEL = re.compile(r'<text [^>]*opacity="0"[^>]*>[^<]*</text>')
 _SIZE = re.compile(r'(<svg [^>]*?)width="(\d+)" height="\d+"')
 _IDS = re.compile(r'(id="|url\(#|href="#)')
-_numbers = itertools.count()
 
 
 def paint(names: Sequence[str]) -> dict[str, str]:
@@ -174,7 +174,7 @@ def render(chart: alt.LayerChart | alt.Chart, *, height: int) -> str:
 def _fit_page(svg: str) -> str:
     """Let a drawing shrink, and make its names its own: all stand in one page."""
     svg = _HIDDEN_LABEL.sub("", svg)
-    svg = _IDS.sub(rf"\g<1>chart{next(_numbers)}-", svg)
+    svg = _IDS.sub(rf"\g<1>chart{crc32(svg.encode()):08x}-", svg)
     return _SIZE.sub(r'\1width="\2" focusable="false"', svg, count=1)
 
 

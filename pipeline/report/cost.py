@@ -6,10 +6,11 @@ import json
 import shlex
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import MISSING, fields, replace
+from dataclasses import MISSING, fields
 from importlib.metadata import PackageNotFoundError, version
 
 from permafrost.command import COMMAND
+from permafrost.cache.store.records import Cost, read_record
 from permafrost.pipeline.advice.known import look_up
 from permafrost.pipeline.options import FeatureOptions, name_key
 from permafrost.pipeline.errors import PipelineError
@@ -34,11 +35,18 @@ def tell_cost(chapter: Chapter, files: FeatureFiles | None) -> Section:
     seconds = sum(entry.seconds for entry in chapter.entries) or chapter.metrics["seconds"]
     fits = len(chapter.entries) * max(1, len(chapter.folds)) or 1
     tiles = [("Fits", f"{fits:,}", ""), ("Seconds of fits", show_seconds(seconds), "all together")]
-    rates = list(_list_rates(files)) if files else []
-    tiles += [("Images a second", rate, name) for name, rate in rates]
+    costs = dict(_list_costs(files)) if files else {}
+    for name, cost in costs.items():
+        tiles += [
+            ("Images a second", show_number(cost.images / cost.seconds), name),
+            ("Features took", show_seconds(cost.seconds), _tell_shares(cost)),
+        ]
     finding = f"{count(fits, 'fit')} on cached features took {show_seconds(seconds)} of computing"
-    if rates:
-        finding += f"; {rates[0][0]} computed its features at {rates[0][1]} images a second"
+    for name, cost in costs.items():
+        finding += (
+            f"; the features of {name} took {show_seconds(cost.seconds)} for"
+            f" {count(cost.images, 'image')}, once"
+        )
     parts: list[Tiles | Table | Code] = [Tiles(items=tiles)]
     if len({entry.kind for entry in chapter.entries}) > 1:
         parts.append(_list_heads(chapter))
@@ -60,11 +68,19 @@ def tell_cost(chapter: Chapter, files: FeatureFiles | None) -> Section:
     return Section(name="cost", title=title, finding=f"{finding}.", parts=parts)
 
 
-def _list_rates(files: FeatureFiles) -> Iterator[tuple[str, str]]:
+def _list_costs(files: FeatureFiles) -> Iterator[tuple[str, Cost]]:
+    """Yield what each backbone's features cost; layers that were computed together, once."""
     for file in files.opened:
-        known = look_up(file)
-        if known.images_per_second:
-            yield known.name, show_number(known.images_per_second)
+        folders = filter(None, map(file.folder, file.layers))
+        costs = [cost for folder in folders if (cost := read_record(folder, Cost)) and cost.seconds]
+        if costs:
+            yield look_up(file).name, max(costs, key=lambda cost: cost.seconds)
+
+
+def _tell_shares(cost: Cost) -> str:
+    names = ("loading", "backbone", "disk", "building")
+    shares = [f"{name} {getattr(cost, name) / cost.seconds:.0%}" for name in names]
+    return ", ".join(shares)
 
 
 def _list_heads(chapter: Chapter) -> Table:

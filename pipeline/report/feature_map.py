@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,14 @@ _MOST_CLASSES = 40
 # What tiles may have together, in pixels, and the sides that they are then given.
 _TILE_PIXELS = 16_000_000
 _SIDES = (96, 64, 40)
+
+
+def check_map(kind: str) -> None:
+    """Raise PipelineError where the package is missing that lays features out."""
+    if kind == UMAP and find_spec("umap") is None:
+        raise PipelineError(
+            "--map umap needs the package umap-learn; install permafrost[umap], or use --map pca"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +61,11 @@ def tell_map(
     if kind == NONE or len(rows) < 3 or matrix.shape[1] < 2:
         return None
     plane = _lay_out(matrix, rows, kind)
-    names, labels = _sort(chapter, [files.column(str(chapter.metrics["target"]))[r] for r in rows])
+    names, labels = _sort(chapter, [files.column(chapter.target)[r] for r in rows])
     paths = [files.paths[row] for row in rows]
     side = next((one for one in _SIDES if one**2 * len(rows) <= _TILE_PIXELS), _SIDES[-1])
     said = {} if found is None else dict(zip(found.paths, found.predicted, strict=True))
-    texts = files.column(str(chapter.metrics["target"]))
+    texts = files.column(chapter.target)
     data = {
         "classes": names,
         "label": labels,
@@ -118,12 +127,8 @@ def _lay_out_pca(values: NDArray[np.float32]) -> _Plane:
 
 
 def _lay_out_umap(values: NDArray[np.float32]) -> _Plane:
-    try:
-        from umap import UMAP as Reduction
-    except ImportError as error:
-        raise PipelineError(
-            "--map umap needs the package umap-learn; install permafrost[umap], or use --map pca"
-        ) from error
+    from umap import UMAP as Reduction
+
     places = np.asarray(Reduction(random_state=0, n_jobs=1).fit_transform(values), np.float64)
     said = (
         "UMAP lays neighbours beside one another: groups are real, but neither their sizes nor the"

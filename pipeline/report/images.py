@@ -96,7 +96,7 @@ def _show_pairs(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
 
 
 def _plot_sizes(chapter: Chapter, files: FeatureFiles) -> Chart:
-    texts = files.column(str(chapter.metrics["target"]))
+    texts = files.column(chapter.target)
     sizes: Counter[tuple[str, str]] = Counter()
     totals: Counter[str] = Counter()
     for text, split in zip(texts, files.splits.tolist(), strict=True):

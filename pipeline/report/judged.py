@@ -47,9 +47,7 @@ def tell_classes(chapter: Chapter, found: Predictions) -> Section | None:
     """Show what is taken for what, and the figures of each class or tag."""
     if chapter.task == REGRESSION:
         return None
-    truth, classes = parse_truth(chapter, found), np.array(found.classes, np.str_)
-    order = np.argsort(classes)
-    outputs, classes = found.outputs[:, order], classes[order]
+    truth, outputs, classes = parse_truth(chapter, found), found.outputs, found.classes
     table = chapter.metrics.get("per_class") or describe_classes(truth, outputs, classes)
     if chapter.task == MULTILABEL:
         finding = _tell_tags(table)
@@ -165,7 +163,7 @@ def tell_values(chapter: Chapter, found: Predictions) -> Section | None:
     ends = [float(truth.min()), float(truth.max())]
     spread = [float(said.min()), float(said.max())]
     points = [(found.paths[i], float(truth[i]), float(said[i])) for i in rows]
-    target = str(chapter.metrics.get("target", "value"))
+    target = chapter.target
     against = plot_points(
         [{"x": t, "y": p, "said": _tell_value(path, t, p)} for path, t, p in points],
         x=f"True {target}",
@@ -201,9 +199,7 @@ def tell_reliability(chapter: Chapter, found: Predictions) -> Section | None:
     """Show how often a claim of some confidence is right."""
     if chapter.task == REGRESSION:
         return None
-    truth, classes = parse_truth(chapter, found), np.array(found.classes, np.str_)
-    order = np.argsort(classes)
-    measured = measure_calibration(truth, found.outputs[:, order], classes[order])
+    measured = measure_calibration(parse_truth(chapter, found), found.outputs, found.classes)
     claims = sum(one.n * one.claimed for one in measured.bins) / sum(o.n for o in measured.bins)
     kept = sum(one.n * one.kept for one in measured.bins) / sum(one.n for one in measured.bins)
     sure = "sure of itself as it may be"

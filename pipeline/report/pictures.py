@@ -125,7 +125,7 @@ def tell_mistakes(chapter: Chapter, found: Predictions, pictures: Pictures) -> S
         return _tell_errors(found, pictures)
     if chapter.task == MULTILABEL:
         return None
-    place = {name: number for number, name in enumerate(found.classes)}
+    place = {str(name): number for number, name in enumerate(found.classes)}
     order = np.sort(found.outputs, axis=1)
     sure = order[:, -1]
     margin = sure - order[:, -2] if order.shape[1] > 1 else sure

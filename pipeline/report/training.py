@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from permafrost.pipeline.models.kept import shorten_layers
+from permafrost.pipeline.models.learning import LearningPoint
 from permafrost.pipeline.report.board import form_axis
 from permafrost.pipeline.report.chapter import Chapter, Entry, read_float
 from permafrost.pipeline.report.charts import SERIES, make_chart, paint, plot_curves
@@ -43,6 +44,47 @@ def tell_training(chapter: Chapter) -> Section | None:
     finding = _tell_transfer(chapter, transfer) if transfer else _tell_curves(curves)
     title = "Transferred against from scratch" if transfer else "Training"
     return Section(name="training", title=title, finding=finding, parts=parts)
+
+
+def tell_learning(chapter: Chapter, points: Sequence[LearningPoint]) -> Section | None:
+    """Say whether more labelled images would help."""
+    metric = chapter.metric
+    known = [(one, one.scores.get(f"{metric}_mean")) for one in points]
+    rows = [
+        {
+            "x": one.n_train,
+            "y": mean,
+            "low": mean - (one.scores.get(f"{metric}_std") or 0.0),
+            "high": mean + (one.scores.get(f"{metric}_std") or 0.0),
+            "series": chapter.head,
+            "dashed": False,
+            "said": f"{one.n_train:,} training rows: {show_score(metric, mean)}",
+        }
+        for one, mean in known
+        if mean is not None
+    ]
+    if len(rows) < 2:
+        return None
+    colours = paint([chapter.head])
+    name = title_metric(metric)
+    svg = plot_curves(rows, x="Training rows", y=name, colours=colours, form=form_axis(metric))
+    note = "Mean over the folds, with one standard deviation to each side."
+    before, last = rows[-2], rows[-1]
+    gain = float(str(last["y"])) - float(str(before["y"]))
+    finding = (
+        f"From {before['x']:,} to {last['x']:,} training rows it gained"
+        f" {_show_points(chapter, gain)}:"
+        f" {_judge_gain(gain, last)}."
+    )
+    chart = make_chart(f"{name} on held-out folds, by training rows", svg, colours, note)
+    return Section(name="learning", title="Learning curve", finding=finding, parts=[chart])
+
+
+def _judge_gain(gain: float, last: Mapping[str, object]) -> str:
+    spread = float(str(last["high"])) - float(str(last["y"]))
+    if gain > spread:
+        return "more labelled images would help"
+    return "less than the folds differ among themselves, so more images would hardly help"
 
 
 def _tell_transfer(chapter: Chapter, found: Mapping[str, object]) -> str:
