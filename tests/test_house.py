@@ -67,14 +67,18 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sweeps": {"models", "tasks"},
         "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
         "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
+        "report": {
+            *("planning", "extraction", "export", "tasks", "models", "sweeps", "advice"),
+        },
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
-            *("models", "sweeps", "experiments", "advice"),
+            *("models", "sweeps", "experiments", "advice", "report"),
         },
     },
 }
 MOST_MODULES = 12
 HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "scipy", "skops"}
+HEAVY |= {"altair", "jinja2", "vl_convert"}
 
 
 def name_module(file: Path) -> str:

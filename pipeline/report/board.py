@@ -39,7 +39,10 @@ def tell_verdict(chapter: Chapter) -> Section:
         f" {_tell_rows(chapter)}; {_tell_ties(chapter)}."
     )
     return Section(
-        name="verdict", title="Verdict", finding=finding, parts=[Tiles(items=_list_tiles(chapter))]
+        name="verdict",
+        title="Verdict",
+        finding=finding,
+        parts=[Tiles(items=list(_list_tiles(chapter)))],
     )
 
 
@@ -87,7 +90,7 @@ def _list_tiles(chapter: Chapter) -> Iterator[tuple[str, str, str]]:
     for name in ("balanced_accuracy", "macro_f1", "log_loss", "roc_auc", "mae", "rmse"):
         value = found.get(name, found.get(f"cv_{name}_mean", _find_mean(chapter, name)))
         if value is not None:
-            yield title_metric(name).replace("Roc auc", "ROC AUC"), show_score(name, value), ""
+            yield title_metric(name), show_score(name, value), ""
     yield "Training rows", f"{found['n_train']:,}", ""
     if found["n_test"]:
         yield "Test rows", f"{found['n_test']:,}", "never used for choosing"
@@ -173,7 +176,7 @@ def _plot_board(chapter: Chapter) -> Chart:
         for entry in first
     ]
     metric = title_metric(chapter.metric)
-    svg = plot_intervals(rows, title="", x=metric, colours=colours, form=form_axis(chapter.metric))
+    svg = plot_intervals(rows, x=metric, colours=colours, form=form_axis(chapter.metric))
     title = f"{metric} of the first {len(first)}, over {_count_rows(chapter)}"
     return make_chart(title, svg, colours, name_spread(first))
 

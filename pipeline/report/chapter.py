@@ -135,7 +135,7 @@ class Chapter:
     @property
     def folds(self) -> list[Mapping[str, Any]]:
         """What was measured on each fold by the first of the board, or by a fit's own folds."""
-        first = next(iter(self.board.get("configurations", ())), {})
+        first: Mapping[str, Any] = next(iter(self.board.get("configurations", ())), {})
         return list(first.get("folds", self.metrics.get("folds", ())))
 
     @property
@@ -261,10 +261,14 @@ class Predictions:
     def measured(self) -> Predictions:
         """The rows that the score is of: the test split where there is one, or else all."""
         rows = np.flatnonzero(self.is_test) if self.is_test.any() else np.arange(len(self.paths))
-        names = ("paths", "labels", "predicted")
-        texts = {name: [getattr(self, name)[row] for row in rows] for name in names}
-        outputs, is_test = self.outputs[rows], self.is_test[rows]
-        return replace(self, **texts, outputs=outputs, is_test=is_test)
+        return replace(
+            self,
+            paths=[self.paths[row] for row in rows],
+            labels=[self.labels[row] for row in rows],
+            predicted=[self.predicted[row] for row in rows],
+            outputs=self.outputs[rows],
+            is_test=self.is_test[rows],
+        )
 
 
 def join_predictions(

@@ -18,6 +18,8 @@ Rows = Sequence[Mapping[str, Any]]
 # As wide as a phone shows without shrinking it.
 WIDTH = 360
 ROW_HEIGHT = 30
+_LABEL_WIDTH = 176
+_CHARACTER_WIDTH = 6.8
 SERIES = tuple(f"var(--series-{number})" for number in range(1, 9))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 _MUTED, _INK, _GRID = "var(--muted)", "var(--ink)", "var(--grid)"
@@ -31,7 +33,7 @@ def paint(names: Sequence[str]) -> dict[str, str]:
     return dict(zip(dict.fromkeys(names), itertools.cycle(SERIES), strict=False))
 
 
-def plot_intervals(rows: Rows, *, title: str, x: str, colours: Mapping[str, str], form: str) -> str:
+def plot_intervals(rows: Rows, *, x: str, colours: Mapping[str, str], form: str) -> str:
     """Draw a point and its interval for each row of a ranking or a depth, from top to bottom.
 
     Parameters
@@ -39,8 +41,6 @@ def plot_intervals(rows: Rows, *, title: str, x: str, colours: Mapping[str, str]
     rows : sequence of mapping
         ``y``: the label, "|" between its lines; ``x``, ``low``, ``high``; ``series``; ``said``:
         what a reader is told.
-    title : str
-        Of the y axis; "" for none.
     x : str
         Title of the x axis.
     colours : mapping of str to str
@@ -50,9 +50,10 @@ def plot_intervals(rows: Rows, *, title: str, x: str, colours: Mapping[str, str]
     """
     import altair as alt
 
-    lines = alt.Axis(labelExpr="split(datum.label, '|')", labelLimit=150, ticks=False, domain=False)
-    y = alt.Y("y:N", sort=None, title=title or None, axis=lines)
-    across = alt.X("x:Q", title=x, scale=alt.Scale(zero=False), axis=alt.Axis(format=form))
+    y = alt.Y("y:N", sort=None, title=None, axis=_label_rows(rows))
+    across = alt.X(
+        "x:Q", title=x, scale=alt.Scale(zero=False), axis=alt.Axis(format=form, tickCount=5)
+    )
     base = _begin(rows, colours).encode(y=y)
     bars = base.mark_rule(strokeWidth=3, opacity=0.45, strokeCap="round").encode(
         x=alt.X("low:Q", title=x), x2="high:Q"
@@ -127,10 +128,27 @@ def plot_bars(rows: Rows, *, x: str, colours: Mapping[str, str]) -> str:
     """Draw stacked bars from left to right: ``y``, ``x``, ``series``, ``said`` of each piece."""
     import altair as alt
 
-    y = alt.Y("y:N", sort=None, title=None, axis=alt.Axis(labelLimit=130, ticks=False))
-    bars = _begin(rows, colours).mark_bar(size=14).encode(x=alt.X("x:Q", title=x), y=y)
+    y = alt.Y("y:N", sort=None, title=None, axis=_label_rows(rows))
+    across = alt.X("x:Q", title=x, axis=alt.Axis(tickCount=4, format="~s"))
+    bars = _begin(rows, colours).mark_bar(size=14).encode(x=across, y=y)
     n_labels = len({row["y"] for row in rows})
     return render(bars, height=max(2, n_labels) * 22)
+
+
+def _label_rows(rows: Rows) -> alt.Axis:
+    """Give the labels of rows the room that they take in the widest of the usual fonts."""
+    import altair as alt
+
+    n_characters = max(len(line) for row in rows for line in str(row["y"]).split("|"))
+    width = min(_LABEL_WIDTH, round(n_characters * _CHARACTER_WIDTH) + 8)
+    return alt.Axis(
+        labelExpr="split(datum.label, '|')",
+        labelLimit=width * 0.85,
+        minExtent=width,
+        maxExtent=width,
+        ticks=False,
+        domain=False,
+    )
 
 
 def _begin(rows: Rows, colours: Mapping[str, str]) -> alt.Chart:
@@ -142,7 +160,7 @@ def _begin(rows: Rows, colours: Mapping[str, str]) -> alt.Chart:
     )
 
 
-def render(chart: alt.LayerChart | alt.Chart, *, height: int) -> str:
+def render(chart: alt.LayerChart | alt.FacetChart | alt.Chart, *, height: int) -> str:
     """Draw a chart as SVG that is as wide as its place."""
     import altair as alt
     import vl_convert

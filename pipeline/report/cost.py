@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from importlib.metadata import PackageNotFoundError, version
 
-from permafrost.command import COMMAND
 from permafrost.cache.store.records import Cost, read_record
+from permafrost.command import COMMAND
 from permafrost.pipeline.advice.known import look_up
-from permafrost.pipeline.options import FeatureOptions, name_key
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import FeatureOptions, name_key
 from permafrost.pipeline.report.chapter import Chapter
 from permafrost.pipeline.report.parts import (
     Code,
@@ -62,7 +62,9 @@ def tell_cost(chapter: Chapter, files: FeatureFiles | None) -> Section:
             text=json.dumps(chapter.metrics["settings"], indent=2),
             is_folded=True,
         ),
-        Code(title="Versions that wrote this page", text="\n".join(_list_versions()), is_folded=True),
+        Code(
+            title="Versions that wrote this page", text="\n".join(_list_versions()), is_folded=True
+        ),
     ]
     title = "What it cost, and how to repeat it"
     return Section(name="cost", title=title, finding=f"{finding}.", parts=parts)

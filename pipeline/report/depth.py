@@ -9,10 +9,18 @@ from permafrost.pipeline.advice.known import KnownBackbone, look_up
 from permafrost.pipeline.report.board import describe_entry, form_axis, name_spread, spread
 from permafrost.pipeline.report.chapter import Chapter, Entry
 from permafrost.pipeline.report.charts import make_chart, paint, plot_intervals
-from permafrost.pipeline.report.parts import Chart, Section, show_score, title_metric
+from permafrost.pipeline.report.parts import (
+    Chart,
+    Section,
+    Table,
+    show_interval,
+    show_score,
+    title_metric,
+)
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles
 
+_WORDS = frozenset({0, 1, 2})
 _DOMAINS = {
     "similar": "the images are of a domain like the one that it learnt from",
     "different": "the images are of another domain than the one that it learnt from",
@@ -38,8 +46,13 @@ def tell_depth(chapter: Chapter, files: FeatureFiles) -> Section | None:
     if not ladders:
         return None
     finding = " ".join(_tell(chapter, name, rungs) for name, rungs in ladders.items())
-    charts = [_plot(chapter, name, rungs) for name, rungs in ladders.items()]
-    return Section(name="depth", title="Accuracy against depth", finding=finding, parts=charts)
+    parts = [
+        part
+        for name, rungs in ladders.items()
+        for part in (_plot(chapter, name, rungs), _list_rungs(chapter, name, rungs))
+    ]
+    title = f"{title_metric(chapter.metric)} against depth"
+    return Section(name="depth", title=title, finding=finding, parts=parts)
 
 
 def _build_ladders(
@@ -107,6 +120,22 @@ def _plot(chapter: Chapter, name: str, rungs: Sequence[_Rung]) -> Chart:
         for rung in rungs
     ]
     metric = title_metric(chapter.metric)
-    svg = plot_intervals(rows, title="", x=metric, colours=colours, form=form_axis(chapter.metric))
+    svg = plot_intervals(rows, x=metric, colours=colours, form=form_axis(chapter.metric))
     note = f"The input is above. {name_spread([rung.entry for rung in rungs])}"
     return make_chart(f"{name}: the best head of each layer and pooling", svg, colours, note)
+
+
+def _list_rungs(chapter: Chapter, name: str, rungs: Sequence[_Rung]) -> Table:
+    rows = [
+        (
+            rung.layer,
+            rung.pooling,
+            rung.entry.head,
+            show_score(chapter.metric, rung.entry.score),
+            show_interval(chapter.metric, rung.entry.interval),
+            f"{rung.entry.rank}",
+        )
+        for rung in rungs
+    ]
+    header = ("Layer", "Pooling", "Best head", title_metric(chapter.metric), "95 %", "Rank")
+    return Table(title=f"{name}, from the input on", header=header, rows=rows, texts=_WORDS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +39,14 @@ def check_map(kind: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MapOptions:
+    """How features are laid out: one of `MAPS`, and the budget for them in memory."""
+
+    kind: str
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Plane:
     """Where each row lies, shape (n, 2), and what the axes are."""
 
@@ -49,18 +58,17 @@ class _Plane:
 def tell_map(
     chapter: Chapter,
     files: FeatureFiles,
-    found: Predictions | None,
     *,
-    kind: str,
-    memory_bytes: int,
+    found: Predictions | None,
     pictures: Pictures,
+    how: MapOptions,
 ) -> Section | None:
     """Lay out the images of a dataset by the features that the model goes by."""
     matrix = files.open_matrix(files.find_layers(chapter.layer))
-    rows = _draw_rows(len(files), matrix, memory_bytes)
-    if kind == NONE or len(rows) < 3 or matrix.shape[1] < 2:
+    rows = _draw_rows(len(files), matrix, how.memory_bytes)
+    if how.kind == NONE or len(rows) < 3 or matrix.shape[1] < 2:
         return None
-    plane = _lay_out(matrix, rows, kind)
+    plane = _lay_out(matrix, rows, how.kind)
     names, labels = _sort(chapter, [files.column(chapter.target)[r] for r in rows])
     paths = [files.paths[row] for row in rows]
     side = next((one for one in _SIDES if one**2 * len(rows) <= _TILE_PIXELS), _SIDES[-1])
@@ -112,9 +120,9 @@ def _lay_out(matrix: Matrix, rows: NDArray[np.int64], kind: str) -> _Plane:
 
 
 def _lay_out_pca(values: NDArray[np.float32]) -> _Plane:
-    from sklearn.decomposition import PCA as Reduction
+    from sklearn import decomposition
 
-    fitted = Reduction(2, svd_solver="randomized", random_state=0, copy=False)
+    fitted = decomposition.PCA(2, svd_solver="randomized", random_state=0, copy=False)
     places = np.asarray(fitted.fit_transform(values), np.float64)
     first, second = np.nan_to_num(fitted.explained_variance_ratio_).tolist()
     said = (
@@ -127,9 +135,9 @@ def _lay_out_pca(values: NDArray[np.float32]) -> _Plane:
 
 
 def _lay_out_umap(values: NDArray[np.float32]) -> _Plane:
-    from umap import UMAP as Reduction
+    import umap
 
-    places = np.asarray(Reduction(random_state=0, n_jobs=1).fit_transform(values), np.float64)
+    places = np.asarray(umap.UMAP(random_state=0, n_jobs=1).fit_transform(values), np.float64)
     said = (
         "UMAP lays neighbours beside one another: groups are real, but neither their sizes nor the"
         " distances between them mean anything."
@@ -163,7 +171,7 @@ def _cut_values(texts: Sequence[str]) -> tuple[list[str], list[int]]:
     values = np.array([float(text) if text else np.nan for text in texts])
     known = values[np.isfinite(values)]
     edges = np.unique(np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
-    pairs = list(zip(edges[:-1], edges[1:], strict=True)) or [(edges[0], edges[0])]
+    pairs = list(itertools.pairwise(edges)) or [(edges[0], edges[0])]
     names = [f"{show_number(low)} to {show_number(high)}" for low, high in pairs]
     places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(names) - 1)
     if len(known) < len(values):

@@ -31,7 +31,8 @@ def tell_images(chapter: Chapter, files: FeatureFiles, pictures: Pictures) -> Se
     n_crossing = sum(len({str(files.splits[row]) for row in rows}) > 1 for rows in copies)
     near = chapter.metrics.get("near_duplicates", 0)
     told = {0: "no test image is nearly a training image", None: ""}.get(
-        near, f"{count(near or 0, 'test image')} {'is' if near == 1 else 'are'} nearly a training image"
+        near,
+        f"{count(near or 0, 'test image')} {'is' if near == 1 else 'are'} nearly a training image",
     )
     finding = (
         f"{count(len(files), 'image')} in use, {len(failures) or 'none'} unreadable,"

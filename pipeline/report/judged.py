@@ -18,10 +18,16 @@ from permafrost.pipeline.report.parts import (
     count,
     show_number,
     show_score,
+    show_share,
     title_metric,
 )
-from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
-from permafrost.stages.datasets.targets import Targets, parse_targets
+from permafrost.stages.datasets.targets import (
+    CLASSIFICATION,
+    MULTILABEL,
+    REGRESSION,
+    Targets,
+    parse_targets,
+)
 from permafrost.stages.evaluation.calibration import Calibration, measure_calibration
 from permafrost.stages.evaluation.metrics import count_confusions, describe_classes
 
@@ -130,7 +136,7 @@ def _list_pairs(names: Sequence[str], counts: NDArray[np.int64]) -> list[Table]:
     if len(names) < 4 or not pairs:
         return []
     rows = [
-        (names[i], names[j], f"{counts[i, j]:,}", f"{counts[i, j] / counts[i].sum():.1%}")
+        (names[i], names[j], f"{counts[i, j]:,}", f"{show_share(counts[i, j] / counts[i].sum())}")
         for i, j in pairs
     ]
     header = ("True", "Predicted", "Rows", "Of the class")
@@ -202,13 +208,14 @@ def tell_reliability(chapter: Chapter, found: Predictions) -> Section | None:
     measured = measure_calibration(parse_truth(chapter, found), found.outputs, found.classes)
     claims = sum(one.n * one.claimed for one in measured.bins) / sum(o.n for o in measured.bins)
     kept = sum(one.n * one.kept for one in measured.bins) / sum(one.n for one in measured.bins)
-    sure = "sure of itself as it may be"
+    sure = "about as sure as it may be"
     if abs(claims - kept) > 0.02:
         sure = "too sure of itself" if claims > kept else "surer than it says"
     what = "class" if chapter.task == CLASSIFICATION else "tag"
     finding = (
-        f"Its probability of a {what} is off by {measured.expected_error:.1%} on the mean (expected"
-        f" calibration error): it claims {claims:.1%} and keeps {kept:.1%}, so it is {sure}."
+        f"Its probability of a {what} is off by {show_share(measured.expected_error)} on the mean"
+        f" (expected calibration error): it claims {show_share(claims)} and keeps"
+        f" {show_share(kept)}, it is {sure}."
     )
     return Section(
         name="reliability",
@@ -220,7 +227,7 @@ def tell_reliability(chapter: Chapter, found: Predictions) -> Section | None:
 
 def _list_losses(chapter: Chapter, measured: Calibration) -> Tiles:
     items = [
-        ("Expected calibration error", f"{measured.expected_error:.1%}", "0 is best"),
+        ("Expected calibration error", show_share(measured.expected_error), "0 is best"),
         ("Brier score", show_number(measured.brier), "0 is best"),
     ]
     for name in ("log_loss", "cv_log_loss_mean"):
@@ -236,16 +243,19 @@ def _plot_bins(measured: Calibration) -> list[Chart | Table]:
             "x": one.claimed,
             "y": one.kept,
             "size": one.n,
-            "said": f"claims {one.claimed:.1%}, keeps {one.kept:.1%}, {count(one.n, 'claim')}",
+            "said": f"claims {show_share(one.claimed)}, keeps {show_share(one.kept)},"
+            f" {count(one.n, 'claim')}",
         }
         for one in measured.bins
     ]
     line = [{"x": 0, "y": 0}, {"x": 1, "y": 1}]
     svg = plot_points(rows, x="Confidence", y="Share that is right", line=line, form="~%")
-    cells = [(f"{b.claimed:.1%}", f"{b.kept:.1%}", f"{b.n:,}") for b in measured.bins]
+    cells = [
+        (f"{show_share(b.claimed)}", f"{show_share(b.kept)}", f"{b.n:,}") for b in measured.bins
+    ]
     header = ("Confidence", "Right", "Claims")
     note = "On the dashed line, confidence is what it says. Large points are many claims."
     return [
         make_chart("Reliability diagram", svg, {}, note),
-        Table(title="Its points", header=header, rows=cells, is_folded=True, texts=frozenset()),
+        Table(title="Its points", header=header, rows=cells, texts=frozenset()),
     ]

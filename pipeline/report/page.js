@@ -74,7 +74,7 @@
     }
 
     const margin = 14;
-    const left = (i) => margin + data.x[i] * (canvas.clientWidth - 2 * margin);
+    const left = (i) => margin + data.x[i] * (canvas.clientWidth - 2 * margin - 10);
     const top = (i) => margin + data.y[i] * (canvas.clientHeight - 2 * margin - 10);
     const isShown = (i) => only < 0 || data.label[i] === only;
 
@@ -108,7 +108,7 @@
       pen.font = "11px system-ui, sans-serif";
       pen.fillText(`${data.axes[0]} →`, margin, canvas.clientHeight - 6);
       pen.save();
-      pen.translate(canvas.clientWidth - 5, margin);
+      pen.translate(canvas.clientWidth - 12, margin);
       pen.rotate(Math.PI / 2);
       pen.fillText(`← ${data.axes[1]}`, 0, 0);
       pen.restore();

@@ -133,7 +133,12 @@ def show_score(metric: str, value: float | None) -> str:
     """Write a score: a share of rows in per cent."""
     if value is None:
         return "undefined"
-    return f"{value:.1%}".replace("%", " %") if is_share(metric) else show_number(value)
+    return show_share(value) if is_share(metric) else show_number(value)
+
+
+def show_share(value: float) -> str:
+    """Write a share in per cent."""
+    return f"{value:.1%}".replace("%", " %")
 
 
 def show_interval(metric: str, interval: Sequence[float] | None) -> str:
@@ -165,6 +170,8 @@ def show_seconds(value: float) -> str:
 def title_metric(metric: str) -> str:
     """Return what people call a metric, to begin with."""
     name = name_metric(metric)
+    for word, spelt in (("f1", "F1"), ("roc auc", "ROC AUC"), ("mae", "MAE"), ("rmse", "RMSE")):
+        name = name.replace(word, spelt)
     return name[:1].upper() + name[1:]
 
 

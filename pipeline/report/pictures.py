@@ -64,7 +64,9 @@ class Pictures:
             picture = read_picture(
                 data,
                 max_pixels=_MOST_PIXELS,
-                choose_scale=lambda size, _: next((n for n in (8, 4, 2) if min(size) >= 2 * n * side), 1),
+                choose_scale=lambda size, _: next(
+                    (n for n in (8, 4, 2) if min(size) >= 2 * n * side), 1
+                ),
             )
             image = picture.image.convert("RGB")
         except (OSError, ImageError, StageError):
@@ -138,8 +140,8 @@ def tell_mistakes(chapter: Chapter, found: Predictions, pictures: Pictures) -> S
 
     n_sure = int((is_wrong & (sure >= 0.9)).sum())
     finding = (
-        f"{count(len(wrong), 'mistake')} among {count(len(sure), 'row')}, {n_sure} of them made with"
-        " a confidence of 90 % or more: look there for wrong labels first."
+        f"{count(len(wrong), 'mistake')} among {count(len(sure), 'row')}, {n_sure} of them made"
+        " with a confidence of 90 % or more: look there for wrong labels first."
         if wrong
         else f"No mistake among {count(len(sure), 'row')}; the least certain images are below."
     )

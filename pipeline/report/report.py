@@ -27,7 +27,7 @@ from permafrost.pipeline.report.chapter import (
 )
 from permafrost.pipeline.report.cost import tell_cost
 from permafrost.pipeline.report.depth import tell_depth
-from permafrost.pipeline.report.feature_map import MAPS, PCA, check_map, tell_map
+from permafrost.pipeline.report.feature_map import MAPS, PCA, MapOptions, check_map, tell_map
 from permafrost.pipeline.report.images import tell_images
 from permafrost.pipeline.report.judged import tell_classes, tell_reliability, tell_values
 from permafrost.pipeline.report.parts import Section, Table
@@ -149,9 +149,7 @@ def _tell_predictions(chapter: Chapter, found: Predictions | None) -> Iterator[S
                 yield section
 
 
-def _list_sections(
-    chapter: Chapter, fit: ReopenedFit, options: ReportOptions
-) -> Iterator[Section]:
+def _list_sections(chapter: Chapter, fit: ReopenedFit, options: ReportOptions) -> Iterator[Section]:
     """Yield the sections in the order of the page."""
     files, pictures = fit.bench.files, find_pictures(fit.bench.files)
     found = _predict(chapter, fit)
@@ -170,10 +168,9 @@ def _list_sections(
         tell_map(
             chapter,
             files,
-            found,
-            kind=options.map,
-            memory_bytes=options.memory_bytes,
+            found=found,
             pictures=pictures,
+            how=MapOptions(kind=options.map, memory_bytes=options.memory_bytes),
         ),
         tell_images(chapter, files, pictures),
         tell_cost(chapter, files),

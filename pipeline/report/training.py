@@ -77,7 +77,11 @@ def tell_learning(chapter: Chapter, points: Sequence[LearningPoint]) -> Section 
         f" {_judge_gain(gain, last)}."
     )
     chart = make_chart(f"{name} on held-out folds, by training rows", svg, colours, note)
-    return Section(name="learning", title="Learning curve", finding=finding, parts=[chart])
+    cells = [
+        (f"{one.n_train:,}", f"{one.share:.0%}", show_score(metric, mean)) for one, mean in known
+    ]
+    table = Table(title="Its points", header=("Rows", "Share", name), rows=cells, texts=frozenset())
+    return Section(name="learning", title="Learning curve", finding=finding, parts=[chart, table])
 
 
 def _judge_gain(gain: float, last: Mapping[str, object]) -> str:
@@ -123,8 +127,7 @@ def _find_epochs(chapter: Chapter, entry: Entry) -> list[dict[str, str]]:
         row
         for row in chapter.epochs
         if not chapter.entries
-        or (row["layer"], row["head"], row["settings"])
-        == (entry.layer, entry.kind, entry.settings)
+        or (row["layer"], row["head"], row["settings"]) == (entry.layer, entry.kind, entry.settings)
     ]
 
 
@@ -174,7 +177,9 @@ def _plot(
     ]
     if x == _SECONDS and metric == chapter.metric:
         rows += [_point(chapter, one) for one in chosen if _name(one) not in curves]
-    shown = {name: colour for name, colour in colours.items() if any(r["series"] == name for r in rows)}
+    shown = {
+        name: colour for name, colour in colours.items() if any(r["series"] == name for r in rows)
+    }
     title = f"{title_metric(metric)} on rows held out of the training"
     svg = plot_curves(rows, x=x, y=title_metric(metric), colours=shown, form=form_axis(metric))
     notes = ["Mean over the folds."] * (len({row["fold"] for row in chapter.epochs}) > 1)
