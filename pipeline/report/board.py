@@ -69,11 +69,8 @@ def _tell_ties(chapter: Chapter) -> str:
     if not others:
         return "nothing else was tried"
     n_tied = sum(entry.is_tied for entry in others)
-    return (
-        f"{n_tied or 'none'} of {len(others)} others are as good, as far as the folds can tell"
-        if n_tied != 1
-        else f"1 of {len(others)} others is as good, as far as the folds can tell"
-    )
+    are = "are" if n_tied > 1 else "is"
+    return f"{n_tied or 'none'} of {len(others)} others {are} as good, as far as the folds can tell"
 
 
 def _list_tiles(chapter: Chapter) -> Iterator[tuple[str, str, str]]:
@@ -111,7 +108,7 @@ def tell_board(chapter: Chapter) -> Section | None:
     others, metric = [one for one in chapter.fitted if one.rank > 1], chapter.metric
     better = [one for one in others if not one.is_tied]
     finding = (
-        f"Of {len(chapter.entries)} tried, {len(others) - len(better)} cannot be told from the"
+        f"Of {len(others)} others, {len(others) - len(better) or 'none'} cannot be told from the"
         f" first (p ≥ {SIGNIFICANCE}); the best that is really behind it is"
         f" {better[0].head} on {better[0].layer} with {show_score(metric, better[0].score)}."
         if better
@@ -149,7 +146,7 @@ def name_spread(entries: Sequence[Entry]) -> str:
 
 def form_axis(metric: str) -> str:
     """Return how numbers on the axis of a metric are written."""
-    return "~%" if is_share(metric) else "~g"
+    return "~%" if is_share(metric) else ",~r"
 
 
 def describe_entry(entry: Entry, metric: str) -> str:
@@ -185,7 +182,7 @@ def _list_board(
     chapter: Chapter, entries: Sequence[Entry], title: str, *, is_folded: bool = False
 ) -> Table:
     metric = chapter.metric
-    header = ("", "Layer", "Head", title_metric(metric), "95 %", "From the first", "p", "Seconds")
+    header = ("Rank", "Layer", "Head", title_metric(metric), "95 %", "Difference", "p", "Seconds")
     rows = [
         (
             str(one.rank),
@@ -204,8 +201,8 @@ def _list_board(
 
 def _tell_difference(entry: Entry) -> str:
     if entry.p_value is None:
-        return "the first"
-    return "noise" if entry.is_tied else "behind"
+        return "first"
+    return "noise" if entry.is_tied else "real"
 
 
 def compare_chapters(chapters: Sequence[Chapter]) -> Table:

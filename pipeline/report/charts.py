@@ -51,14 +51,14 @@ def plot_intervals(rows: Rows, *, x: str, colours: Mapping[str, str], form: str)
     import altair as alt
 
     y = alt.Y("y:N", sort=None, title=None, axis=_label_rows(rows))
-    across = alt.X(
-        "x:Q", title=x, scale=alt.Scale(zero=False), axis=alt.Axis(format=form, tickCount=5)
-    )
+    nice, axis = alt.Scale(zero=False), alt.Axis(format=form, tickCount=5)
     base = _begin(rows, colours).encode(y=y)
     bars = base.mark_rule(strokeWidth=3, opacity=0.45, strokeCap="round").encode(
-        x=alt.X("low:Q", title=x), x2="high:Q"
+        x=alt.X("low:Q", title=x, scale=nice, axis=axis), x2="high:Q"
     )
-    dots = base.mark_point(filled=True, size=64, opacity=1).encode(x=across)
+    dots = base.mark_point(filled=True, size=64, opacity=1).encode(
+        x=alt.X("x:Q", title=x, scale=nice, axis=axis)
+    )
     n_labels = len({row["y"] for row in rows})
     return render(bars + dots, height=ROW_HEIGHT * n_labels)
 
@@ -79,7 +79,7 @@ def plot_curves(rows: Rows, *, x: str, y: str, colours: Mapping[str, str], form:
     import altair as alt
 
     base = _begin(rows, colours).encode(
-        x=alt.X("x:Q", title=x, axis=alt.Axis(tickCount=5, format="~s")),
+        x=alt.X("x:Q", title=x, axis=alt.Axis(tickCount=5, format=",~r")),
         y=alt.Y("y:Q", title=y, scale=alt.Scale(zero=False), axis=alt.Axis(format=form)),
     )
     curves = base.mark_line(strokeWidth=2, aria=False).encode(
@@ -94,7 +94,7 @@ def plot_curves(rows: Rows, *, x: str, y: str, colours: Mapping[str, str], form:
     return render(alt.layer(*layers), height=240)
 
 
-def plot_points(rows: Rows, *, x: str, y: str, line: Rows, form: str = "~g") -> str:
+def plot_points(rows: Rows, *, x: str, y: str, line: Rows, form: str = ",~r") -> str:
     """Draw points of one colour, and a line for them to be on.
 
     Parameters
@@ -129,7 +129,7 @@ def plot_bars(rows: Rows, *, x: str, colours: Mapping[str, str]) -> str:
     import altair as alt
 
     y = alt.Y("y:N", sort=None, title=None, axis=_label_rows(rows))
-    across = alt.X("x:Q", title=x, axis=alt.Axis(tickCount=4, format="~s"))
+    across = alt.X("x:Q", title=x, axis=alt.Axis(tickCount=4, format=",~r"))
     bars = _begin(rows, colours).mark_bar(size=14).encode(x=across, y=y)
     n_labels = len({row["y"] for row in rows})
     return render(bars, height=max(2, n_labels) * 22)
@@ -182,6 +182,8 @@ def render(chart: alt.LayerChart | alt.FacetChart | alt.Chart, *, height: int) -
             titleFontSize=11,
             titleFontWeight="normal",
             labelPadding=5,
+            labelFlush=False,
+            labelSeparation=12,
             titlePadding=8,
         ),
     )

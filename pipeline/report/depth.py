@@ -86,7 +86,10 @@ def _tell(chapter: Chapter, name: str, rungs: Sequence[_Rung]) -> str:
     first, last = best[layers[0]], best[layers[-1]]
     metric = chapter.metric
     said = (
-        f"{name}: from {show_score(metric, first.score)} on {layers[0]} it goes to"
+        f"{name}: {title_metric(metric)} begins with {show_score(metric, first.score)} on"
+        f" {layers[0]} and is highest there"
+        if peak == layers[0]
+        else f"{name}: from {show_score(metric, first.score)} on {layers[0]} it goes to"
         f" {show_score(metric, best[peak].score)} on {peak}, layer {layers.index(peak) + 1} of"
         f" {len(layers)}"
     )

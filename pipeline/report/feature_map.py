@@ -93,7 +93,7 @@ def tell_map(
     }
     note = (
         "Hover a point, or go from one to the next with the arrow keys, to see its image; click it"
-        " to see its class alone. Rings are mistakes."
+        " to see its class alone."
     )
     of = "" if len(rows) == len(files) else f", a sample of {len(files):,}"
     title = f"{count(len(rows), 'image')}{of}, by {shorten_layers(chapter.layer)}"

@@ -60,6 +60,8 @@
     const sheets = new Map();
     const n = data.x.length;
     let only = -1;
+    let onlyWrong = false;
+    const isRinged = data.is_wrong.reduce((sum, one) => sum + one, 0) < 0.1 * n;
     let chosen = -1;
     let colours = [];
 
@@ -76,7 +78,7 @@
     const margin = 14;
     const left = (i) => margin + data.x[i] * (canvas.clientWidth - 2 * margin - 10);
     const top = (i) => margin + data.y[i] * (canvas.clientHeight - 2 * margin - 10);
-    const isShown = (i) => only < 0 || data.label[i] === only;
+    const isShown = (i) => (only < 0 || data.label[i] === only) && (!onlyWrong || data.is_wrong[i]);
 
     function draw() {
       const [ink, muted] = findColours();
@@ -92,7 +94,7 @@
         pen.beginPath();
         pen.arc(left(i), top(i), radius, 0, 7);
         pen.fill();
-        if (data.is_wrong[i] && alpha > 0.5) {
+        if (isRinged && data.is_wrong[i] && alpha > 0.5) {
           pen.globalAlpha = 1;
           pen.strokeStyle = ink;
           pen.lineWidth = 1.5;
@@ -152,7 +154,7 @@
 
     function filter(number) {
       only = only === number ? -1 : number;
-      chips.querySelectorAll("button").forEach((chip, i) => chip.setAttribute("aria-pressed", String(i === only)));
+      buttons.forEach((chip, i) => chip.setAttribute("aria-pressed", String(i === only)));
       draw();
     }
 
@@ -185,14 +187,23 @@
       const start = chosen < 0 || !isShown(chosen);
       choose(start ? findNearest(...middle, 1e6) : findNearest(left(chosen), top(chosen), 1e6, inside[event.key]));
     });
-    data.classes.forEach((name, i) => {
+    function addChip(call, ...content) {
       const chip = document.createElement("button");
       chip.type = "button";
       chip.setAttribute("aria-pressed", "false");
-      chip.append(document.createElement("i"), name);
-      chip.addEventListener("click", () => filter(i));
+      chip.append(...content);
+      chip.addEventListener("click", () => call(chip));
       chips.append(chip);
-    });
+      return chip;
+    }
+    const buttons = data.classes.map((name, i) => addChip(() => filter(i), document.createElement("i"), name));
+    if (data.is_wrong.includes(1)) {
+      addChip((chip) => {
+        onlyWrong = !onlyWrong;
+        chip.setAttribute("aria-pressed", String(onlyWrong));
+        draw();
+      }, "mistakes only");
+    }
     new ResizeObserver(draw).observe(canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
     matchMedia("print").addEventListener("change", draw);

@@ -153,6 +153,8 @@ def show_number(value: float) -> str:
     """Write a number with three or four digits that count."""
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
+    if 0.9995 <= abs(value) < 1:
+        return f"{value:.5f}"  # it would read as 1.000
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"

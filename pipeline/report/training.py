@@ -103,13 +103,13 @@ def _tell_transfer(chapter: Chapter, found: Mapping[str, object]) -> str:
         sure = f" (95 %: {low} to {high})"
     gain = _show_points(chapter, float(str(found["difference"])))
     return (
-        f"{kind}: {found['transferred']} is at {gain}{sure} from the best from scratch,"
-        f" {found['from_scratch']}."
+        f"{kind}: {found['transferred']} is {gain}{sure} {'better' if gain[0] != '−' else 'worse'}"
+        f" than the best from scratch, {found['from_scratch']}."
     )
 
 
 def _show_points(chapter: Chapter, value: float) -> str:
-    return f"{100 * value:+.1f} points" if chapter.metric == "accuracy" else f"{value:+.3f}"
+    return f"{100 * value:+.1f} points" if chapter.metric == "accuracy" else f"{value:+.2g}"
 
 
 def _tell_curves(curves: Mapping[str, Sequence[Row]]) -> str:
