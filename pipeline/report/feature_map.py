@@ -22,12 +22,12 @@ from permafrost.stages.matrices.matrix import Matrix, read_rows
 
 PCA, UMAP, NONE = "pca", "umap", "none"
 MAPS = (PCA, UMAP, NONE)
-# So many tiles of 40 pixels stay below the 15 MB that a page may have.
+# So many tiles of 56 pixels stay below the 15 MB that a page may have.
 _MOST_ROWS = 10_000
 _MOST_CLASSES = 40
 # What tiles may have together, in pixels, and the sides that they are then given.
 _TILE_PIXELS = 16_000_000
-_SIDES = (96, 64, 40)
+_SIDES = (96, 64, 56)
 
 
 def check_map(kind: str) -> None:

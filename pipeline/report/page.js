@@ -41,11 +41,15 @@
     }
     chart.addEventListener("pointermove", point);
     chart.addEventListener("pointerdown", point);
-    chart.addEventListener("pointerleave", () => tell(null));
-    chart.addEventListener("blur", () => tell(null));
+    function leave() {
+      place = -1;
+      tell(null);
+    }
+    chart.addEventListener("pointerleave", leave);
+    chart.addEventListener("blur", leave);
     chart.addEventListener("keydown", (event) => {
       const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-      if (event.key === "Escape") tell(null);
+      if (event.key === "Escape") leave();
       if (!step || !single.length) return;
       event.preventDefault();
       place = place < 0 ? (step > 0 ? 0 : single.length - 1) : (place + step + single.length) % single.length;
@@ -59,6 +63,7 @@
     const [chips, picture, caption] = [".chips", ".shown canvas", ".shown p"].map((one) => card.querySelector(one));
     const sheets = new Map();
     const n = data.x.length;
+    caption.textContent = "Hover a point to see its image.";
     let only = -1;
     let onlyWrong = false;
     const isRinged = data.is_wrong.reduce((sum, one) => sum + one, 0) < 0.1 * n;
