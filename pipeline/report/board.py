@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from permafrost.pipeline.models.kept import shorten_layers
+from permafrost.pipeline.models.measure import name_metric
 from permafrost.pipeline.report.chapter import Chapter, Entry, Interval
 from permafrost.pipeline.report.charts import SERIES, make_chart, plot_intervals
 from permafrost.pipeline.report.parts import (
@@ -32,36 +33,26 @@ TIED, BEHIND = "as good as the first", "behind it"
 def tell_verdict(chapter: Chapter) -> Section:
     """Say which head on which layer, how good it is, and how far that can be trusted."""
     score, interval = chapter.best_score
-    said = show_score(chapter.metric, score)
     bounds = f" (95 %: {show_interval(chapter.metric, interval)})" if interval else ""
-    finding = (
-        f"{chapter.head} on {shorten_layers(chapter.layer)} has {_name(chapter)} {said}{bounds},"
-        f" {_tell_rows(chapter)}; {_tell_ties(chapter)}."
+    said = (
+        "was not measured, as no row is in the test split: what follows is said out of fold"
+        if score is None
+        else f"has {name_metric(chapter.metric)} {show_score(chapter.metric, score)}{bounds},"
+        f" {_tell_rows(chapter)}; {_tell_ties(chapter)}"
     )
-    return Section(
-        name="verdict",
-        title="Verdict",
-        finding=finding,
-        parts=[Tiles(items=list(_list_tiles(chapter)))],
-    )
-
-
-def _name(chapter: Chapter) -> str:
-    metric = title_metric(chapter.metric)
-    return metric if metric == "R²" else metric.lower().replace("mean average", "a mean average")
+    finding = f"{chapter.head} on {shorten_layers(chapter.layer)} {said}."
+    tiles = Tiles(items=list(_list_tiles(chapter)))
+    return Section(name="verdict", title="Verdict", finding=finding, parts=[tiles])
 
 
 def _tell_rows(chapter: Chapter) -> str:
-    found = chapter.metrics
+    found, chosen = chapter.metrics, ", on which it was also chosen" * (len(chapter.entries) > 1)
     if chapter.test_score is not None:
         return f"on {count(found['n_test'], 'test row')} that were never used for choosing"
     n_folds = len(chapter.folds)
     if n_folds > 1:
-        return (
-            f"cross-validated in {n_folds} folds of {count(found['n_train'], 'row')}, on which it"
-            " was also chosen"
-        )
-    return "on the rows of the val split, on which it was also chosen"
+        return f"cross-validated in {n_folds} folds of {count(found['n_train'], 'row')}{chosen}"
+    return f"on the rows of the val split{chosen}"
 
 
 def _tell_ties(chapter: Chapter) -> str:

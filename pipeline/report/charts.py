@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -187,7 +188,9 @@ def render(chart: alt.LayerChart | alt.FacetChart | alt.Chart, *, height: int) -
             titlePadding=8,
         ),
     )
-    svg: str = vl_convert.vegalite_to_svg(spec.to_dict())
+    # A file's name may hold bytes that are no text.
+    text = json.dumps(spec.to_dict(), ensure_ascii=False).encode("utf-8", "replace").decode()
+    svg: str = vl_convert.vegalite_to_svg(text)
     return _fit_page(svg)
 
 

@@ -116,7 +116,7 @@ def _list_heads(chapter: Chapter) -> Table:
         (kind, f"{tried[kind]:,}", show_number(s), show_number(s / tried[kind] / n_folds))
         for kind, s in spent.most_common()
     ]
-    header = ("Head", "Configurations", "Seconds", "Seconds a fit")
+    header = ("Head", "Tried", "Seconds", "Seconds a fit")
     return Table(title="Seconds of each kind of head", header=header, rows=rows)
 
 

@@ -66,7 +66,7 @@
     caption.textContent = "Hover a point to see its image.";
     let only = -1;
     let onlyWrong = false;
-    const isRinged = data.is_wrong.reduce((sum, one) => sum + one, 0) < 0.1 * n;
+    const isRinged = data.is_wrong.reduce((sum, one) => sum + one, 0) < Math.min(0.1 * n, 150);
     let chosen = -1;
     let colours = [];
 

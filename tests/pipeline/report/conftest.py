@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.reports import call, sweep, write_digits
+from tests.helpers.reports import LABELS, call, sweep, write_digits
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,18 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sweep digits of which a third are for testing."""
     folder = tmp_path_factory.mktemp("report")
     return sweep(write_digits(folder), folder / "runs")
+
+
+@pytest.fixture(scope="session")
+def odd_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of digits whose names are hard to show."""
+    folder = tmp_path_factory.mktemp("odd")
+    names = {"digit 1": "é" * 90, "digit 2": "<b>&\"'</b>", "digit 3": "raw \udcff byte"}
+    labels = [names.get(label, label) for label in LABELS]
+    runs = sweep(write_digits(folder, labels=labels), folder / "runs", heads="nearest_mean")
+    out = folder / "report.html"
+    call("report", runs, "--out", out)
+    return out
 
 
 @pytest.fixture(scope="session")

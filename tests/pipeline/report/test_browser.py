@@ -35,7 +35,7 @@ def open_page(browser, page: Path):
     complaints: list[str] = []
     contexts = []
 
-    def call(*, scheme: str = "light", viewport=DESKTOP, script: bool = True):
+    def call(*, scheme: str = "light", viewport=DESKTOP, script: bool = True, file: Path = page):
         context = browser.new_context(
             color_scheme=scheme, viewport=viewport, java_script_enabled=script
         )
@@ -44,7 +44,7 @@ def open_page(browser, page: Path):
         tab.on("console", lambda message: complaints.extend(find_complaint(message.text)))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
         tab.on("request", lambda request: complaints.extend(find_stray(request.url)))
-        tab.goto(page.as_uri())
+        tab.goto(file.as_uri())
         return tab
 
     yield call
@@ -90,8 +90,9 @@ def test_axe_finds_nothing(open_page, scheme, viewport):
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
-def test_nothing_is_wider_than_the_screen(open_page, viewport):
-    tab = open_page(viewport=viewport)
+@pytest.mark.parametrize("name", ["page", "odd_page"])
+def test_nothing_is_wider_than_the_screen(open_page, request, viewport, name):
+    tab = open_page(viewport=viewport, file=request.getfixturevalue(name))
     assert tab.evaluate("document.documentElement.scrollWidth") == viewport["width"]
     wide = "all => all.filter(one => one.getBoundingClientRect().right > innerWidth).length"
     assert tab.locator(".card, .tiles, h1, h2, h3, .finding, svg").evaluate_all(wide) == 0
