@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from permafrost.pipeline.models.kept import shorten_layers
 from permafrost.pipeline.models.measure import name_metric
-from permafrost.pipeline.report.chapter import Chapter, Entry, Interval
+from permafrost.pipeline.report.chapter import Chapter, Entry
 from permafrost.pipeline.report.charts import SERIES, make_chart, plot_intervals
 from permafrost.pipeline.report.parts import (
     Chart,
@@ -27,6 +28,7 @@ _CHARTED = 12
 _SHOWN = 12
 _MOST = 300
 _WORDS = frozenset({0, 1, 2, 5})
+BARS = "Bars: 95 % interval, by bootstrap over rows."
 TIED, BEHIND = "as good as the first", "behind it"
 
 
@@ -98,14 +100,17 @@ def tell_board(chapter: Chapter) -> Section | None:
         return None
     others, metric = [one for one in chapter.fitted if one.rank > 1], chapter.metric
     better = [one for one in others if not one.is_tied]
+    n_failed = len(chapter.entries) - len(chapter.fitted)
     finding = (
         f"Of {len(others)} others, {len(others) - len(better) or 'none'} cannot be told from the"
         f" first (p ≥ {SIGNIFICANCE}); the best that is really behind it is"
         f" {better[0].head} on {better[0].layer} with {show_score(metric, better[0].score)}."
         if better
-        else f"All {len(others)} others that could be fitted are as good as the first, as far as"
-        f" {_count_rows(chapter)} can tell (p ≥ {SIGNIFICANCE})."
+        else f"None of {count(len(others), 'other')} can be told from the first on"
+        f" {_count_rows(chapter)} (p ≥ {SIGNIFICANCE})."
     )
+    if n_failed:
+        finding += f" {n_failed} could not be fitted."
     shown, more = chapter.entries[:_SHOWN], chapter.entries[_SHOWN:_MOST]
     parts: list[Chart | Table] = [_plot_board(chapter), _list_board(chapter, shown, "Leaderboard")]
     if more:
@@ -120,53 +125,36 @@ def _count_rows(chapter: Chapter) -> str:
     return f"{n_rows:,} rows {where}"
 
 
-def spread(entry: Entry) -> Interval:
-    """Return the interval of an entry's score, or else its standard deviation to both sides."""
-    if entry.interval is not None:
-        return entry.interval
-    score, std = entry.score or 0.0, entry.std or 0.0
-    return score - std, score + std
-
-
-def name_spread(entries: Sequence[Entry]) -> str:
-    """Say what the bars of a chart are."""
-    if all(entry.interval is not None for entry in entries):
-        return "Bars: 95 % interval, by bootstrap over rows."
-    return "Bars: one standard deviation over the folds to each side."
-
-
 def form_axis(metric: str) -> str:
     """Return how numbers on the axis of a metric are written."""
     return "~%" if is_share(metric) else ",~r"
 
 
-def describe_entry(entry: Entry, metric: str) -> str:
-    """Say an entry in one line, as a chart's mark does."""
-    bounds = show_interval(metric, entry.interval)
-    return (
-        f"{entry.layer}, {entry.head}: {show_score(metric, entry.score)}"
-        f"{f' ({bounds})' if bounds else ''}"
-    )
+def draw_entry(entry: Entry, metric: str, **more: str) -> dict[str, Any]:
+    """Return the row of a chart that shows an entry's score with its interval."""
+    low, high = entry.interval or (entry.score, entry.score)
+    said = f"{entry.rank}. {entry.layer}, {entry.head}: {show_score(metric, entry.score)}"
+    if entry.interval:
+        said += f" ({show_interval(metric, entry.interval)})"
+    return {"x": entry.score, "low": low, "high": high, "said": said, **more}
 
 
 def _plot_board(chapter: Chapter) -> Chart:
     first = chapter.fitted[:_CHARTED]
     colours = {TIED: SERIES[0], BEHIND: "var(--faint)"}
     rows = [
-        {
-            "y": f"{entry.rank}. {shorten_layers(entry.layer)}|{entry.head}",
-            "x": entry.score,
-            "low": spread(entry)[0],
-            "high": spread(entry)[1],
-            "series": TIED if entry.is_tied else BEHIND,
-            "said": f"{entry.rank}. {describe_entry(entry, chapter.metric)}",
-        }
+        draw_entry(
+            entry,
+            chapter.metric,
+            y=f"{entry.rank}. {shorten_layers(entry.layer)}|{entry.head}",
+            series=TIED if entry.is_tied else BEHIND,
+        )
         for entry in first
     ]
     metric = title_metric(chapter.metric)
     svg = plot_intervals(rows, x=metric, colours=colours, form=form_axis(chapter.metric))
     title = f"{metric} of the first {len(first)}, over {_count_rows(chapter)}"
-    return make_chart(title, svg, colours, name_spread(first))
+    return make_chart(title, svg, colours, BARS)
 
 
 def _list_board(

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from permafrost.pipeline.advice.report import SUMMARY_NAME as ADVICE_NAME
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.export.classifier import (
-    METRICS_NAME,
-    MODEL_NAME,
-    PREDICTIONS_NAME,
-    name_outputs,
-)
+from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME
 from permafrost.pipeline.models.checkpoint import EPOCHS_NAME
-from permafrost.pipeline.models.unseen import TEST, UnseenRows
 from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.sweeps.leaderboard import BOARD_NAME, INTERVAL_COLUMNS, SUMMARY_NAME
 from permafrost.pipeline.sweeps.sweep import BEST_NAME
 from permafrost.refusals import raise_refusal
-from permafrost.stages.datasets.formulas import restore_paths, restore_texts
+from permafrost.stages.datasets.formulas import restore_texts
+from permafrost.stages.evaluation.intervals import Interval
 from permafrost.stages.evaluation.metrics import PRIMARY
 
-Interval = tuple[float, float]
+# What every model says of itself.
+_METRICS = {"task", "target", "head", "layer", "settings", "n_train", "n_test", "seconds"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +32,7 @@ class Entry:
     ----------
     settings : str
         What sets the head apart.
-    score, std : float, optional
+    score : float, optional
         Of what all are ranked by.
     interval : tuple of float, optional
         95 %.
@@ -52,7 +45,6 @@ class Entry:
     kind: str
     settings: str
     score: float | None
-    std: float | None
     interval: Interval | None
     scores: Mapping[str, float]
     p_value: float | None
@@ -65,11 +57,6 @@ class Entry:
     def head(self) -> str:
         """The head as text."""
         return f"{self.kind} {self.settings}".strip()
-
-    @property
-    def pooling(self) -> str:
-        """How the layer is pooled; "none" where it is not."""
-        return self.layer.rpartition(":")[2] if ":" in self.layer else "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,18 +160,27 @@ def read_chapter(folder: Path) -> Chapter:
     """
     board = read_json(folder / SUMMARY_NAME)
     model = folder if board is None else folder / BEST_NAME
-    metrics = read_json(model / METRICS_NAME)
-    record = read_json(model / MODEL_NAME)
-    if metrics is None or record is None or metrics.get("task") not in PRIMARY:
+    metrics, record = read_json(model / METRICS_NAME), read_json(model / MODEL_NAME)
+    if metrics is None or record is None:
         raise PipelineError(
             f"{str(folder)!r} holds nothing to report (no {SUMMARY_NAME} with a {BEST_NAME}, and no"
-            f" metrics.json with a {MODEL_NAME}); name what sweep, fit, run or advise wrote"
+            f" {METRICS_NAME} with a {MODEL_NAME}); name what sweep, fit, run or advise wrote"
         )
     entries = [] if board is None else read_rows(folder / BOARD_NAME)
+    try:
+        metric = PRIMARY[metrics["task"]]
+        ranked = tuple(_read_entry(row, metric) for row in entries)
+        missing = _METRICS - set(metrics) or {"parts"} - set(record)
+    except (KeyError, TypeError, ValueError) as error:
+        missing = {str(error)}
+    if missing:
+        raise PipelineError(
+            f"the tables in {str(folder)!r} are damaged ({min(missing)}); run again what wrote them"
+        )
     return Chapter(
         folder=folder,
         model=model,
-        entries=tuple(_read_entry(row, PRIMARY[metrics["task"]]) for row in entries),
+        entries=ranked,
         board=board or {},
         epochs=read_rows(folder / EPOCHS_NAME),
         metrics=metrics,
@@ -202,7 +198,6 @@ def _read_entry(row: Mapping[str, str], metric: str) -> Entry:
         kind=row["head"],
         settings=row["settings"],
         score=read_float(row.get(f"{metric}_mean", "")),
-        std=read_float(row.get(f"{metric}_std", "")),
         interval=None if bounds[0] is None or bounds[1] is None else (bounds[0], bounds[1]),
         scores={name: float(text) for name, text in means.items() if text},
         p_value=read_float(row.get("p_value", "")),
@@ -220,90 +215,10 @@ def read_float(text: str) -> float | None:
 
 def read_rows(file: Path) -> list[dict[str, str]]:
     """Read a table by its rows; none where there is no such file."""
-    header, *rows = read_cells(file) or [[]]
-    return [dict(zip(header, restore_texts(row), strict=False)) for row in rows]
-
-
-def read_cells(file: Path) -> list[list[str]]:
-    """Read all cells of a table of ours, as they stand in it."""
     try:
         with file.open(encoding="utf-8", errors="replace", newline="") as stream:
-            return list(csv.reader(stream))
+            header, *rows = list(csv.reader(stream)) or [[]]
     except OSError as error:
         raise_refusal(error, file)
         return []
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predictions:
-    """What a model says of rows that it was not fitted on.
-
-    Attributes
-    ----------
-    paths, labels, predicted : list of str
-        Of n rows, all of them labelled.
-    classes : ndarray of str, shape (n_classes,)
-        Sorted; none of a regression.
-    outputs : ndarray of float64, shape (n, n_classes)
-        Probabilities; of a regression there are none.
-    is_test : ndarray of bool, shape (n,)
-        Whether a row is of the test split; others were predicted out of fold.
-    """
-
-    paths: list[str]
-    labels: list[str]
-    predicted: list[str]
-    classes: NDArray[np.str_]
-    outputs: NDArray[np.float64]
-    is_test: NDArray[np.bool_]
-
-    @property
-    def measured(self) -> Predictions:
-        """The rows that the score is of: the test split where there is one, or else all."""
-        rows = np.flatnonzero(self.is_test) if self.is_test.any() else np.arange(len(self.paths))
-        return replace(
-            self,
-            paths=[self.paths[row] for row in rows],
-            labels=[self.labels[row] for row in rows],
-            predicted=[self.predicted[row] for row in rows],
-            outputs=self.outputs[rows],
-            is_test=self.is_test[rows],
-        )
-
-
-def join_predictions(
-    found: UnseenRows, *, task: str, paths: Sequence[str], labels: Sequence[str]
-) -> Predictions:
-    """Return what is said of every labelled row; `paths` and `labels` are of all rows."""
-    classes, outputs = found.classes, found.outputs
-    names = name_outputs(outputs, classes, task)
-    return Predictions(
-        paths=[paths[row] for row in found.rows],
-        labels=[labels[row] for row in found.rows],
-        predicted=list(map(str, names)),
-        classes=classes,
-        outputs=outputs if len(classes) else outputs[:, :0],
-        is_test=found.folds == TEST,
-    )
-
-
-def read_predictions(chapter: Chapter) -> Predictions | None:
-    """Read the labelled rows of ``predictions.csv``; None where there are none."""
-    header, *rows = read_cells(chapter.model / PREDICTIONS_NAME) or [[]]
-    rows = [row for row in rows if len(row) == len(header) and row[1]]
-    if not rows:
-        return None
-    known = set(chapter.metrics.get("classes", ()))
-    named = restore_texts(header[3:])
-    names = np.array([one if one in known else one.removeprefix("p:") for one in named], np.str_)
-    paths, labels, predicted, *_ = zip(*rows, strict=True)
-    outputs = np.array([row[3:] for row in rows], np.float64).reshape(len(rows), len(names))
-    order = np.argsort(names)
-    return Predictions(
-        paths=list(restore_paths(paths)),
-        labels=restore_texts(list(labels)),
-        predicted=restore_texts(list(predicted)),
-        classes=names[order],
-        outputs=outputs[:, order],
-        is_test=np.full(len(rows), chapter.test_score is not None),
-    )
+    return [dict(zip(header, restore_texts(row), strict=False)) for row in rows]

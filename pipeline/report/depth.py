@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from permafrost.pipeline.advice.known import KnownBackbone, look_up
-from permafrost.pipeline.report.board import describe_entry, form_axis, name_spread, spread
+from permafrost.pipeline.report.board import BARS, draw_entry, form_axis
 from permafrost.pipeline.report.chapter import Chapter, Entry
 from permafrost.pipeline.report.charts import make_chart, paint, plot_intervals
 from permafrost.pipeline.report.parts import (
@@ -112,20 +112,12 @@ def _tell_domain(chapter: Chapter, name: str) -> str:
 def _plot(chapter: Chapter, name: str, rungs: Sequence[_Rung]) -> Chart:
     colours = paint(sorted({rung.pooling for rung in rungs}))
     rows = [
-        {
-            "y": rung.layer,
-            "x": rung.entry.score,
-            "low": spread(rung.entry)[0],
-            "high": spread(rung.entry)[1],
-            "series": rung.pooling,
-            "said": describe_entry(rung.entry, chapter.metric),
-        }
-        for rung in rungs
+        draw_entry(rung.entry, chapter.metric, y=rung.layer, series=rung.pooling) for rung in rungs
     ]
     metric = title_metric(chapter.metric)
     svg = plot_intervals(rows, x=metric, colours=colours, form=form_axis(chapter.metric))
-    note = f"The input is above. {name_spread([rung.entry for rung in rungs])}"
-    return make_chart(f"{name}: the best head of each layer and pooling", svg, colours, note)
+    title = f"{name}: the best head of each layer and pooling"
+    return make_chart(title, svg, colours, f"The input is above. {BARS}")
 
 
 def _list_rungs(chapter: Chapter, name: str, rungs: Sequence[_Rung]) -> Table:

@@ -12,8 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.export.classifier import Predictions
 from permafrost.pipeline.models.kept import shorten_layers
-from permafrost.pipeline.report.chapter import Chapter, Predictions
+from permafrost.pipeline.progress import show_progress
+from permafrost.pipeline.report.chapter import Chapter
 from permafrost.pipeline.report.parts import PointMap, Section, count, show_number
 from permafrost.pipeline.report.pictures import SHEET_TILES, Pictures
 from permafrost.pipeline.tasks.rows import FeatureFiles
@@ -88,7 +90,7 @@ def tell_map(
         ],
         "side": side,
         "across": SHEET_TILES,
-        "sheets": list(pictures.cut_tiles(paths, side)),
+        "sheets": _cut_sheets(pictures, paths, side),
         "axes": plane.axes,
     }
     note = (
@@ -103,6 +105,15 @@ def tell_map(
         finding=plane.said,
         parts=[PointMap(title=title, data=data, note=note)],
     )
+
+
+def _cut_sheets(pictures: Pictures, paths: Sequence[str], side: int) -> list[str]:
+    sheets: list[str] = []
+    with show_progress(len(paths), unit="images", note=lambda: "the map") as advance:
+        for sheet in pictures.cut_tiles(paths, side):
+            sheets.append(sheet)
+            advance(min(SHEET_TILES**2, len(paths) - SHEET_TILES**2 * (len(sheets) - 1)))
+    return sheets
 
 
 def _draw_rows(n_rows: int, matrix: Matrix, memory_bytes: int) -> NDArray[np.int64]:

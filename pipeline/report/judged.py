@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.pipeline.report.chapter import Chapter, Predictions
+from permafrost.pipeline.export.classifier import Predictions
+from permafrost.pipeline.report.chapter import Chapter
 from permafrost.pipeline.report.charts import make_chart, plot_points
 from permafrost.pipeline.report.parts import (
     Chart,

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from permafrost.cores import count_cores
-from permafrost.pipeline.report.chapter import Chapter, Predictions
+from permafrost.pipeline.export.classifier import Predictions
+from permafrost.pipeline.report.chapter import Chapter
 from permafrost.pipeline.report.parts import Gallery, Picture, Section, count, show_number
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION

@@ -10,21 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from permafrost.cache.disk.publish import make_folder, published
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.export.classifier import Predictions, name_outputs, read_predictions
 from permafrost.pipeline.models.learning import measure_learning
 from permafrost.pipeline.models.reopened import ReopenedFit, predict_unseen, reopen_fit
+from permafrost.pipeline.models.unseen import TEST, UnseenRows
 from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES, declare
 from permafrost.pipeline.parsers import parse_bytes
 from permafrost.pipeline.report.board import compare_chapters, tell_board, tell_verdict
-from permafrost.pipeline.report.chapter import (
-    Chapter,
-    Predictions,
-    join_predictions,
-    read_chapter,
-    read_predictions,
-)
+from permafrost.pipeline.report.chapter import Chapter, read_chapter
 from permafrost.pipeline.report.cost import tell_cost
 from permafrost.pipeline.report.depth import tell_depth
 from permafrost.pipeline.report.feature_map import MAPS, PCA, MapOptions, check_map, tell_map
@@ -33,7 +31,9 @@ from permafrost.pipeline.report.judged import tell_classes, tell_reliability, te
 from permafrost.pipeline.report.parts import Section, Table
 from permafrost.pipeline.report.pictures import find_pictures, tell_mistakes
 from permafrost.pipeline.report.training import tell_learning, tell_training
+from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.errors import StageError, UnknownNameError
+from permafrost.stages.matrices.matrix import Rows
 
 _TEMPLATES = Path(__file__).parent
 _PAGE, _STYLE, _SCRIPT = "page.html", "page.css", "page.js"
@@ -126,65 +126,65 @@ def describe_report(figures: Mapping[str, Any]) -> str:
 
 
 def _tell(chapter: Chapter, options: ReportOptions) -> Told:
-    """Tell a chapter, with what lies in its features if they are there."""
+    """Tell a chapter, with what takes its features if they are there."""
     try:
         with reopen_fit(chapter.model, memory_bytes=options.memory_bytes) as fit:
             return Told(chapter=chapter, sections=list(_list_sections(chapter, fit, options)))
     except (CacheError, PipelineError, StageError) as error:
         missing = str(error)
-    sections = [*_tell_board(chapter), *_tell_predictions(chapter, read_predictions(chapter))]
-    return Told(chapter=chapter, sections=[*sections, tell_cost(chapter, None)], missing=missing)
+    sections = list(_list_sections(chapter, None, options))
+    return Told(chapter=chapter, sections=sections, missing=missing)
 
 
-def _tell_board(chapter: Chapter) -> Iterator[Section]:
-    yield tell_verdict(chapter)
-    yield from filter(None, (tell_board(chapter), tell_training(chapter)))
-
-
-def _tell_predictions(chapter: Chapter, found: Predictions | None) -> Iterator[Section]:
-    if found is not None:
-        for tell in (tell_classes, tell_values, tell_reliability):
-            section = tell(chapter, found.measured)
-            if section is not None:
-                yield section
-
-
-def _list_sections(chapter: Chapter, fit: ReopenedFit, options: ReportOptions) -> Iterator[Section]:
-    """Yield the sections in the order of the page."""
-    files, pictures = fit.bench.files, find_pictures(fit.bench.files)
-    found = _predict(chapter, fit)
-    learning = measure_learning(fit, n_folds=chapter.n_folds)
-    board = {section.name: section for section in _tell_board(chapter)}
-    judged = {section.name: section for section in _tell_predictions(chapter, found)}
-    wanted = [
-        board.pop("verdict"),
-        board.pop("leaderboard", None),
-        tell_depth(chapter, files),
-        *board.values(),
-        *(judged.get(name) for name in ("classes", "tags", "values")),
-        found and tell_mistakes(chapter, found, pictures),
-        judged.get("reliability"),
+def _list_sections(
+    chapter: Chapter, fit: ReopenedFit | None, options: ReportOptions
+) -> Iterator[Section]:
+    """Yield the sections in the order of the page; without `fit`, those that take no features."""
+    files = fit.bench.files if fit else None
+    pictures = files and find_pictures(files)
+    found, measured = _predict(chapter, fit)
+    learning = fit and measure_learning(fit, n_folds=chapter.n_folds)
+    how = MapOptions(kind=options.map, memory_bytes=options.memory_bytes)
+    sections = (
+        tell_verdict(chapter),
+        tell_board(chapter),
+        files and tell_depth(chapter, files),
+        tell_training(chapter),
+        measured and tell_classes(chapter, measured),
+        measured and tell_values(chapter, measured),
+        found and pictures and tell_mistakes(chapter, found, pictures),
+        measured and tell_reliability(chapter, measured),
         learning and tell_learning(chapter, learning),
-        tell_map(
-            chapter,
-            files,
-            found=found,
-            pictures=pictures,
-            how=MapOptions(kind=options.map, memory_bytes=options.memory_bytes),
-        ),
-        tell_images(chapter, files, pictures),
+        files and pictures and tell_map(chapter, files, found=found, pictures=pictures, how=how),
+        files and pictures and tell_images(chapter, files, pictures),
         tell_cost(chapter, files),
-    ]
-    yield from (section for section in wanted if section)
+    )
+    yield from (section for section in sections if isinstance(section, Section))
 
 
-def _predict(chapter: Chapter, fit: ReopenedFit) -> Predictions | None:
-    unseen = predict_unseen(fit, n_folds=chapter.n_folds)
-    if unseen is None:
-        return read_predictions(chapter)
-    files = fit.bench.files
-    return join_predictions(
-        unseen, task=chapter.task, paths=files.paths, labels=files.column(chapter.target)
+def _predict(
+    chapter: Chapter, fit: ReopenedFit | None
+) -> tuple[Predictions | None, Predictions | None]:
+    """Return what is said of all labelled rows, and of those that the score is of."""
+    unseen = predict_unseen(fit, n_folds=chapter.n_folds) if fit else None
+    if fit is None or unseen is None:
+        kept = read_predictions(chapter.model, classes=chapter.metrics.get("classes", ()))
+        return kept, kept
+    tested = np.flatnonzero(unseen.folds == TEST)
+    found = _name(unseen, np.arange(len(unseen.rows)), chapter, fit.bench.files)
+    return found, _name(unseen, tested, chapter, fit.bench.files) if len(tested) else found
+
+
+def _name(found: UnseenRows, places: Rows, chapter: Chapter, files: FeatureFiles) -> Predictions:
+    """Say in words what is predicted of some of the rows."""
+    rows, outputs = found.rows[places], found.outputs[places]
+    labels = files.column(chapter.target)
+    return Predictions(
+        paths=[files.paths[row] for row in rows],
+        labels=[labels[row] for row in rows],
+        predicted=list(map(str, name_outputs(outputs, found.classes, chapter.task))),
+        classes=found.classes,
+        outputs=outputs if len(found.classes) else outputs[:, :0],
     )
 
 
