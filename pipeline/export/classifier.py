@@ -233,11 +233,14 @@ def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | N
     if not file.exists():
         return None
     table = read_table(file)
-    labels, (predicted, *columns) = table.require("label"), table.extra.values()
-    _, *headers = table.extra
-    names = np.array([one if one in classes else one.removeprefix("p:") for one in headers], str)
+    labels = table.require("label")
+    (_, predicted), *columns = table.extra.items() or [("", [])]
+    names = np.array([one if one in classes else one.removeprefix("p:") for one, _ in columns], str)
     order, known = np.argsort(names), [row for row, label in enumerate(labels) if label]
-    outputs = np.array([columns[place] for place in order], np.float64).reshape(len(names), -1).T
+    try:
+        outputs = np.array([columns[place][1] for place in order], np.float64)
+    except ValueError as error:
+        raise InputError(f"{str(file)!r} is damaged ({error}); fit again") from error
     if not known:
         return None
     return Predictions(
@@ -245,7 +248,7 @@ def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | N
         labels=[labels[row] for row in known],
         predicted=[predicted[row] for row in known],
         classes=names[order],
-        outputs=outputs[known] if len(names) else np.empty((len(known), 0)),
+        outputs=outputs.reshape(len(names), len(labels)).T[known],
     )
 
 

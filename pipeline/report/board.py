@@ -102,9 +102,8 @@ def tell_board(chapter: Chapter) -> Section | None:
     better = [one for one in others if not one.is_tied]
     n_failed = len(chapter.entries) - len(chapter.fitted)
     finding = (
-        f"Of {len(others)} others, {len(others) - len(better) or 'none'} cannot be told from the"
-        f" first (p ≥ {SIGNIFICANCE}); the best that is really behind it is"
-        f" {better[0].head} on {better[0].layer} with {show_score(metric, better[0].score)}."
+        f"{_tell_noise(len(others) - len(better), len(others))}; the best that is really behind it"
+        f" is {better[0].head} on {better[0].layer} with {show_score(metric, better[0].score)}."
         if better
         else f"None of {count(len(others), 'other')} can be told from the first on"
         f" {_count_rows(chapter)} (p ≥ {SIGNIFICANCE})."
@@ -117,6 +116,12 @@ def tell_board(chapter: Chapter) -> Section | None:
         title = f"{count(len(more), 'more row')}"
         parts.append(_list_board(chapter, more, title, is_folded=True))
     return Section(name="leaderboard", title="Leaderboard", finding=finding, parts=parts)
+
+
+def _tell_noise(n_tied: int, n_others: int) -> str:
+    if not n_tied:
+        return f"All {n_others} others can be told from the first (p < {SIGNIFICANCE})"
+    return f"Of {n_others} others, {n_tied} cannot be told from the first (p ≥ {SIGNIFICANCE})"
 
 
 def _count_rows(chapter: Chapter) -> str:

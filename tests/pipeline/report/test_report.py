@@ -147,6 +147,22 @@ def test_a_folder_of_something_else_is_one_line(refused, tmp_path, make):
     assert not (tmp_path / "page.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("best/metrics.json", '{"task": "classification"}'),
+        ("best/metrics.json", '{"task": ["x"]}'),
+        ("best/model.json", "{}"),
+        ("leaderboard.csv", "rank,layer\nfirst,a"),
+    ],
+)
+def test_a_damaged_folder_is_one_line(refused, swept, tmp_path, name, content):
+    shutil.copytree(swept, tmp_path / "runs")
+    (tmp_path / "runs" / name).write_text(content)
+    line = refused("report", tmp_path / "runs", "--out", tmp_path / "page.html")
+    assert "damaged" in line and "run again what wrote them" in line
+
+
 def test_names_of_classes_are_text_and_never_markup(command, tmp_path):
     evil = "</script><img src=x onerror=alert(1)>"
     labels = [evil if label == "digit 0" else "'quoted' & \"so\"" for label in LABELS]
@@ -256,3 +272,19 @@ def test_networks_are_drawn_over_epochs_and_seconds(tmp_path):
     section = read_sections(tmp_path / "page.html")["training"]
     assert section.count("<svg ") == 2
     assert len(re.findall(r"epoch [123], [\d.]+ m?s", section)) == 2 * 3
+
+
+def test_values_and_odd_names_are_read_back_from_the_tables(command, tmp_path):
+    names = {"digit 1": "=1+1", "digit 2": "path", "digit 3": "-x", "digit 4": "p:y"}
+    columns = {"ink": [f"{total:.2f}" for total in DIGITS.data[:N].sum(axis=1)]}
+    labels = [names.get(label, label) for label in LABELS]
+    file = write_digits(tmp_path, labels=labels, columns=columns)
+    classes = sweep(file, tmp_path / "classes", heads="nearest_mean")
+    task = ("--task", "regression", "--target", "ink")
+    values = sweep(file, tmp_path / "values", *task, heads="ridge")
+    for runs, section in ((classes, "classes"), (values, "values")):
+        there, moved = tmp_path / "there.html", tmp_path / "moved.html"
+        report(command, runs, out=there)
+        shutil.copytree(runs, tmp_path / "far" / "away" / runs.name)
+        report(command, tmp_path / "far" / "away" / runs.name, out=moved)
+        assert read_sections(moved)[section] == read_sections(there)[section]
