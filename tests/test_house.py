@@ -73,15 +73,17 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             *("planning", "extraction", "export", "models"),
             *("sweeps", "experiments"),
         },
+        "report": {"planning", "extraction", "export", "tasks", "models", "sweeps", "advice"},
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),
-            *("looking", "inspection"),
+            *("looking", "inspection", "report"),
         },
     },
 }
 MOST_MODULES = 12
 HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "scipy", "skops"}
+HEAVY |= {"altair", "jinja2", "vl_convert"}
 
 
 def name_module(file: Path) -> str:

@@ -1,4 +1,4 @@
-"""The commands `run`, `advise` and `demo`."""
+"""The commands `run`, `advise`, `report` and `demo`."""
 
 from __future__ import annotations
 
@@ -96,3 +96,23 @@ def run_advise(parsed: argparse.Namespace) -> Outcome:
     data = read_task_options(parsed)
     advice = advise(read_options(AdviseOptions, vars(parsed) | {"data": data}))
     return Outcome(advice.describe(), advice.to_dict())
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `report`."""
+    from permafrost.pipeline.report.report import ReportOptions
+
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="what sweep, fit, run or advise wrote"
+    )
+    add_options(parser, ReportOptions)
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="report.html")
+
+
+def run_report(parsed: argparse.Namespace) -> Outcome:
+    """Run `report`."""
+    from permafrost.pipeline.report.report import ReportOptions, describe_report, write_report
+
+    given = vars(parsed) | {"folders": tuple(parsed.folders)}
+    figures = write_report(read_options(ReportOptions, given))
+    return Outcome(describe_report(figures), figures)

@@ -73,6 +73,11 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         experiments.add_advise,
         experiments.run_advise,
     ),
+    "report": (
+        "write one page that shows what sweeps, fits, runs and advice found",
+        experiments.add_report,
+        experiments.run_report,
+    ),
     "predict": ("classify new images with a fitted head", models.add_predict, models.run_predict),
     "export": (
         "write backbone, preprocessing and head as one Keras model",

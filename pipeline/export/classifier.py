@@ -35,7 +35,7 @@ from permafrost.stages.backbones.applications import FITTED_MODEL
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.backbones.preprocessing import parse_views
 from permafrost.stages.datasets.groups import GROUP_COLUMN
-from permafrost.stages.datasets.table import COLUMN_NAMES
+from permafrost.stages.datasets.table import COLUMN_NAMES, read_table
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR, order_classes
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
@@ -187,7 +187,7 @@ def write_predictions(  # noqa: PLR0913
     order : sequence of str
         Of the classes' columns; those of `classes` by default.
     """
-    predicted = _name_outputs(outputs, classes, task)
+    predicted = name_outputs(outputs, classes, task)
     places = order_classes(classes.tolist(), order)
     values = outputs[:, places].tolist()
     rows = zip(paths, labels, predicted, values, strict=True)
@@ -195,6 +195,68 @@ def write_predictions(  # noqa: PLR0913
         file,
         [*_PREDICTION_COLUMNS, *_name_columns(classes[places].tolist())],
         [[path, label, name, *row] for path, label, name, row in rows],
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What a head says of n labelled rows that it was not fitted on.
+
+    Attributes
+    ----------
+    paths, labels, predicted : list of str, length n
+    classes : ndarray of str, shape (n_classes,)
+        Sorted; none of a regression.
+    outputs : ndarray of float64, shape (n, n_classes)
+        Probabilities; of a regression there are none.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    predicted: list[str]
+    classes: np.ndarray
+    outputs: np.ndarray
+
+
+def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | None:
+    """Read the labelled rows of what `write_predictions` wrote beside a head.
+
+    Parameters
+    ----------
+    folder : Path
+    classes : sequence of str
+        The head's, which tell a class called ``p:path`` from one called ``path``.
+
+    Returns
+    -------
+    Predictions or None
+        None where there are no such rows, or no such file.
+
+    Raises
+    ------
+    InputError
+        It is no well-formed table.
+    """
+    file = folder / PREDICTIONS_NAME
+    if not file.exists():
+        return None
+    table = read_table(file)
+    labels = table.require("label")
+    (_, predicted), *columns = table.extra.items() or [("", [])]
+    names = np.array([one if one in classes else one.removeprefix("p:") for one, _ in columns], str)
+    order, known = np.argsort(names), [row for row, label in enumerate(labels) if label]
+    try:
+        outputs = np.array([columns[place][1] for place in order], np.float64)
+    except ValueError as error:
+        raise InputError(f"{str(file)!r} is damaged ({error}); fit again") from error
+    if not known:
+        return None
+    return Predictions(
+        paths=[table.require("path")[row] for row in known],
+        labels=[labels[row] for row in known],
+        predicted=[predicted[row] for row in known],
+        classes=names[order],
+        outputs=outputs.reshape(len(names), len(labels)).T[known],
     )
 
 
@@ -210,7 +272,7 @@ def _name_columns(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
+def name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
     """Return what the outputs say: a class, the classes from a half on, or a value."""
     if task == REGRESSION:
         return list(outputs[:, 0].tolist())
