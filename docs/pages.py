@@ -1,0 +1,123 @@
+"""A Sphinx extension: pages made from the code, the examples and the files beside ``docs``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+# Files that stand in the place of a page; and what links to files beside the pages lead to.
+INSTEAD = {"contributing": ROOT / "CONTRIBUTING.md", "changelog": ROOT / "CHANGELOG.md"}
+PLACES = {ROOT / "README.md": "index.md", ROOT / "examples": "examples.md"} | {
+    file: f"{page}.md" for page, file in INSTEAD.items()
+}
+EXAMPLES = sorted(file for file in (ROOT / "examples").rglob("*") if file.is_file())
+LANGUAGES = {".py": "python", ".yaml": "yaml", "Makefile": "make", "Snakefile": "python"}
+_LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
+# What stands for the value of an option whose default only the machine or the data tell.
+_SHOWN = {"None": "", "False": "", "[]": ""}
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Have every page read through `complete`."""
+    app.connect("source-read", complete)
+    return {"parallel_read_safe": True}
+
+
+def complete(app: Sphinx, page: str, source: list[str]) -> None:
+    """Write what is generated into a page, and turn its links to files into links to pages."""
+    file = INSTEAD.get(page, DOCS / f"{page}.md")
+    text = file.read_text(encoding="utf-8") if page in INSTEAD else source[0]
+    if page == "commands":
+        text += "\n".join(describe_commands())
+    if page == "examples":
+        text += "\n".join(show_examples())
+    source[0] = _LINK.sub(lambda link: place_link(link[1], file.parent), text)
+
+
+def place_link(target: str, folder: Path) -> str:
+    """Return the page, and the place in it, of a file that a link of a file in `folder` names."""
+    file = Path(os.path.normpath(folder / target))
+    if file in EXAMPLES:
+        return f"examples.md#{file.name.lower().replace('.', '')}"
+    if file.is_relative_to(DOCS):
+        return str(file.relative_to(DOCS))
+    # The folder of an example is told where the examples are.
+    return next((PLACES[one] for one in (file, *file.parents) if one in PLACES), target)
+
+
+def show_examples() -> Iterator[str]:
+    """Yield each file of ``examples/``, under its name."""
+    for file in EXAMPLES:
+        language = LANGUAGES.get(file.suffix or file.name, "text")
+        yield f"\n## {file.name}\n\n````{language}\n{file.read_text(encoding='utf-8')}````"
+
+
+def describe_commands() -> Iterator[str]:
+    """Yield every command with its options, as the parser of the command line has them."""
+    from permafrost.pipeline.cli.parser import build_parser
+    from permafrost.pipeline.errors import PipelineError
+
+    parser = build_parser()
+    (commands,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
+    helps = {one.dest: one.help for one in commands._choices_actions}
+    for command in commands.choices.values():
+        # A command gets its options when it is first used; without arguments it may complain.
+        with suppress(PipelineError):
+            command.parse_known_args([])
+    defaults = find_defaults()
+    for name, command in commands.choices.items():
+        yield f"\n## {name}\n\n{helps[name]}\n\n```{{program}} {name}\n```\n"
+        for group in command._action_groups:
+            actions = [one for one in group._group_actions if one.dest != "help"]
+            is_named = group.title not in ("options", "positional arguments")
+            if actions and is_named:
+                yield f"\n**{group.title}**\n"
+            for action in actions:
+                yield describe_option(action, defaults)
+
+
+def describe_option(action: argparse.Action, defaults: dict[str, str]) -> str:
+    """Return an option as a directive, with its help, choices and default."""
+    if action.default == argparse.SUPPRESS and not action.required:
+        default = defaults[action.dest]  # a KeyError: an option that no field declares
+    else:
+        default = str(action.default)
+    default = _SHOWN.get(default, default)
+    value = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
+    # Sphinx takes commas for the next spelling of the same option.
+    flags = ", ".join(f"{flag} {value}".strip() for flag in action.option_strings)
+    text = (action.help or "").replace("|", r"\|")
+    words = [f"{text}." if text else ""]
+    choices = ", ".join(f"`{one}`" for one in action.choices or ())
+    words += [f"One of: {choices}."] * bool(choices)
+    words += ["**Required.**"] * action.required
+    words += [f"Default: `{default}`."] * (bool(default) and "default:" not in text)
+    return f"```{{option}} {flags or value}\n{' '.join(filter(None, words))}\n```\n"
+
+
+def find_defaults() -> dict[str, str]:
+    """Return the defaults of the fields that declare options, of all modules that are loaded."""
+    found: dict[str, str] = {}
+    for name in [name for name in sys.modules if name.startswith("permafrost.pipeline.")]:
+        for kind in vars(sys.modules[name]).values():
+            if is_dataclass(kind) and isinstance(kind, type) and kind.__module__ == name:
+                found |= {one.name: _tell_default(one) for one in fields(kind) if one.metadata}
+    return found
+
+
+def _tell_default(option: Field[Any]) -> str:
+    if option.default is MISSING:  # The help says what it depends on.
+        return ""
+    in_bytes = option.name.endswith("_bytes") and isinstance(option.default, int)
+    return f"{option.default / 1e9:g}GB" if in_bytes else str(option.default)
