@@ -11,7 +11,7 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent)]
 
 project = "Permafrost"
 html_title = "Permafrost"
-copyright = "the authors of Permafrost"  # noqa: A001 - Sphinx' name
+copyright = "the authors of Permafrost"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "pages"]
 exclude_patterns = ["pictures"]
 
@@ -19,6 +19,8 @@ exclude_patterns = ["pictures"]
 myst_heading_anchors = 4
 # One backtick in a docstring is a name of the code.
 default_role = "code"
+# Two hyphens begin an option.
+smartquotes = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = False

@@ -17,10 +17,12 @@ from sphinx.application import Sphinx
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 # Files that stand in the place of a page; and what links to files beside the pages lead to.
-INSTEAD = {"contributing": ROOT / "CONTRIBUTING.md", "changelog": ROOT / "CHANGELOG.md"}
-PLACES = {ROOT / "README.md": "index.md", ROOT / "examples": "examples.md"} | {
-    file: f"{page}.md" for page, file in INSTEAD.items()
+INSTEAD = {
+    "overview": ROOT / "README.md",
+    "contributing": ROOT / "CONTRIBUTING.md",
+    "changelog": ROOT / "CHANGELOG.md",
 }
+PLACES = {ROOT / "examples": "examples.md"} | {file: f"{page}.md" for page, file in INSTEAD.items()}
 EXAMPLES = sorted(file for file in (ROOT / "examples").rglob("*") if file.is_file())
 LANGUAGES = {".py": "python", ".yaml": "yaml", "Makefile": "make", "Snakefile": "python"}
 _LINK = re.compile(r"(?<=\]\()([^)#\s:]+)(?=[)#])")
@@ -53,7 +55,8 @@ def place_link(target: str, folder: Path) -> str:
     if file.is_relative_to(DOCS):
         return str(file.relative_to(DOCS))
     # The folder of an example is told where the examples are.
-    return next((PLACES[one] for one in (file, *file.parents) if one in PLACES), target)
+    page = next((PLACES[one] for one in (file, *file.parents) if one in PLACES), None)
+    return page or os.path.relpath(file, DOCS)
 
 
 def show_examples() -> Iterator[str]:
@@ -76,15 +79,33 @@ def describe_commands() -> Iterator[str]:
         with suppress(PipelineError):
             command.parse_known_args([])
     defaults = find_defaults()
+    names = [f"[{name}](#{name})" for name in commands.choices]
+    yield f"{', '.join(names)}; and [of every command](#of-every-command)\n"
     for name, command in commands.choices.items():
-        yield f"\n## {name}\n\n{helps[name]}\n\n```{{program}} {name}\n```\n"
-        for group in command._action_groups:
-            actions = [one for one in group._group_actions if one.dest != "help"]
-            is_named = group.title not in ("options", "positional arguments")
-            if actions and is_named:
-                yield f"\n**{group.title}**\n"
-            for action in actions:
-                yield describe_option(action, defaults)
+        yield f"\n## {name}\n\n{tell(helps[name])}\n\n```{{program}} {name}\n```\n"
+        *own, shared = command._action_groups
+        for group in own:
+            yield from describe_group(group, defaults)
+    yield "\n## Of every command\n\n```{program} permafrost\n```\n"
+    yield from describe_group(shared, defaults, title="")
+
+
+def describe_group(
+    group: argparse._ArgumentGroup, defaults: dict[str, str], title: str | None = None
+) -> Iterator[str]:
+    """Yield the options of a group, under its title if it has one of its own."""
+    actions = [one for one in group._group_actions if one.dest != "help"]
+    title = group.title if title is None else title
+    if actions and title not in ("", "options", "positional arguments"):
+        yield f"\n**{tell(title)[:-1]}**\n"
+    for action in actions:
+        yield describe_option(action, defaults)
+
+
+def tell(text: str) -> str:
+    """Return a help text as a sentence of Markdown."""
+    text = re.sub(r"(?<![\w`-])(--[a-z][a-z-]+)", r"`\1`", text)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def describe_option(action: argparse.Action, defaults: dict[str, str]) -> str:
@@ -97,8 +118,8 @@ def describe_option(action: argparse.Action, defaults: dict[str, str]) -> str:
     value = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
     # Sphinx takes commas for the next spelling of the same option.
     flags = ", ".join(f"{flag} {value}".strip() for flag in action.option_strings)
-    text = (action.help or "").replace("|", r"\|")
-    words = [f"{text}." if text else ""]
+    text = action.help or ""
+    words = [tell(text)]
     choices = ", ".join(f"`{one}`" for one in action.choices or ())
     words += [f"One of: {choices}."] * bool(choices)
     words += ["**Required.**"] * action.required

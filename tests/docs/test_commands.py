@@ -28,7 +28,9 @@ COMMANDS = [
     if block.language == "sh"
     for place, arguments in list_commands(block)
 ]
-PYTHON = [pytest.param(block.text, id=block.place) for block in BLOCKS if block.language == "python"]
+PYTHON = [
+    pytest.param(block.text, id=block.place) for block in BLOCKS if block.language == "python"
+]
 # What … in a command stands for.
 USUAL = {
     "--images": "photos/",
