@@ -82,7 +82,7 @@ def describe_commands() -> Iterator[str]:
     names = [f"[{name}](#{name})" for name in commands.choices]
     yield f"{', '.join(names)}; and [of every command](#of-every-command)\n"
     for name, command in commands.choices.items():
-        yield f"\n## {name}\n\n{tell(helps[name])}\n\n```{{program}} {name}\n```\n"
+        yield f"\n## {name}\n\n{capitalize(helps[name])}.\n\n```{{program}} {name}\n```\n"
         *own, shared = command._action_groups
         for group in own:
             yield from describe_group(group, defaults)
@@ -97,33 +97,30 @@ def describe_group(
     actions = [one for one in group._group_actions if one.dest != "help"]
     title = group.title if title is None else title
     if actions and title not in ("", "options", "positional arguments"):
-        yield f"\n**{tell(title)[:-1]}**\n"
+        yield f"\n**{capitalize(title)}**\n"
     for action in actions:
         yield describe_option(action, defaults)
 
 
-def tell(text: str) -> str:
-    """Return a help text as a sentence of Markdown."""
-    text = re.sub(r"(?<![\w`-])(--[a-z][a-z-]+)", r"`\1`", text)
-    return f"{text[0].upper()}{text[1:]}." if text else ""
+def capitalize(text: str | None) -> str:
+    """Return a text with a capital at its beginning, and nothing else changed."""
+    return f"{(text or '')[:1].upper()}{(text or '')[1:]}"
 
 
 def describe_option(action: argparse.Action, defaults: dict[str, str]) -> str:
-    """Return an option as a directive, with its help, choices and default."""
-    if action.default == argparse.SUPPRESS and not action.required:
-        default = defaults[action.dest]  # a KeyError: an option that no field declares
-    else:
-        default = str(action.default)
+    """Return an option as a directive, with its choices, help and default."""
+    default = str(action.default)
+    if default == argparse.SUPPRESS:
+        default = "" if action.required else defaults[action.dest]  # that of the field
     default = _SHOWN.get(default, default)
-    value = action.metavar or ("" if action.nargs == 0 else action.dest.upper())
+    value = action.metavar or "|".join(map(str, action.choices or ()))
     # Sphinx takes commas for the next spelling of the same option.
     flags = ", ".join(f"{flag} {value}".strip() for flag in action.option_strings)
-    text = action.help or ""
-    words = [tell(text)]
-    choices = ", ".join(f"`{one}`" for one in action.choices or ())
-    words += [f"One of: {choices}."] * bool(choices)
-    words += ["**Required.**"] * action.required
-    words += [f"Default: `{default}`."] * (bool(default) and "default:" not in text)
+    # Names stay as they are typed, so a help text begins as it does in the terminal.
+    text = re.sub(r"(?<![\w`-])(--[a-z][a-z-]+)", r"`\1`", action.help or "")
+    words = [f"{text}." if text else "", "**Required.**" if action.required else ""]
+    if default and "default:" not in text:
+        words.append(f"Default: `{default}`.")
     return f"```{{option}} {flags or value}\n{' '.join(filter(None, words))}\n```\n"
 
 
