@@ -36,6 +36,7 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         " --out runs/sweep",
     ),
     "advise": ("advise --features features.h5", "advise --features a.h5 --features b.h5"),
+    "report": ("report runs/sweep", "report runs/scratch runs/transferred --out report.html"),
     "predict": ("predict --model runs/sweep/best --images new-photos/ --out predictions.csv",),
     "export": ("export --model runs/sweep/best --out classifier.keras",),
     "run": ("run experiment.yaml", "run experiment.yaml --dry-run"),
