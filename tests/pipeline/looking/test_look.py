@@ -249,3 +249,28 @@ def test_the_most_active_channels_are_those_of_plain_keras(
         np.testing.assert_allclose(told["means"], expected[order], rtol=1e-4)
     with Image.open(tmp_path / "look.png") as picture:
         assert picture.size[0] > 8 * 120
+
+
+def test_a_layer_without_positions_is_refused_with_where_to_find_others(
+    command: Command, look: Look, photos: Path, tmp_path: Path
+) -> None:
+    import keras
+
+    network = keras.Sequential(
+        [
+            keras.layers.Input((32, 32, 3)),
+            keras.layers.Conv2D(4, 3, name="map"),
+            keras.layers.GlobalAveragePooling2D(name="pooled"),
+        ],
+        name="mobilenet_flat",
+    )
+    network.save(tmp_path / "flat.keras")
+    answer = look("--backbone", tmp_path / "flat.keras", "--layers", "pooled")
+    assert (answer.status, "'pooled' has no height and width" in answer.err) == (2, True)
+    assert "as the command layers lists them" in answer.err
+    wanted = ("--images", photos, "--backbone", tmp_path / "flat.keras", "--layers", "pooled")
+    where = ("--cache", tmp_path / "cache", "--out", tmp_path / "f.h5")
+    assert command("extract", *wanted, *where).status == 0
+    fit = ("fit", "--features", tmp_path / "f.h5", "--layer", "pooled", "--head", "logreg")
+    assert command(*fit, "--out", tmp_path / "model").status == 0
+    assert "'pooled' has no height and width" in look("--model", tmp_path / "model").err
