@@ -27,6 +27,7 @@ from permafrost.pipeline.progress import reporter, tell, write_log
 from permafrost.pipeline.units import describe_seconds
 from permafrost.refusals import PASSING, TRY_AGAIN_STATUS, find_errno, find_refusal
 from permafrost.stages.errors import StageError
+from permafrost.stages.frameworks.lean import claim_process
 
 # What the user can mend, where the system's own words do not say how.
 _REASONS = {
@@ -55,7 +56,7 @@ _BROKEN_PIPE_STATUS = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; as the process' own (without `arguments`), leave quickly after it.
+    """Run one command; as the process' own (without `arguments`), start and leave quickly.
 
     Parameters
     ----------
@@ -70,6 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal's number. A bug leaves its traceback and status 1.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        claim_process()
     asked = find_reporting(given)
     with reporting(asked):
         status = _run_guarded(given, asked.log)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.frameworks.lean import importing_lean
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -145,7 +146,8 @@ def keep_freed_memory() -> None:
 
 
 def _find_devices() -> None:
-    import tensorflow as tf
+    with importing_lean():
+        import tensorflow as tf
 
     for device in tf.config.list_physical_devices("GPU"):
         # Otherwise TensorFlow takes all of the card's memory at once.
