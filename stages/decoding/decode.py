@@ -19,8 +19,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.Image import Transpose
 
-from permafrost.stages.decoding.choices import COLOR_MODES, DECODE_MODES, ORIENT_MODES
-from permafrost.stages.decoding.formats import Picture, read_picture
+from permafrost.stages.decoding.choices import (
+    COLOR_MODES,
+    DECODE_MODES,
+    ORIENT_MODES,
+    count_channels,
+)
+from permafrost.stages.decoding.formats import ChooseScale, Picture, read_picture
+from permafrost.stages.decoding.planes import read_planes
 from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES, Box, Size
 from permafrost.stages.errors import DecoderError, ImageError, InputError, UnknownNameError
 
@@ -39,9 +45,11 @@ _FROM_BELOW = {
     Transpose.TRANSVERSE,
     Transpose.ROTATE_90,
 }
+# What Pillow calls what it can make of any picture.
+_OF_PILLOW = {"rgb": "RGB", "grayscale": "L", "4 channels": "RGBA"}
 _MAX_PIXELS = 178_956_970
 # Raised when our own code begins to read, or to refuse, other files than before.
-_READER = 1
+_READER = 2
 # How many times larger than the result a reduced picture is at least. For photos of 9 to 16
 # megapixels at 224 pixels, a margin of 1 would take a quarter less time and differ by 0.70 grey
 # levels from "exact"; 2 differs by 0.24.
@@ -65,8 +73,10 @@ class DecodeSpec:
     orient : {"ignore", "exif"}
         Whether the orientation in the file's EXIF or XMP turns the image; Keras ignores it. A
         TIFF's own orientation is applied either way, because Pillow does, and so Keras.
-    color : {"rgb", "grayscale"}
-        Three channels, or one, as Keras' ``color_mode``.
+    color : str
+        One of `COLOR_MODES`: "rgb" or "grayscale", as Keras' ``color_mode``; "4 channels", which is
+        Keras' "rgba"; or another number of channels, which only an array or a TIFF with as many
+        pages has.
     decoding : {"exact", "fast"}
         "fast" decodes a JPEG that is much larger than the result at a half, a quarter or an eighth
         of its size, whichever is the smallest that leaves twice the wanted size in both directions.
@@ -102,8 +112,8 @@ class DecodeSpec:
 
     @property
     def channels(self) -> int:
-        """Channels of the result: 3, or 1 for grey."""
-        return 3 if self.color == "rgb" else 1
+        """Channels of the result: 3, 1 for grey, or what the colour says."""
+        return count_channels(self.color)
 
     def __post_init__(self) -> None:
         numbers = {"height": self.height, "width": self.width, "pixel limit": self.max_pixels}
@@ -146,7 +156,8 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
     Parameters
     ----------
     data : bytes
-        A whole JPEG (or MPO), PNG, GIF, BMP, WebP or TIFF file.
+        A whole JPEG (or MPO), PNG, GIF, BMP, WebP, TIFF, PPM or PGM file, or a ``.npy`` of uint8,
+        shape (height, width, channels).
     spec : DecodeSpec
         Size, interpolation and orientation of the result.
 
@@ -215,28 +226,45 @@ def describe_decoder() -> str:
 
 
 def _decode(data: bytes, spec: DecodeSpec) -> Decoded:
+    planes = read_planes(data, spec.channels, max_pixels=spec.max_pixels)
+    if planes:
+        pixels = np.stack([_decode_plane(plane, spec) for plane in planes], axis=-1)
+        pixels.flags.writeable = False
+        return Decoded(pixels=pixels, rotated=False)
+    if spec.color not in _OF_PILLOW:
+        raise ImageError(f"has not {spec.color}: save a uint8 array, or a TIFF of as many pages")
     if spec.box is None:
         fast = partial(_choose_scale, spec=spec) if spec.decoding == "fast" else None
-        picture = read_picture(data, max_pixels=spec.max_pixels, choose_scale=fast)
+        picture = _read(data, spec, choose_scale=fast)
         image = _resize(picture, spec)
     else:
-        picture = _read_near(data, spec.max_pixels)
+        picture = _read_near(data, spec)
         image = _resize(_cut(_turn(picture, spec), spec.box), spec)
     # Grey becomes RGB only now: the result is the same and the resize costs a third.
-    pixels = np.asarray(image.convert("RGB") if spec.color == "rgb" else image)
+    pixels = np.asarray(image.convert(_OF_PILLOW[spec.color]))
     shape = (spec.height, spec.width, spec.channels)
     return Decoded(pixels=pixels.reshape(shape), rotated=picture.turn is not None)
+
+
+def _read(data: bytes, spec: DecodeSpec, choose_scale: ChooseScale | None = None) -> Picture:
+    mode = "RGBA" if spec.channels == 4 else "RGB"
+    return read_picture(data, max_pixels=spec.max_pixels, choose_scale=choose_scale, mode=mode)
+
+
+def _decode_plane(plane: Image.Image, spec: DecodeSpec) -> NDArray[np.uint8]:
+    picture = Picture(image=plane, turn=None, size=plane.size, scale=1)
+    return np.asarray(_resize(_cut(picture, spec.box) if spec.box else picture, spec))
 
 
 _near = threading.local()
 
 
-def _read_near(data: bytes, max_pixels: int) -> Picture:
+def _read_near(data: bytes, spec: DecodeSpec) -> Picture:
     """Read a picture, or return the last one of this thread where that is of the same bytes."""
     last: tuple[bytes, Picture] | None = getattr(_near, "last", None)
     if last is None or last[0] is not data:
         _near.last = last = None  # two at once would take twice the memory
-        _near.last = last = data, read_picture(data, max_pixels=max_pixels)
+        _near.last = last = data, _read(data, spec)
     return last[1]
 
 

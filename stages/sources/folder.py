@@ -23,6 +23,7 @@ IMAGE_SUFFIXES = (
     *(".bmp", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+ARRAY_SUFFIX = ".npy"
 # What lies beside images and is none, so that nobody misses it: tables, notes, annotations, code.
 _COMPANION_SUFFIXES = (
     *(
@@ -170,6 +171,8 @@ def is_visible(path: str) -> bool:
 def sort_files(names: Iterable[str]) -> Listing:
     """Tell images from other files, and find the folders that hold none.
 
+    Where there are none, they are the arrays of NumPy.
+
     Parameters
     ----------
     names : iterable of str
@@ -187,6 +190,10 @@ def sort_files(names: Iterable[str]) -> Listing:
                 images.append(path)
             elif not lower.endswith(_COMPANION_SUFFIXES) and lower not in _COMPANIONS:
                 others.append(path)
+    if not images:
+        # Among images, arrays are something else.
+        images = [path for path in others if path.lower().endswith(ARRAY_SUFFIX)]
+        others = [path for path in others if not path.lower().endswith(ARRAY_SUFFIX)]
     parents = {folder[:end] for folder in filled for end in _find_slashes(folder)}
     return Listing(
         images=sorted(images, key=os.fsencode),

@@ -177,7 +177,11 @@ def _load(key: str, size_bytes: int, read: Callable[[], Any]) -> Any:
         future: Future[Any] = known[1] if known else Future()
         _loaded[key] = size_bytes, future
         _loaded.move_to_end(key)
-        while len(_loaded) > _KEPT_GROUPS and sum(it[0] for it in _loaded.values()) > _KEPT_BYTES:
+        while (
+            not known
+            and len(_loaded) > _KEPT_GROUPS
+            and sum(it[0] for it in _loaded.values()) > _KEPT_BYTES
+        ):
             _loaded.popitem(last=False)
     if known is None:
         try:
