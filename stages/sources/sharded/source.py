@@ -7,6 +7,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -44,7 +45,7 @@ class ShardedSource:
     root: str
 
     def list_images(self) -> list[str]:
-        """List the rows, sorted by their bytes."""
+        """List the rows, sorted by their bytes; `InputError` where a shard cannot be read."""
         shards = ((f"{shard}/" if shard else "", names) for shard, names in self.list_shards())
         return [f"{start}{name}" for start, names in shards for name in names]
 
@@ -70,7 +71,10 @@ class ShardedSource:
 
     def list_columns(self) -> Columns:
         """Read what is told of the rows besides their images, in the order of `list_images`."""
-        told = [(shard.read_columns(), len(shard.list_names())) for _, shard in self._open_all()]
+        told = []
+        for path, shard in self._open_all():
+            with _refusing(path or self.root):
+                told.append((shard.read_columns(), len(shard.list_names())))
         names = dict.fromkeys(name for columns, _ in told for name in columns.texts)
         texts = {
             name: [
@@ -131,11 +135,11 @@ class ShardedSource:
 
     def _open_all(self) -> Iterator[tuple[str, Shard]]:
         """Yield the path of each shard from the base on, "" where there is one only; and it."""
-        if _is_one(self.root):
-            yield "", open_shard(self.root)
-            return
-        for name in self.find_shards():
-            yield name, open_shard(os.path.join(find_base(self.root), name))  # noqa: PTH118
+        for name in [""] if _is_one(self.root) else self.find_shards():
+            with _refusing(name or self.root):
+                place = _find_place(self.root)
+                shard = open_shard(os.path.join(place, name) if name else place)  # noqa: PTH118
+            yield name, shard
 
     def _split(self, path: str) -> tuple[str, str]:
         """Return the shard's path from the base on, and the row's name in it."""
@@ -153,6 +157,18 @@ class ShardedSource:
 
     def _no_row(self, path: str) -> OSError:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+
+
+@contextmanager
+def _refusing(shard: str) -> Iterator[None]:
+    """Make a user's error of a shard that cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(
+            f"cannot read {shard!r}: {reason}; download it again, or name the others"
+        ) from error
 
 
 # Asked for every path of millions.
