@@ -47,7 +47,10 @@ if TYPE_CHECKING:
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 PRECISIONS = ("float32", "bfloat16", "float16")
-SOURCES = "a folder, .csv, .zip, .tar or .npz, or a URL as s3://bucket/photos/"
+SOURCES = (
+    "a folder, .csv, .zip, .tar, .npz or .parquet, shards as 'train-{000..009}.tar', or a URL as"
+    " s3://bucket/photos/"
+)
 GROUP_HELP = "keep rows with one value in one split or fold (default: group, if there is one)"
 
 
@@ -94,7 +97,9 @@ class DatasetOptions:
         default=None, metadata={"type": Path, "metavar": "FILE", "help": "what index wrote"}
     )
     labels: str | None = declare(
-        None, metavar="RULE", help="folder, filename:REGEX or csv:FILE (default: by source)"
+        None,
+        metavar="RULE",
+        help="folder, filename:REGEX, column:NAME, csv:FILE or coco:FILE (default: by source)",
     )
     split: str | None = declare(
         None, metavar="RULE", help="predefined, none, or test=0.3,val=0.1 (default: by source)"

@@ -8,6 +8,7 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import PIXELS, LayerSpec
 from permafrost.stages.backbones.preprocessing import check_view
+from permafrost.stages.decoding.choices import name_color
 from permafrost.stages.decoding.decode import DecodeSpec
 
 # Raised when our own code changes the numbers it computes from the same inputs.
@@ -34,7 +35,7 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
     view = layer.view or options.views[0]
     check_view(view, card.size)
     recipe: dict[str, JsonValue] = {
-        "color": "rgb" if card.channels == 3 else "grayscale",
+        "color": name_color(card.channels),
         "decode": options.decode,
         "layer": layer.layer,
         "numerics": NUMERICS,
@@ -72,6 +73,6 @@ def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec
         resize=options.resize,
         resize_mode=options.resize_mode,
         orient=options.orient,
-        color="rgb" if backbone.card.channels == 3 else "grayscale",
+        color=name_color(backbone.card.channels),
         decoding=options.decode,
     )

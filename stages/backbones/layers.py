@@ -162,7 +162,7 @@ class BackboneCard:
     size : tuple of int
         Height and width of its input, in pixels.
     channels : int
-        3, or 1 for a network of grey images.
+        3, or 1 for a network of grey images; others for one of images of other kinds.
     scales_input : bool
         Whether the network changes the values of its pixels before its first weights: what they
         are otherwise prepared with, it does itself.

@@ -20,6 +20,8 @@ from permafrost.stages.frameworks.model_file import load_model
 from permafrost.stages.frameworks.start import start_keras
 from permafrost.stages.frameworks.weights_file import check_weights, list_saved_layers
 
+# As many as decoding gives.
+_MOST_CHANNELS = 64
 # Random weights are for speed and shapes; the same ones every time, so that they can be cached.
 RANDOM_WEIGHTS_SEED = 0
 # Of all applications, those that Keras builds otherwise for weights="imagenet".
@@ -174,12 +176,12 @@ def _set_size(network: Network, request: BackboneRequest) -> Network:
     """Settle the size of the input, and refuse inputs that are no images."""
     name = request.backbone.name
     shape = network.input_shape
-    if len(shape) != 3 or shape[2] not in (1, 3):
+    if len(shape) != 3 or not 1 <= (shape[2] or 0) <= _MOST_CHANNELS:
         takes = f"inputs of shape {shape}" if shape else "several inputs, or its input is not known"
         raise InputError(
-            f"the model {name!r} takes {takes}, not one image of 1 or 3 channels: have it begin"
-            " with keras.Input((height, width, 3)), and with layers that make its input of that"
-            " (Permute, Reshape), and save it again"
+            f"the model {name!r} takes {takes}, not one image of 1 to {_MOST_CHANNELS} channels:"
+            " have it begin with keras.Input((height, width, 3)), and with layers that make its"
+            " input of that (Permute, Reshape), and save it again"
         )
     fixed = (shape[0], shape[1])
     if None in fixed and request.size is None:

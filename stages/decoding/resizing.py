@@ -17,6 +17,7 @@ RESIZE_METHODS: Mapping[str, str] = {
 }
 
 Size = tuple[int, int]
+# Left, top, right and lower edge, in pixels.
 Box = tuple[int, int, int, int]
 
 
