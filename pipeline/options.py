@@ -141,7 +141,9 @@ class FeatureOptions:
         One or several with commas between: each is a feature set of its own.
     """
 
-    backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, a model file, or none"})
+    backbone: str = field(
+        metadata={"metavar": "B", "help": "vgg16, …, a model file, hub:PRESET, or none"}
+    )
     layers: tuple[str, ...] = field(
         metadata={
             "type": parse_layers,
@@ -221,10 +223,11 @@ class FeatureOptions:
     def to_json(self) -> str:
         """Write the options so that they mean the same anywhere: files by absolute path."""
         fields = asdict(self) | {"engine": self.full_engine}
-        if parse_backbone(self.backbone).is_file:
-            fields["backbone"] = os.path.abspath(self.backbone)  # noqa: PTH100 - folds ".."
+        name = parse_backbone(self.backbone)
+        if name.path:
+            fields["backbone"] = name.make_absolute()
         if self.weights not in ("imagenet", "random"):
-            fields["weights"] = os.path.abspath(self.weights)  # noqa: PTH100
+            fields["weights"] = os.path.abspath(self.weights)  # noqa: PTH100 - folds ".."
         return json.dumps(fields, sort_keys=True)
 
     @classmethod

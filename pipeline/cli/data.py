@@ -43,7 +43,7 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
 
     options = read_options(FeatureOptions, vars(parsed) | {"layers": ("-",)})
     # Layers and shapes are the same with any weights; there is no need to download half a gigabyte.
-    if options.weights == "imagenet" and not parse_backbone(options.backbone).is_file:
+    if options.weights == "imagenet" and not parse_backbone(options.backbone).is_saved:
         options = replace(options, weights="random")
     card = Backbone(options).describe_all()
     shared = {name: layer.n_calls for name, layer in card.layers.items() if layer.n_calls > 1}

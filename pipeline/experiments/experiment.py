@@ -166,8 +166,7 @@ def _read_backbones(
                 f" backbones.{bare.index(one)}; put the layers of both into one list"
             )
     folders = name_folders(
-        Path(one.backbone).stem if parse_backbone(one.backbone).is_file else one.backbone
-        for one in found
+        path.stem if (path := parse_backbone(one.backbone).path) else one.backbone for one in found
     )
     out = Path(sections.out)
     return {out / name / "features.h5": one for name, one in zip(folders, found, strict=True)}
@@ -176,7 +175,7 @@ def _read_backbones(
 def _spell(backbone: str) -> str:
     """Write a backbone in the one way that all ways of writing it have in common."""
     name = parse_backbone(backbone)
-    return str(Path(backbone).resolve()) if name.is_file else str(name)
+    return f"{bool(name.preset)} {name.path.resolve()}" if name.path else str(name)
 
 
 def _read_backbone(section: BackboneSection) -> FeatureOptions:

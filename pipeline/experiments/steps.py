@@ -104,8 +104,9 @@ def _as_files(source: str) -> list[str]:
 
 
 def _list_networks(features: FeatureOptions) -> Iterator[str]:
-    if parse_backbone(features.backbone).is_file:
-        yield features.backbone
+    path = parse_backbone(features.backbone).path
+    if path:
+        yield str(path)
     if features.weights not in ("imagenet", "random"):
         yield features.weights
 

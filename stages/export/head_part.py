@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from permafrost.stages.backbones.layers import pool_outputs
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
@@ -16,8 +17,10 @@ from permafrost.stages.heads.head import check_widths
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
 
 
-def join_features(parts: Sequence[ExportPart], activations: Sequence[Any], head: Any) -> Any:
-    """Pool each part's activation, scale it if the head does so, and join them side by side.
+def join_features(
+    parts: Sequence[ExportPart], activations: Sequence[Mapping[str, Any]], head: Any
+) -> Any:
+    """Pool each part's activations, scale it if the head does so, and join them side by side.
 
     Raises
     ------
@@ -39,12 +42,11 @@ def join_features(parts: Sequence[ExportPart], activations: Sequence[Any], head:
     return layers.Concatenate(dtype="float32", name="features")(features)
 
 
-def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
+def _pool(activations: Mapping[str, Any], part: ExportPart, *, number: int) -> Any:
     """Pool, flatten, and round as storing does."""
     from keras import layers, ops
 
-    channel_axis = part.network.find_channel_axis(part.layer.layer)
-    kept = part.layer.pool(ops, ops.cast(activation, "float32"), channel_axis=channel_axis)
+    kept = pool_outputs(ops, part.layer, activations, part.network)
     flatten = layers.Flatten("channels_last", dtype="float32", name=f"features_{number}")
     pooled = flatten(kept)
     if part.dtype == "float32":
