@@ -23,6 +23,7 @@ from permafrost.pipeline.tracking import TrackOptions
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fit`."""
+    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.stages.heads import HEADS
 
     add_task_options(parser)
@@ -36,13 +37,14 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
 
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
     """Run `fit`."""
     from permafrost.pipeline.models.fit import fit
-    from permafrost.pipeline.models.record import FitOptions
+    from permafrost.pipeline.models.record import AnswerOptions, FitOptions
 
     options = FitOptions(
         data=read_task_options(parsed),
@@ -50,6 +52,7 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
         head=parsed.head,
         settings=read_settings(parsed.settings),
         out=parsed.out,
+        answer=read_options(AnswerOptions, vars(parsed)),
     )
     tracker = read_options(TrackOptions, vars(parsed)).open()
     result = fit(options)
@@ -59,11 +62,13 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sweep`."""
+    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.stages.heads import HEADS
 
     add_task_options(parser)
     add_options(parser, SweepOptions)
+    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
     parser.add_argument("--heads", required=True, type=parse_names, metavar=",".join(HEADS))
     parser.add_argument(
@@ -77,6 +82,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
     """Run `sweep`."""
+    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.grid import HeadGrid
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.pipeline.sweeps.sweep import sweep
@@ -84,7 +90,8 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
     data = read_task_options(parsed)
     settings = tuple(read_settings(parsed.settings).items())
     candidates = HeadGrid(heads=parsed.heads, settings=settings).expand(data.task)
-    given = vars(parsed) | {"data": data, "candidates": candidates}
+    answer = read_options(AnswerOptions, vars(parsed))
+    given = vars(parsed) | {"data": data, "candidates": candidates, "answer": answer}
     tracker = read_options(TrackOptions, given).open()
     result = sweep(read_options(SweepOptions, given))
     tracker.log_sweep(result.out, result.to_dict())
@@ -108,6 +115,8 @@ def run_export(parsed: argparse.Namespace) -> Outcome:
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`."""
+    from permafrost.pipeline.models.predict import TellOptions
+
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--images", required=True, metavar="SOURCE", help=SOURCES)
     parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
@@ -115,6 +124,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
         "--average-views", action="store_true",
         help="say the mean over the views that the head was fitted on, not what the first gives",
     )  # fmt: skip
+    add_options(parser, TellOptions)
     add_cache(parser)
     add_run_options(parser)
     add_skip_status(parser)
@@ -122,7 +132,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
     """Run `predict`."""
-    from permafrost.pipeline.models.predict import predict
+    from permafrost.pipeline.models.predict import TellOptions, describe_predictions, predict
 
     figures = predict(
         parsed.model,
@@ -131,5 +141,6 @@ def run_predict(parsed: argparse.Namespace) -> Outcome:
         cache=parsed.cache,
         run=read_run_options(parsed),
         average_views=parsed.average_views,
+        telling=read_options(TellOptions, vars(parsed)),
     )
-    return Outcome(f"{figures['images']} images → {parsed.out}", figures)
+    return Outcome(describe_predictions(figures, parsed.out), figures)
