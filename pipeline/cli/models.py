@@ -16,6 +16,7 @@ from permafrost.pipeline.cli.groups import (
     read_settings,
     read_task_options,
 )
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import SOURCES, read_options
 from permafrost.pipeline.parsers import parse_names
 from permafrost.pipeline.tracking import TrackOptions
@@ -100,17 +101,45 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the options of `export`."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="classifier.keras")
+    from permafrost.stages.export.formats import FORMATS
+
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", type=Path, metavar="DIR", help="what fit wrote")
+    what.add_argument(
+        "--features", type=Path, action="append", metavar="F.h5",
+        help="in place of a model, a layer of what extract wrote, as a table; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--layer", metavar="SPEC", help="of --features, as block5_pool:avg")
+    parser.add_argument(
+        "--format", metavar="|".join(FORMATS),
+        help="of a model (default: by the ending of --out)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE",
+        help="as classifier.keras, .onnx, .tflite or .xml; of a layer .parquet or .npy",
+    )  # fmt: skip
     add_skip_status(parser)
 
 
 def run_export(parsed: argparse.Namespace) -> Outcome:
     """Run `export`."""
+    if parsed.features:
+        return _run_export_layer(parsed)
     from permafrost.pipeline.export.export import export
 
-    figures = export(parsed.model, parsed.out)
+    if parsed.layer is not None:
+        raise PipelineError(f"--layer {parsed.layer} goes with --features, not --model; drop one")
+    figures = export(parsed.model, parsed.out, form=parsed.format)
     return Outcome(f"{parsed.model} → {parsed.out}", figures)
+
+
+def _run_export_layer(parsed: argparse.Namespace) -> Outcome:
+    from permafrost.pipeline.tasks.layer_file import export_layer
+
+    if parsed.layer is None or parsed.format is not None:
+        raise PipelineError("export --features takes a --layer and no --format; see --help")
+    figures = export_layer(tuple(parsed.features), parsed.layer, parsed.out)
+    return Outcome(f"{figures['images']} images → {parsed.out}", figures)
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:

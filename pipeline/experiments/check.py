@@ -199,7 +199,12 @@ def _check_outputs(experiment: Experiment) -> None:
     if experiment.export is None:
         return
     with naming("export"):
-        check_export_file(experiment.export)
+        check_export_file(experiment.export, experiment.export_format)
+    if experiment.sweep.answer.calibrate == "isotonic":
+        raise PipelineError(
+            "export: what is calibrated as isotonic cannot be exported; choose temperature or"
+            " sigmoid, or leave export out"
+        )
     for head in experiment.sweep.candidates:
         if HEADS[head.kind].keeps_rows:
             raise PipelineError(

@@ -62,6 +62,8 @@ class Experiment:
     tracking : TrackOptions
     predictions : tuple of Prediction
     export : Path, optional
+    export_format : str, optional
+        Where it does not follow from the file's name.
     """
 
     file: Path
@@ -73,6 +75,7 @@ class Experiment:
     tracking: TrackOptions
     predictions: tuple[Prediction, ...]
     export: Path | None
+    export_format: str | None
 
     def extract(self, features: FeatureOptions) -> ExtractOptions:
         """Return how the features of a backbone are asked for."""
@@ -140,6 +143,7 @@ def read_experiment(file: Path) -> Experiment:
             tracking=read_section(TrackOptions, keys),
             predictions=_read_predictions(sections),
             export=None if sections.export is None else Path(sections.export),
+            export_format=sections.export_format,
         )
 
 

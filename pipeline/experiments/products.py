@@ -69,7 +69,8 @@ class Products:
 
     def export(self, out: Path) -> dict[str, Any]:
         """Return the figures of `export`."""
-        return self._make(out, None, lambda: export(self._model, out))[0]
+        form = self._experiment.export_format
+        return self._make(out, form, lambda: export(self._model, out, form=form))[0]
 
     def _make(
         self, out: Path, facts: object, make: Callable[[], dict[str, object]]

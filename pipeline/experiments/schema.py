@@ -179,6 +179,7 @@ class _ExperimentKeys(_Section):
     out: str
     predict: list[PredictSection] = []
     export: str | None = None
+    export_format: str | None = None
 
     def list_classes(self) -> list[str] | None:
         """Return the classes as the command line takes them."""

@@ -87,7 +87,7 @@ def list_steps(experiment: Experiment) -> list[Step]:
     ]
     steps += [sweeping, *predictions]
     if (to := experiment.export) is not None:
-        do = partial(_make, to, export, best, to)
+        do = partial(_make, to, export, best, to, form=experiment.export_format)
         steps.append(Step(name="export", inputs=(file, model), outputs=(str(to),), do=do))
     files = dict.fromkeys(one for step in steps for one in (*step.inputs, *step.outputs))
     whole = partial(_describe, run_experiment, experiment)

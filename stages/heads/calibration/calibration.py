@@ -19,7 +19,7 @@ CALIBRATIONS = (NONE, AUTO, SIGMOID, ISOTONIC, TEMPERATURE)
 # Numbers of each curve of a method, see `Calibration.curves`.
 _DIMENSIONS = {TEMPERATURE: (1,), SIGMOID: (2,), ISOTONIC: (2, -1)}
 # float32, in which networks answer, tells no smaller one from 0; float64 does.
-_LEAST_OF_FLOAT32, _LEAST = 1e-37, 1e-300
+LEAST_OF_FLOAT32, _LEAST = 1e-37, 1e-300
 
 # Fits on some of the training rows, by position, and predicts others; returns outputs and classes.
 PredictFold = Callable[[Rows, Rows], tuple[NDArray[np.float64], NDArray[np.str_]]]
@@ -148,7 +148,7 @@ def find_floor(kind: str, settings: Any) -> float:
     neighbors = getattr(settings, "neighbors", None)
     if neighbors is not None:
         return float(0.5 / neighbors)
-    return _LEAST_OF_FLOAT32 if kind == "mlp" else _LEAST
+    return LEAST_OF_FLOAT32 if kind == "mlp" else _LEAST
 
 
 def measure_log_odds(outputs: NDArray[np.float64], floor: float) -> NDArray[np.float64]:
