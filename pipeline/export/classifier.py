@@ -43,6 +43,8 @@ from permafrost.stages.heads import Head, load_head
 MODEL_NAME = FITTED_MODEL
 METRICS_NAME = "metrics.json"
 PREDICTIONS_NAME = "predictions.csv"
+# In the place of a class, where none is probable enough.
+UNSURE = "(unsure)"
 _PREDICTION_COLUMNS = ("path", "label", "predicted")
 
 
@@ -170,6 +172,8 @@ def write_predictions(  # noqa: PLR0913
     classes: np.ndarray,
     task: str,
     order: Sequence[str] = (),
+    reject: float = 0.0,
+    counted: tuple[str, Sequence[int]] | None = None,
 ) -> None:
     """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
 
@@ -186,15 +190,29 @@ def write_predictions(  # noqa: PLR0913
     task : str
     order : sequence of str
         Of the classes' columns; those of `classes` by default.
+    reject : float
+        Where no class is so probable, `UNSURE` is predicted.
+    counted : (str, sequence of int), optional
+        Of rows that are groups of images: the column that `paths` are values of, and how many
+        images each group has.
     """
     predicted = name_outputs(outputs, classes, task)
+    if reject:
+        is_sure = (outputs.max(axis=1, initial=0) >= reject).tolist()
+        predicted = [
+            name if sure else UNSURE for name, sure in zip(predicted, is_sure, strict=True)
+        ]
     places = order_classes(classes.tolist(), order)
     values = outputs[:, places].tolist()
-    rows = zip(paths, labels, predicted, values, strict=True)
+    rows = [list(row) for row in zip(paths, labels, predicted, strict=True)]
+    header = list(_PREDICTION_COLUMNS)
+    if counted is not None:
+        header = [counted[0], *header[1:], "images"]
+        rows = [[*row, n] for row, n in zip(rows, counted[1], strict=True)]
     write_rows(
         file,
-        [*_PREDICTION_COLUMNS, *_name_columns(classes[places].tolist())],
-        [[path, label, name, *row] for path, label, name, row in rows],
+        [*header, *_name_columns(classes[places].tolist(), header)],
+        [[*row, *value] for row, value in zip(rows, values, strict=True)],
     )
 
 
@@ -260,9 +278,9 @@ def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | N
     )
 
 
-def _name_columns(classes: Sequence[str]) -> list[str]:
+def _name_columns(classes: Sequence[str], header: Sequence[str]) -> list[str]:
     """Name the column of each class: as the class, where that means nothing else."""
-    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN}
+    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN, *map(str.casefold, header)}
     names = []
     for name in classes:
         column = name

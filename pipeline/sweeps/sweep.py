@@ -124,7 +124,7 @@ def sweep(options: SweepOptions) -> SweepResult:
     _check_fitted(board, options.out)
     return SweepResult(
         board=board,
-        best=_fit_best(board, rows.data, options.out / BEST_NAME),
+        best=_fit_best(board, rows.data, options),
         n_fitted=len(missing),
         seconds=time.monotonic() - started_s,
         out=options.out,
@@ -240,7 +240,7 @@ class _BestSoFar:
         return f"best fold: {self._score:.4f} {self._name}" if self._name else "starting"
 
 
-def _fit_best(board: Leaderboard, data: TaskOptions, out: Path) -> FitResult:
+def _fit_best(board: Leaderboard, data: TaskOptions, asked: SweepOptions) -> FitResult:
     """Fit the winner on all training rows; the test split is looked at here, and only here."""
     best = board.entries[0].configuration
     options = FitOptions(
@@ -248,7 +248,8 @@ def _fit_best(board: Leaderboard, data: TaskOptions, out: Path) -> FitResult:
         layer=best.layer,
         head=best.candidate.kind,
         settings=dataclasses.asdict(best.candidate.settings),
-        out=out,
+        out=asked.out / BEST_NAME,
+        answer=asked.answer,
     )
     try:
         return find_fit(options) or fit(options)
