@@ -68,7 +68,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
         "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
         "report": {
-            *("planning", "extraction", "export", "tasks", "models", "sweeps", "advice"),
+            *("planning", "extraction", "export", "tasks"),
+            *("models", "sweeps", "experiments", "advice"),
         },
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
