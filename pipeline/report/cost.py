@@ -46,7 +46,7 @@ def tell_cost(chapter: Chapter, files: FeatureFiles | None) -> Section:
     for name, cost in costs.items():
         finding += (
             f"; the features of {name} took {show_seconds(cost.seconds)} for"
-            f" {count(cost.images, 'image')}, once"
+            f" {count(cost.images, 'image')} in the cache"
         )
     parts: list[Tiles | Table | Code] = [Tiles(items=tiles)]
     if costs:
@@ -103,7 +103,7 @@ def _list_backbones(costs: Mapping[str, Cost]) -> Table:
         )
         for name, cost in costs.items()
     ]
-    note = "Computed once, whatever is fitted on them; a second run takes them from the cache."
+    note = "Of all rows in the cache, each computed once, whatever is fitted on them."
     return Table(title="What the features cost", header=header, rows=rows, note=note)
 
 

@@ -197,13 +197,12 @@ def _compare(chapter: Chapter, learnt: Entry, scratch: Entry) -> Table:
     n_folds = max(1, len(chapter.folds))
     rows = [
         (
-            kind,
-            _name(one),
+            f"{kind}: {_name(one)}",
             show_score(chapter.metric, one.score),
             show_number(one.seconds / n_folds),
         )
         for kind, one in (("transferred", learnt), ("from scratch", scratch))
     ]
-    header = ("The best", "Head and layer", title_metric(chapter.metric), "Seconds a fold")
+    header = ("The best", title_metric(chapter.metric), "Seconds a fold")
     title = "The best of both kinds, on the same folds"
-    return Table(title=title, header=header, rows=rows, texts=frozenset({0, 1}))
+    return Table(title=title, header=header, rows=rows, texts=frozenset({0}))
