@@ -74,7 +74,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             *("planning", "extraction", "export", "models"),
             *("sweeps", "experiments"),
         },
-        "report": {"planning", "extraction", "export", "tasks", "models", "sweeps", "advice"},
+        "report": {
+            *("planning", "extraction", "export", "tasks"),
+            *("models", "sweeps", "experiments", "advice"),
+        },
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),

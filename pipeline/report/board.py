@@ -166,7 +166,7 @@ def _list_board(
     chapter: Chapter, entries: Sequence[Entry], title: str, *, is_folded: bool = False
 ) -> Table:
     metric = chapter.metric
-    header = ("Rank", "Layer", "Head", title_metric(metric), "95 %", "Difference", "p", "Seconds")
+    header = ("Rank", "Layer", "Head", title_metric(metric), "95 %", "Difference, p", "Seconds")
     rows = [
         (
             str(one.rank),
@@ -175,7 +175,6 @@ def _list_board(
             show_score(metric, one.score) if not one.error else "",
             show_interval(metric, one.interval),
             one.error or _tell_difference(one),
-            "" if one.p_value is None else f"{one.p_value:.3f}".replace("0.000", "<0.001"),
             show_number(one.seconds),
         )
         for one in entries
@@ -186,7 +185,8 @@ def _list_board(
 def _tell_difference(entry: Entry) -> str:
     if entry.p_value is None:
         return "first"
-    return "noise" if entry.is_tied else "real"
+    p_value = "<0.001" if entry.p_value < 0.001 else f"{entry.p_value:.3f}"
+    return f"{'noise' if entry.is_tied else 'real'}\N{NO-BREAK SPACE}{p_value}"
 
 
 def compare_chapters(chapters: Sequence[Chapter]) -> Table:

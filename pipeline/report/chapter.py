@@ -10,6 +10,7 @@ from typing import Any
 
 from permafrost.pipeline.advice.report import SUMMARY_NAME as ADVICE_NAME
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.experiments.products import SUMMARY_NAME as RUN_NAME
 from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME
 from permafrost.pipeline.models.checkpoint import EPOCHS_NAME
 from permafrost.pipeline.outputs import read_json
@@ -75,8 +76,8 @@ class Chapter:
         Rows of ``epochs.csv``.
     metrics, record : dict
         ``metrics.json`` and ``model.json`` of the model.
-    advice : dict
-        ``advice.json``.
+    advice, summary : dict
+        ``advice.json``, and ``summary.json`` of a run.
     """
 
     folder: Path
@@ -87,6 +88,7 @@ class Chapter:
     metrics: Mapping[str, Any]
     record: Mapping[str, Any]
     advice: Mapping[str, Any]
+    summary: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -186,6 +188,7 @@ def read_chapter(folder: Path) -> Chapter:
         metrics=metrics,
         record=record,
         advice=read_json(folder / ADVICE_NAME) or {},
+        summary=read_json(folder / RUN_NAME) or {},
     )
 
 

@@ -46,11 +46,12 @@ def tell_cost(chapter: Chapter, files: FeatureFiles | None) -> Section:
     for name, cost in costs.items():
         finding += (
             f"; the features of {name} took {show_seconds(cost.seconds)} for"
-            f" {count(cost.images, 'image')}, once"
+            f" {count(cost.images, 'image')} in the cache"
         )
     parts: list[Tiles | Table | Code] = [Tiles(items=tiles)]
     if costs:
         parts.append(_list_backbones(costs))
+    parts += _list_extractions(chapter)
     if len({entry.kind for entry in chapter.entries}) > 1:
         parts.append(_list_heads(chapter))
     parts += [
@@ -102,8 +103,19 @@ def _list_backbones(costs: Mapping[str, Cost]) -> Table:
         )
         for name, cost in costs.items()
     ]
-    note = "Computed once, whatever is fitted on them; a second run takes them from the cache."
+    note = "Of all rows in the cache, each computed once, whatever is fitted on them."
     return Table(title="What the features cost", header=header, rows=rows, note=note)
+
+
+def _list_extractions(chapter: Chapter) -> list[Table]:
+    """Return what a run found in the cache, and what it computed."""
+    rows = [
+        tuple(f"{one.get(name) or 0:,}" for name in ("images", "reused", "computed", "failed"))
+        for one in chapter.summary.get("extractions", ())
+    ]
+    header = ("Images", "Hits", "Computed", "Failed")
+    title = "What this run found in the cache, for each backbone"
+    return [Table(title=title, header=header, rows=rows, texts=frozenset())] if rows else []
 
 
 def _list_heads(chapter: Chapter) -> Table:

@@ -150,8 +150,8 @@ def _lay_out_umap(values: NDArray[np.float32]) -> _Plane:
 
     places = np.asarray(umap.UMAP(random_state=0, n_jobs=1).fit_transform(values), np.float64)
     said = (
-        "UMAP lays neighbours beside one another: groups are real, but neither their sizes nor the"
-        " distances between them mean anything."
+        f"UMAP lays the neighbours among {len(values):,} images beside one another: groups are"
+        " real, but neither their sizes nor the distances between them mean anything."
     )
     return _Plane(places=places, axes=("UMAP 1", "UMAP 2"), said=said)
 

@@ -218,12 +218,12 @@ def tell_reliability(chapter: Chapter, found: Predictions) -> Section | None:
     off = show_share(measure_ece(judged.outputs, judged.truth))
     sure = "about as sure as it may be"
     if abs(claims - kept) > 0.02:
-        sure = "too sure of itself" if claims > kept else "surer than it says"
+        sure = "too sure of itself" if claims > kept else "more often right than it says"
     what = "class" if chapter.task == CLASSIFICATION else "tag"
     finding = (
         f"Its probability of a {what} is off by {off} on the mean"
         f" (expected calibration error): it claims {show_share(claims)} and keeps"
-        f" {show_share(kept)}, it is {sure}."
+        f" {show_share(kept)}; it is {sure}."
     )
     return Section(
         name="reliability",

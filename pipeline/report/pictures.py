@@ -141,8 +141,9 @@ def tell_mistakes(chapter: Chapter, found: Predictions, pictures: Pictures) -> S
 
     n_sure = int((is_wrong & (sure >= 0.9)).sum())
     finding = (
-        f"{count(len(wrong), 'mistake')} among {count(len(sure), 'row')}, {n_sure} of them made"
-        " with a confidence of 90 % or more: look there for wrong labels first."
+        f"{count(len(wrong), 'mistake')} among {count(len(sure), 'row')}, {n_sure or 'none'} of"
+        " them made with a confidence of 90 % or more"
+        f"{': look there for wrong labels first' if n_sure else ''}."
         if wrong
         else f"No mistake among {count(len(sure), 'row')}; the least certain images are below."
     )
