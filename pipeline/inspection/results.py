@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,19 @@ from permafrost.pipeline.tables import Table, list_pairs
 from permafrost.pipeline.units import count, describe_seconds
 
 _SHOWN = 15
+_COUNTED = ("images", "computed", "reused", "failed")
 
 
 def show_model(folder: Path) -> tuple[list[str | Table], dict[str, Any]]:
     """Describe what a fit left; the head is not loaded."""
     record, head = _read(folder / MODEL_NAME), read_json(folder / "head" / "head.json") or {}
     metrics = read_json(folder / METRICS_NAME) or {}
-    try:
+    with _naming_damage(folder):
         backbones = list(dict.fromkeys(str(one["features"]["backbone"]) for one in record["parts"]))
         layer, target = str(record["layer"]), str(record["target"])
         settings = " ".join(f"{name}={value}" for name, value in head["settings"].items())
         classes = list(map(str, record.get("classes") or head["classes"]))
         kind, n_features = str(head["kind"]), int(head["n_features"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise PipelineError(f"{str(folder)!r} is damaged ({error}); fit again") from error
     files = [str(file) for file in locate_files(folder)]
     parts: list[str | Table] = [
         str(folder),
@@ -47,8 +47,10 @@ def show_model(folder: Path) -> tuple[list[str | Table], dict[str, Any]]:
             ]
         ),
     ]
-    if metrics:
-        parts += FitResult(metrics=metrics, out=folder).describe().splitlines()[1:]
+    with _naming_damage(folder):
+        parts += (
+            FitResult(metrics=metrics, out=folder).describe().splitlines()[1:] if metrics else []
+        )
     figures = {"head": kind, "settings": head["settings"], "layer": layer, "backbones": backbones}
     figures |= {"classes": classes, "target": target, "files": files, "metrics": metrics}
     return parts, figures
@@ -70,36 +72,41 @@ def show_run(folder: Path) -> tuple[list[str | Table], dict[str, Any]]:
     """Describe what an experiment left: extractions, leaderboard, and what was made of it."""
     found = _read(folder / RUN_NAME)
     parts = _lay_out(folder, found, found.get("best_metrics"))
-    extractions = found.get("extractions") or []
-    names = ("images", "computed", "reused", "failed")
-    if extractions:
-        rows = [
-            (
-                str(one["features"]),
-                *(f"{one[name]:,}" for name in names),
-                describe_seconds(one["seconds"]),
-            )
-            for one in extractions
-        ]
-        header = ("features", *(f">{name}" for name in names), ">took")
-        parts += ["", Table(header=header, rows=rows)]
-    for one in found.get("predictions") or ():
-        parts.append(f"{count(one['images'], 'image')} → {one['predictions']}")
-    if found.get("export"):
-        parts.append(f"exported → {found['export']['model']}")
+    with _naming_damage(folder):
+        rows = [_list_cells(one) for one in found.get("extractions") or ()]
+        header = ("features", *(f">{name}" for name in _COUNTED), ">took")
+        parts += ["", Table(header=header, rows=rows)] if rows else []
+        for one in found.get("predictions") or ():
+            parts.append(f"{count(one['images'], 'image')} → {one['predictions']}")
+        if found.get("export"):
+            parts.append(f"exported → {found['export']['model']}")
     return parts, found
+
+
+def _list_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
+    counts = (f"{one[name]:,}" for name in _COUNTED)
+    return str(one["features"]), *counts, describe_seconds(one["seconds"])
+
+
+@contextmanager
+def _naming_damage(folder: Path) -> Iterator[None]:
+    """Let what is not as we wrote it be one line."""
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise PipelineError(
+            f"what {str(folder)!r} says is damaged ({error}); repeat the command that wrote it"
+        ) from error
 
 
 def _lay_out(
     folder: Path, found: Mapping[str, Any], best: Mapping[str, Any] | None
 ) -> list[str | Table]:
-    try:
+    with _naming_damage(folder):
         parts: list[str | Table] = [str(folder), _rank(found)]
         if best is not None:
             result = FitResult(metrics=dict(best), out=folder / BEST_NAME)
             parts += ["", *result.describe().splitlines()]
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise PipelineError(f"what {str(folder)!r} says is damaged ({error}); repeat it") from error
     return parts
 
 

@@ -20,7 +20,6 @@ from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureO
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.hashing import explain_os_error
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.texts import Texts
@@ -131,8 +130,3 @@ def _read(opened: Features, layer: str) -> LayerOutput:
         values=read_stored(opened.read(layer, np.array([0]))[0]),
         channel_axis=axis - 1 if isinstance(axis, int) and axis > 0 else -1,
     )
-
-
-def strip_pooling(spec: LayerSpec) -> str:
-    """Return the layer of a spec as it is before it is pooled."""
-    return str(LayerSpec(spec.layer))

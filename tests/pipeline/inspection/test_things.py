@@ -141,6 +141,26 @@ def test_a_run_shows_all_that_it_did_by_its_folder_or_its_file(
     assert show(tmp_path / "out")[0]["what"] == "run"
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model.json", "{}"),
+        ("model.json", "nonsense"),
+        ("sweep.json", '{"metric": "accuracy"}'),
+        ("sweep.json", '{"metric": "accuracy", "configurations": [3]}'),
+        ("summary.json", '{"metric": "accuracy", "configurations": [], "extractions": [1]}'),
+        ("summary.json", '{"metric": "accuracy", "configurations": [], "best_metrics": {}}'),
+    ],
+)
+def test_what_is_damaged_is_one_line(
+    command: Command, tmp_path: Path, name: str, text: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    answer = command("show", tmp_path)
+    assert (answer.status, answer.err.count("\n")) == (2, 1)
+    assert "is damaged" in answer.err and str(tmp_path) in answer.err
+
+
 def test_a_manifest_counts_its_rows(
     show: Show, command: Command, photos: Path, tmp_path: Path
 ) -> None:
