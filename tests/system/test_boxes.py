@@ -16,6 +16,7 @@ from permafrost.stages.datasets.labels import list_dataset
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.source import open_source
+from tests.helpers.packing import pack_url
 from tests.helpers.pictures import encode, exif, photo
 
 BOXES = [(0, 0, 30, 20), (12, 7, 40, 33), (96, 60, 1, 1)]
@@ -187,3 +188,23 @@ def test_a_json_of_something_else_is_one_line(folder, text):
     with pytest.raises(InputError, match=r"coco\.json") as caught:
         list_dataset("photos", labels="coco:coco.json")
     assert "\n" not in str(caught.value)
+
+
+def test_boxes_of_images_on_a_server_are_read_there(folder):
+    files = {f"{name}.png": Path(f"photos/{name}.png").read_bytes() for name in ("china", "flower")}
+    root = pack_url("boxes", files)
+    Path("m.csv").write_text(f'path,box,root\nchina.png,"1,2,30,20",{root}\nflower.png,,{root}\n')
+    paths, pixels, _ = extract("--manifest", "m.csv")
+    assert paths == ["china.png#xywh=1,2,30,20", "flower.png"]
+    np.testing.assert_array_equal(pixels[0], crop("china", (1, 2, 30, 20)))
+
+
+def test_statistics_are_of_boxes(folder, capsys):
+    write_table([("china", "a", "1,2,30,20"), ("flower", "b", "3,4,10,40")])
+    assert main(["index", "boxes.csv", "--out", "m.csv", "--stats", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])["stats"]
+    assert (told["width"], told["height"]) == ([10, 20, 30], [20, 30, 40])
+    parts = [Image.open("photos/china.png").crop((1, 2, 31, 22))]
+    parts += [Image.open("photos/flower.png").crop((3, 4, 13, 44))]
+    pixels = np.concatenate([np.asarray(part.convert("RGB")).reshape(-1, 3) for part in parts])
+    np.testing.assert_allclose(told["mean"], pixels.mean(0), atol=1e-3)

@@ -90,7 +90,8 @@ class ParquetShard(NumberedRows):
         """Read the columns of plain values."""
         import_pyarrow(self.file)
         try:
-            table = self._open().read(columns=self.features.list_needed())
+            with self._open() as opened:
+                table = opened.read(columns=self.features.list_needed())
             return write_columns(table, self.features)
         # On garbage, pyarrow raises anything from OSError to ArrowInvalid.
         except Exception as error:
@@ -108,7 +109,8 @@ class ParquetShard(NumberedRows):
         column = f"{name}.bytes" if self.features.is_struct else name
         try:
             # One thread: as many read at once as images are decoded.
-            table = self._open().read_row_group(group, columns=[column], use_threads=False)
+            with self._open() as opened:
+                table = opened.read_row_group(group, columns=[column], use_threads=False)
         except Exception as error:
             said = " ".join(str(error).split())[:200]
             raise MemberError(f"row group {group} cannot be read: {said}") from error

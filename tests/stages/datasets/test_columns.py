@@ -168,3 +168,15 @@ def test_shards_go_through_the_whole_pipeline_and_renamed_ones_hit(
     Path("t").rename("s")
     assert main(["extract", "--manifest", "m.csv", *common, "--out", "g.h5"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["computed"] == 0
+
+
+@pytest.mark.slow
+def test_workers_of_a_cluster_read_shards(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    for shard in range(2):
+        write_parquet(Path(f"s/x-{shard}.parquet"), make_table(encode_digits(6 + shard)))
+    common = ["--backbone", "none", "--size", "8", "--layers", "pixels", "--cache", "c", "--json"]
+    options = ["--images", "s/*.parquet", "--out", "f.h5", "--scheduler", "local:1"]
+    assert main(["extract", *options, *common]) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["images"], told["computed"], told["failed"]) == (13, 7, 0)
