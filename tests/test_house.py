@@ -52,6 +52,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "evaluation": {"datasets", "heads", "matrices"},
         "export": {"backbones", "datasets", "frameworks", "heads"},
         "advice": {"datasets", "evaluation", "matrices"},
+        "audit": {"datasets", "decoding", "evaluation", "matrices"},
     },
     "pipeline": {
         "planning": set(),
@@ -67,9 +68,10 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sweeps": {"models", "tasks"},
         "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
         "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
+        "audit": {"planning", "extraction", "export", "tasks", "models"},
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
-            *("models", "sweeps", "experiments", "advice"),
+            *("models", "sweeps", "experiments", "advice", "audit"),
         },
     },
 }

@@ -1,4 +1,4 @@
-"""The commands `index` and `layers`."""
+"""The commands `index`, `layers`, `audit` and `select`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_options, add_skip_status
+from permafrost.pipeline.cli.groups import (
+    add_options,
+    add_skip_status,
+    add_task_options,
+    read_settings,
+    read_task_options,
+)
 from permafrost.pipeline.options import (
     SOURCES,
     DatasetOptions,
@@ -132,3 +138,48 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
 def _list_counts(counts: Counter[str], limit: int = 12) -> str:
     named = [f"{name or '(none)'} {n}" for name, n in sorted(counts.items())]
     return ", ".join(named[:limit]) + (f", … {len(named)} in all" if len(named) > limit else "")
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `audit`."""
+    from permafrost.pipeline.audit.options import AuditOptions
+
+    add_task_options(parser)
+    add_options(parser, AuditOptions)
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the head, as C=0.1; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    add_skip_status(parser)
+
+
+def run_audit(parsed: argparse.Namespace) -> Outcome:
+    """Run `audit`."""
+    from permafrost.pipeline.audit.audit import audit
+    from permafrost.pipeline.audit.options import AuditOptions
+
+    settings = read_settings(parsed.settings)
+    given = vars(parsed) | {"data": read_task_options(parsed), "settings": settings}
+    result = audit(read_options(AuditOptions, given))
+    return Outcome(result.describe(), result.figures)
+
+
+def add_select(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `select`."""
+    from permafrost.pipeline.audit.options import SelectOptions
+
+    add_task_options(parser)
+    add_options(parser, SelectOptions)
+    parser.add_argument("--out", type=Path, required=True, metavar="next.csv")
+    add_skip_status(parser)
+
+
+def run_select(parsed: argparse.Namespace) -> Outcome:
+    """Run `select`."""
+    from permafrost.pipeline.audit.options import SelectOptions
+    from permafrost.pipeline.audit.select import select
+
+    given = vars(parsed) | {"data": read_task_options(parsed)}
+    result = select(read_options(SelectOptions, given))
+    return Outcome(result.describe(), result.figures)
