@@ -22,7 +22,7 @@ NEAR = 0.6
 # The correlation of thumbnails from which on two images are one: copies of photos come to 0.98 and
 # more, 999 of 1,000 pairs of ordinary neighbours below 0.85.
 ALIKE = 0.92
-_FAR = 3.5
+_FAR = 3.0
 _FINEST = 16
 # Of each side; the two thumbnails are compared with as much of one of them cut away.
 _MARGINS = (0.0, 0.025, 0.05)

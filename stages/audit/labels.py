@@ -15,9 +15,8 @@ from permafrost.stages.audit.deviation import measure_deviation, score_beyond
 
 # Residuals so many deviations away from the rest are told of.
 _FAR = 3.5
-# Another class is as good as more probable, down to this difference: of 50 flipped labels one lies
-# between, and of the 950 others ten.
-_CLOSE = 0.2
+# Told of from this score on: of 50 flipped labels, one more than from 0.5 on.
+_TOLD = 0.4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +26,8 @@ class WrongLabels:
     Attributes
     ----------
     scores : ndarray of float64, shape (n,)
-        One less the probability of the label; 0 of labels that nothing speaks against.
+        The share of the other class in the probabilities of both, that and the label; 0 of labels
+        that nothing speaks against.
     suggested : ndarray of int64, shape (n,)
         The most probable other class.
     is_pruned : ndarray of bool, shape (n,)
@@ -104,20 +104,21 @@ def prune_by_noise_rate(
 def judge_labels(labels: NDArray[np.int64], outputs: NDArray[np.float64]) -> WrongLabels:
     """Tell which labels are probably wrong; `labels` and `outputs` as in `find_confident`.
 
-    What is told of is pruned, confidently of another class, or as good as more probably of one.
+    What is told of is pruned, confidently of another class, or has a score of `_TOLD` or more. With
+    two classes the score is one less the probability of the label, as self-confidence ranks; with
+    ten, of digits of which 5 % are flipped, 92 of the first 100 are right in place of 90.
     """
     rows = np.arange(len(labels))
     own = outputs[rows, labels]
     others = outputs.copy()
     others[rows, labels] = -1
     suggested = others.argmax(axis=1)
+    other = outputs[rows, suggested]
+    scores = other / np.maximum(own + other, np.finfo(float).tiny)
     pruned = prune_by_noise_rate(labels, outputs)
     confident = find_confident(labels, outputs)
-    is_told = pruned | ((confident >= 0) & (confident != labels))
-    is_told |= others[rows, suggested] > own - _CLOSE
-    return WrongLabels(
-        scores=np.where(is_told, 1 - own, 0.0), suggested=suggested, is_pruned=pruned
-    )
+    is_told = pruned | ((confident >= 0) & (confident != labels)) | (scores >= _TOLD)
+    return WrongLabels(scores=np.where(is_told, scores, 0.0), suggested=suggested, is_pruned=pruned)
 
 
 def judge_values(values: NDArray[np.float64], outputs: NDArray[np.float64]) -> WrongLabels:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
@@ -179,7 +180,7 @@ def judge_order(correlation: float, *, n: int, order: str, tells: str) -> OrderL
 
 def order_by_number(paths: Sequence[str]) -> NDArray[np.int64] | None:
     """Order rows by the last number in their file's name; None where not all have one."""
-    names = (path.rpartition("/")[2].rpartition(".")[0] for path in paths)
+    names = (PurePosixPath(path).stem for path in paths)
     found = [re.findall(r"\d{1,18}", name) for name in names]
     if not all(found):
         return None

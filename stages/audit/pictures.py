@@ -20,9 +20,9 @@ NAMES = ("width", "height", "mean", "low", "high", "detail")
 RECORD_BYTES = 4 * len(NAMES) + THUMBNAIL**2
 
 # Deviations away from the rest of the dataset, from which on an image is told of.
-_BLURRED, _LIGHT, _ODD = 3.5, 2.5, 5.0
+_BLURRED, _LIGHT, _ODD = 3.5, 3.5, 5.0
 # Levels of 255: the lightest twentieth of a dark image lies below, the darkest of a bright above.
-_DARK, _BRIGHT = 80.0, 200.0
+_DARK, _BRIGHT = 64.0, 200.0
 # Of the median side, and of the median ratio of width to height.
 _TINY, _ODD_FACTOR = 1 / 3, 2.0
 
