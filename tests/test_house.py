@@ -54,6 +54,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "evaluation": {"datasets", "heads", "matrices"},
         "export": {"backbones", "datasets", "frameworks", "heads"},
         "advice": {"datasets", "evaluation", "matrices"},
+        "audit": {"datasets", "decoding", "evaluation", "matrices"},
     },
     "pipeline": {
         "planning": set(),
@@ -78,10 +79,11 @@ ROOMS: dict[str, dict[str, set[str]]] = {
             *("planning", "extraction", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),
         },
+        "audit": {"planning", "extraction", "export", "tasks", "models"},
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),
-            *("looking", "inspection", "report"),
+            *("looking", "inspection", "report", "audit"),
         },
     },
 }

@@ -1,4 +1,4 @@
-"""The commands `layers`, `index`, `extract` and `plan`."""
+"""The commands `layers`, `index`, `extract`, `plan`, `audit` and `select`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from permafrost.pipeline.cli.groups import (
     add_extraction_options,
     add_options,
     add_skip_status,
+    add_task_options,
     read_extract_options,
+    read_settings,
+    read_task_options,
 )
 from permafrost.pipeline.options import (
     SOURCES,
@@ -174,3 +177,50 @@ def run_plan(parsed: argparse.Namespace) -> Outcome:
 
     found = preview(read_extract_options(parsed), compares=getattr(parsed, "compare", False))
     return Outcome(found.describe(), found.to_dict(), is_dry=True)
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `audit`."""
+    from permafrost.pipeline.audit.options import AuditOptions
+
+    add_task_options(parser)
+    add_options(parser, AuditOptions)
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the head, as C=0.1; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
+    )
+    add_skip_status(parser)
+
+
+def run_audit(parsed: argparse.Namespace) -> Outcome:
+    """Run `audit`."""
+    from permafrost.pipeline.audit.audit import audit
+    from permafrost.pipeline.audit.options import AuditOptions
+
+    settings = read_settings(parsed.settings)
+    given = vars(parsed) | {"data": read_task_options(parsed), "settings": settings}
+    result = audit(read_options(AuditOptions, given))
+    return Outcome(result.describe(), result.figures)
+
+
+def add_select(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `select`."""
+    from permafrost.pipeline.audit.options import SelectOptions
+
+    add_task_options(parser)
+    add_options(parser, SelectOptions)
+    parser.add_argument("--out", type=Path, required=True, metavar="next.csv", help="the table")
+    add_skip_status(parser)
+
+
+def run_select(parsed: argparse.Namespace) -> Outcome:
+    """Run `select`."""
+    from permafrost.pipeline.audit.options import SelectOptions
+    from permafrost.pipeline.audit.select import select
+
+    given = vars(parsed) | {"data": read_task_options(parsed)}
+    result = select(read_options(SelectOptions, given))
+    return Outcome(result.describe(), result.figures)

@@ -36,6 +36,8 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         " --out runs/sweep",
     ),
     "advise": ("advise --features features.h5", "advise --features a.h5 --features b.h5"),
+    "audit": ("audit --features features.h5 --layer block5_pool:avg --out runs/audit",),
+    "select": ("select --features features.h5 -n 100 --out next.csv",),
     "report": ("report runs/sweep", "report runs/scratch runs/transferred --out report.html"),
     "predict": ("predict --model runs/sweep/best --images new-photos/ --out predictions.csv",),
     "export": ("export --model runs/sweep/best --out classifier.keras",),

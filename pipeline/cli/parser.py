@@ -78,6 +78,12 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         experiments.add_report,
         experiments.run_report,
     ),
+    "audit": (
+        "say which labels are probably wrong, and which images are odd or there twice",
+        data.add_audit,
+        data.run_audit,
+    ),
+    "select": ("say which images to label next", data.add_select, data.run_select),
     "predict": ("classify new images with a fitted head", models.add_predict, models.run_predict),
     "export": (
         "write backbone, preprocessing and head as one Keras model",

@@ -16,7 +16,7 @@ from permafrost.pipeline.export.classifier import Classifier, ClassifierPart
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, Targets, parse_targets
-from permafrost.stages.evaluation.neighbours import find_nearest, measure_cosines
+from permafrost.stages.evaluation.neighbours import find_largest, measure_cosines
 
 N_EACH = 4
 
@@ -83,7 +83,7 @@ def find_neighbours(
                     label=column[rows[place]],
                     split=str(files.splits[rows[place]]),
                 )
-                for place in find_nearest(cosines, _has(targets, name)[rows], n=N_EACH)
+                for place in find_largest(cosines, _has(targets, name)[rows], n=N_EACH)
             )
             for name in names
         ]

@@ -210,6 +210,33 @@ def count_levels(
     return picture.size, np.array(counts, np.int64).reshape(3, 256)
 
 
+def decode_grey(data: bytes, *, longest: int) -> tuple[Size, NDArray[np.uint8]]:
+    """Decode an image to grey, and reduce it so that its longer side is at most `longest` pixels.
+
+    Parameters
+    ----------
+    data : bytes
+        As `decode_image` takes it; what is raised is the same.
+    longest : int
+
+    Returns
+    -------
+    size : tuple of int
+        Width and height in the file, in pixels.
+    levels : ndarray of uint8, shape (height, width)
+        As it is stored, never turned; never enlarged.
+    """
+
+    def choose_scale(size: Size, _: Transpose | None) -> int:
+        return next((scale for scale in _SCALES if max(size) // scale >= longest), 1)
+
+    with _refusing():
+        picture = read_picture(data, max_pixels=_MAX_PIXELS, choose_scale=choose_scale)
+        image = picture.image.convert("L")
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+        return picture.size, np.asarray(image)
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     if ImageFile.LOAD_TRUNCATED_IMAGES:

@@ -16,7 +16,7 @@ from sklearn.preprocessing import normalize
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.class_maps import PartMap, map_classes
-from permafrost.stages.evaluation.neighbours import find_nearest, measure_cosines
+from permafrost.stages.evaluation.neighbours import find_largest, measure_cosines
 from permafrost.stages.heads import HEADS, fit_head, parse_settings
 from permafrost.stages.matrices.joined import JoinedMatrix
 from permafrost.stages.matrices.matrix import ArrayMatrix
@@ -165,5 +165,5 @@ def test_the_nearest_rows_are_those_of_scikit_learns_cosine() -> None:
     np.testing.assert_allclose(found, expected, atol=1e-6)
     mask = DIGITS.target[rows] == DIGITS.target[300]
     best = sorted(np.flatnonzero(mask), key=lambda place: -expected[place])[:4]
-    assert find_nearest(found, mask, n=4).tolist() == best
+    assert find_largest(found, mask, n=4).tolist() == best
     assert measure_cosines(ArrayMatrix(np.zeros((2, 64), np.float32)), rows[:1], rows[:64])[0] == 0
