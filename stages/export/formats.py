@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from permafrost.stages.errors import InputError, UnknownNameError
 
 KERAS = "keras"
@@ -95,8 +97,11 @@ def write_format(model: Any, path: Path, name: str) -> None:
     """
     import keras
 
+    shape = tuple(axis or 1 for axis in model.input_shape)
     try:
         with _quietly():
+            _fix_figures(model)
+            model(np.zeros(shape, model.inputs[0].dtype))  # One that was never called has no trace.
             model.export(str(path), format=FORMATS[name].name, verbose=False)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -106,6 +111,17 @@ def write_format(model: Any, path: Path, name: str) -> None:
         ) from error
     if name == "onnx":
         _number_names(path)
+
+
+def _fix_figures(model: Any) -> None:
+    """Make means and variances of normalisations constants: an ONNX file would ask for them."""
+    import keras
+
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            _fix_figures(layer)
+        elif isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
 
 
 @contextlib.contextmanager
