@@ -158,14 +158,17 @@ def _find_devices() -> None:
 
 @contextmanager
 def _holding_back_stderr() -> Iterator[None]:
-    """Keep what is written to file descriptor 2, and show it only if the block fails."""
+    """Keep what is written to file descriptor 2; show it if the block fails, not if it is left.
+
+    An interrupt is no failure.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(saved, held.read())
             raise
