@@ -191,7 +191,7 @@ def _read_image(
     ]
     with Index(open_cache(options.cache).index_file) as index:
         for part in parts:
-            check_recipe(part, Backbone(part.features, index))
+            check_recipe(part, Backbone(part.features, index), is_fitted=False)
     outputs = read_outputs(
         [(part.features, part.layer) for part in parts],
         image,

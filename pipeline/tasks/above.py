@@ -74,7 +74,7 @@ class BackboneAbove:
         """
         with _opening(self.index_file) as index:
             backbone = Backbone(self._name(str(self.layer)), index)
-            self._check(backbone)
+            self._check(backbone, is_fitted=False)
             return _embed_texts(backbone.digest_files(), backbone.name.preset, tuple(texts))
 
     def digest(self, *, until: str) -> str:
@@ -115,7 +115,7 @@ class BackboneAbove:
             preprocess_mode=preprocess,
         )
 
-    def _check(self, backbone: Backbone) -> None:
+    def _check(self, backbone: Backbone, *, is_fitted: bool = True) -> None:
         """Raise InputError unless the backbone still gives the features."""
         if self.layer.is_pixels:
             return
@@ -123,7 +123,7 @@ class BackboneAbove:
             layer=str(self.layer), recipe=self.recipe, features=self._name(str(self.layer))
         )
         try:
-            check_recipe(part, backbone)
+            check_recipe(part, backbone, is_fitted=is_fitted)
         except PipelineError as error:
             # In a sweep it is one head that fails, and not all of them.
             raise InputError(str(error)) from error
@@ -145,7 +145,7 @@ class BackboneAbove:
         return replace(self.features, layers=layers)
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)
 def _embed_texts(_digest: str, preset: str, texts: tuple[str, ...]) -> TextEmbeddings:
     """Run texts through the text tower of a preset, of which a digest tells all files."""
     from permafrost.stages.presets.texts import embed_texts
