@@ -32,6 +32,7 @@ from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.decoding.decode import describe_decoder
 from permafrost.stages.errors import StageError
 from permafrost.stages.sources.remote import is_url
+from permafrost.stages.sources.sharded.pattern import find_base, is_pattern
 from permafrost.stages.sources.source import Reader
 
 # Other versions of these may give other numbers.
@@ -179,7 +180,8 @@ class _OpenJob:
                 raise PipelineError(
                     f"{name} is {ours.get(name)} there and {version} here; install the same"
                 )
-        if not is_url(job.root) and not Path(job.root).exists():
+        place = find_base(job.root) if is_pattern(job.root) else job.root
+        if not is_url(job.root) and not Path(place).exists():
             raise PipelineError(f"the images at {job.root!r} cannot be seen there")
         options = job.options
         layout = find_cache(options.cache)

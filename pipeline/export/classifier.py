@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from permafrost.cache.disk.publish import make_durable, make_folder
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.outputs import write_json, write_rows
+from permafrost.pipeline.outputs import read_json, write_json, write_rows
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.applications import FITTED_MODEL
@@ -42,6 +43,8 @@ from permafrost.stages.heads import Head, load_head
 MODEL_NAME = FITTED_MODEL
 METRICS_NAME = "metrics.json"
 PREDICTIONS_NAME = "predictions.csv"
+# In the place of a class, where none is probable enough.
+UNSURE = "(unsure)"
 _PREDICTION_COLUMNS = ("path", "label", "predicted")
 
 
@@ -127,6 +130,13 @@ def load_classifier(folder: Path) -> Classifier:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
 
 
+def locate_files(folder: Path) -> list[Path]:
+    """Return the files of features that a model was fitted on, as far as it says."""
+    data = (read_json(folder / METRICS_NAME) or {}).get("data")
+    files = data.get("features", ()) if isinstance(data, dict) else ()
+    return [Path(os.path.normpath(folder / str(file))) for file in files]
+
+
 def make_classifier(head: Head, record: Mapping[str, Any]) -> Classifier:
     """Put together a head and what ``model.json`` says.
 
@@ -162,6 +172,8 @@ def write_predictions(  # noqa: PLR0913
     classes: np.ndarray,
     task: str,
     order: Sequence[str] = (),
+    reject: float = 0.0,
+    counted: tuple[str, Sequence[int]] | None = None,
 ) -> None:
     """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
 
@@ -178,15 +190,29 @@ def write_predictions(  # noqa: PLR0913
     task : str
     order : sequence of str
         Of the classes' columns; those of `classes` by default.
+    reject : float
+        Where no class is so probable, `UNSURE` is predicted.
+    counted : (str, sequence of int), optional
+        Of rows that are groups of images: the column that `paths` are values of, and how many
+        images each group has.
     """
     predicted = name_outputs(outputs, classes, task)
+    if reject:
+        is_sure = (outputs.max(axis=1, initial=0) >= reject).tolist()
+        predicted = [
+            name if sure else UNSURE for name, sure in zip(predicted, is_sure, strict=True)
+        ]
     places = order_classes(classes.tolist(), order)
     values = outputs[:, places].tolist()
-    rows = zip(paths, labels, predicted, values, strict=True)
+    rows = [list(row) for row in zip(paths, labels, predicted, strict=True)]
+    header = list(_PREDICTION_COLUMNS)
+    if counted is not None:
+        header = [counted[0], *header[1:], "images"]
+        rows = [[*row, n] for row, n in zip(rows, counted[1], strict=True)]
     write_rows(
         file,
-        [*_PREDICTION_COLUMNS, *_name_columns(classes[places].tolist())],
-        [[path, label, name, *row] for path, label, name, row in rows],
+        [*header, *_name_columns(classes[places].tolist(), header)],
+        [[*row, *value] for row, value in zip(rows, values, strict=True)],
     )
 
 
@@ -252,9 +278,9 @@ def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | N
     )
 
 
-def _name_columns(classes: Sequence[str]) -> list[str]:
+def _name_columns(classes: Sequence[str], header: Sequence[str]) -> list[str]:
     """Name the column of each class: as the class, where that means nothing else."""
-    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN}
+    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN, *map(str.casefold, header)}
     names = []
     for name in classes:
         column = name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from permafrost.stages.decoding.choices import Isolation
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
 from permafrost.stages.decoding.isolation import decode_isolated
 from permafrost.stages.errors import DecoderError, ImageError
+from permafrost.stages.sources.boxes import find_box, identify_row
 from permafrost.stages.sources.reading import start_reading
 from permafrost.stages.sources.source import Reader
 
@@ -72,19 +73,20 @@ def load_batch(
 ) -> LoadedBatch:
     """Read and decode one batch; Dask runs it."""
     shape = (len(task.paths), spec.height, spec.width, spec.channels)
-    batch = LoadedBatch(rows=task.rows, pixels=np.zeros(shape, np.uint8))
+    batch = LoadedBatch(rows=task.rows, pixels=np.empty(shape, np.uint8))
     reading = start_reading(source, task.paths)
-    for row, (read, digest) in enumerate(zip(reading, task.digests, strict=True)):
+    for row, (read, path) in enumerate(zip(reading, task.paths, strict=True)):
         try:
             data = read()
-            if hashlib.sha256(data).digest() != digest:
+            if identify_row(path, hashlib.sha256(data).digest()) != task.digests[row]:
                 # Otherwise one image's features would be stored under another's digest.
                 batch.unreadable[row] = CHANGED
                 continue
             # Of this thread alone: other threads may be busy.
             started_s = time.thread_time()
+            own = for_path(spec, path)
             decoded = (
-                decode_isolated(data, spec, isolation) if isolation else decode_image(data, spec)
+                decode_isolated(data, own, isolation) if isolation else decode_image(data, own)
             )
             batch.decoding_s += time.thread_time() - started_s
         except OSError as error:
@@ -96,7 +98,14 @@ def load_batch(
         else:
             batch.pixels[row] = decoded.pixels
             batch.n_rotated += decoded.rotated
+    batch.pixels[~batch.readable] = 0
     return batch
+
+
+def for_path(spec: DecodeSpec, path: str) -> DecodeSpec:
+    """Return what the image at a path is decoded to: its box, where it tells one."""
+    box = find_box(path)
+    return spec if box is None else replace(spec, box=box)
 
 
 def split_batches(

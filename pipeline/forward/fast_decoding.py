@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from permafrost.pipeline.forward.batch import LoadedBatch
+from permafrost.pipeline.forward.batch import LoadedBatch, for_path
 from permafrost.pipeline.planning.missing import ExtractionPlan
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.stages.decoding.decode import DecodeSpec, decode_image
@@ -91,7 +91,9 @@ def measure_fast_decoding(prepared: Preparation) -> FastDecoding | None:
     """
     paths = prepared.plan.paths
     some = paths[:: -(-len(paths) // _N_IMAGES) or 1]
-    return _compare(prepared, some, lambda _, data: _decode(data, prepared.decode))
+    return _compare(
+        prepared, some, lambda path, data: _decode(data, for_path(prepared.decode, path))
+    )
 
 
 def compare_fast_decoding(prepared: Preparation, exact: ExactDecoding) -> FastDecoding | None:
@@ -113,7 +115,7 @@ def _compare(
         try:
             data = prepared.dataset.source.read(path)
             exact, exact_took_s = decode_exactly(path, data)
-            fast, fast_took_s = _decode(data, fast_spec)
+            fast, fast_took_s = _decode(data, for_path(fast_spec, path))
         except (OSError, ImageError):
             continue
         exact_s += exact_took_s

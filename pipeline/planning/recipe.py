@@ -8,6 +8,7 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import PIXELS, LayerSpec
 from permafrost.stages.backbones.preprocessing import check_view
+from permafrost.stages.decoding.choices import name_color
 from permafrost.stages.decoding.decode import DecodeSpec
 
 # Raised when our own code changes the numbers it computes from the same inputs.
@@ -32,16 +33,17 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
     """
     card = backbone.card
     view = layer.view or options.views[0]
+    resize, resize_mode = backbone.resizing
     check_view(view, card.size)
     recipe: dict[str, JsonValue] = {
-        "color": "rgb" if card.channels == 3 else "grayscale",
+        "color": name_color(card.channels),
         "decode": options.decode,
         "layer": layer.layer,
         "numerics": NUMERICS,
         "orient": options.orient,
         "pooling": layer.pooling,
-        "resize": options.resize,
-        "resize_mode": options.resize_mode,
+        "resize": resize,
+        "resize_mode": resize_mode,
         "size": list(card.size),
         "view": view,
     }
@@ -60,18 +62,22 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
     if layer_card.channel_axis != LAST and len(layer_card.shape) > 1:
         # Only then: one more key in every recipe would make all caches miss.
         recipe["channel_axis"] = layer_card.channel_axis
+    if layer_card.tokens and len(layer_card.shape) == 2:
+        # What token poolings of the cached layer need to know.
+        recipe["tokens"] = [layer_card.tokens.n_class, layer_card.tokens.n_before]
     return recipe
 
 
 def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec:
     """Build what decoding an image needs to know."""
     height, width = backbone.card.size
+    resize, resize_mode = backbone.resizing
     return DecodeSpec(
         height=height,
         width=width,
-        resize=options.resize,
-        resize_mode=options.resize_mode,
+        resize=resize,
+        resize_mode=resize_mode,
         orient=options.orient,
-        color="rgb" if backbone.card.channels == 3 else "grayscale",
+        color=name_color(backbone.card.channels),
         decoding=options.decode,
     )

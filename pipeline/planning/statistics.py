@@ -17,6 +17,7 @@ from permafrost.pipeline.planning.hashing import explain_os_error
 from permafrost.pipeline.progress import show_progress
 from permafrost.stages.decoding.decode import count_levels
 from permafrost.stages.errors import ImageError
+from permafrost.stages.sources.boxes import find_box
 from permafrost.stages.sources.reading import start_reading
 
 _PATHS_PER_TASK = 64
@@ -100,9 +101,9 @@ def _count(
     dataset: Dataset, paths: Sequence[str]
 ) -> tuple[NDArray[np.int64], list[tuple[int, int]]]:
     counts, sizes = np.zeros((3, 256), np.int64), []
-    for read in start_reading(dataset.source, paths):
+    for path, read in zip(paths, start_reading(dataset.source, paths), strict=True):
         try:
-            size, levels = count_levels(read())
+            size, levels = count_levels(read(), find_box(path))
         except OSError as error:
             explain_os_error(error)  # raises what is no fault of the image
         except ImageError:

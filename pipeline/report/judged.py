@@ -29,8 +29,14 @@ from permafrost.stages.datasets.targets import (
     Targets,
     parse_targets,
 )
-from permafrost.stages.evaluation.calibration import Calibration, measure_calibration
-from permafrost.stages.evaluation.metrics import count_confusions, describe_classes
+from permafrost.stages.evaluation.certainty import (
+    Bin,
+    fill_bins,
+    list_claims,
+    measure_brier,
+    measure_ece,
+)
+from permafrost.stages.evaluation.metrics import Judged, count_confusions, describe_classes, judge
 
 # Classes that a matrix shows; of more, those that are confused most.
 _MOST_CLASSES = 25
@@ -206,15 +212,16 @@ def tell_reliability(chapter: Chapter, found: Predictions) -> Section | None:
     """Show how often a claim of some confidence is right."""
     if chapter.task == REGRESSION:
         return None
-    measured = measure_calibration(parse_truth(chapter, found), found.outputs, found.classes)
-    claims = sum(one.n * one.claimed for one in measured.bins) / sum(o.n for o in measured.bins)
-    kept = sum(one.n * one.kept for one in measured.bins) / sum(one.n for one in measured.bins)
+    judged = judge(parse_truth(chapter, found), found.outputs, found.classes)
+    claimed, right = list_claims(judged.outputs, judged.truth)
+    claims, kept = claimed.mean(), right.mean()
+    off = show_share(measure_ece(judged.outputs, judged.truth))
     sure = "about as sure as it may be"
     if abs(claims - kept) > 0.02:
         sure = "too sure of itself" if claims > kept else "more often right than it says"
     what = "class" if chapter.task == CLASSIFICATION else "tag"
     finding = (
-        f"Its probability of a {what} is off by {show_share(measured.expected_error)} on the mean"
+        f"Its probability of a {what} is off by {off} on the mean"
         f" (expected calibration error): it claims {show_share(claims)} and keeps"
         f" {show_share(kept)}; it is {sure}."
     )
@@ -222,14 +229,18 @@ def tell_reliability(chapter: Chapter, found: Predictions) -> Section | None:
         name="reliability",
         title="How far its confidence holds",
         finding=finding,
-        parts=[_list_losses(chapter, measured), *_plot_bins(measured)],
+        parts=[_list_losses(chapter, judged, off), *_plot_bins(fill_bins(claimed, right))],
     )
 
 
-def _list_losses(chapter: Chapter, measured: Calibration) -> Tiles:
+def _list_losses(chapter: Chapter, judged: Judged, off: str) -> Tiles:
     items = [
-        ("Expected calibration error", show_share(measured.expected_error), "0 is best"),
-        ("Brier score", show_number(measured.brier), "0 is best"),
+        (
+            "Expected calibration error",
+            show_share(measure_ece(judged.outputs, judged.truth)),
+            "0 is best",
+        ),
+        ("Brier score", show_number(measure_brier(judged.outputs, judged.truth)), "0 is best"),
     ]
     for name in ("log_loss", "cv_log_loss_mean"):
         if chapter.metrics.get(name) is not None:
@@ -238,7 +249,7 @@ def _list_losses(chapter: Chapter, measured: Calibration) -> Tiles:
     return Tiles(items=items)
 
 
-def _plot_bins(measured: Calibration) -> list[Chart | Table]:
+def _plot_bins(bins: Sequence[Bin]) -> list[Chart | Table]:
     rows = [
         {
             "x": one.claimed,
@@ -247,13 +258,11 @@ def _plot_bins(measured: Calibration) -> list[Chart | Table]:
             "said": f"claims {show_share(one.claimed)}, keeps {show_share(one.kept)},"
             f" {count(one.n, 'claim')}",
         }
-        for one in measured.bins
+        for one in bins
     ]
     line = [{"x": 0, "y": 0}, {"x": 1, "y": 1}]
     svg = plot_points(rows, x="Confidence", y="Share that is right", line=line, form="~%")
-    cells = [
-        (f"{show_share(b.claimed)}", f"{show_share(b.kept)}", f"{b.n:,}") for b in measured.bins
-    ]
+    cells = [(f"{show_share(b.claimed)}", f"{show_share(b.kept)}", f"{b.n:,}") for b in bins]
     header = ("Confidence", "Right", "Claims")
     note = "On the dashed line, confidence is what it says. Large points are many claims."
     return [

@@ -124,7 +124,7 @@ class Leaderboard:
                     str(number),
                     "" if mean is None else f"{mean:.4f}",
                     "" if std is None else f"{std:.4f}",
-                    _write_p(entry.p_value),
+                    write_p(entry.p_value),
                     f"{entry.seconds:.1f}",
                     entry.configuration.layer,
                     f"{entry.configuration.head} {entry.error}".strip(),
@@ -283,7 +283,8 @@ def _round(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _write_p(value: float | None) -> str:
+def write_p(value: float | None) -> str:
+    """Write a p value; nothing for none."""
     if value is None:
         return ""
     return f"{value:.3f}" if value >= 0.001 else "<0.001"

@@ -60,10 +60,10 @@ def parse_mode(text: str) -> str:
         raise InputError(f"cannot read --preprocess {text!r}; write it as {OWN_MODE}")
     mean = _parse_figures(match[1], text)
     std = _parse_figures(match[2], text) if match[2] else [1.0] * len(mean)
-    if len(mean) not in (1, 3) or len(std) != len(mean):
+    if len(std) != len(mean):
         raise InputError(
-            f"--preprocess {text!r} has {len(mean)} means and {len(std)} deviations; write 3 of"
-            f" each, as {OWN_MODE}, or 1 for grey images"
+            f"--preprocess {text!r} has {len(mean)} means and {len(std)} deviations; write one of"
+            f" each for every channel, as {OWN_MODE}"
         )
     if np.float32(min(std)) <= 0:
         raise InputError(f"--preprocess {text!r}: std {min(std):g} must be above 0")

@@ -9,6 +9,7 @@ import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 
+from permafrost.stages.datasets.annotations.boxes import keep_images_together, place_boxes
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.split_names import SPLIT_NAMES, name_split, normalise_splits
 from permafrost.stages.datasets.table import Table, explain_bytes, parse_table
@@ -32,22 +33,20 @@ def join_table(
     letters are composed does not matter. Rows of one path are one row: where they disagree, the
     column says nothing of the image. Images without a row get no label and keep their split; rows
     without an image are left out, and warned of. A table without labels leaves those that there
-    are.
+    are. With a column ``box``, each row of the table is a row of the dataset.
 
     Raises
     ------
     InputError
         When no row names an image.
     """
+    if any(table.known.get("box", ())):
+        return _join_boxes(manifest, table, split_names)
     table, disagreeing = _merge_rows(table)
     _warn_of_disagreement(table, disagreeing)
     names = table.require("path")
     rows = _match_rows(names, manifest.paths)
-    if max(rows, default=0) < 0:
-        raise InputError(
-            f"no row of {table.name!r} names one of the {len(manifest)} images (the first is"
-            f" {manifest.paths[0]!r}); correct its paths, base names or stems"
-        )
+    _check_any(rows, table, manifest)
     _warn_of_unmatched(table, set(range(len(names))).difference(rows))
     labels = table.known.get("label")
     found = _pick(table.known.get("split", [""] * len(names)), rows)
@@ -62,6 +61,38 @@ def join_table(
         ],
         extra=manifest.extra | {name: _pick(column, rows) for name, column in table.extra.items()},
     )
+
+
+def _join_boxes(
+    manifest: Manifest, table: Table, split_names: Mapping[str, str] | None
+) -> Manifest:
+    """Make a row of each box; images without any have none."""
+    names = table.require("path")
+    different = [*dict.fromkeys(names)]
+    matched = _match_rows(different, manifest.paths)
+    _check_any(matched, table, manifest)
+    image_of = {different[row]: image for image, row in enumerate(matched) if row >= 0}
+    rows = [row for row, name in enumerate(names) if name in image_of]
+    _warn_of_unmatched(table, set(range(len(names))).difference(rows))
+    images = manifest.select(image_of[names[row]] for row in rows)
+    said = {role: _pick(texts, rows) for role, texts in table.known.items() if role != "path"}
+    splits = normalise_splits(said["split"], split_names) if "split" in said else images.splits
+    extra = images.extra | {name: _pick(column, rows) for name, column in table.extra.items()}
+    return dataclasses.replace(
+        images,
+        paths=place_boxes(images.paths, said["box"], name=table.name),
+        labels=said.get("label", images.labels),
+        splits=[split or kept for split, kept in zip(splits, images.splits, strict=True)],
+        extra=keep_images_together(images.paths, extra),
+    )
+
+
+def _check_any(rows: Sequence[int], table: Table, manifest: Manifest) -> None:
+    if max(rows, default=0) < 0:
+        raise InputError(
+            f"no row of {table.name!r} names one of the {len(manifest)} images (the first is"
+            f" {manifest.paths[0]!r}); correct its paths, base names or stems"
+        )
 
 
 def join_archive_tables(
@@ -85,7 +116,10 @@ def join_archive_tables(
     # The one table of an archive may well be called evaluation.csv, and tell of no split.
     certain = {**SPLIT_NAMES, **(split_names or {})}.keys() if len(useful) == 1 else None
     tables = [_place(table, certain) for table in useful]
-    table, disagreeing = _merge_rows(_concatenate(tables))
+    table = _concatenate(tables)
+    if any(table.known.get("box", ())):
+        return join_table(manifest, table, split_names=split_names)
+    table, disagreeing = _merge_rows(table)
     for column in {"label", "split"} & disagreeing.keys():
         raise InputError(
             f"rows of {table.name} in {source.root!r} give {disagreeing[column][0]!r} several"

@@ -10,6 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from permafrost.stages.datasets.annotations.coco import read_coco
+from permafrost.stages.datasets.annotations.columns import (
+    find_shards,
+    name_splits,
+    read_columns,
+    take_columns,
+)
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.folders import (
     Ignored,
@@ -24,10 +31,17 @@ from permafrost.stages.datasets.split_names import is_like_split, parse_split_na
 from permafrost.stages.datasets.table import explain_bytes, read_table
 from permafrost.stages.datasets.targets import warn_of_lookalikes
 from permafrost.stages.datasets.texts import Texts
-from permafrost.stages.errors import InputError
+from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
 from permafrost.stages.sources.names import find_missing, find_names
-from permafrost.stages.sources.source import ArchiveSource, FolderSource, Source, open_source
+from permafrost.stages.sources.source import (
+    ArchiveSource,
+    FolderSource,
+    ShardedSource,
+    Source,
+    open_source,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -75,8 +89,9 @@ def list_dataset(
         A folder, an archive, a CSV file or a URL.
     labels : str, optional
         ``folder``, ``filename:REGEX`` (the first group or else the whole match, searched in the
-        base name), or ``csv:FILE`` (labels, splits and further columns looked up by path, base
-        name or stem; without a column of labels, those of the default stay).
+        base name), ``csv:FILE`` (labels, splits and further columns looked up by path, base
+        name or stem; without a column of labels, those of the default stay), or ``coco:FILE`` (a
+        row for each box of a COCO file).
         By default what the CSV at the location or in the archive says; otherwise the folders.
     split_names : str, optional
         What splits are called besides their usual names, as in ``holdout=test,eval=val``.
@@ -138,18 +153,26 @@ def list_table(
     if paths.holds("file:"):
         paths = Texts.of(map(drop_file_scheme, paths))
     gone = find_missing(source, paths)
-    meant = find_names(source, dict.fromkeys(gone))
+    meant = find_names(source, dict.fromkeys(map(drop_box, gone)))
     if meant.found:
-        paths = Texts.of(meant.found.get(path, path) for path in paths)
+        paths = Texts.of(_move(path, meant.found) for path in paths)
     return ListedDataset(
         manifest=dataclasses.replace(manifest, paths=paths),
         source=source,
         missing={
-            path: f" (there is {meant.near[path]!r})" if path in meant.near else explain_bytes(path)
+            path: f" (there is {near!r})"
+            if (near := meant.near.get(drop_box(path)))
+            else explain_bytes(path)
             for path in gone
-            if path not in meant.found
+            if drop_box(path) not in meant.found
         },
     )
+
+
+def _move(path: str, found: Mapping[str, str]) -> str:
+    """Return where an image is found, with the box that its path tells."""
+    image = drop_box(path)
+    return found.get(image, image) + path[len(image) :]
 
 
 def _report_missing(found: ListedDataset, location: str) -> None:
@@ -172,8 +195,15 @@ def _list_images(
     source: Source, labels: str | None, split_names: Mapping[str, str]
 ) -> ListedDataset:
     listing = source.list_files()
+    found = find_shards(source, listing)
+    if found is not source:
+        source, listing = found, found.list_files()
     paths = Texts.of(listing.images)
-    layout = read_layout(paths, others=listing.others, split_names=split_names)
+    # What shards are called are no classes.
+    names: Sequence[str] = paths
+    if isinstance(source, ShardedSource):
+        names = [name for _, names in source.list_shards() for name in names]
+    layout = read_layout(names, others=listing.others, split_names=split_names)
     ignored = count_ignored(listing, layout)
     for line in ignored.describe():
         _log.warning("%r: %s", source.root, line)
@@ -181,7 +211,10 @@ def _list_images(
         raise InputError(
             f"no images in {source.root!r}: no file name ends in {', '.join(IMAGE_SUFFIXES)}"
         )
-    by_folder, splits = _read_folders(paths, layout)
+    by_folder, splits = _read_folders(names, layout)
+    if isinstance(source, ShardedSource):
+        told = name_splits(source, split_names)
+        splits = [one or other for one, other in zip(told, splits, strict=True)]
     manifest = Manifest(
         root=source.root,
         paths=paths,
@@ -189,9 +222,14 @@ def _list_images(
         splits=splits,
         digests=Digests.none(len(paths)),
     )
+    kind, _, column = (labels or "").partition(":")
+    columns = read_columns(source)
+    if columns.texts:
+        label = column if kind == "column" else ""
+        manifest = take_columns(manifest, columns, label=label, split_names=split_names)
     if isinstance(source, ArchiveSource):
         manifest = join_archive_tables(manifest, source, split_names=split_names)
-    if labels is not None:
+    if labels is not None and not (kind == "column" and columns.texts):
         manifest = _relabel(manifest, labels, layout=layout, split_names=split_names)
     if manifest.labels == by_folder:
         warn_of_layout(layout, paths, by_folder, root=source.root)
@@ -218,8 +256,20 @@ def _relabel(
             return join_table(manifest, table, split_names=split_names)
         table.require("label")
         relabelled = join_table(manifest, table, split_names=split_names)
+    elif kind == "column":
+        if argument not in manifest.extra:
+            raise UnknownNameError("column", argument, tuple(manifest.extra), where="of the images")
+        extra = {name: texts for name, texts in manifest.extra.items() if name != argument}
+        labelled = manifest.extra[argument]
+        relabelled = dataclasses.replace(manifest, labels=labelled, extra=extra)
+    elif kind == "coco":
+        table = read_coco(Path(drop_file_scheme(argument)))
+        relabelled = join_table(manifest, table, split_names=split_names)
     else:
-        raise InputError(f"unknown labels {rule!r}; write folder, filename:REGEX or csv:FILE")
+        raise InputError(
+            f"unknown labels {rule!r}; write folder, filename:REGEX, column:NAME, csv:FILE or"
+            " coco:FILE"
+        )
     if not any(relabelled.labels):
         raise InputError(
             f"--labels {rule!r} finds a label for none of the {len(manifest)} images "

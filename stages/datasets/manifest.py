@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from permafrost.stages.datasets.annotations.boxes import keep_images_together, place_boxes
 from permafrost.stages.datasets.digests import DIGEST_BYTES, Digests
 from permafrost.stages.datasets.formulas import restore_texts
 from permafrost.stages.datasets.split_names import normalise_splits
@@ -107,7 +108,7 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
     ----------
     file : Path
         A CSV file. Without a column ``root`` its paths are relative to the file's own folder;
-        labels, splits and digests may be missing.
+        labels, splits and digests may be missing. With a column ``box``, see `place_boxes`.
     split_names : mapping of str to str, optional
         See `normalise_splits`.
 
@@ -122,7 +123,10 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
         packed.extend(_parse_digests(texts, file).array.data)
 
     table = read_table(file, take={"digest": pack, "root": roots.update})
-    paths = table.require("path")
+    paths, extra = table.require("path"), table.extra
+    if any(boxes := table.known.get("box", ())):
+        extra = keep_images_together(paths, extra)
+        paths = place_boxes(paths, boxes, name=str(file))
     blank = [""] * len(paths)
     return Manifest(
         root=_read_root(sorted(restore_texts([*roots])), file),
@@ -132,7 +136,7 @@ def read_manifest(file: Path, *, split_names: Mapping[str, str] | None = None) -
         digests=Digests(np.frombuffer(packed, np.uint8).reshape(-1, DIGEST_BYTES))
         if packed
         else Digests.none(len(paths)),
-        extra=table.extra,
+        extra=extra,
     )
 
 

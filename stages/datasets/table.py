@@ -28,6 +28,7 @@ COLUMN_NAMES = {
     "split": ("split",),
     "digest": ("digest",),
     "root": ("root",),
+    "box": ("box",),
 }
 # How the marks that such a file begins with come out of UTF-8.
 _UTF16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from permafrost.stages.errors import InputError
 
 ORIENT_MODES = ("ignore", "exif")
-COLOR_MODES = ("rgb", "grayscale")
+# How many channels an image has, and what that is called.
+_COLORS: Mapping[int, str] = {
+    1: "grayscale",
+    3: "rgb",
+    **{n: f"{n} channels" for n in (2, *range(4, 65))},
+}
+COLOR_MODES = tuple(_COLORS.values())
 DECODE_MODES = ("exact", "fast")
+
+
+def name_color(n_channels: int) -> str:
+    """Return the one of `COLOR_MODES` that has so many channels."""
+    return _COLORS[n_channels]
+
+
+def count_channels(color: str) -> int:
+    """Return how many channels one of `COLOR_MODES` has."""
+    return next(n_channels for n_channels, name in _COLORS.items() if name == color)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,9 +7,10 @@ becomes of the others.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -18,10 +19,17 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from PIL.Image import Transpose
 
-from permafrost.stages.decoding.choices import COLOR_MODES, DECODE_MODES, ORIENT_MODES
-from permafrost.stages.decoding.formats import Picture, read_picture
-from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES, Box, Size
-from permafrost.stages.errors import DecoderError, InputError, UnknownNameError
+from permafrost.stages.decoding.choices import (
+    COLOR_MODES,
+    DECODE_MODES,
+    ORIENT_MODES,
+    count_channels,
+)
+from permafrost.stages.decoding.formats import ChooseScale, Picture, read_picture
+from permafrost.stages.decoding.planes import read_planes
+from permafrost.stages.decoding.resizing import KERAS, RESIZE_METHODS, RESIZE_MODES, Box, Size
+from permafrost.stages.decoding.sampling import ANTIALIAS, INTERPOLATIONS, crop, pad, resample
+from permafrost.stages.errors import DecoderError, ImageError, InputError, UnknownNameError
 
 # Turns that exchange width and height.
 _ON_SIDE = {Transpose.TRANSPOSE, Transpose.ROTATE_270, Transpose.TRANSVERSE, Transpose.ROTATE_90}
@@ -38,14 +46,17 @@ _FROM_BELOW = {
     Transpose.TRANSVERSE,
     Transpose.ROTATE_90,
 }
+# What Pillow calls what it can make of any picture.
+_OF_PILLOW = {"rgb": "RGB", "grayscale": "L", "4 channels": "RGBA"}
 _MAX_PIXELS = 178_956_970
 # Raised when our own code begins to read, or to refuse, other files than before.
-_READER = 1
+_READER = 2
 # How many times larger than the result a reduced picture is at least. For photos of 9 to 16
 # megapixels at 224 pixels, a margin of 1 would take a quarter less time and differ by 0.70 grey
 # levels from "exact"; 2 differs by 0.24.
 _MARGIN = 2
 _SCALES = (8, 4, 2)
+_OF_KERAS = tuple(KERAS + name + end for name in INTERPOLATIONS for end in ("", ANTIALIAS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,19 +68,25 @@ class DecodeSpec:
     height, width : int
         Size of the result in pixels.
     resize : {"bilinear", "bicubic", "nearest", "lanczos", "area"}
-        Interpolation; all but "nearest" average over the pixels that one output pixel covers.
+        Interpolation; all but "nearest" average over the pixels that one output pixel covers. Or
+        what `resample` takes, with `KERAS` before it: as Keras' own layers resize.
     resize_mode : {"stretch", "crop", "pad"}
         "stretch" ignores the aspect ratio; "crop" keeps the centre that has the wanted aspect
         ratio, as Keras' ``keep_aspect_ratio=True``; "pad" fits all of the image inside, on black.
     orient : {"ignore", "exif"}
         Whether the orientation in the file's EXIF or XMP turns the image; Keras ignores it. A
         TIFF's own orientation is applied either way, because Pillow does, and so Keras.
-    color : {"rgb", "grayscale"}
-        Three channels, or one, as Keras' ``color_mode``.
+    color : str
+        One of `COLOR_MODES`: "rgb" or "grayscale", as Keras' ``color_mode``; "4 channels", which is
+        Keras' "rgba"; or another number of channels, which only an array or a TIFF with as many
+        pages has.
     decoding : {"exact", "fast"}
         "fast" decodes a JPEG that is much larger than the result at a half, a quarter or an eighth
         of its size, whichever is the smallest that leaves twice the wanted size in both directions.
         Everything else, and what "nearest" is to resize, it decodes as "exact" does.
+    box : tuple of int, optional
+        Left, top, width and height in pixels of the part that is the image, turned as `orient`
+        says. It is cut out of the whole picture, so that "fast" decodes it as "exact" does.
     max_pixels : int
         Images of more pixels are refused. The default is where Pillow, and so Keras, refuses: it
         lets 150-megapixel cameras through and, at Pillow's 4 bytes a pixel, holds the largest
@@ -92,12 +109,14 @@ class DecodeSpec:
     orient: str = "ignore"
     color: str = "rgb"
     decoding: str = "exact"
+    # Not what is remembered of an image's failure is told by: its row's id has the box.
+    box: tuple[int, int, int, int] | None = field(default=None, repr=False)
     max_pixels: int = _MAX_PIXELS
 
     @property
     def channels(self) -> int:
-        """Channels of the result: 3, or 1 for grey."""
-        return 3 if self.color == "rgb" else 1
+        """Channels of the result: 3, 1 for grey, or what the colour says."""
+        return count_channels(self.color)
 
     def __post_init__(self) -> None:
         numbers = {"height": self.height, "width": self.width, "pixel limit": self.max_pixels}
@@ -105,7 +124,7 @@ class DecodeSpec:
             if number < 1:
                 raise InputError(f"image {name} {number}: must be at least 1")
         for kind, value, known in (
-            ("resize method", self.resize, tuple(RESIZE_METHODS)),
+            ("resize method", self.resize, (*RESIZE_METHODS, *_OF_KERAS)),
             ("resize mode", self.resize_mode, tuple(RESIZE_MODES)),
             ("orientation mode", self.orient, ORIENT_MODES),
             ("colour mode", self.color, COLOR_MODES),
@@ -140,7 +159,8 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
     Parameters
     ----------
     data : bytes
-        A whole JPEG (or MPO), PNG, GIF, BMP, WebP or TIFF file.
+        A whole JPEG (or MPO), PNG, GIF, BMP, WebP, TIFF, PPM or PGM file, or a ``.npy`` of uint8,
+        shape (height, width, channels).
     spec : DecodeSpec
         Size, interpolation and orientation of the result.
 
@@ -163,13 +183,17 @@ def decode_image(data: bytes, spec: DecodeSpec) -> Decoded:
         return _decode(data, spec)
 
 
-def count_levels(data: bytes) -> tuple[Size, NDArray[np.int64]]:
+def count_levels(
+    data: bytes, box: tuple[int, int, int, int] | None = None
+) -> tuple[Size, NDArray[np.int64]]:
     """Count how often each level occurs in an image of its own size.
 
     Parameters
     ----------
     data : bytes
         As `decode_image` takes it; what is raised is the same.
+    box : tuple of int, optional
+        See `DecodeSpec`.
 
     Returns
     -------
@@ -180,8 +204,37 @@ def count_levels(data: bytes) -> tuple[Size, NDArray[np.int64]]:
     """
     with _refusing():
         picture = read_picture(data, max_pixels=_MAX_PIXELS)
+        if box is not None:
+            picture = _cut(picture, box)
         counts = picture.image.convert("RGB").histogram()
     return picture.size, np.array(counts, np.int64).reshape(3, 256)
+
+
+def decode_grey(data: bytes, *, longest: int) -> tuple[Size, NDArray[np.uint8]]:
+    """Decode an image to grey, and reduce it so that its longer side is at most `longest` pixels.
+
+    Parameters
+    ----------
+    data : bytes
+        As `decode_image` takes it; what is raised is the same.
+    longest : int
+
+    Returns
+    -------
+    size : tuple of int
+        Width and height in the file, in pixels.
+    levels : ndarray of uint8, shape (height, width)
+        As it is stored, never turned; never enlarged.
+    """
+
+    def choose_scale(size: Size, _: Transpose | None) -> int:
+        return next((scale for scale in _SCALES if max(size) // scale >= longest), 1)
+
+    with _refusing():
+        picture = read_picture(data, max_pixels=_MAX_PIXELS, choose_scale=choose_scale)
+        image = picture.image.convert("L")
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+        return picture.size, np.asarray(image)
 
 
 @contextmanager
@@ -203,13 +256,67 @@ def describe_decoder() -> str:
 
 
 def _decode(data: bytes, spec: DecodeSpec) -> Decoded:
-    fast = partial(_choose_scale, spec=spec) if spec.decoding == "fast" else None
-    picture = read_picture(data, max_pixels=spec.max_pixels, choose_scale=fast)
-    image = _resize(picture, spec)
+    planes = read_planes(data, spec.channels, max_pixels=spec.max_pixels)
+    if planes:
+        pixels = np.stack([_decode_plane(plane, spec) for plane in planes], axis=-1)
+        pixels.flags.writeable = False
+        return Decoded(pixels=pixels, rotated=False)
+    if spec.color not in _OF_PILLOW:
+        raise ImageError(f"has not {spec.color}: save a uint8 array, or a TIFF of as many pages")
+    if spec.box is None:
+        fast = partial(_choose_scale, spec=spec) if spec.decoding == "fast" else None
+        picture = _read(data, spec, choose_scale=fast)
+        image = _resize(picture, spec)
+    else:
+        picture = _read_near(data, spec)
+        image = _resize(_cut(_turn(picture, spec), spec.box), spec)
     # Grey becomes RGB only now: the result is the same and the resize costs a third.
-    pixels = np.asarray(image.convert("RGB") if spec.color == "rgb" else image)
+    pixels = np.asarray(image.convert(_OF_PILLOW[spec.color]))
     shape = (spec.height, spec.width, spec.channels)
     return Decoded(pixels=pixels.reshape(shape), rotated=picture.turn is not None)
+
+
+def _read(data: bytes, spec: DecodeSpec, choose_scale: ChooseScale | None = None) -> Picture:
+    mode = "RGBA" if spec.channels == 4 else "RGB"
+    return read_picture(data, max_pixels=spec.max_pixels, choose_scale=choose_scale, mode=mode)
+
+
+def _decode_plane(plane: Image.Image, spec: DecodeSpec) -> NDArray[np.uint8]:
+    picture = Picture(image=plane, turn=None, size=plane.size, scale=1)
+    return np.asarray(_resize(_cut(picture, spec.box) if spec.box else picture, spec))
+
+
+_near = threading.local()
+
+
+def _read_near(data: bytes, spec: DecodeSpec) -> Picture:
+    """Read a picture, or return the last one of this thread where that is of the same bytes."""
+    last: tuple[bytes, Picture] | None = getattr(_near, "last", None)
+    if last is None or last[0] is not data:
+        _near.last = last = None  # two at once would take twice the memory
+        _near.last = last = data, _read(data, spec)
+    return last[1]
+
+
+def _turn(picture: Picture, spec: DecodeSpec) -> Picture:
+    """Turn a picture as its file asks, if that is to be heeded."""
+    if picture.turn is None or spec.orient != "exif":
+        return picture
+    image = picture.image.transpose(picture.turn)
+    size = _turn_size(picture.size, picture.turn)
+    return replace(picture, image=image, size=size, turn=None)
+
+
+def _cut(picture: Picture, box: tuple[int, int, int, int]) -> Picture:
+    """Cut a box out of a whole picture; ImageError where it does not lie inside."""
+    (x, y, width, height), size = box, picture.size
+    if min(width, height) < 1:
+        raise ImageError(f"box {x},{y},{width},{height} is empty or reversed")
+    if min(x, y) < 0 or x + width > size[0] or y + height > size[1]:
+        where = f"{size[0]} x {size[1]} pixels"
+        raise ImageError(f"box {x},{y},{width},{height} reaches out of the image of {where}")
+    image = picture.image.crop((x, y, x + width, y + height))
+    return replace(picture, image=image, size=image.size, turn=None)
 
 
 def _center(image: Image.Image, size: Size) -> Image.Image:
@@ -227,8 +334,8 @@ def _turn_size(size: Size, turn: Transpose | None) -> Size:
 
 
 def _choose_scale(size: Size, turn: Image.Transpose | None, *, spec: DecodeSpec) -> int:
-    if spec.resize == "nearest":
-        return 1  # it takes single pixels, which a reduced picture no longer has
+    if spec.resize == "nearest" or spec.resize.startswith(KERAS):
+        return 1  # they take single pixels, which a reduced picture no longer has
     if spec.orient == "exif":
         size = _turn_size(size, turn)
     (left, top, right, bottom), (width, height) = _place(size, spec)
@@ -243,6 +350,8 @@ def _resize(picture: Picture, spec: DecodeSpec) -> Image.Image:
         image, size = image.transpose(turn), _turn_size(size, turn)
     if spec.color == "grayscale":
         image = image.convert("L")
+    if spec.resize.startswith(KERAS):
+        return _resize_as_keras(image, spec)
     in_file, placed = _place(size, spec)
     # In pixels of the reduced image, to the fraction of one.
     left = image.width - size[0] / picture.scale if turn in _FROM_RIGHT else 0
@@ -251,6 +360,15 @@ def _resize(picture: Picture, spec: DecodeSpec) -> Image.Image:
     box = (left + x, top + y, left + right, top + bottom)
     image = image.resize(placed, Image.Resampling[RESIZE_METHODS[spec.resize]], box=box)
     return _center(image, (spec.width, spec.height))
+
+
+def _resize_as_keras(image: Image.Image, spec: DecodeSpec) -> Image.Image:
+    pixels, size = np.asarray(image), (spec.height, spec.width)
+    if spec.resize_mode == "crop":
+        pixels = crop(pixels, size)
+    if spec.resize_mode == "pad":
+        pixels = pad(pixels, size, most=spec.max_pixels)
+    return Image.fromarray(resample(pixels, size, spec.resize.removeprefix(KERAS)))
 
 
 def _place(size: Size, spec: DecodeSpec) -> tuple[Box, Size]:

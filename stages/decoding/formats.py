@@ -100,8 +100,8 @@ class Picture:
     Attributes
     ----------
     image : Image.Image
-        In mode "L" or "RGB", as it is stored. At a reduced scale its width and height are rounded
-        up: beyond ``size / scale`` lies a last row or column that is picture only in part.
+        In mode "L", "RGB" or "RGBA", as it is stored. At a reduced scale its width and height are
+        rounded up: beyond ``size / scale`` lies a last row or column that is picture only in part.
     turn : Image.Transpose, optional
         How the file's EXIF or XMP asks for it to be turned.
     size : tuple of int
@@ -117,7 +117,7 @@ class Picture:
 
 
 def read_picture(
-    data: bytes, *, max_pixels: int, choose_scale: ChooseScale | None = None
+    data: bytes, *, max_pixels: int, choose_scale: ChooseScale | None = None, mode: str = "RGB"
 ) -> Picture:
     """Read the first picture of an image file.
 
@@ -130,6 +130,8 @@ def read_picture(
         Is asked for the scale that is enough: 1, 2, 4 or 8, given the size in the file and the
         turn. JPEG files are decoded at that scale, which skips most of the work after the entropy
         decoding; everything else is read whole.
+    mode : {"RGB", "RGBA"}
+        Of a picture with colours or alpha; "RGBA" keeps the latter.
 
     Raises
     ------
@@ -138,15 +140,17 @@ def read_picture(
     MemoryError
     """
     try:
-        return _read_picture(data, max_pixels=max_pixels, choose_scale=choose_scale)
+        return _read_picture(data, max_pixels=max_pixels, choose_scale=choose_scale, mode=mode)
     except ImageError:
         if choose_scale is None:
             raise
     # Pillow reads JPEGs that it cannot reduce, lossless ones for example.
-    return _read_picture(data, max_pixels=max_pixels, choose_scale=None)
+    return _read_picture(data, max_pixels=max_pixels, choose_scale=None, mode=mode)
 
 
-def _read_picture(data: bytes, *, max_pixels: int, choose_scale: ChooseScale | None) -> Picture:
+def _read_picture(
+    data: bytes, *, max_pixels: int, choose_scale: ChooseScale | None, mode: str
+) -> Picture:
     name = _recognise(data)
     try:
         file = _open(data, name, max_pixels=max_pixels)
@@ -159,7 +163,9 @@ def _read_picture(data: bytes, *, max_pixels: int, choose_scale: ChooseScale | N
         if file.width * file.height * _STORED_BYTES_PER_PIXEL > _BLOCK_BYTES:
             _keep_blocks()
         file.load()
-        return Picture(image=_to_eight_bits(file), turn=_find_turn(file), size=size, scale=scale)
+        return Picture(
+            image=_to_eight_bits(file, mode), turn=_find_turn(file), size=size, scale=scale
+        )
     except (ImageError, MemoryError):
         raise
     # On garbage, Pillow's plugins raise anything from SyntaxError to struct.error.
@@ -189,6 +195,18 @@ def _keep_blocks() -> None:
     _imaging.set_blocks_max(_KEPT_BLOCKS)
 
 
+def open_tiff(data: bytes, *, max_pixels: int) -> TiffImageFile | None:
+    """Read the header of a TIFF; None where it is none, or too damaged or large to be read."""
+    try:
+        file = _open(data, "TIFF", max_pixels=max_pixels) if _recognise(data) == "TIFF" else None
+    except MemoryError:
+        raise
+    # Whoever reads its first picture then says what is wrong with it.
+    except Exception:  # noqa: BLE001
+        return None
+    return file if isinstance(file, TiffImageFile) else None
+
+
 def _recognise(data: bytes) -> str:
     if not data:
         raise ImageError("empty file")
@@ -216,8 +234,8 @@ def _find_turn(file: ImageFile) -> Image.Transpose | None:
         return None
 
 
-def _to_eight_bits(file: ImageFile) -> Image.Image:
-    """Give the image in mode "L" or "RGB"."""
+def _to_eight_bits(file: ImageFile, mode: str) -> Image.Image:
+    """Give the image in mode "L" or "RGB", or "RGBA" if that is asked for."""
     if file.mode in ("L", "RGB"):
         return file
     # What Pillow reads of a PGM file into 32 bits are 16.
@@ -235,7 +253,7 @@ def _to_eight_bits(file: ImageFile) -> Image.Image:
                 f"floating-point pixels from {low:g} to {high:g}: scale them to 0..1 or to 8 bits"
             )
         return _scale_grey(file, values, white=1)
-    return file.convert("RGB")
+    return file.convert(mode)
 
 
 def _find_white(file: ImageFile) -> int:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import (
     Listing,
     check_size,
@@ -80,7 +81,7 @@ class ArchiveSource:
 
     def read_blocks(self, path: str) -> Iterator[bytes]:
         """Yield the member's bytes, at most 1 MiB at a time."""
-        member = load_members(self.root).get(path)
+        member = load_members(self.root).get(drop_box(path))
         if member is None:
             raise self._no_member(path)
         check_size(member.size_bytes, self._name(path))
@@ -97,7 +98,7 @@ class ArchiveSource:
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return the member's own fingerprint, then the archive's stamp."""
         members, archive = load_members(self.root), write_exact_stamp(os.stat(self.root))
-        found = map(members.get, paths)
+        found = map(members.get, map(drop_box, paths))
         return [
             f"{member.fingerprint}:{archive}" if member else self._no_member(path)
             for path, member in zip(paths, found, strict=True)

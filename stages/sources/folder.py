@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.boxes import drop_box
 from permafrost.stamps import write_exact_stamp
 
 IMAGE_SUFFIXES = (
@@ -22,9 +23,23 @@ IMAGE_SUFFIXES = (
     *(".bmp", ".webp", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm"),
 )
+ARRAY_SUFFIX = ".npy"
 # What lies beside images and is none, so that nobody misses it: tables, notes, annotations, code.
 _COMPANION_SUFFIXES = (
-    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".ini", ".cfg"),
+    *(
+        ".csv",
+        ".tsv",
+        ".txt",
+        ".cls",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".toml",
+        ".ini",
+        ".cfg",
+    ),
     *(".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".log"),
     *(".py", ".ipynb", ".sh", ".md5", ".sha1", ".sha256", ".sqlite", ".lnk"),
 )
@@ -101,7 +116,7 @@ class FolderSource:
 
     def read_blocks(self, path: str) -> Iterator[bytes]:
         """Yield the file's bytes, at most 1 MiB at a time."""
-        file = os.path.join(self.root, path)
+        file = os.path.join(self.root, drop_box(path))
         check_size(stat_regular(file).st_size, file)
         n_bytes = 0
         with open(file, "rb", buffering=0, opener=_open_at_once) as stream:
@@ -126,7 +141,8 @@ class FolderSource:
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return the stamp of each file, as `write_exact_stamp` does."""
         now_ns = time.time_ns()
-        return [_fingerprint(file, now_ns) for file in _join_all(self.root, paths)]
+        files = _join_all(self.root, [*map(drop_box, paths)])
+        return [_fingerprint(file, now_ns) for file in files]
 
 
 def drop_file_scheme(location: str) -> str:
@@ -155,6 +171,8 @@ def is_visible(path: str) -> bool:
 def sort_files(names: Iterable[str]) -> Listing:
     """Tell images from other files, and find the folders that hold none.
 
+    Where there are none, they are the arrays of NumPy.
+
     Parameters
     ----------
     names : iterable of str
@@ -172,6 +190,10 @@ def sort_files(names: Iterable[str]) -> Listing:
                 images.append(path)
             elif not lower.endswith(_COMPANION_SUFFIXES) and lower not in _COMPANIONS:
                 others.append(path)
+    if not images:
+        # Among images, arrays are something else.
+        images = [path for path in others if path.lower().endswith(ARRAY_SUFFIX)]
+        others = [path for path in others if not path.lower().endswith(ARRAY_SUFFIX)]
     parents = {folder[:end] for folder in filled for end in _find_slashes(folder)}
     return Listing(
         images=sorted(images, key=os.fsencode),

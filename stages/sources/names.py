@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, FolderSource
 from permafrost.stages.sources.source import RemoteSource, Source
 
@@ -39,7 +40,7 @@ def find_missing(source: Source, paths: Sequence[str]) -> list[str]:
     """Find the paths that are no files; what is there and cannot be read is none of them."""
     if isinstance(source, RemoteSource):
         # A server may have to be asked for each file's fingerprint, which reading it does anyway.
-        return [path for path in paths if path not in (source.files or {})]
+        return [path for path in paths if drop_box(path) not in (source.files or {})]
     told = source.fingerprints(paths)
     return [path for path, it in zip(paths, told, strict=True) if isinstance(it, GONE)]
 

@@ -6,9 +6,10 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
+from functools import cache, partial
+from itertools import groupby, islice, repeat
 
+from permafrost.stages.sources.boxes import drop_box, identify_row
 from permafrost.stages.sources.remote import REMOTE_READERS, RemoteSource
 from permafrost.stages.sources.source import FolderSource, Reader, Source
 
@@ -20,7 +21,7 @@ _READ_AHEAD = 8
 
 
 def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[bytes | OSError]:
-    """Hash images in parallel threads.
+    """Hash images in parallel threads; several boxes of one image are read once.
 
     Parameters
     ----------
@@ -34,8 +35,16 @@ def hash_images(source: Source, paths: Sequence[str], *, workers: int) -> list[b
     Returns
     -------
     list of bytes or OSError
-        For each path, in order, the 32 bytes of its SHA-256, or why it could not be read.
+        For each path, in order, the 32 bytes of its SHA-256, or of a box see `identify_row`; or why
+        it could not be read.
     """
+    files = list(dict.fromkeys(map(drop_box, paths)))
+    digests = dict(zip(files, _hash_files(source, files, workers=workers), strict=True))
+    found = zip(paths, (digests[drop_box(path)] for path in paths), strict=True)
+    return [one if isinstance(one, OSError) else identify_row(path, one) for path, one in found]
+
+
+def _hash_files(source: Source, paths: Sequence[str], *, workers: int) -> list[bytes | OSError]:
     size = _PATHS_PER_TASK
     if isinstance(source, RemoteSource):
         workers, size = max(workers, REMOTE_READERS), 1
@@ -62,8 +71,17 @@ def read_fingerprints(source: Source, paths: Sequence[str], *, workers: int) -> 
 def start_reading(source: Reader, paths: Sequence[str]) -> Iterator[Callable[[], bytes]]:
     """Yield for each path, in order, what returns its bytes or raises as `Source.read` does.
 
+    Boxes of one image that follow each other are given the same bytes, read once.
+
     From a server the next few are already on their way, because reading them is mostly waiting.
     """
+    files = [(file, len([*rows])) for file, rows in groupby(map(drop_box, paths))]
+    reading = _start_files(source, [file for file, _ in files])
+    for (_, n_rows), read in zip(files, reading, strict=True):
+        yield from repeat(read if n_rows == 1 else cache(read), n_rows)
+
+
+def _start_files(source: Reader, paths: Sequence[str]) -> Iterator[Callable[[], bytes]]:
     if not isinstance(source, RemoteSource):
         yield from (partial(source.read, path) for path in paths)
         return

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import (
     MAX_FILE_BYTES,
     Listing,
@@ -85,6 +86,7 @@ class RemoteSource:
 
     def read(self, path: str) -> bytes:
         """Return a file's bytes; `OSError` when that failed, several times if need be."""
+        path = drop_box(path)
         (key,) = self.file_keys([path])
         file = self.files.get(path) if self.files else None
         if file is not None and file.size_bytes is not None:
@@ -102,11 +104,12 @@ class RemoteSource:
 
     def fingerprints(self, paths: Sequence[str]) -> list[str | OSError]:
         """Return the checksum that the listing gives, or the time and size."""
-        told = {path: self._look_up(path) for path in paths}
+        files = [*map(drop_box, paths)]
+        told = {path: self._look_up(path) for path in files}
         untold = [path for path, fingerprint in told.items() if fingerprint is None]
         with ThreadPoolExecutor(REMOTE_READERS) as pool:
             told |= zip(untold, pool.map(self._ask, untold), strict=True)
-        return [told[path] or _make_unknown() for path in paths]
+        return [told[path] or _make_unknown() for path in files]
 
     def make_absolute(self) -> RemoteSource:
         """Return itself: a URL means the same everywhere."""

@@ -16,12 +16,15 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.sources.archive import ArchiveSource, load_members
 from permafrost.stages.sources.folder import FolderSource, Listing, drop_file_scheme
 from permafrost.stages.sources.remote import RemoteSource, is_url, open_remote, split_url
+from permafrost.stages.sources.sharded.pattern import is_pattern
+from permafrost.stages.sources.sharded.source import ShardedSource, open_shard
 
 __all__ = [
     "ArchiveSource",
     "FolderSource",
     "Reader",
     "RemoteSource",
+    "ShardedSource",
     "Source",
     "find_file",
     "open_source",
@@ -67,13 +70,14 @@ def open_source(location: str) -> Source:
     Parameters
     ----------
     location : str
-        A folder, an archive (zip, tar, npz), a CSV file (whose source is the folder it lies in),
-        or the URL of a folder, as ``s3://bucket/photos/``, which is listed at once.
+        A folder, an archive (zip, tar, npz), a CSV file (whose source is the folder it lies in), a
+        Parquet or Arrow file, a pattern of several of these or of tars (`ShardedSource`), or the
+        URL of a folder, as ``s3://bucket/photos/``, which is listed at once.
 
     Returns
     -------
     Source
-        A `FolderSource`, an `ArchiveSource` or a `RemoteSource`.
+        A `FolderSource`, an `ArchiveSource`, a `ShardedSource` or a `RemoteSource`.
 
     Raises
     ------
@@ -86,8 +90,8 @@ def open_source(location: str) -> Source:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
-            f"cannot open {location!r}: {reason}; name a folder, a .zip, .tar, .npz or .csv that is"
-            " there and whole, or a URL"
+            f"cannot open {location!r}: {reason}; name a folder, a .zip, .tar, .npz, .parquet or"
+            " .csv that is there and whole, or a URL"
         ) from error
 
 
@@ -104,6 +108,17 @@ def _open_folder_of_table(location: str) -> Source | None:
     return FolderSource(str(Path(location).parent)) if is_table else None
 
 
+def _open_shards(location: str) -> Source | None:
+    if is_pattern(location):
+        source = ShardedSource(location)
+        source.find_shards()
+        return source
+    if not location.lower().endswith((".parquet", ".arrow")):
+        return None
+    open_shard(location)
+    return ShardedSource(location)
+
+
 def _open_archive(location: str) -> Source | None:
     load_members(location)
     return ArchiveSource(location)
@@ -115,6 +130,7 @@ _OPENERS: tuple[Callable[[str], Source | None], ...] = (
     _open_url,
     _open_folder,
     _open_folder_of_table,
+    _open_shards,
     _open_archive,
 )
 

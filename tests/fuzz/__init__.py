@@ -1,3 +1,3 @@
-from tests.fuzz import files, texts
+from tests.fuzz import files, sharded, texts
 
-TARGETS = {**texts.TARGETS, **files.TARGETS}
+TARGETS = {**texts.TARGETS, **files.TARGETS, **sharded.TARGETS}

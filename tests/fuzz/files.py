@@ -62,7 +62,7 @@ def read_in_child(kind: str, content: bytes, folder: Path) -> str:
     child = os.fork()
     if child == 0:
         os._exit(_read(view, shard))
-    status = _wait(child)
+    status = wait_for(child)
     if status not in _OUTCOMES:
         raise AssertionError(f"the reader of a {kind} ended with status {status}")
     return _OUTCOMES[status]
@@ -72,7 +72,7 @@ def _find(folder: Path) -> tuple[Path, Path]:
     return folder / "features.h5", next(folder.rglob("shard-*.h5"))
 
 
-def _wait(child: int) -> int:
+def wait_for(child: int) -> int:
     deadline_s = time.monotonic() + TIME_LIMIT_S
     while time.monotonic() < deadline_s:
         pid, status = os.waitpid(child, os.WNOHANG)

@@ -74,7 +74,7 @@ def test_predictions_and_exports_take_the_figures(
 @pytest.mark.parametrize(
     ("figures", "said"),
     [
-        ("mean=1,2", "--preprocess 'mean=1,2' has 2 means"),
+        ("mean=1,2", "preprocessing 'mean=1,2,std=1,1' is for 2 channels, and the images have 3"),
         ("mean=1", "preprocessing 'mean=1,std=1' is for 1 channels, and the images have 3"),
         ("torchy", "unknown preprocessing 'torchy'; did you mean 'torch'? or write mean=R,G,B"),
     ],

@@ -30,8 +30,7 @@ def test_figures_are_written_in_one_way(text, mode):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("mean=1,2", "has 2 means and 2 deviations; write 3 of each"),
-        ("mean=1,2,3,std=1", "has 3 means and 1 deviations"),
+        ("mean=1,2,3,std=1", "has 3 means and 1 deviations; write one of each"),
         ("mean=1,2,3,std=1,0,1", "std 0 must be above 0"),
         ("mean=1,2,3,std=1,1e-60,1", "std 1e-60 must be above 0"),
         ("mean=1,2,x", "'x' is not a number; write it as mean=R,G,B,std=R,G,B"),

@@ -266,7 +266,7 @@ def test_a_folder_without_a_signature_is_refused(tmp_path):
     [
         ((None, 10), tf.float32, r"takes float32 \(None, 10\), not a batch of images"),
         ((None, 8, 8, 3), tf.string, "takes string"),
-        ((None, 8, 8, 2), tf.float32, "not one image of 1 or 3 channels"),
+        ((None, 8, 8, 65), tf.float32, "not one image of 1 to 64 channels"),
         ((4, 8, 8, 3), tf.float32, "takes 4 images at a time"),
     ],
 )

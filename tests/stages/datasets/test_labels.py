@@ -236,7 +236,7 @@ def test_folder_labels_of_a_csv_look_through_what_its_paths_share(tmp_path: Path
         ("filename:^zebra", "finds a label for none of the 1 images"),
         ("filename:(", "bad regular expression '\\('"),
         ("csv:none.csv", "cannot read 'none.csv'"),
-        ("colour", "unknown labels 'colour'; write folder, filename:REGEX or csv:FILE"),
+        ("colour", "unknown labels 'colour'; write folder, filename:REGEX,"),
     ],
 )
 def test_labels_that_fail_are_one_line(tmp_path: Path, rule: str, complaint: str) -> None:

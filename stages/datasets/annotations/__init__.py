@@ -1,0 +1,1 @@
+"""What comes with images besides folders and tables: boxes, COCO's JSON, columns of shards."""
