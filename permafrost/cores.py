@@ -1,4 +1,4 @@
-"""How many cores this process may use."""
+"""How many cores, and how much memory, this process may use."""
 
 from __future__ import annotations
 
@@ -31,15 +31,33 @@ def count_cores(root: Path = Path("/")) -> int:
     return max(1, min((allowed, *_limits, *_read_quotas(root))))
 
 
+def find_memory_limit(root: Path = Path("/")) -> int | None:
+    """Return the bytes that the process' control groups let it have; None where they do not say.
+
+    Parameters
+    ----------
+    root : Path
+        As for `count_cores`.
+    """
+    texts = _read_groups(root, "memory.max", default="max")
+    return min((int(text) for text in texts if text.strip() != "max"), default=None)
+
+
 def _read_quotas(root: Path) -> Iterator[int]:
-    """Yield the quotas, in cores, of the process's control group and of those above (version 2)."""
+    """Yield the quotas, in cores, of the process's control group and of those above."""
+    for text in _read_groups(root, "cpu.max", default="max 1"):
+        quota, period = text.split()
+        if quota != "max":
+            yield math.ceil(int(quota) / int(period))
+
+
+def _read_groups(root: Path, name: str, *, default: str) -> Iterator[str]:
+    """Yield a setting of the process's control group and of those above (version 2)."""
     try:
         groups = (root / "proc/self/cgroup").read_text(encoding="utf-8")
     except OSError:  # Only Linux has them.
         return
     group = Path(groups.strip().removeprefix("0::/"))
     for folder in (group, *group.parents):
-        file = root / "sys/fs/cgroup" / folder / "cpu.max"
-        quota, period = file.read_text(encoding="utf-8").split() if file.is_file() else ("max", "1")
-        if quota != "max":
-            yield math.ceil(int(quota) / int(period))
+        file = root / "sys/fs/cgroup" / folder / name
+        yield file.read_text(encoding="utf-8") if file.is_file() else default

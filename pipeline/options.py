@@ -141,7 +141,9 @@ class FeatureOptions:
         One or several with commas between: each is a feature set of its own.
     """
 
-    backbone: str = field(metadata={"metavar": "B", "help": "vgg16, …, a model file, or none"})
+    backbone: str = field(
+        metadata={"metavar": "B", "help": "vgg16, …, a model file, hub:PRESET, or none"}
+    )
     layers: tuple[str, ...] = field(
         metadata={
             "type": parse_layers,
@@ -149,12 +151,26 @@ class FeatureOptions:
             "help": "as block2_pool,block5_pool:avg; pixels is the image itself",
         }
     )
-    weights: str = declare("imagenet", metavar="imagenet|random|FILE")
-    size: tuple[int, int] | None = declare(
-        None, type=parse_size, metavar="N", help="input size in pixels"
+    weights: str = declare(
+        "imagenet",
+        metavar="imagenet|random|FILE",
+        help="of an application; model files bring their own",
     )
-    resize: str = declare("bilinear", choices=RESIZE_METHODS, kind="resize method")
-    resize_mode: str = declare("stretch", choices=RESIZE_MODES, kind="resize mode")
+    size: tuple[int, int] | None = declare(
+        None,
+        type=parse_size,
+        metavar="N",
+        help="input size in pixels (default: its own)",
+    )
+    resize: str = declare(
+        "bilinear", choices=RESIZE_METHODS, kind="resize method", help="how pixels are interpolated"
+    )
+    resize_mode: str = declare(
+        "stretch",
+        choices=RESIZE_MODES,
+        kind="resize mode",
+        help="what becomes of other proportions: all of it stretched, the centre, or all on black",
+    )
     preprocess: str = declare(
         "auto",
         metavar="MODE",
@@ -166,8 +182,10 @@ class FeatureOptions:
         metavar="VIEW,VIEW",
         help=f"{', '.join(VIEWS)}; each of several is a feature set of its own",
     )
-    orient: str = declare("ignore", choices=ORIENT_MODES, kind="orientation")
-    dtype: str = declare("float32", choices=DTYPES)
+    orient: str = declare(
+        "ignore", choices=ORIENT_MODES, kind="orientation", help="exif turns photos as they ask"
+    )
+    dtype: str = declare("float32", choices=DTYPES, help="what is stored")
     engine: str = declare(
         "tensorflow",
         choices=ENGINES,
@@ -178,7 +196,12 @@ class FeatureOptions:
         choices=PRECISIONS,
         help="of the products: bfloat16 on processors that have it, float16 on GPUs",
     )
-    decode: str = declare("exact", choices=DECODE_MODES, kind="decoding")
+    decode: str = declare(
+        "exact",
+        choices=DECODE_MODES,
+        kind="decoding",
+        help="fast decodes photos that are much larger than needed at a part of their size",
+    )
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -200,10 +223,11 @@ class FeatureOptions:
     def to_json(self) -> str:
         """Write the options so that they mean the same anywhere: files by absolute path."""
         fields = asdict(self) | {"engine": self.full_engine}
-        if parse_backbone(self.backbone).is_file:
-            fields["backbone"] = os.path.abspath(self.backbone)  # noqa: PTH100 - folds ".."
+        name = parse_backbone(self.backbone)
+        if name.path:
+            fields["backbone"] = name.make_absolute()
         if self.weights not in ("imagenet", "random"):
-            fields["weights"] = os.path.abspath(self.weights)  # noqa: PTH100
+            fields["weights"] = os.path.abspath(self.weights)  # noqa: PTH100 - folds ".."
         return json.dumps(fields, sort_keys=True)
 
     @classmethod
@@ -261,18 +285,34 @@ class RunOptions:
         Decode in processes of their own, each image within these limits.
     """
 
-    batch_size: int | None = declare(None, type=parse_batch_size, metavar="auto|N")
-    memory_bytes: int = declare(
-        DEFAULT_MEMORY_BYTES, flag="--memory", type=parse_bytes, metavar="4GB"
+    batch_size: int | None = declare(
+        None,
+        type=parse_batch_size,
+        metavar="auto|N",
+        help="images that go through the network at once (default: auto, as --memory allows)",
     )
-    compression: str = declare("none", choices=COMPRESSIONS)
+    memory_bytes: int = declare(
+        DEFAULT_MEMORY_BYTES,
+        flag="--memory",
+        type=parse_bytes,
+        metavar="BYTES",
+        help="budget of all that is held at once, as 500MB",
+    )
+    compression: str = declare(
+        "none", choices=COMPRESSIONS, help="of the cache; lz4 and zstd need hdf5plugin to read"
+    )
     program: str = declare(
         "auto",
         choices=("auto", PLAIN),
         help="auto times ways to compute the same (to 1e-5), and remembers the fastest; plain is"
         " Keras' own",
     )
-    on_error: str = declare("skip", choices=("skip", "fail"), kind="--on-error")
+    on_error: str = declare(
+        "skip",
+        choices=("skip", "fail"),
+        kind="--on-error",
+        help="what an image that cannot be read does: it is left out and listed, or stops the run",
+    )
     scheduler: str | None = declare(
         None,
         metavar="ADDRESS",

@@ -11,7 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from typing import Literal, TextIO
 
+from permafrost.pipeline.units import describe_seconds
+
 LINE_EVERY_S = 5.0
+# Set by Jupyter for its kernels, and so for what they start.
+NOTEBOOK_VARIABLE = "JPY_PARENT_PID"
 PROGRESS_MODES = ("auto", "bar", "lines", "json", "none")
 
 
@@ -27,20 +31,29 @@ class Reporter:
         Where lines go; not 2, that of stderr, where what others write there is told as events.
     log : text file, optional
         Gets a line of each event, too.
+    is_quiet : bool
+        Whether people are told of nothing but errors; the log has it all.
+    is_verbose : bool
+        Whether people are told what otherwise only programs are.
     """
 
     mode: str = "auto"
     descriptor: int = 2
     log: TextIO | None = None
+    is_quiet: bool = False
+    is_verbose: bool = False
 
     @property
     def has_bar(self) -> bool:
         """Whether progress is a bar."""
-        return self.mode == "bar" or (self.mode == "auto" and sys.stderr.isatty())
+        if self.mode != "auto":
+            return self.mode == "bar"
+        # A notebook gives commands a terminal that cannot go back to the start of a line.
+        return sys.stderr.isatty() and NOTEBOOK_VARIABLE not in os.environ
 
 
 reporter = Reporter()
-_Shown = Literal["always", "as progress", "as JSON"]
+_Shown = Literal["error", "always", "as progress", "as JSON"]
 
 
 def tell(event: str, text: str, *, shown: _Shown = "as progress", **figures: object) -> None:
@@ -53,18 +66,28 @@ def tell(event: str, text: str, *, shown: _Shown = "as progress", **figures: obj
     text : str
         The line for people.
     shown : str
-        Whether those see it who want no progress; and whether people see it, or programs only.
+        Whether those see it who want no progress, or who want quiet; and whether people see it, or
+        programs only.
     **figures : object
         What JSON says instead of the text, which otherwise is its ``message``.
     """
     if reporter.mode == "json":
         os.write(reporter.descriptor, encode_event(event, **(figures or {"message": text})))
-    elif shown == "always" or (shown == "as progress" and reporter.mode != "none"):
+    elif _is_shown(shown):
         if reporter.descriptor == 2:
             print(text, file=sys.stderr, flush=True)
         else:
             os.write(reporter.descriptor, f"{text}\n".encode(errors="backslashreplace"))
     write_log(event, text)
+
+
+def _is_shown(shown: _Shown) -> bool:
+    """Tell whether people see an event."""
+    if shown == "error" or reporter.is_quiet:
+        return shown == "error"
+    if shown == "as JSON":
+        return reporter.is_verbose
+    return shown == "always" or reporter.mode != "none"
 
 
 def encode_event(event: str, **figures: object) -> bytes:
@@ -172,7 +195,9 @@ def _show_bar(total: int, unit: str, note: Callable[[], str]) -> Iterator[Callab
         TextColumn("{task.fields[note]}"),
     )
     started_s = time.monotonic()
-    console = Console(stderr=True, force_terminal=reporter.mode == "bar" or None)
+    console = Console(
+        stderr=True, force_terminal=reporter.mode == "bar" or None, force_jupyter=False
+    )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("", total=total, rate="", note="starting")
         done = 0
@@ -188,19 +213,20 @@ def _show_bar(total: int, unit: str, note: Callable[[], str]) -> Iterator[Callab
 
 def _tell_lines(total: int, unit: str, note: Callable[[], str]) -> Callable[[int], None]:
     started_s = last_s = time.monotonic()
-    done = 0
+    done, was_told = 0, False
 
     def advance(n: int) -> None:
-        nonlocal done, last_s
+        nonlocal done, last_s, was_told
         done += n
         now_s = time.monotonic()
-        if now_s - last_s < LINE_EVERY_S and done < total:
+        # The end is told at once, but once: who waits for others goes on calling.
+        if was_told if done >= total else now_s - last_s < LINE_EVERY_S:
             return
-        last_s = now_s
+        last_s, was_told = now_s, done >= total
         rate = done / max(1e-9, now_s - started_s)
         # The first units tell how long the start takes, not how fast the rest will be.
         left_s = None if n == done < total else round((total - done) / max(1e-9, rate))
-        left = "" if left_s is None else f"{left_s} s left, "
+        left = "" if left_s is None else f"{describe_seconds(left_s)} left, "
         said = note()
         text = f"{done}/{total} {unit}, {_describe_rate(rate, unit)}, {left}{said}"
         if reporter.has_bar:

@@ -22,6 +22,7 @@ PACKAGES: dict[str, set[str]] = {
 }
 # What all may import, and what imports nothing of ours.
 GROUND = {
+    "permafrost.about",
     "permafrost.command",
     "permafrost.cores",
     "permafrost.refusals",
@@ -45,13 +46,15 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "decoding": set(),
         "frameworks": set(),
         "shortcuts": set(),
-        "backbones": {"frameworks", "shortcuts"},
+        "presets": {"frameworks"},
+        "backbones": {"frameworks", "presets", "shortcuts"},
         "engines": {"backbones", "frameworks", "shortcuts"},
         "matrices": set(),
         "heads": {"datasets", "frameworks", "matrices"},
         "evaluation": {"datasets", "heads", "matrices"},
         "export": {"backbones", "datasets", "frameworks", "heads"},
         "advice": {"datasets", "evaluation", "matrices"},
+        "audit": {"datasets", "decoding", "evaluation", "matrices"},
     },
     "pipeline": {
         "planning": set(),
@@ -67,14 +70,26 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "sweeps": {"models", "tasks"},
         "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
         "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
+        "looking": {"planning", "extraction", "export", "tasks"},
+        "inspection": {
+            *("planning", "extraction", "export", "models"),
+            *("sweeps", "experiments"),
+        },
+        "report": {
+            *("planning", "extraction", "export", "tasks"),
+            *("models", "sweeps", "experiments", "advice"),
+        },
+        "audit": {"planning", "extraction", "export", "tasks", "models"},
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),
+            *("looking", "inspection", "report", "audit"),
         },
     },
 }
 MOST_MODULES = 12
 HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "scipy", "skops"}
+HEAVY |= {"altair", "jinja2", "vl_convert"}
 
 
 def name_module(file: Path) -> str:

@@ -48,6 +48,11 @@ def list_set_folders(layout: CacheLayout) -> list[Path]:
     return sorted(folder for top in tops for folder in list_folder(top) if folder.is_dir())
 
 
+def name_set(folder: Path) -> str:
+    """Return what a feature set's folder is called in its cache."""
+    return f"{folder.parent.name}/{folder.name}"
+
+
 def read_recipe(layout: CacheLayout, folder: Path) -> Recipe:
     """Read the recipe of a feature set's folder.
 

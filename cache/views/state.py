@@ -45,6 +45,16 @@ class LayerState:
         """Whether all is there that any reader needs."""
         return self.shards == self.shards_there
 
+    def describe(self) -> str:
+        """Say what the layer is, what it needs, and whether that is there."""
+        if self.folder is None:
+            return f"{self.kind}: needs no cache"
+        there = "all there"
+        if not self.is_whole:
+            there = f"{self.shards_there} there; repeat extract, or write it with --materialize"
+        shards = f"{self.shards:,} shard{'' if self.shards == 1 else 's'}"
+        return f"{self.kind}: needs {shards} in {self.folder}, {there}"
+
 
 def describe_layers(file: Path) -> tuple[int, list[LayerState]]:
     """Return how many images a features.h5 has, and the state of its layers; reads no values.

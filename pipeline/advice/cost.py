@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from permafrost.pipeline.advice.proposal import Ladder, Proposal
 from permafrost.pipeline.experiments.schema import HeadSection
 from permafrost.pipeline.tasks.rows import JOINED_BY
+from permafrost.pipeline.units import describe_bytes, describe_seconds
 from permafrost.stages.backbones.layers import PIXELS
 from permafrost.stages.heads import HEADS
 
@@ -49,14 +50,16 @@ class Cost:
         """Write it as lines."""
         lines = ["nothing new to extract"]
         if self.new_layers:
-            size = "unknown" if self.bytes_to_write is None else f"{self.bytes_to_write:,}"
+            size = "unknown bytes"
+            if self.bytes_to_write is not None:
+                size = describe_bytes(self.bytes_to_write)
             lines = [
-                f"extract {', '.join(self.new_layers)}: {self.n_images} images, {size} bytes; "
+                f"extract {', '.join(self.new_layers)}: {self.n_images} images, {size}; "
                 + _describe_time(self.extract_seconds, self.images_per_second)
             ]
         lines.append(
-            f"{self.linear_fits} linear fits: {self.linear_seconds:.1f} s, at the probe's seconds a"
-            " fit"
+            f"{self.linear_fits} linear fits: {describe_seconds(self.linear_seconds)}, at the"
+            " probe's seconds a fit"
         )
         if self.untimed:
             passes = f"; at most {self.image_passes:,} images through networks"
@@ -69,7 +72,7 @@ class Cost:
 def _describe_time(seconds: float | None, rate: float | None) -> str:
     if seconds is None:
         return "its time is not on record: extract and plan tell it"
-    return f"about {seconds:.0f} s at the {rate:.1f} images/s of the cached layers"
+    return f"about {describe_seconds(seconds)} at the {rate:.1f} images/s of the cached layers"
 
 
 def estimate(

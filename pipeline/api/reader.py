@@ -210,8 +210,8 @@ class FeatureReader:
         Returns
         -------
         tf.data.Dataset
-            Of float (b, *shape of a row) and int64 (b,). TensorFlow turns what reading raises
-            into an error of its own, whose text holds ours.
+            Of float ``(b, *shape of a row)`` and int64 ``(b,)``. TensorFlow turns what reading
+            raises into an error of its own, whose text holds ours.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The commands `index` and `layers`."""
+"""The commands `layers`, `index`, `extract`, `plan`, `audit` and `select`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_options, add_skip_status
+from permafrost.pipeline.cli.groups import (
+    add_extraction_options,
+    add_options,
+    add_skip_status,
+    add_task_options,
+    read_extract_options,
+    read_settings,
+    read_task_options,
+)
 from permafrost.pipeline.options import (
     SOURCES,
     DatasetOptions,
@@ -18,6 +26,7 @@ from permafrost.pipeline.options import (
     RunOptions,
     read_options,
 )
+from permafrost.pipeline.units import describe_bytes
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.layers import LayerCard
@@ -25,7 +34,7 @@ if TYPE_CHECKING:
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
     """Add the options of `layers`."""
-    parser.add_argument("backbone", metavar="BACKBONE")
+    parser.add_argument("backbone", metavar="BACKBONE", help="vgg16, …, or a model file")
     add_options(parser, FeatureOptions, "weights", "size")
 
 
@@ -37,7 +46,7 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
 
     options = read_options(FeatureOptions, vars(parsed) | {"layers": ("-",)})
     # Layers and shapes are the same with any weights; there is no need to download half a gigabyte.
-    if options.weights == "imagenet" and not parse_backbone(options.backbone).is_file:
+    if options.weights == "imagenet" and not parse_backbone(options.backbone).is_saved:
         options = replace(options, weights="random")
     card = Backbone(options).describe_all()
     shared = {name: layer.n_calls for name, layer in card.layers.items() if layer.n_calls > 1}
@@ -51,7 +60,7 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
     lines += [
         f"  {_number(listed[name])} {name:<{width}}  {'x'.join(map(str, shape)):>14}"
-        f"  {n:>12,} bytes an image{'  cut' * listed[name].is_cut}"
+        f"  {describe_bytes(n):>9} an image{'  cut' * listed[name].is_cut}"
         for name, shape, n in rows
     ]
     if any(one.is_cut for one in listed.values()):
@@ -81,7 +90,7 @@ def _number(layer: LayerCard) -> str:
 def add_index(parser: argparse.ArgumentParser) -> None:
     """Add the options of `index`."""
     parser.add_argument("images", metavar="SOURCE", help=SOURCES)
-    parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv")
+    parser.add_argument("--out", type=Path, required=True, metavar="manifest.csv", help="the table")
     names = ("labels", "split", "split_names", "seed", "group", "classes")
     add_options(parser, DatasetOptions, *names)
     parser.add_argument(
@@ -132,3 +141,86 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
 def _list_counts(counts: Counter[str], limit: int = 12) -> str:
     named = [f"{name or '(none)'} {n}" for name, n in sorted(counts.items())]
     return ", ".join(named[:limit]) + (f", … {len(named)} in all" if len(named) > limit else "")
+
+
+def add_extract(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `extract`."""
+    add_extraction_options(parser)
+    parser.add_argument("--out", type=Path, required=True, metavar="features.h5", help="the file")
+    parser.add_argument("--dry-run", action="store_true", help="say what plan says; do nothing")
+    add_skip_status(parser)
+
+
+def run_extract(parsed: argparse.Namespace) -> Outcome:
+    """Run `extract`."""
+    if parsed.dry_run:
+        return run_plan(parsed)
+    from permafrost.pipeline.extraction.extract import extract
+
+    summary = extract(read_extract_options(parsed), parsed.out)
+    return Outcome(summary.describe(), summary.to_dict())
+
+
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `plan`."""
+    add_extraction_options(parser)
+    parser.add_argument("--out", type=Path, metavar="features.h5", help="ignored here")
+    parser.add_argument(
+        "--compare", action="store_true",
+        help="time all engines and precisions on some of the images, in about a minute",
+    )  # fmt: skip
+
+
+def run_plan(parsed: argparse.Namespace) -> Outcome:
+    """Run `plan`."""
+    from permafrost.pipeline.extraction.plan import preview
+
+    found = preview(read_extract_options(parsed), compares=getattr(parsed, "compare", False))
+    return Outcome(found.describe(), found.to_dict(), is_dry=True)
+
+
+def add_audit(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `audit`."""
+    from permafrost.pipeline.audit.options import AuditOptions
+
+    add_task_options(parser)
+    add_options(parser, AuditOptions)
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the head, as C=0.1; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
+    )
+    add_skip_status(parser)
+
+
+def run_audit(parsed: argparse.Namespace) -> Outcome:
+    """Run `audit`."""
+    from permafrost.pipeline.audit.audit import audit
+    from permafrost.pipeline.audit.options import AuditOptions
+
+    settings = read_settings(parsed.settings)
+    given = vars(parsed) | {"data": read_task_options(parsed), "settings": settings}
+    result = audit(read_options(AuditOptions, given))
+    return Outcome(result.describe(), result.figures)
+
+
+def add_select(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `select`."""
+    from permafrost.pipeline.audit.options import SelectOptions
+
+    add_task_options(parser)
+    add_options(parser, SelectOptions)
+    parser.add_argument("--out", type=Path, required=True, metavar="next.csv", help="the table")
+    add_skip_status(parser)
+
+
+def run_select(parsed: argparse.Namespace) -> Outcome:
+    """Run `select`."""
+    from permafrost.pipeline.audit.options import SelectOptions
+    from permafrost.pipeline.audit.select import select
+
+    given = vars(parsed) | {"data": read_task_options(parsed)}
+    result = select(read_options(SelectOptions, given))
+    return Outcome(result.describe(), result.figures)

@@ -1,4 +1,4 @@
-"""The commands `run`, `advise` and `demo`."""
+"""The commands `run`, `advise`, `report` and `demo`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from permafrost.pipeline.tracking import TrackOptions
 
 def add_demo(parser: argparse.ArgumentParser) -> None:
     """Add the options of `demo`."""
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/demo"), metavar="DIR", help="a folder for all of it"
+    )
 
 
 def run_demo(parsed: argparse.Namespace) -> Outcome:
@@ -34,7 +36,9 @@ def run_demo(parsed: argparse.Namespace) -> Outcome:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the options of `run`."""
-    parser.add_argument("experiment", type=Path, metavar="experiment.yaml")
+    parser.add_argument(
+        "experiment", type=Path, metavar="experiment.yaml", help="what to do; see docs/options.md"
+    )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="say what each step would do; do none")
     what.add_argument(
@@ -75,7 +79,13 @@ def add_advise(parser: argparse.ArgumentParser) -> None:
 
     add_task_options(parser)
     add_options(parser, SweepOptions, "jobs")
-    parser.add_argument("--out", type=Path, default=Path("runs/advice"), metavar="DIR")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/advice"),
+        metavar="DIR",
+        help="a folder for what is found",
+    )
     add_skip_status(parser)
 
 
@@ -86,3 +96,23 @@ def run_advise(parsed: argparse.Namespace) -> Outcome:
     data = read_task_options(parsed)
     advice = advise(read_options(AdviseOptions, vars(parsed) | {"data": data}))
     return Outcome(advice.describe(), advice.to_dict())
+
+
+def add_report(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `report`."""
+    from permafrost.pipeline.report.report import ReportOptions
+
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="DIR", help="what sweep, fit, run or advise wrote"
+    )
+    add_options(parser, ReportOptions)
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="report.html")
+
+
+def run_report(parsed: argparse.Namespace) -> Outcome:
+    """Run `report`."""
+    from permafrost.pipeline.report.report import ReportOptions, describe_report, write_report
+
+    given = vars(parsed) | {"folders": tuple(parsed.folders)}
+    figures = write_report(read_options(ReportOptions, given))
+    return Outcome(describe_report(figures), figures)

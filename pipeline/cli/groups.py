@@ -7,6 +7,7 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from permafrost.pipeline.cli.help import DEFAULT_OF_FIELD
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import (
     DEFAULT_CACHE,
@@ -85,9 +86,10 @@ def add_options(
         shown.pop("kind", None)
         required = option.default is option.default_factory is MISSING
         if shown and (not names or option.name in names):
-            parser.add_argument(
+            action = parser.add_argument(
                 flag, dest=option.name, required=required, default=argparse.SUPPRESS, **shown
             )
+            setattr(action, DEFAULT_OF_FIELD, option.default)
 
 
 def add_extraction_options(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +117,13 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache``."""
-    parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR")
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        default=DEFAULT_CACHE,
+        metavar="DIR",
+        help="where features are kept",
+    )
 
 
 def add_skip_status(parser: argparse.ArgumentParser) -> None:

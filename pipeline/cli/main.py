@@ -24,8 +24,10 @@ from permafrost.pipeline.cli.reporting import find_reporting, open_log, reportin
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
 from permafrost.pipeline.errors import BUG_STATUS, Interrupted, PipelineError, StoppedError
 from permafrost.pipeline.progress import reporter, tell, write_log
+from permafrost.pipeline.units import describe_seconds
 from permafrost.refusals import PASSING, TRY_AGAIN_STATUS, find_errno, find_refusal
 from permafrost.stages.errors import StageError
+from permafrost.stages.frameworks.lean import claim_process
 
 # What the user can mend, where the system's own words do not say how.
 _REASONS = {
@@ -54,7 +56,7 @@ _BROKEN_PIPE_STATUS = 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; as the process' own (without `arguments`), leave quickly after it.
+    """Run one command; as the process' own (without `arguments`), start and leave quickly.
 
     Parameters
     ----------
@@ -69,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal's number. A bug leaves its traceback and status 1.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if arguments is None:
+        claim_process()
     asked = find_reporting(given)
-    with reporting(asked.progress, has_log=asked.log is not None):
+    with reporting(asked):
         status = _run_guarded(given, asked.log)
     if arguments is None:
         # The interpreter's last search for garbage takes more than a second among TensorFlow's
@@ -130,7 +134,7 @@ def _run(parsed: argparse.Namespace) -> int:
     is_skipped = not (changed or outcome.status or outcome.is_dry)
     status = (is_skipped and getattr(parsed, "skip_status", None)) or outcome.status
     seconds = round(time.monotonic() - started_s, 3)
-    text = f"{parsed.command} ended with status {status} after {seconds:.1f} s"
+    text = f"{parsed.command} ended with status {status} after {describe_seconds(seconds)}"
     figures = {"command": parsed.command, "status": status, "seconds": seconds}
     tell("done", text, shown="as JSON", **figures)
     return status
@@ -141,7 +145,7 @@ def _complain(message: str, status: int) -> int:
     if len(line) > _LONGEST_LINE:
         # It repeats what a file says, which may be anything; the remedy is at the end.
         line = f"{line[: _LONGEST_LINE // 2]} … {line[-_LONGEST_LINE // 2 :]}"
-    tell("error", f"permafrost: {line}", shown="always", message=line, status=status)
+    tell("error", f"permafrost: {line}", shown="error", message=line, status=status)
     return status
 
 

@@ -16,6 +16,7 @@ from permafrost.pipeline.cli.groups import (
     read_settings,
     read_task_options,
 )
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import SOURCES, read_options
 from permafrost.pipeline.parsers import parse_names
 from permafrost.pipeline.tracking import TrackOptions
@@ -23,6 +24,7 @@ from permafrost.pipeline.tracking import TrackOptions
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fit`."""
+    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.stages.heads import HEADS
 
     add_task_options(parser)
@@ -30,19 +32,22 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         "--layer", required=True, metavar="SPEC",
         help="as block5_pool:avg; A+B joins two, all joins all",
     )  # fmt: skip
-    parser.add_argument("--head", required=True, metavar="|".join(HEADS))
+    parser.add_argument("--head", required=True, metavar="HEAD", help=", ".join(HEADS))
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
+    )
+    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
 
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
     """Run `fit`."""
     from permafrost.pipeline.models.fit import fit
-    from permafrost.pipeline.models.record import FitOptions
+    from permafrost.pipeline.models.record import AnswerOptions, FitOptions
 
     options = FitOptions(
         data=read_task_options(parsed),
@@ -50,6 +55,7 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
         head=parsed.head,
         settings=read_settings(parsed.settings),
         out=parsed.out,
+        answer=read_options(AnswerOptions, vars(parsed)),
     )
     tracker = read_options(TrackOptions, vars(parsed)).open()
     result = fit(options)
@@ -59,24 +65,31 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sweep`."""
+    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.stages.heads import HEADS
 
     add_task_options(parser)
     add_options(parser, SweepOptions)
+    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
-    parser.add_argument("--heads", required=True, type=parse_names, metavar=",".join(HEADS))
+    parser.add_argument(
+        "--heads", required=True, type=parse_names, metavar="HEAD,HEAD", help=", ".join(HEADS)
+    )
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=V1,V2",
         help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
+    )
     add_skip_status(parser)
 
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
     """Run `sweep`."""
+    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.grid import HeadGrid
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.pipeline.sweeps.sweep import sweep
@@ -84,7 +97,8 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
     data = read_task_options(parsed)
     settings = tuple(read_settings(parsed.settings).items())
     candidates = HeadGrid(heads=parsed.heads, settings=settings).expand(data.task)
-    given = vars(parsed) | {"data": data, "candidates": candidates}
+    answer = read_options(AnswerOptions, vars(parsed))
+    given = vars(parsed) | {"data": data, "candidates": candidates, "answer": answer}
     tracker = read_options(TrackOptions, given).open()
     result = sweep(read_options(SweepOptions, given))
     tracker.log_sweep(result.out, result.to_dict())
@@ -93,28 +107,61 @@ def run_sweep(parsed: argparse.Namespace) -> Outcome:
 
 def add_export(parser: argparse.ArgumentParser) -> None:
     """Add the options of `export`."""
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="classifier.keras")
+    from permafrost.stages.export.formats import FORMATS
+
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", type=Path, metavar="DIR", help="what fit wrote")
+    what.add_argument(
+        "--features", type=Path, action="append", metavar="F.h5",
+        help="in place of a model, a layer of what extract wrote, as a table; may be repeated",
+    )  # fmt: skip
+    parser.add_argument("--layer", metavar="SPEC", help="of --features, as block5_pool:avg")
+    parser.add_argument(
+        "--format", metavar="|".join(FORMATS),
+        help="of a model (default: by the ending of --out)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE",
+        help="as classifier.keras, .onnx, .tflite or .xml; of a layer .parquet or .npy",
+    )  # fmt: skip
     add_skip_status(parser)
 
 
 def run_export(parsed: argparse.Namespace) -> Outcome:
     """Run `export`."""
+    if parsed.features:
+        return _run_export_layer(parsed)
     from permafrost.pipeline.export.export import export
 
-    figures = export(parsed.model, parsed.out)
+    if parsed.layer is not None:
+        raise PipelineError(f"--layer {parsed.layer} goes with --features, not --model; drop one")
+    figures = export(parsed.model, parsed.out, form=parsed.format)
     return Outcome(f"{parsed.model} → {parsed.out}", figures)
+
+
+def _run_export_layer(parsed: argparse.Namespace) -> Outcome:
+    from permafrost.pipeline.tasks.layer_file import export_layer
+
+    if parsed.layer is None or parsed.format is not None:
+        raise PipelineError("export --features takes a --layer and no --format; see --help")
+    figures = export_layer(tuple(parsed.features), parsed.layer, parsed.out)
+    return Outcome(f"{figures['images']} images → {parsed.out}", figures)
 
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`."""
+    from permafrost.pipeline.models.predict import TellOptions
+
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
     parser.add_argument("--images", required=True, metavar="SOURCE", help=SOURCES)
-    parser.add_argument("--out", type=Path, required=True, metavar="predictions.csv")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="predictions.csv", help="the table"
+    )
     parser.add_argument(
         "--average-views", action="store_true",
         help="say the mean over the views that the head was fitted on, not what the first gives",
     )  # fmt: skip
+    add_options(parser, TellOptions)
     add_cache(parser)
     add_run_options(parser)
     add_skip_status(parser)
@@ -122,7 +169,7 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
     """Run `predict`."""
-    from permafrost.pipeline.models.predict import predict
+    from permafrost.pipeline.models.predict import TellOptions, describe_predictions, predict
 
     figures = predict(
         parsed.model,
@@ -131,5 +178,6 @@ def run_predict(parsed: argparse.Namespace) -> Outcome:
         cache=parsed.cache,
         run=read_run_options(parsed),
         average_views=parsed.average_views,
+        telling=read_options(TellOptions, vars(parsed)),
     )
-    return Outcome(f"{figures['images']} images → {parsed.out}", figures)
+    return Outcome(describe_predictions(figures, parsed.out), figures)

@@ -1,4 +1,4 @@
-"""``--progress`` and ``--log``: set up for a whole command, before its own options are read."""
+"""What is told of a command, and where: set up before its own options are read."""
 
 from __future__ import annotations
 
@@ -29,8 +29,16 @@ def add_reporting(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--progress", choices=PROGRESS_MODES, default="auto",
         help="on stderr: a bar, lines, lines of JSON, or none; auto is a bar on a terminal, lines"
-        " elsewhere",
+        " elsewhere and in notebooks",
     )  # fmt: skip
+    how_much = group.add_mutually_exclusive_group()
+    how_much.add_argument(
+        "-q", "--quiet", action="store_true",
+        help="on stderr nothing but errors; the log, and lines of JSON, have all of it",
+    )  # fmt: skip
+    how_much.add_argument(
+        "-v", "--verbose", action="store_true", help="also what is of interest when looking for why"
+    )
     group.add_argument(
         "--log", type=Path, metavar="FILE",
         help="append what is told on stderr to a file, too, each line with its time",
@@ -38,14 +46,20 @@ def add_reporting(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def reporting(mode: str, *, has_log: bool) -> Iterator[None]:
-    """Tell events as ``--progress`` asks for, and warnings among them, until the end."""
+def reporting(asked: argparse.Namespace) -> Iterator[None]:
+    """Tell events as the options of `add_reporting` ask for, and warnings among them."""
     before = {one.name: getattr(reporter, one.name) for one in fields(Reporter)}
+    _set_verbosity(is_verbose=asked.verbose)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Telling()])
     logging.captureWarnings(True)  # noqa: FBT003
-    reporter.mode = mode
+    reporter.mode = asked.progress
+    if asked.quiet and reporter.mode in ("auto", "bar"):
+        reporter.mode = "none"
+    reporter.is_quiet, reporter.is_verbose = asked.quiet, asked.verbose
     # A bar is drawn on stderr itself, whatever others write there.
-    is_wrapped = mode == "json" or (has_log and not reporter.has_bar)
+    is_wrapped = (
+        reporter.mode == "json" or asked.quiet or (asked.log is not None and not reporter.has_bar)
+    )
     try:
         with _wrapping_stderr() if is_wrapped else nullcontext():
             yield
@@ -56,6 +70,12 @@ def reporting(mode: str, *, has_log: bool) -> Iterator[None]:
                 reporter.log.close()
         for name, value in before.items():
             setattr(reporter, name, value)
+
+
+def _set_verbosity(*, is_verbose: bool) -> None:
+    """Have our own modules log what they otherwise keep to themselves; others tell too much."""
+    ours = logging.getLogger("permafrost")
+    ours.setLevel(logging.INFO if is_verbose else logging.NOTSET)
 
 
 def find_reporting(arguments: Sequence[str]) -> argparse.Namespace:
@@ -86,7 +106,8 @@ class _Telling(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = self.format(record).rstrip()
-        tell("warning", text, shown="always", message=text)
+        event = "warning" if record.levelno >= logging.WARNING else "note"
+        tell(event, text, shown="always", message=text)
 
 
 @contextmanager

@@ -42,18 +42,6 @@ def run_verify(parsed: argparse.Namespace) -> Outcome:
     return Outcome(found.describe(), found.to_dict(), found.status)
 
 
-def add_show(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `show`."""
-    parser.add_argument("thing", type=Path, metavar="THING", help="a features.h5 or a cache folder")
-
-
-def run_show(parsed: argparse.Namespace) -> Outcome:
-    """Run `show`."""
-    from permafrost.pipeline.upkeep.show import show
-
-    return Outcome(*show(parsed.thing))
-
-
 def run_repair(parsed: argparse.Namespace) -> Outcome:
     """Run `repair`."""
     from permafrost.pipeline.upkeep.repair import repair

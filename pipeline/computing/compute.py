@@ -20,6 +20,7 @@ from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_failures
 from permafrost.pipeline.progress import show_progress
+from permafrost.stages.engines.registry import start_engine
 from permafrost.stages.engines.support import check_precision
 
 
@@ -46,7 +47,11 @@ def compute_missing(  # noqa: PLR0913
         loaders = stack.enter_context(LoaderThreads(options.run.n_threads))
         writer = stack.enter_context(_open_writer(options, prepared, leases, index))
         backbone = stack.enter_context(
-            ForwardPass(lambda: build_program(features, prepared, verdicts), shares)
+            ForwardPass(
+                lambda: build_program(features, prepared, verdicts),
+                shares,
+                start=lambda: start_engine(features.engine) if plan.of_network else None,
+            )
         )
         claims = Claims(
             plan,

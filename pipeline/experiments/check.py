@@ -20,7 +20,9 @@ from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import Experiment, naming
 from permafrost.pipeline.export.export import check_export_file, share_pixels
+from permafrost.pipeline.models.answers import check_reject
 from permafrost.pipeline.models.predict import check_predictions_file, name_images
+from permafrost.pipeline.models.record import check_by
 from permafrost.pipeline.planning.dataset import Dataset, open_dataset
 from permafrost.pipeline.planning.prepare import prepare
 from permafrost.pipeline.sweeps.journal import Journal
@@ -142,6 +144,10 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
             for number, one in enumerate(experiment.predictions):
                 with naming(f"predict.{number}.images"):
                     new.append(open_dataset(name_images(one.images), index, workers=workers))
+                with naming(f"predict.{number}"):
+                    task, columns = experiment.sweep.data.task, sorted(new[-1].manifest.extra)
+                    check_by(one.telling.by, task, columns)
+                    check_reject(one.telling.reject, task=task, classes=dataset.manifest.labels)
             planned = [
                 _check_backbone(experiment, number, dataset, layout, index)
                 for number in range(len(paths))
@@ -193,7 +199,12 @@ def _check_outputs(experiment: Experiment) -> None:
     if experiment.export is None:
         return
     with naming("export"):
-        check_export_file(experiment.export)
+        check_export_file(experiment.export, experiment.export_format)
+    if experiment.sweep.answer.calibrate == "isotonic":
+        raise PipelineError(
+            "export: what is calibrated as isotonic cannot be exported; choose temperature or"
+            " sigmoid, or leave export out"
+        )
     for head in experiment.sweep.candidates:
         if HEADS[head.kind].keeps_rows:
             raise PipelineError(

@@ -28,6 +28,7 @@ from permafrost.pipeline.sweeps.grid import HeadGrid
 from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.pipeline.sweeps.sweep import sweep
 from permafrost.pipeline.tasks.task import TaskOptions
+from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.datasets.table import write_table
 from permafrost.stages.frameworks.start import start_tensorflow
 
@@ -104,13 +105,13 @@ class DemoResult:
             "",
             "The frozen network learnt from the digits 0 to 4 alone; it has never seen a 5.",
             f"Its activations for {first.images} images: {first.computed} computed,"
-            f" {first.reused} reused, {first.seconds:.1f} s.",
+            f" {first.reused} reused, {describe_seconds(first.seconds)}.",
             f"For the dataset of {second.images} of them: {second.computed} computed,"
-            f" {second.reused} reused, {second.seconds:.1f} s.",
+            f" {second.reused} reused, {describe_seconds(second.seconds)}.",
             f"A sweep of {choice.n_tried} heads over {choice.n_folds} folds took"
-            f" {choice.seconds:.1f} s; the first, {choice.head}, tells {choice.accuracy:.3f} of the"
-            " test images.",
-            f"All of it took {self.seconds:.0f} s.",
+            f" {describe_seconds(choice.seconds)}; the first, {choice.head}, tells"
+            f" {choice.accuracy:.3f} of the test images.",
+            f"All of it took {describe_seconds(self.seconds)}.",
             "",
             f"In {self.out}:",
             "  digits-0-4/, digits-5-9/        the images, and a .csv that lists few of them",

@@ -20,6 +20,8 @@ from permafrost.pipeline.experiments.schema import (
     read_section,
     read_sections,
 )
+from permafrost.pipeline.models.predict import TellOptions
+from permafrost.pipeline.models.record import AnswerOptions
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from permafrost.pipeline.sweeps.plan import SweepOptions
 from permafrost.pipeline.sweeps.sweep import BEST_NAME
@@ -39,6 +41,7 @@ class Prediction:
 
     images: str
     out: Path
+    telling: TellOptions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +62,8 @@ class Experiment:
     tracking : TrackOptions
     predictions : tuple of Prediction
     export : Path, optional
+    export_format : str, optional
+        Where it does not follow from the file's name.
     """
 
     file: Path
@@ -70,6 +75,7 @@ class Experiment:
     tracking: TrackOptions
     predictions: tuple[Prediction, ...]
     export: Path | None
+    export_format: str | None
 
     def extract(self, features: FeatureOptions) -> ExtractOptions:
         """Return how the features of a backbone are asked for."""
@@ -123,6 +129,7 @@ def read_experiment(file: Path) -> Experiment:
             # The same head asked for twice is one.
             candidates=list(dict.fromkeys(heads)),
             out=Path(sections.out),
+            answer=read_section(AnswerOptions, keys),
         )
         if sweep.layers is None:
             sweep = replace(sweep, layers=_list_layers(backbones))
@@ -136,6 +143,7 @@ def read_experiment(file: Path) -> Experiment:
             tracking=read_section(TrackOptions, keys),
             predictions=_read_predictions(sections),
             export=None if sections.export is None else Path(sections.export),
+            export_format=sections.export_format,
         )
 
 
@@ -166,8 +174,7 @@ def _read_backbones(
                 f" backbones.{bare.index(one)}; put the layers of both into one list"
             )
     folders = name_folders(
-        Path(one.backbone).stem if parse_backbone(one.backbone).is_file else one.backbone
-        for one in found
+        path.stem if (path := parse_backbone(one.backbone).path) else one.backbone for one in found
     )
     out = Path(sections.out)
     return {out / name / "features.h5": one for name, one in zip(folders, found, strict=True)}
@@ -176,7 +183,7 @@ def _read_backbones(
 def _spell(backbone: str) -> str:
     """Write a backbone in the one way that all ways of writing it have in common."""
     name = parse_backbone(backbone)
-    return str(Path(backbone).resolve()) if name.is_file else str(name)
+    return f"{bool(name.preset)} {name.path.resolve()}" if name.path else str(name)
 
 
 def _read_backbone(section: BackboneSection) -> FeatureOptions:
@@ -200,7 +207,7 @@ def _read_predictions(sections: ExperimentSection) -> tuple[Prediction, ...]:
                 f" predict.{outs.index(out)} already; name another file"
             )
     return tuple(
-        Prediction(images=one.images, out=out)
+        Prediction(images=one.images, out=out, telling=TellOptions(reject=one.reject, by=one.by))
         for one, out in zip(sections.predict, outs, strict=True)
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 from permafrost.pipeline.experiments.experiment import Experiment, Prediction
 from permafrost.pipeline.export.classifier import MODEL_NAME
 from permafrost.pipeline.export.export import export
-from permafrost.pipeline.models.predict import predict
+from permafrost.pipeline.models.predict import TellOptions, predict
 from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.stamps import write_stamp
@@ -43,7 +44,9 @@ class Products:
         """Return the figures of `predict`."""
         rows = images.manifest
         digests = [digest.hex() for digest in rows.digests]
-        facts = [rows.root, list(rows.paths), digests, rows.labels, rows.extra]
+        facts: list[object] = [rows.root, list(rows.paths), digests, rows.labels, rows.extra]
+        if wanted.telling != TellOptions():
+            facts.append(dataclasses.asdict(wanted.telling))
         experiment = self._experiment
 
         def make() -> dict[str, Any]:
@@ -55,6 +58,7 @@ class Products:
                 run=experiment.run,
                 average_views=experiment.sweep.data.average_views,
                 dataset=images,
+                telling=wanted.telling,
             )
 
         figures, is_new = self._make(wanted.out, facts, make)
@@ -65,7 +69,8 @@ class Products:
 
     def export(self, out: Path) -> dict[str, Any]:
         """Return the figures of `export`."""
-        return self._make(out, None, lambda: export(self._model, out))[0]
+        form = self._experiment.export_format
+        return self._make(out, form, lambda: export(self._model, out, form=form))[0]
 
     def _make(
         self, out: Path, facts: object, make: Callable[[], dict[str, object]]

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.yaml_text import read_yaml
+from permafrost.pipeline.models.record import AnswerOptions
 from permafrost.pipeline.options import (
     DEFAULT_CACHE,
     DatasetOptions,
@@ -120,6 +121,8 @@ class PredictSection(_Section):
 
     images: str
     out: str
+    reject: float = Field(default=0.0, ge=0, le=1, strict=False)
+    by: str | None = None
 
 
 class HeadSection(BaseModel):
@@ -176,6 +179,7 @@ class _ExperimentKeys(_Section):
     out: str
     predict: list[PredictSection] = []
     export: str | None = None
+    export_format: str | None = None
 
     def list_classes(self) -> list[str] | None:
         """Return the classes as the command line takes them."""
@@ -200,7 +204,9 @@ class _ExperimentKeys(_Section):
 if TYPE_CHECKING:
     ExperimentSection = _ExperimentKeys
 else:
-    _DECLARED = _list_keys(DatasetOptions, TaskOptions, SweepOptions, RunOptions, TrackOptions)
+    _DECLARED = _list_keys(
+        *(DatasetOptions, TaskOptions, SweepOptions, AnswerOptions, RunOptions, TrackOptions)
+    )
     ExperimentSection = create_model(
         "ExperimentSection",
         __base__=_ExperimentKeys,

@@ -70,20 +70,24 @@ def list_steps(experiment: Experiment) -> list[Step]:
         outputs=tuple(str(out / name) for name in (*_TABLES, *_BEST)),
         do=partial(_describe, sweep, experiment.sweep),
     )
-    options = {"cache": experiment.cache, "run": experiment.run}
+    options: dict[str, Any] = {"cache": experiment.cache, "run": experiment.run}
     options["average_views"] = experiment.sweep.data.average_views
     predictions = [
         Step(
             name=f"predict-{number}",
             inputs=(file, model, *_as_files(one.images)),
             outputs=(str(one.out),),
-            do=partial(_make, one.out, predict, best, one.images, out=one.out, **options),
+            do=partial(
+                _make,
+                *(one.out, predict, best, one.images),
+                **(options | {"out": one.out, "telling": one.telling}),
+            ),
         )
         for number, one in enumerate(experiment.predictions)
     ]
     steps += [sweeping, *predictions]
     if (to := experiment.export) is not None:
-        do = partial(_make, to, export, best, to)
+        do = partial(_make, to, export, best, to, form=experiment.export_format)
         steps.append(Step(name="export", inputs=(file, model), outputs=(str(to),), do=do))
     files = dict.fromkeys(one for step in steps for one in (*step.inputs, *step.outputs))
     whole = partial(_describe, run_experiment, experiment)
@@ -104,8 +108,9 @@ def _as_files(source: str) -> list[str]:
 
 
 def _list_networks(features: FeatureOptions) -> Iterator[str]:
-    if parse_backbone(features.backbone).is_file:
-        yield features.backbone
+    path = parse_backbone(features.backbone).path
+    if path:
+        yield str(path)
     if features.weights not in ("imagenet", "random"):
         yield features.weights
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,14 @@ from permafrost.cache.disk.publish import make_durable, make_folder
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.outputs import write_json, write_rows
+from permafrost.pipeline.outputs import read_json, write_json, write_rows
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.applications import FITTED_MODEL
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.backbones.preprocessing import parse_views
 from permafrost.stages.datasets.groups import GROUP_COLUMN
-from permafrost.stages.datasets.table import COLUMN_NAMES
+from permafrost.stages.datasets.table import COLUMN_NAMES, read_table
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR, order_classes
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
@@ -42,6 +43,8 @@ from permafrost.stages.heads import Head, load_head
 MODEL_NAME = FITTED_MODEL
 METRICS_NAME = "metrics.json"
 PREDICTIONS_NAME = "predictions.csv"
+# In the place of a class, where none is probable enough.
+UNSURE = "(unsure)"
 _PREDICTION_COLUMNS = ("path", "label", "predicted")
 
 
@@ -127,6 +130,13 @@ def load_classifier(folder: Path) -> Classifier:
         raise PipelineError(f"{str(file)!r} is damaged ({str(error)[:200]}); fit again") from error
 
 
+def locate_files(folder: Path) -> list[Path]:
+    """Return the files of features that a model was fitted on, as far as it says."""
+    data = (read_json(folder / METRICS_NAME) or {}).get("data")
+    files = data.get("features", ()) if isinstance(data, dict) else ()
+    return [Path(os.path.normpath(folder / str(file))) for file in files]
+
+
 def make_classifier(head: Head, record: Mapping[str, Any]) -> Classifier:
     """Put together a head and what ``model.json`` says.
 
@@ -162,6 +172,8 @@ def write_predictions(  # noqa: PLR0913
     classes: np.ndarray,
     task: str,
     order: Sequence[str] = (),
+    reject: float = 0.0,
+    counted: tuple[str, Sequence[int]] | None = None,
 ) -> None:
     """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
 
@@ -178,21 +190,97 @@ def write_predictions(  # noqa: PLR0913
     task : str
     order : sequence of str
         Of the classes' columns; those of `classes` by default.
+    reject : float
+        Where no class is so probable, `UNSURE` is predicted.
+    counted : (str, sequence of int), optional
+        Of rows that are groups of images: the column that `paths` are values of, and how many
+        images each group has.
     """
-    predicted = _name_outputs(outputs, classes, task)
+    predicted = name_outputs(outputs, classes, task)
+    if reject:
+        is_sure = (outputs.max(axis=1, initial=0) >= reject).tolist()
+        predicted = [
+            name if sure else UNSURE for name, sure in zip(predicted, is_sure, strict=True)
+        ]
     places = order_classes(classes.tolist(), order)
     values = outputs[:, places].tolist()
-    rows = zip(paths, labels, predicted, values, strict=True)
+    rows = [list(row) for row in zip(paths, labels, predicted, strict=True)]
+    header = list(_PREDICTION_COLUMNS)
+    if counted is not None:
+        header = [counted[0], *header[1:], "images"]
+        rows = [[*row, n] for row, n in zip(rows, counted[1], strict=True)]
     write_rows(
         file,
-        [*_PREDICTION_COLUMNS, *_name_columns(classes[places].tolist())],
-        [[path, label, name, *row] for path, label, name, row in rows],
+        [*header, *_name_columns(classes[places].tolist(), header)],
+        [[*row, *value] for row, value in zip(rows, values, strict=True)],
     )
 
 
-def _name_columns(classes: Sequence[str]) -> list[str]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """What a head says of n labelled rows that it was not fitted on.
+
+    Attributes
+    ----------
+    paths, labels, predicted : list of str, length n
+    classes : ndarray of str, shape (n_classes,)
+        Sorted; none of a regression.
+    outputs : ndarray of float64, shape (n, n_classes)
+        Probabilities; of a regression there are none.
+    """
+
+    paths: list[str]
+    labels: list[str]
+    predicted: list[str]
+    classes: np.ndarray
+    outputs: np.ndarray
+
+
+def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | None:
+    """Read the labelled rows of what `write_predictions` wrote beside a head.
+
+    Parameters
+    ----------
+    folder : Path
+    classes : sequence of str
+        The head's, which tell a class called ``p:path`` from one called ``path``.
+
+    Returns
+    -------
+    Predictions or None
+        None where there are no such rows, or no such file.
+
+    Raises
+    ------
+    InputError
+        It is no well-formed table.
+    """
+    file = folder / PREDICTIONS_NAME
+    if not file.exists():
+        return None
+    table = read_table(file)
+    labels = table.require("label")
+    (_, predicted), *columns = table.extra.items() or [("", [])]
+    names = np.array([one if one in classes else one.removeprefix("p:") for one, _ in columns], str)
+    order, known = np.argsort(names), [row for row, label in enumerate(labels) if label]
+    try:
+        outputs = np.array([columns[place][1] for place in order], np.float64)
+    except ValueError as error:
+        raise InputError(f"{str(file)!r} is damaged ({error}); fit again") from error
+    if not known:
+        return None
+    return Predictions(
+        paths=[table.require("path")[row] for row in known],
+        labels=[labels[row] for row in known],
+        predicted=[predicted[row] for row in known],
+        classes=names[order],
+        outputs=outputs.reshape(len(names), len(labels)).T[known],
+    )
+
+
+def _name_columns(classes: Sequence[str], header: Sequence[str]) -> list[str]:
     """Name the column of each class: as the class, where that means nothing else."""
-    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN}
+    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN, *map(str.casefold, header)}
     names = []
     for name in classes:
         column = name
@@ -202,7 +290,7 @@ def _name_columns(classes: Sequence[str]) -> list[str]:
     return names
 
 
-def _name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
+def name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:
     """Return what the outputs say: a class, the classes from a half on, or a value."""
     if task == REGRESSION:
         return list(outputs[:, 0].tolist())

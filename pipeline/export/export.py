@@ -19,18 +19,26 @@ from permafrost.pipeline.export.classifier import (
     load_classifier,
     make_classifier,
 )
+from permafrost.pipeline.export.publishing import (
+    SAVED_MODEL,
+    is_empty,
+    list_files,
+    publish_format,
+)
 from permafrost.pipeline.options import FeatureOptions
+from permafrost.pipeline.outputs import write_json
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import DECODING
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.export.backbone_part import ExportPart, Images
 from permafrost.stages.export.classifier import (
-    SUFFIX,
     build_classifier,
+    describe_answer,
     flatten_model,
     save_classifier,
 )
+from permafrost.stages.export.formats import FORMATS, KERAS, choose_format
 from permafrost.stages.heads import Head
 from permafrost.warn import warn_once
 
@@ -38,15 +46,17 @@ from permafrost.warn import warn_once
 _ABOUT = "metadata.json"
 
 
-def export(model: Path, out: Path) -> dict[str, object]:
-    """Write what ``fit`` left in `model` as one ``.keras`` file that needs nothing of this project.
+def export(model: Path, out: Path, *, form: str | None = None) -> dict[str, object]:
+    """Write what ``fit`` left in `model` as one Keras model that needs nothing of this project.
 
     Parameters
     ----------
     model : Path
         What ``fit`` wrote.
     out : Path
-        Ends in ``.keras``.
+        Beside it, in any format but Keras' own, ``<out>.json`` says what its outputs stand for.
+    form : str, optional
+        One of `stages.export.formats.FORMATS`; that of the suffix of `out` by default.
 
     Returns
     -------
@@ -58,7 +68,7 @@ def export(model: Path, out: Path) -> dict[str, object]:
     PipelineError, StageError
         The backbone is no longer the one that the head was fitted on, or cannot be exported.
     """
-    check_export_file(out)
+    form = check_export_file(out, form)
     classifier = load_classifier(model)
     parts = _load_parts(classifier)
     # Not earlier: until they are checked, the recipes may be anything.
@@ -73,17 +83,17 @@ def export(model: Path, out: Path) -> dict[str, object]:
         )
     network = build_classifier(parts, head, order=order)
     make_folder(out.absolute().parent)
-    with published(out, is_same=_is_same_model) as temporary:
-        save_classifier(
-            network,
-            temporary,
-            task=head.task,
-            classes=classes,
-            pixels=pixels,
-        )
+    if form == KERAS:
+        with published(out, is_same=_is_same_model) as temporary:
+            save_classifier(network, temporary, task=head.task, classes=classes, pixels=pixels)
+    else:
+        publish_format(network, out, form)
+        answer = describe_answer(task=head.task, classes=classes, pixels=pixels)
+        write_json(out.with_name(f"{out.name}.json"), answer)
     return {
         "model": str(out),
-        "bytes": out.stat().st_size,
+        "format": form,
+        "bytes": sum(file.stat().st_size for file in list_files(out, form)),
         "input_shape": list(network.input_shape[1:]),
         "task": head.task,
         "classes": classes,
@@ -132,10 +142,23 @@ def write_backbone(out: Path, head: Head, record: Mapping[str, Any]) -> None:
         network.save(temporary)
 
 
-def check_export_file(out: Path) -> None:
-    """Raise PipelineError where no model can be written."""
-    if out.suffix != SUFFIX or out.is_dir():
-        raise PipelineError(f"cannot export to {str(out)!r}; name a file that ends in {SUFFIX}")
+def check_export_file(out: Path, form: str | None = None) -> str:
+    """Return the format that a model is to be written in.
+
+    Raises
+    ------
+    PipelineError, StageError
+        None can be written there, or in that format.
+    """
+    form = choose_format(out, form)
+    is_folder = not FORMATS[form].suffix
+    if out.is_dir() and not is_folder:
+        raise PipelineError(f"cannot export to {str(out)!r}, a folder; name a file")
+    if is_folder and out.exists() and not (out / SAVED_MODEL).is_file() and not is_empty(out):
+        raise PipelineError(
+            f"{str(out)!r} is there, and no SavedModel; name a folder that is not there"
+        )
+    return form
 
 
 def share_pixels(layers: Sequence[tuple[str, Recipe]]) -> dict[str, object]:

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 
 from permafrost.cache.store.records import Parity
 from permafrost.cores import count_cores
+from permafrost.pipeline.units import describe_seconds
 
 _WIDTH = 100
-_MINUTE_S, _HOUR_S = 60, 3600
 _HEADER = ("images/s", "forward/s", "takes", "error", "options to add")
 
 
@@ -72,7 +72,7 @@ class ComparedRow:
         worst = max((error.max_error for error in self.errors.values()), default=None)
         return (
             *(about + _describe_rate(rate or 0.0) for rate in rates),
-            describe_time(self.seconds or 0.0),
+            describe_seconds(self.seconds or 0.0),
             "?" if worst is None else _describe_error(worst),
             self.options,
         )
@@ -111,7 +111,7 @@ class Comparison:
         measured = [row for row in self.rows if row.reason is None]
         lines = [
             f"compared on this machine with {self.images} of the images, in batches of"
-            f" {self.batch_size}, in {self.seconds:.0f} s:",
+            f" {self.batch_size}, in {describe_seconds(self.seconds)}:",
             *_align(_HEADER, [r.list_cells() for r in measured], [r.mark for r in measured]),
             *_group_reasons([row for row in self.rows if row.reason is not None]),
             "",
@@ -219,12 +219,3 @@ def _wrap(line: str) -> str:
 
 def _describe_rate(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}" if rate >= 1 else f"{rate:.2g}"
-
-
-def describe_time(seconds: float) -> str:
-    """Return a time as people say it."""
-    if seconds < 2 * _MINUTE_S:
-        return f"{seconds:.0f} s"
-    return (
-        f"{seconds / _MINUTE_S:.0f} min" if seconds < 2 * _HOUR_S else f"{seconds / _HOUR_S:.1f} h"
-    )

@@ -11,13 +11,14 @@ from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.records import Drift, Parity
 from permafrost.pipeline.computing.writer import SHARD_SECONDS
 from permafrost.pipeline.extraction.compare import compare
-from permafrost.pipeline.extraction.comparison import Comparison, describe_time
+from permafrost.pipeline.extraction.comparison import Comparison
 from permafrost.pipeline.forward.drift import describe_largest
 from permafrost.pipeline.forward.fast_decoding import FastDecoding, measure_fast_decoding
 from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.pipeline.planning.remembered import recall_rate, recall_records
+from permafrost.pipeline.units import count, describe_bytes, describe_seconds
 from permafrost.stages.datasets.folders import Ignored
 
 # Clusters that the time is told for.
@@ -95,18 +96,19 @@ class Preview:
         """Return the figures as a person wants them."""
         lines = [
             f"{self.images} images, {self.to_compute} to compute, {self.failed} known to be"
-            f" unreadable; {self.bytes_to_write:,} bytes to write, in about {self.shards} shards"
+            f" unreadable; {describe_bytes(self.bytes_to_write)} to write, in about"
+            f" {count(self.shards, 'shard')}"
         ]
         lines += [
             f"  {layer.layer}: {layer.rows_cached} cached, {layer.rows_missing} missing,"
-            f" {layer.bytes_to_write:,} bytes"
+            f" {describe_bytes(layer.bytes_to_write)}"
             for layer in self.layers
         ]
         lines += [f"  {describe_parity(*entry)}" for entry in self.parity.items()]
         lines += [f"  {line}" for line in describe_largest(self.drift)]
         if self.to_compute and self.seconds is not None:
             lines.append(
-                f"  about {describe_time(self.seconds)} at {self.images_per_second:.1f} images/s"
+                f"  about {describe_seconds(self.seconds)} at {self.images_per_second:.1f} images/s"
             )
         elif self.to_compute:
             lines.append("  time unknown: this backbone has not run here with these layers yet")
@@ -123,7 +125,7 @@ class Preview:
         return "\n".join(lines)
 
     def _describe_workers(self, rate: float) -> str:
-        times = (f"{n} take {describe_time(self.to_compute / rate / n)}" for n in _WORKERS)
+        times = (f"{n} take {describe_seconds(self.to_compute / rate / n)}" for n in _WORKERS)
         return f"a worker of a cluster did {rate:.1f} images/s: {', '.join(times)}"
 
 

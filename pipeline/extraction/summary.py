@@ -18,6 +18,7 @@ from permafrost.pipeline.forward.parity import describe_parity, read_parities
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_records
+from permafrost.pipeline.units import describe_bytes, describe_seconds
 from permafrost.stages.datasets.folders import Ignored
 from permafrost.stages.engines.program import Verdict
 
@@ -90,13 +91,13 @@ class ExtractSummary:
         """Return the figures as a person wants them."""
         lines = [
             f"{self.images} images: {self.computed} computed, {self.reused} reused,"
-            f" {self.failed} failed, in {self.seconds:.1f} s",
+            f" {self.failed} failed, in {describe_seconds(self.seconds)}",
             f"  features: {self.features or 'without --part, once all parts are done'}",
         ]
         if self.computed:
             lines.append(
                 f"  {self.images_per_second:.1f} images/s, bottleneck: {self.bottleneck},"
-                f" {self.bytes_written:,} bytes written"
+                f" {describe_bytes(self.bytes_written)} written"
             )
             told = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items() if share)
             lines.append(f"  time: {told}")

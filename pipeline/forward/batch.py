@@ -73,7 +73,7 @@ def load_batch(
 ) -> LoadedBatch:
     """Read and decode one batch; Dask runs it."""
     shape = (len(task.paths), spec.height, spec.width, spec.channels)
-    batch = LoadedBatch(rows=task.rows, pixels=np.zeros(shape, np.uint8))
+    batch = LoadedBatch(rows=task.rows, pixels=np.empty(shape, np.uint8))
     reading = start_reading(source, task.paths)
     for row, (read, path) in enumerate(zip(reading, task.paths, strict=True)):
         try:
@@ -98,6 +98,7 @@ def load_batch(
         else:
             batch.pixels[row] = decoded.pixels
             batch.n_rotated += decoded.rotated
+    batch.pixels[~batch.readable] = 0
     return batch
 
 

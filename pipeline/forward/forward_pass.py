@@ -28,11 +28,20 @@ class ForwardPass:
         meanwhile.
     shares : Shares
         Is told how long this waited for what.
+    start : callable, optional
+        Imports what building takes in any case, while the first batch is decoded.
     """
 
-    def __init__(self, build: Callable[[], PlanProgram], shares: Shares) -> None:
+    def __init__(
+        self,
+        build: Callable[[], PlanProgram],
+        shares: Shares,
+        *,
+        start: Callable[[], None] = lambda: None,
+    ) -> None:
         self._build = build
         self._shares = shares
+        self._import = start
         self._program: PlanProgram | None = None
         self._pool: ThreadPoolExecutor | None = None
         self._running: deque[tuple[LoadedBatch, Future[list[np.ndarray]] | None]] = deque()
@@ -54,7 +63,10 @@ class ForwardPass:
         list of ndarray, each (n, *shape)
             Empty where no image of the batch could be read.
         """
+        started_s = time.monotonic()
+        self._import()
         clock_s = time.monotonic()
+        self._shares.building += clock_s - started_s
         for batch in batches:
             self._shares.loading += time.monotonic() - clock_s
             self._start(batch)

@@ -59,13 +59,21 @@ class LoaderThreads:
 def load_ahead(
     loaders: Loaders, prepared: Preparation, tasks: Iterator[BatchTask], *, n_workers: int
 ) -> Iterator[LoadedBatch]:
-    """Yield batches of a plan in order, and load as many ahead as the memory budget allows."""
+    """Yield batches of a plan in order, and load as many ahead as the memory budget allows.
+
+    The first are being loaded when this returns.
+    """
     spec, fitting = prepared.decode, prepared.fitting
     load = partial(load_batch, prepared.dataset.source, spec=spec, isolation=prepared.isolation)
     batch_bytes = fitting.batch_size * spec.height * spec.width * spec.channels
     submitted = (loaders.submit(load, task) for task in tasks)
     n_ahead = choose_ahead(batch_bytes, fitting.memory_bytes, n_workers=n_workers)
-    window = deque(itertools.islice(submitted, n_ahead))
+    return _take_in_order(deque(itertools.islice(submitted, n_ahead)), submitted)
+
+
+def _take_in_order(
+    window: deque[Callable[[], LoadedBatch]], submitted: Iterator[Callable[[], LoadedBatch]]
+) -> Iterator[LoadedBatch]:
     while window:
         batch = window.popleft()()
         # Nothing else holds the batch by now.

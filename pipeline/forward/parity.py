@@ -57,12 +57,11 @@ def note_parity(
     if not len(sample):
         return
     plain = replace(spec, precision="float32")
+    run = partial(run_views, batch=sample, layers=active, spec=spec)
+    # The reference first, and gone before the program takes its own memory at its first batch.
     with closing(open_reference(prepared.backbone.load(), plain)) as reference:
-        ours, theirs = (
-            partial(run_views, one, layers=active, spec=spec)
-            for one in (program, HalvingProgram(reference))
-        )
-        errors = measure_errors(ours, theirs, [sample])
+        expected = run(HalvingProgram(reference))
+    errors = measure_errors(lambda _: run(program), lambda _: expected, [sample])
     for layer, (max_error, mean_error) in zip(active, errors, strict=True):
         if not math.isfinite(max_error + mean_error):
             raise PipelineError(

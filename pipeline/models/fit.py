@@ -19,9 +19,9 @@ from permafrost.pipeline.export.classifier import (
     MODEL_NAME,
     PREDICTIONS_NAME,
     save_classifier,
-    write_predictions,
 )
 from permafrost.pipeline.export.export import write_backbone
+from permafrost.pipeline.models.answers import Answers, describe_groups
 from permafrost.pipeline.models.checkpoint import (
     find_checkpoint,
     forget_checkpoints,
@@ -44,15 +44,16 @@ from permafrost.pipeline.tasks.rows import FeatureFiles, read_labels
 from permafrost.pipeline.tasks.task import (
     TaskOptions,
     check_classes,
-    make_candidate,
 )
 from permafrost.pipeline.tasks.views import list_views
+from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.errors import StageError
+from permafrost.stages.evaluation.calibrating import plan_calibration
 from permafrost.stages.evaluation.crossfit import Trial
 from permafrost.stages.evaluation.metrics import PRIMARY
-from permafrost.stages.heads import HEADS, Head, fit_head
+from permafrost.stages.heads import HEADS, CalibratedHead, Head, fit_head
 
 _log = logging.getLogger(__name__)
 
@@ -81,10 +82,14 @@ class FitResult:
             )
         if len(lines) == 1:
             lines.append("  not measured: no row is in the test split; split, or use --cv 5")
+        if found.get("by"):
+            lines.append(describe_groups(found["by"]))
         if found.get("kept"):
             lines.append(describe_kept(found["kept"]))
         views = f" in {len(found['views'])} views" if "views" in found else ""
-        lines.append(f"  {found['n_train']} training rows{views}, {found['seconds']:.1f} s")
+        lines.append(
+            f"  {found['n_train']} training rows{views}, {describe_seconds(found['seconds'])}"
+        )
         return "\n".join(lines)
 
 
@@ -105,26 +110,32 @@ def fit(options: FitOptions) -> FitResult:
         One line for the user each.
     """
     started_s = time.monotonic()
-    candidate = make_candidate(options.head, options.settings, task=options.data.task)
+    candidate = options.make_candidate()
     with options.data.open_files() as files:
+        options.answer.check(options.data.task, files.columns)
         layers = files.find_layers(options.layer)
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
         # Before anything is fitted, as there may be no such folds.
         record = build_record(options, candidate, files, layers)
         trial = _plan_folds(bench, options, record["fit"])
+        train = bench.stack(bench.labelled.train)
+        calibration = plan_calibration(
+            candidate.calibration, bench.targets.select(train), bench.groups[train], seed=bench.seed
+        )
         make_folder(options.out)
         head = fit_head(
             candidate.kind,
             candidate.settings,
             bench.matrix,
             bench.targets,
-            train=bench.stack(bench.labelled.train),
+            train=train,
             groups=bench.groups,
             seed=bench.seed,
             memory_bytes=bench.memory_bytes,
             store=bench.store,
             checkpoint=find_checkpoint(options.out, record["fit"], None),
+            calibration=calibration,
         )
         found = measure_head(candidate, bench, head, trial)
         metrics = found.metrics
@@ -140,13 +151,17 @@ def fit(options: FitOptions) -> FitResult:
             "data": options.asked,
             **tell_views(bench.views, average_views=bench.averages),
         }
+        if isinstance(head, CalibratedHead):
+            metrics["calibration"] = head.calibration.method
         if options.head == "head2toe":
             metrics["kept"] = list_kept(head, layers, bench.matrix.widths)
+        told = _tell_unseen(options, files, found.unseen)
+        metrics |= told.measure(options.answer.by, seed=options.data.seed)
         _order_classes(metrics, options.data.classes or ())
         # Two fits at once into one folder would leave the head of one with the record of another.
         with locked_folder(options.out):
             remove_durably(options.out / MODEL_NAME)
-            _write_unseen(options, files, found.unseen)
+            told.write(options.out / PREDICTIONS_NAME, by=options.answer.by)
             write_json(options.out / METRICS_NAME, metrics)
             write_epochs(options.out, found.epochs)
             if trial is not None and found.everything is not None:
@@ -193,22 +208,23 @@ def _keep_network(out: Path, head: Head, record: Mapping[str, Any]) -> None:
         _log.info("%s cannot be a backbone: %s", out, error)
 
 
-def _write_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> None:
-    column = files.column(options.data.target)
-    write_predictions(
-        options.out / PREDICTIONS_NAME,
+def _tell_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> Answers:
+    column, by = files.column(options.data.target), options.answer.by
+    keys = files.column(by) if by else []
+    return Answers(
         paths=[files.paths[row] for row in unseen.rows],
         labels=[column[row] for row in unseen.rows],
         outputs=unseen.outputs,
         classes=unseen.classes,
         task=options.data.task,
         order=options.data.classes or (),
+        keys=[keys[row] for row in unseen.rows] if by else [],
     )
 
 
 def find_fit(options: FitOptions) -> FitResult | None:
     """Return what an earlier fit left, if it was fitted on the same rows in the same way."""
-    candidate = make_candidate(options.head, options.settings, task=options.data.task)
+    candidate = options.make_candidate()
     with options.data.open_files() as files:
         record = build_record(options, candidate, files, files.find_layers(options.layer))
     known = read_json(options.out / MODEL_NAME)

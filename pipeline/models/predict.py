@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,18 +17,21 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import (
+    UNSURE,
     Classifier,
     check_recipe,
     list_features,
     load_classifier,
-    write_predictions,
 )
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.results import write_failures
 from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
-from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions
+from permafrost.pipeline.models.answers import Answers, check_reject, describe_groups
+from permafrost.pipeline.models.record import BY_HELP, check_by
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions, declare
+from permafrost.pipeline.parsers import read_number
 from permafrost.pipeline.planning.backbone import Backbone
-from permafrost.pipeline.planning.dataset import Dataset
+from permafrost.pipeline.planning.dataset import Dataset, open_dataset
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.tasks.views import check_several
 from permafrost.stages.datasets.table import read_table
@@ -39,6 +44,31 @@ from permafrost.stages.heads.head import predict_images
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TellOptions:
+    """What is made of a head's answers.
+
+    Attributes
+    ----------
+    reject : float
+        Where no class is so probable, none is predicted.
+    by : str, optional
+        A column: what is said of images with one value of it is averaged, and told too.
+    """
+
+    reject: float = declare(
+        0.0,
+        type=read_number,
+        metavar="P",
+        help=f"predict {UNSURE} where no class has this probability, as 0.9",
+    )
+    by: str | None = declare(None, metavar="COLUMN", help=BY_HELP)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.reject <= 1:
+            raise PipelineError(f"--reject {self.reject:g} is no probability; give 0.5 to 1")
+
+
 def predict(  # noqa: PLR0913
     model: Path,
     images: str,
@@ -48,6 +78,7 @@ def predict(  # noqa: PLR0913
     run: RunOptions,
     average_views: bool = False,
     dataset: Dataset | None = None,
+    telling: TellOptions = TellOptions(),
 ) -> dict[str, object]:
     """Classify images and write ``path,label,predicted`` and a probability column a class.
 
@@ -66,6 +97,7 @@ def predict(  # noqa: PLR0913
         Whether what is said of an image is the mean over the views that the head was fitted on.
     dataset : Dataset, optional
         The images, where they are listed and hashed already.
+    telling : TellOptions
 
     Returns
     -------
@@ -79,6 +111,8 @@ def predict(  # noqa: PLR0913
     """
     check_predictions_file(out)
     fitted = classifier = load_classifier(model)
+    head = fitted.head
+    check_reject(telling.reject, task=head.task, classes=head.classes.tolist())
     if average_views:
         views = fitted.views or fitted.parts[0].features.views
         check_several(views, what=f"{str(model)!r} was fitted on")
@@ -96,6 +130,10 @@ def predict(  # noqa: PLR0913
     with Index(open_cache(cache).index_file) as index:
         for part in fitted.parts:
             check_recipe(part, Backbone(part.features, index))
+        if telling.by is not None:
+            workers = run.n_threads
+            dataset = dataset or open_dataset(name_images(images), index, workers=workers)
+            check_by(telling.by, head.task, sorted(dataset.manifest.extra))
     make_folder(out.parent)
     with temporary_folder(out.parent) as folder:
         outs = [folder / f"{number}.h5" for number in range(len(extractions))]
@@ -104,11 +142,23 @@ def predict(  # noqa: PLR0913
             for options, one in zip(extractions, outs, strict=True)
         ]
         with FeatureFiles(outs) as files:
-            figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out)
+            figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out, telling)
         _keep_failures(outs, failures_path(out))
     figures |= {"features": None, "predictions": str(out)}
     figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
     return figures
+
+
+def describe_predictions(figures: Mapping[str, Any], out: Path) -> str:
+    """Write what came of it as a person wants it."""
+    lines = [f"{figures['images']} images → {out}"]
+    if "unsure" in figures:
+        accuracy = figures.get("accuracy_of_answered")
+        right = "" if accuracy is None else f"; accuracy of the others {accuracy:.4f}"
+        lines.append(f"  {UNSURE}: {figures['unsure']}, below {figures['reject']:g}{right}")
+    if "by" in figures:
+        lines.append(describe_groups(figures["by"]))
+    return "\n".join(lines)
 
 
 def check_predictions_file(out: Path) -> None:
@@ -122,7 +172,9 @@ def name_images(images: str) -> DatasetOptions:
     return DatasetOptions(images=images, split="none")
 
 
-def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[str, object]:
+def _classify(
+    classifier: Classifier, files: FeatureFiles, out: Path, telling: TellOptions
+) -> dict[str, object]:
     head = classifier.head
     wanted = list_features(classifier)
     views = list(dict.fromkeys(wanted))
@@ -133,16 +185,20 @@ def _classify(classifier: Classifier, files: FeatureFiles, out: Path) -> dict[st
     rows, n_views = np.arange(len(files)), len(layers[0].views)
     outputs = predict_images(head, files.open_matrix(layers), rows, n_views=n_views)
     labels = _read_truth(classifier, files)
-    write_predictions(
-        out,
+    by = telling.by
+    answers = Answers(
         paths=files.paths,
         labels=labels,
         outputs=outputs,
         classes=head.classes,
         task=head.task,
         order=classifier.order,
+        keys=files.column(by) if by else (),
+        reject=telling.reject,
     )
-    return _score(head, outputs, labels, files.paths) if all(labels) else {}
+    answers.write(out, by=by)
+    scores = _score(head, outputs, labels, files.paths) if all(labels) else {}
+    return scores | answers.count_unsure() | answers.measure(by)
 
 
 def _read_truth(classifier: Classifier, files: FeatureFiles) -> list[str]:

@@ -8,11 +8,78 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.options import declare
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles, read_labels
-from permafrost.pipeline.tasks.task import Scaling, TaskOptions, digest_fit, digest_rows
+from permafrost.pipeline.tasks.task import (
+    Scaling,
+    TaskOptions,
+    digest_fit,
+    digest_rows,
+    make_candidate,
+)
 from permafrost.pipeline.tasks.views import list_views
+from permafrost.stages.datasets.targets import CLASSIFICATION
+from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.fold_task import Candidate
+from permafrost.stages.heads import CALIBRATIONS
+
+BY_HELP = "average what is said of images with one value in a column, as patient"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerOptions:
+    """How the head that is kept answers, and is measured besides.
+
+    Attributes
+    ----------
+    calibrate : str
+        One of `stages.heads.CALIBRATIONS`.
+    by : str, optional
+        A column: what is said of images with one value of it is averaged, and measured too.
+    """
+
+    calibrate: str = declare(
+        "none",
+        nargs="?",
+        const="auto",
+        choices=CALIBRATIONS,
+        help="calibrate probabilities, on folds within the training rows (alone: sigmoid of two"
+        " classes, temperature of several)",
+    )
+    by: str | None = declare(None, metavar="COLUMN", help=BY_HELP)
+
+    def __post_init__(self) -> None:
+        if self.calibrate not in CALIBRATIONS:
+            raise UnknownNameError("calibration", self.calibrate, CALIBRATIONS)
+
+    def check(self, task: str, columns: Sequence[str]) -> None:
+        """Raise where a task, or the columns of the images' table, do not go with it.
+
+        Raises
+        ------
+        UnknownNameError
+            There is no such column.
+        PipelineError
+            Nothing but probabilities of classes is averaged.
+        """
+        check_by(self.by, task, columns)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return what was asked for, without what is as by default."""
+        given = {"calibrate": self.calibrate, "by": self.by}
+        return {name: value for name, value in given.items() if value and value != "none"}
+
+
+def check_by(by: str | None, task: str, columns: Sequence[str]) -> None:
+    """Raise as `AnswerOptions.check` does."""
+    if by is None:
+        return
+    if task != CLASSIFICATION:
+        raise PipelineError(f"--by goes with --task {CLASSIFICATION}; drop one of the two")
+    if by not in columns:
+        raise UnknownNameError("column", by, columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +96,7 @@ class FitOptions:
         As typed (``"0.1"``) or as YAML gives them (``0.1``).
     out : Path
         Folder for what is fitted and measured.
+    answer : AnswerOptions
     """
 
     data: TaskOptions
@@ -36,11 +104,18 @@ class FitOptions:
     head: str
     settings: Mapping[str, object] = field(default_factory=dict)
     out: Path
+    answer: AnswerOptions = AnswerOptions()
+
+    def make_candidate(self) -> Candidate:
+        """Return the head that is asked for, see `task.make_candidate`."""
+        return make_candidate(
+            self.head, self.settings, task=self.data.task, calibration=self.answer.calibrate
+        )
 
     @property
     def asked(self) -> dict[str, object]:
         """What ``metrics.json`` keeps of what was asked for, besides the head."""
-        return {"layer": self.layer, **self.data.to_dict(self.out)}
+        return {"layer": self.layer, **self.data.to_dict(self.out), **self.answer.to_dict()}
 
     @classmethod
     def read(cls, metrics: Mapping[str, Any], out: Path) -> FitOptions:
@@ -52,7 +127,9 @@ class FitOptions:
             It does not say.
         """
         data = dict(metrics["data"])
+        answer = {name: data.pop(name) for name in ("calibrate", "by") if name in data}
         return cls(
+            answer=AnswerOptions(**answer),
             layer=data.pop("layer"),
             data=TaskOptions.from_dict(data, out),
             head=metrics["head"],
@@ -79,7 +156,7 @@ def build_record(
             for layer in layers
         ],
         "fit": digest_fit(
-            digest_rows(options.data, files),
+            digest_rows(options.data, files, by=options.answer.by),
             layers,
             candidate,
             scalings=_list_scalings(options.data, files, layers),

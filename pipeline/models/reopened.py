@@ -21,7 +21,7 @@ from permafrost.pipeline.models.unseen import (
     recall_unseen,
 )
 from permafrost.pipeline.outputs import read_json
-from permafrost.pipeline.tasks.task import TaskOptions, count_folds, make_candidate
+from permafrost.pipeline.tasks.task import TaskOptions, count_folds
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.heads import HEADS, load_head
 
@@ -93,7 +93,7 @@ def reopen_fit(folder: Path, *, memory_bytes: int | None = None) -> Iterator[Reo
         yield ReopenedFit(
             folder=folder,
             options=options,
-            candidate=make_candidate(asked.head, asked.settings, task=options.task),
+            candidate=asked.make_candidate(),
             bench=open_bench(options, files, files.find_layers(asked.layer)),
             metrics=metrics,
             key=str(record["fit"]),

@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,14 +21,19 @@ from permafrost.stages.backbones.applications import (
     parse_backbone,
 )
 from permafrost.stages.backbones.layers import BackboneCard, LayerSpec, parse_layer_specs
-from permafrost.stages.backbones.preprocessing import OWN_MODE, check_mode
+from permafrost.stages.backbones.preprocessing import OWN_MODE, check_mode, parse_mode
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError
+from permafrost.stages.frameworks.hub_classes import find_hub_version
 from permafrost.stages.frameworks.start import find_keras_settings
+from permafrost.stages.presets.handles import find_revision
 from permafrost.stamps import write_exact_stamp
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.loading import BackboneRequest
     from permafrost.stages.backbones.network import Network
+
+
+_DEFAULTS = {option.name: option.default for option in fields(FeatureOptions)}
 
 
 class Backbone:
@@ -45,9 +50,10 @@ class Backbone:
         self._options = options
         self._index = index
         self.name = parse_backbone(options.backbone)
-        if self.name.is_file and options.weights != "imagenet":
+        if self.name.is_saved and options.weights != "imagenet":
+            what = "preset" if self.name.preset else "model file"
             raise InputError(
-                f"--weights {options.weights!r}: the model file {self.name.name!r} brings its own;"
+                f"--weights {options.weights!r}: the {what} {self.name.name!r} brings its own;"
                 " drop --weights"
             )
         self._networks: dict[bool, Network] = {}
@@ -102,9 +108,33 @@ class Backbone:
         check_mode(mode, self.card.channels)
         return mode
 
+    @cached_property
+    def resizing(self) -> tuple[str, str]:
+        """How images are resized, and to which part: as asked for, or as a preset does.
+
+        Raises
+        ------
+        InputError
+            The one is asked for, and the other with it.
+        """
+        options = self._options
+        asked = (options.resize, options.resize_mode)
+        converter = self.card.converter if options.preprocess == "auto" else None
+        if converter is None:
+            return asked
+        if asked != tuple(_DEFAULTS[name] for name in ("resize", "resize_mode")):
+            raise InputError(
+                f"--resize {asked[0]}, --resize-mode {asked[1]}: the preset {self.name.preset!r}"
+                f" resizes images itself ({converter.resize}, {converter.resize_mode}); drop them,"
+                f" or scale pixels yourself, as with --preprocess {converter.preprocess}"
+            )
+        return converter.resize, converter.resize_mode
+
     def _choose_preprocess(self) -> str:
         card = self.card
-        if not self.name.is_file:
+        if card.converter:
+            return parse_mode(card.converter.preprocess)
+        if not self.name.is_saved:
             entry = APPLICATIONS[self.name.name]
             is_bare = entry.preprocess == "none" and not card.scales_input
             return entry.outside if is_bare else entry.preprocess
@@ -121,7 +151,7 @@ class Backbone:
 
     def describe_all(self) -> BackboneCard:
         """Return the card with the most layers there are: with the classifier if it can be had."""
-        if not self.name.is_file:
+        if not self.name.is_saved:
             try:
                 return self._describe(with_top=True)
             except (WeightsError, InputError):
@@ -181,11 +211,11 @@ class Backbone:
             card = self._describe(with_top=False)
         except WeightsError:
             # A file with the classifier's weights fits only the whole network.
-            if self.name.is_file or self._options.weights in ("imagenet", "random"):
+            if self.name.is_saved or self._options.weights in ("imagenet", "random"):
                 raise
             self._with_top = True
             return self._describe(with_top=True)
-        if self.name.is_file or all(spec.layer in card.layers for spec in layers):
+        if self.name.is_saved or all(spec.layer in card.layers for spec in layers):
             return card
         return self._find_card_with_top(layers)
 
@@ -199,7 +229,7 @@ class Backbone:
         return card
 
     def _describe(self, *, with_top: bool = False) -> BackboneCard:
-        if self.name.name == NO_BACKBONE or not (self._of_network or self.name.is_file):
+        if self.name.name == NO_BACKBONE or not (self._of_network or self.name.is_saved):
             return self._describe_images()
         memo_key = self._described[with_top] = self._memo_key(with_top=with_top)
         known = self._index.memo(memo_key) if self._index else None
@@ -248,12 +278,14 @@ class Backbone:
         weights = self._options.weights
         named = weights not in ("imagenet", "random")
         # Not just whatever exists: a folder here may be called like an application.
-        files = [self.name.name] * self.name.is_file + [weights] * named
+        own = self.name.path
+        files = ([own] if own else []) + [Path(weights)] * named
         facts = {
             "card": 5,
-            "backbone": "file" if self.name.is_file else str(self.name),
+            # Other files of a folder are other presets; a model file is one whatever it is called.
+            "backbone": ("preset" if self.name.preset else "file") if own else str(self.name),
             "weights": "file" if named else weights,
-            "files": [hash_path(Path(name), self._index) for name in files],
+            "files": [hash_path(path, self._index) for path in files],
             "size": self._options.size,
             "top": with_top,
             # Which layers an application has, and how it is wired, is up to Keras.
@@ -261,6 +293,9 @@ class Backbone:
             # Random weights are another network on each backend, and types are another's in floatx.
             "settings": find_keras_settings(),
         }
+        if self.name.preset:
+            # How a preset is read, and which of those of a name it is, is up to KerasHub.
+            facts["hub"] = [find_hub_version(), find_revision(self.name.preset)]
         return json.dumps(facts, sort_keys=True)
 
 

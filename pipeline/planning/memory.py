@@ -12,6 +12,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
+from permafrost.pipeline.units import describe_bytes
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.frameworks.start import NVIDIA_DEVICES
 
@@ -74,8 +75,8 @@ def fit_memory(
     if left_bytes <= 0 or left_bytes < one_bytes <= run.memory_bytes:
         needed = -(-(plan_bytes + one_bytes) // 1_000_000)
         raise PipelineError(
-            f"the plan of {len(manifest)} images takes {plan_bytes / 1e6:.0f} MB of --memory, which"
-            f" leaves too little to compute; give it {needed}MB or more"
+            f"the plan of {len(manifest)} images takes {describe_bytes(plan_bytes)} of --memory,"
+            f" which leaves too little to compute; give it {needed}MB or more"
         )
     on_gpu = NVIDIA_DEVICES.is_dir()
     batch_size = run.batch_size or choose_batch_size(

@@ -33,6 +33,7 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
     """
     card = backbone.card
     view = layer.view or options.views[0]
+    resize, resize_mode = backbone.resizing
     check_view(view, card.size)
     recipe: dict[str, JsonValue] = {
         "color": name_color(card.channels),
@@ -41,8 +42,8 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
         "numerics": NUMERICS,
         "orient": options.orient,
         "pooling": layer.pooling,
-        "resize": options.resize,
-        "resize_mode": options.resize_mode,
+        "resize": resize,
+        "resize_mode": resize_mode,
         "size": list(card.size),
         "view": view,
     }
@@ -61,17 +62,21 @@ def build_recipe(options: FeatureOptions, backbone: Backbone, layer: LayerSpec) 
     if layer_card.channel_axis != LAST and len(layer_card.shape) > 1:
         # Only then: one more key in every recipe would make all caches miss.
         recipe["channel_axis"] = layer_card.channel_axis
+    if layer_card.tokens and len(layer_card.shape) == 2:
+        # What token poolings of the cached layer need to know.
+        recipe["tokens"] = [layer_card.tokens.n_class, layer_card.tokens.n_before]
     return recipe
 
 
 def build_decode_spec(options: FeatureOptions, backbone: Backbone) -> DecodeSpec:
     """Build what decoding an image needs to know."""
     height, width = backbone.card.size
+    resize, resize_mode = backbone.resizing
     return DecodeSpec(
         height=height,
         width=width,
-        resize=options.resize,
-        resize_mode=options.resize_mode,
+        resize=resize,
+        resize_mode=resize_mode,
         orient=options.orient,
         color=name_color(backbone.card.channels),
         decoding=options.decode,

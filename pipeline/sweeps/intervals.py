@@ -20,7 +20,9 @@ def count_groups(folds: Sequence[Fold], resamples: Resamples) -> NDArray[np.int6
     return np.concatenate([np.bincount(resamples.units(fold)) for fold in range(len(folds))])
 
 
-def bound_score(records: Sequence[FoldRecord], sizes: NDArray[np.int64]) -> Interval | None:
+def bound_score(
+    records: Sequence[FoldRecord], sizes: NDArray[np.int64] | None = None
+) -> Interval | None:
     """Return the 95 % interval of the score that heads are ranked by.
 
     The percentile bootstrap over groups of rows, as for the test split
@@ -30,14 +32,20 @@ def bound_score(records: Sequence[FoldRecord], sizes: NDArray[np.int64]) -> Inte
     ----------
     records : sequence of FoldRecord
         Of one head on all folds.
-    sizes : ndarray of int64, shape (n_groups,)
-        As `count_groups` gives them.
+    sizes : ndarray of int64, shape (n_groups,), optional
+        As `count_groups` gives them; without, groups count as of one size, so that the folds need
+        not be known.
     """
     evidence = [record.evidence for record in records]
     if evidence[0].dtype != np.int64:
         return bound_draws(np.sum(evidence, axis=0))
     wrong = np.concatenate(evidence)
-    return bound_draws(1 - draw_shares(wrong, sizes, np.random.default_rng(0), _N_DRAWS))
+    counted = _even_out(records, len(wrong)) if sizes is None else sizes
+    return bound_draws(1 - draw_shares(wrong, counted, np.random.default_rng(0), _N_DRAWS))
+
+
+def _even_out(records: Sequence[FoldRecord], n_groups: int) -> NDArray[np.float64]:
+    return np.full(n_groups, sum(record.n_test for record in records) / n_groups)
 
 
 def bound_difference(ours: Sequence[FoldRecord], theirs: Sequence[FoldRecord]) -> Interval | None:
@@ -50,5 +58,5 @@ def bound_difference(ours: Sequence[FoldRecord], theirs: Sequence[FoldRecord]) -
     if evidence[0][0].dtype != np.int64:
         return bound_draws(np.sum(evidence[0], axis=0) - np.sum(evidence[1], axis=0))
     saved = np.concatenate(evidence[1]) - np.concatenate(evidence[0])
-    sizes = np.full(len(saved), sum(record.n_test for record in ours) / len(saved))
+    sizes = _even_out(ours, len(saved))
     return bound_draws(draw_shares(saved, sizes, np.random.default_rng(0), _N_DRAWS))

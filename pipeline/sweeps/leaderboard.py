@@ -13,18 +13,21 @@ from permafrost.pipeline.models.checkpoint import EPOCH_COLUMNS, EPOCHS_NAME, de
 from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
 from permafrost.pipeline.outputs import write_json, write_rows
 from permafrost.pipeline.sweeps.grid import Configuration
-from permafrost.pipeline.sweeps.intervals import bound_difference
+from permafrost.pipeline.sweeps.intervals import bound_difference, bound_score
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
 from permafrost.pipeline.sweeps.transfer import Transfer
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.evaluation.comparison import compare_counts, compare_draws
 from permafrost.stages.evaluation.folds import Fold
+from permafrost.stages.evaluation.intervals import Interval
 from permafrost.stages.evaluation.metrics import PRIMARY
 
 # Above this p value a difference from the first is called noise.
 SIGNIFICANCE = 0.05
 SUMMARY_NAME = "sweep.json"
+BOARD_NAME = "leaderboard.csv"
 FOLDS_NAME = "folds.csv"
+INTERVAL_COLUMNS = ("interval_low", "interval_high")
 _SHOWN = 15
 
 
@@ -38,6 +41,8 @@ class Entry:
     folds : list of FoldRecord
     summary : dict
         Mean and standard deviation of each score over the folds.
+    interval : tuple of float, optional
+        95 %, of what all are ranked by; see `bound_score`.
     p_value : float or None
         Of the paired comparison with the first, on the same rows, of what all are ranked by; None
         for the first itself.
@@ -48,6 +53,7 @@ class Entry:
     configuration: Configuration
     folds: list[FoldRecord]
     summary: Scores
+    interval: Interval | None = None
     p_value: float | None = None
     error: str = ""
 
@@ -66,6 +72,7 @@ class Entry:
         return {
             **self.configuration.to_dict(),
             **self.summary,
+            "interval": self.interval and list(self.interval),
             "p_value": self.p_value,
             "tied_with_first": self.is_tied,
             "seconds": round(self.seconds, 3),
@@ -117,7 +124,7 @@ class Leaderboard:
                     str(number),
                     "" if mean is None else f"{mean:.4f}",
                     "" if std is None else f"{std:.4f}",
-                    _write_p(entry.p_value),
+                    write_p(entry.p_value),
                     f"{entry.seconds:.1f}",
                     entry.configuration.layer,
                     f"{entry.configuration.head} {entry.error}".strip(),
@@ -177,6 +184,7 @@ def _read_entry(configuration: Configuration, journal: Journal, *, n_folds: int)
         configuration=configuration,
         folds=folds,
         summary={} if errors else summarize_scores(record.scores for record in folds),
+        interval=None if errors else bound_score(folds),
         error=f"failed: {errors[0]}" if errors else "",
     )
 
@@ -216,6 +224,7 @@ def write_tables(out: Path, board: Leaderboard, *, rows_key: str, data: dict[str
     ranked = [
         {"rank": number, **_name_configuration(entry), **entry.summary}
         | {
+            **dict(zip(INTERVAL_COLUMNS, entry.interval or ("", ""), strict=True)),
             "p_value": entry.p_value,
             "tied_with_first": "yes" if entry.is_tied else "no",
             "from_scratch": "yes" if entry.configuration.is_from_scratch else "no",
@@ -224,7 +233,7 @@ def write_tables(out: Path, board: Leaderboard, *, rows_key: str, data: dict[str
         }
         for number, entry in enumerate(board.entries, start=1)
     ]
-    _write_csv(out / "leaderboard.csv", ranked)
+    _write_csv(out / BOARD_NAME, ranked)
     _write_epochs(out, board)
     write_json(out / SUMMARY_NAME, board.to_dict() | {"rows": rows_key, "data": data})
 
@@ -274,7 +283,8 @@ def _round(value: object) -> object:
     return f"{value:.6g}" if isinstance(value, float) else value
 
 
-def _write_p(value: float | None) -> str:
+def write_p(value: float | None) -> str:
+    """Write a p value; nothing for none."""
     if value is None:
         return ""
     return f"{value:.3f}" if value >= 0.001 else "<0.001"

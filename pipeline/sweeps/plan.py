@@ -13,6 +13,7 @@ from pathlib import Path
 from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.measure import plan_folds
+from permafrost.pipeline.models.record import AnswerOptions
 from permafrost.pipeline.options import declare
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.grid import Configuration, choose_layers, list_configurations
@@ -22,7 +23,7 @@ from permafrost.pipeline.tasks.task import TaskOptions, check_classes, choose_fo
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.heads import check_training
+from permafrost.stages.heads import check_calibration, check_training
 from permafrost.stages.heads.settings import find_class_weights
 
 # A configuration, and the number of a fold.
@@ -46,6 +47,8 @@ class SweepOptions:
     jobs : int
         Processes.
     out : Path
+    answer : AnswerOptions
+        Of the best, which is chosen before it is calibrated.
     """
 
     data: TaskOptions
@@ -67,6 +70,7 @@ class SweepOptions:
         metadata={"type": read_whole, "metavar": "N", "help": "processes (default: the cores)"},
     )
     out: Path
+    answer: AnswerOptions = field(default_factory=AnswerOptions)
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -101,11 +105,13 @@ class RowsPlan:
 def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
     """Choose how many folds, and raise now what every single fit would raise."""
     data = choose_folds(options.data, files)
+    options.answer.check(data.task, files.columns)
     labelled = read_labels(files, task=data.task, column=data.target)
     check_classes(labelled, data)
     train = labelled.targets.select(labelled.train)
     for kind in dict.fromkeys(one.kind for one in options.candidates):
         check_training(kind, train)
+        check_calibration(kind, options.answer.calibrate, task=data.task)
     if data.task != REGRESSION:
         _check_weights(options.candidates, labelled)
     return RowsPlan(data=data, labelled=labelled)

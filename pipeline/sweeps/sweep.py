@@ -48,6 +48,7 @@ from permafrost.pipeline.sweeps.plan import (
 from permafrost.pipeline.sweeps.workers import open_workers
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.tasks.task import TaskOptions, digest_rows
+from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.evaluation.comparison import Resamples, collect_evidence
 from permafrost.stages.evaluation.crossfit import Trial, cross_fit
 from permafrost.stages.evaluation.fold_task import FoldOutputs, explain_failure
@@ -86,7 +87,7 @@ class SweepResult:
         name = PRIMARY[self.board.task]
         lines = [
             self.board.describe(),
-            f"{self.n_fitted or 'no'} new fits in {self.seconds:.1f} s; every figure:"
+            f"{self.n_fitted or 'no'} new fits in {describe_seconds(self.seconds)}; every figure:"
             f" {self.out / 'leaderboard.csv'}, results.csv, sweep.json",
             f"the first, fitted on all {self.best.metrics['n_train']} training rows:"
             f" {self.best.out}",
@@ -123,7 +124,7 @@ def sweep(options: SweepOptions) -> SweepResult:
     _check_fitted(board, options.out)
     return SweepResult(
         board=board,
-        best=_fit_best(board, rows.data, options.out / BEST_NAME),
+        best=_fit_best(board, rows.data, options),
         n_fitted=len(missing),
         seconds=time.monotonic() - started_s,
         out=options.out,
@@ -239,7 +240,7 @@ class _BestSoFar:
         return f"best fold: {self._score:.4f} {self._name}" if self._name else "starting"
 
 
-def _fit_best(board: Leaderboard, data: TaskOptions, out: Path) -> FitResult:
+def _fit_best(board: Leaderboard, data: TaskOptions, asked: SweepOptions) -> FitResult:
     """Fit the winner on all training rows; the test split is looked at here, and only here."""
     best = board.entries[0].configuration
     options = FitOptions(
@@ -247,7 +248,8 @@ def _fit_best(board: Leaderboard, data: TaskOptions, out: Path) -> FitResult:
         layer=best.layer,
         head=best.candidate.kind,
         settings=dataclasses.asdict(best.candidate.settings),
-        out=out,
+        out=asked.out / BEST_NAME,
+        answer=asked.answer,
     )
     try:
         return find_fit(options) or fit(options)

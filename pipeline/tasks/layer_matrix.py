@@ -18,7 +18,7 @@ from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.views.features import Features
 from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.backbones.layers import SEEN_AS, LayerSpec, parse_layer_spec
-from permafrost.stages.backbones.pooling import is_reduction
+from permafrost.stages.backbones.pooling import LAST_BLOCKS, Tokens, is_reduction
 from permafrost.stages.backbones.preprocessing import VIEWS
 from permafrost.stages.matrices.matrix import (
     ArrayMatrix,
@@ -73,17 +73,23 @@ class StoredLayer:
         """Return the shape of a row, from that of a stored one."""
         if not self.is_derived:
             return stored
-        return self.spec.pool_shape(stored, channel_axis=self._channel_axis)
+        return self.spec.pool_shape(stored, **self._facts)
 
     def pool(self, maps: np.ndarray) -> np.ndarray:
         """Pool stored maps, shape (n, *shape)."""
-        pooled: np.ndarray = self.spec.pool(np, maps, channel_axis=self._channel_axis)
+        pooled: np.ndarray = self.spec.pool(np, maps, **self._facts)
         return pooled
 
     @property
-    def _channel_axis(self) -> int:
-        axis = self.recipe.get("channel_axis", LAST)
-        return axis if isinstance(axis, int) else LAST
+    def _facts(self) -> dict[str, Any]:
+        """What the recipe tells of the layer's axes."""
+        axis, tokens = self.recipe.get("channel_axis", LAST), self.recipe.get("tokens")
+        return {
+            "channel_axis": axis if isinstance(axis, int) else LAST,
+            "tokens": Tokens(n_class=tokens[0], n_before=tokens[1])
+            if isinstance(tokens, list) and len(tokens) == 2 and all(type(n) is int for n in tokens)
+            else None,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,7 +202,9 @@ def find_layer(number: int, file: Features, spec: LayerSpec) -> StoredLayer | No
         name, is_derived = str(spec), False
     else:
         sources = [LayerSpec(spec.layer), LayerSpec(spec.layer, "flatten")]
-        usable = [str(one) for one in sources[: 2 if spec.pooling == "none" else 1]]
+        # Of one layer's map there is no telling what several give.
+        n_usable = {"none": 2, LAST_BLOCKS: 0}.get(spec.pooling, 1)
+        usable = [str(one) for one in sources[:n_usable]]
         held = [name for name in usable if name in layers]
         if not held:
             return None

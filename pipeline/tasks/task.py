@@ -27,7 +27,14 @@ from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.evaluation import metrics
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.folds import count_possible_folds
-from permafrost.stages.heads import HEADS, check_task, describe_code, is_reduced, parse_settings
+from permafrost.stages.heads import (
+    HEADS,
+    check_calibration,
+    check_task,
+    describe_code,
+    is_reduced,
+    parse_settings,
+)
 from permafrost.stages.matrices.matrix import LayersAbove
 from permafrost.stages.numbers import parse_number
 from permafrost.warn import warn_once
@@ -64,7 +71,11 @@ class TaskOptions:
     """
 
     features: tuple[Path, ...]
-    task: str = declare(CLASSIFICATION, choices=TASKS)
+    task: str = declare(
+        CLASSIFICATION,
+        choices=TASKS,
+        help="one class, any tags, or a value of each image",
+    )
     target: str = declare("label", metavar="COLUMN", help="the column with the truth")
     cv: int | None = declare(None, type=read_whole, metavar="K", help="cross-validate with K folds")
     group: str | None = declare(None, metavar="COLUMN", help=GROUP_HELP)
@@ -122,17 +133,29 @@ class TaskOptions:
 
 
 def make_candidate(
-    kind: str, settings: Mapping[str, object], *, task: str, layers: Sequence[str] = ()
+    kind: str,
+    settings: Mapping[str, object],
+    *,
+    task: str,
+    layers: Sequence[str] = (),
+    calibration: str = "none",
 ) -> Candidate:
     """Parse a head's settings, for all layers or for some.
 
     Raises
     ------
     StageError
-        The head, a setting or a value does not exist, or the head cannot do the task.
+        The head, a setting or a value does not exist, or the head cannot do the task or be so
+        calibrated.
     """
     check_task(kind, task)
-    return Candidate(kind=kind, settings=parse_settings(kind, settings), layers=tuple(layers))
+    check_calibration(kind, calibration, task=task)
+    return Candidate(
+        kind=kind,
+        settings=parse_settings(kind, settings),
+        layers=tuple(layers),
+        calibration=calibration,
+    )
 
 
 def choose_folds(options: TaskOptions, files: FeatureFiles) -> TaskOptions:
@@ -189,8 +212,11 @@ def _are_measurements(texts: Sequence[str]) -> bool:
     return not all(value.is_integer() for value in values)
 
 
-def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
-    """Return a digest of what a fit depends on besides features and head: rows, truth, folds."""
+def digest_rows(options: TaskOptions, files: FeatureFiles, *, by: str | None = None) -> str:
+    """Return a digest of what a fit depends on besides features and head: rows, truth, folds.
+
+    `by` is a column by whose values it is measured too.
+    """
     facts = [
         files.paths,
         hashlib.sha256(files.digests.tobytes()).hexdigest(),
@@ -204,6 +230,7 @@ def digest_rows(options: TaskOptions, files: FeatureFiles) -> str:
         # Only then: one more fact in every digest would have all fits done again.
         *([options.classes] if options.classes else ()),
         *(["average views"] if options.average_views else ()),
+        *([f"by {by}", files.column(by)] if by else ()),
     ]
     return _digest(facts)
 
@@ -271,6 +298,8 @@ def digest_fit(
     kind = candidate.kind
     ways = [one.decide(kind) for one in scalings]
     facts = [rows_key, features, kind, settings, describe_code(kind), ways]
+    if candidate.calibration != "none":
+        facts.append(candidate.calibration)
     if HEADS[kind].needs_backbone and above is not None:
         facts.append(above.digest(until=candidate.settings.until))
     return _digest(facts)

@@ -8,17 +8,15 @@ from pathlib import Path
 from permafrost.cache.disk.orphans import remove_orphans
 from permafrost.cache.errors import DamagedError, MissingShardError
 from permafrost.cache.shards import format as shard_format
-from permafrost.cache.store.folders import list_set_folders
+from permafrost.cache.store.folders import list_set_folders, name_set
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.upkeep.compact import Compaction, compact_set
 from permafrost.cache.upkeep.survey import is_empty, survey_set
+from permafrost.pipeline.units import count, describe_bytes
 from permafrost.pipeline.upkeep.shared import (
     RENEW_VIEWS,
     Advance,
-    count,
-    describe_bytes,
     forget_shards,
-    name_set,
     show_sets,
     wait_for_turn,
 )

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from permafrost.cache.disk.orphans import list_orphans, list_unpublished, remove_orphans
 from permafrost.cache.errors import DamagedError, MissingShardError
-from permafrost.cache.store.folders import list_set_folders
+from permafrost.cache.store.folders import list_set_folders, name_set
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.store.leases import is_used
@@ -24,13 +24,11 @@ from permafrost.cache.upkeep.survey import is_empty, survey_set
 from permafrost.cache.views.features import Features
 from permafrost.command import COMMAND
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.units import count, describe_bytes
 from permafrost.pipeline.upkeep.shared import (
     QUARANTINED,
     RENEW_VIEWS,
-    count,
-    describe_bytes,
     forget_shards,
-    name_set,
     show_sets,
     wait_for_turn,
 )

@@ -25,8 +25,9 @@ from permafrost.cache.upkeep.examine import SetExam, ShardExam, examine_set
 from permafrost.cache.upkeep.salvage import quarantine, salvage_rows
 from permafrost.cache.upkeep.verify import Damage, list_damage_beside
 from permafrost.pipeline.planning.remembered import recall_recipe
+from permafrost.pipeline.units import count
 from permafrost.pipeline.upkeep.repair_report import DroppedRow, Repairs
-from permafrost.pipeline.upkeep.shared import count, show_sets, wait_for_turn
+from permafrost.pipeline.upkeep.shared import show_sets, wait_for_turn
 
 
 def repair(root: Path) -> Repairs:

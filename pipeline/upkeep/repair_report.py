@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from permafrost.cache.errors import DamagedError
+from permafrost.cache.store.folders import name_set
 from permafrost.cache.upkeep.verify import Damage
-from permafrost.pipeline.upkeep.shared import count, name_set
+from permafrost.pipeline.units import count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What verify, repair, gc and compact share: their lock, progress, and words of their reports."""
+"""What verify, repair, gc and compact share: their lock, their progress, and some words."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 from permafrost.cache.disk.locks import lock
 from permafrost.cache.shards.reader import list_shards
-from permafrost.cache.store.folders import list_set_folders
+from permafrost.cache.store.folders import list_set_folders, name_set
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.cache.upkeep.survey import SetSurvey
@@ -58,21 +58,3 @@ def forget_shards(layout: CacheLayout, survey: SetSurvey) -> None:
     gone = {shard.path.name for shard in survey.shards} - there
     with Index(layout.index_file) as index:
         index.replace_shards(survey.key, add=(), remove=gone)
-
-
-def name_set(folder: Path) -> str:
-    """Return what a feature set's folder is called in its cache."""
-    return f"{folder.parent.name}/{folder.name}"
-
-
-def count(n: int, noun: str) -> str:
-    """Return a number with its noun: ``1 row``, ``55,000 rows``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def describe_bytes(n_bytes: int) -> str:
-    """Return bytes as a person says them: ``3.1 GB``."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= size:
-            return f"{n_bytes / size:.1f} {unit}"
-    return f"{n_bytes} bytes"

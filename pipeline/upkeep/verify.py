@@ -11,9 +11,9 @@ from permafrost.cache.store.layout import find_cache
 from permafrost.cache.upkeep.verify import CacheExam, Damage, verify_cache
 from permafrost.cache.views.state import LayerState, describe_layers
 from permafrost.command import COMMAND
+from permafrost.pipeline.units import count, describe_bytes
 from permafrost.pipeline.upkeep.sample import Sample, SampleOptions, sample_rows
-from permafrost.pipeline.upkeep.shared import QUARANTINED, count, describe_bytes, show_sets
-from permafrost.pipeline.upkeep.show import explain
+from permafrost.pipeline.upkeep.shared import QUARANTINED, show_sets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Verification:
     def damaged(self) -> list[Damage]:
         """All damage."""
         broken = [
-            Damage(file=file, reason=f"{one.layer}: {explain(one)}")
+            Damage(file=file, reason=f"{one.layer}: {one.describe()}")
             for file, one in self.views
             if not one.is_whole
         ]
@@ -78,7 +78,7 @@ class Verification:
             lines.append(f"  {count(len(exam.temporary), 'file')} of killed runs; gc drops them")
         if exam.quarantined:
             lines.append(f"  {count(len(exam.quarantined), 'file')} {QUARANTINED}")
-        remarks = [f"{file}, {one.layer}: {explain(one)}" for file, one in self.views]
+        remarks = [f"{file}, {one.layer}: {one.describe()}" for file, one in self.views]
         remarks += exam.remarks + (self.sample.describe() if self.sample else [])
         return "\n".join(lines + [f"  {remark}" for remark in remarks])
 

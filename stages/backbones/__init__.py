@@ -1,4 +1,4 @@
 """A frozen network: which one, its weights, its layers, and how they are preprocessed and pooled.
 
-Stands on `frameworks` and `shortcuts`; `engines` and `export` may import it.
+Stands on `frameworks`, `presets` and `shortcuts`; `engines` and `export` may import it.
 """

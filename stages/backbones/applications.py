@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.presets.handles import PREFIX, find_folder, parse_preset
 
 # Named instead of a network by who wants images alone.
 NO_BACKBONE = "none"
@@ -99,7 +101,8 @@ class BackboneName:
     Attributes
     ----------
     name : str
-        A key of `APPLICATIONS`, the path of a model file, or `NO_BACKBONE`.
+        A key of `APPLICATIONS`, the path of a model file, ``hub:`` with a preset of KerasHub's
+        behind it, or `NO_BACKBONE`.
     options : tuple of (str, value)
         Keyword arguments of the Keras function, sorted, as in ``mobilenet(alpha=0.25)``.
     """
@@ -108,9 +111,27 @@ class BackboneName:
     options: tuple[tuple[str, object], ...] = ()
 
     @property
-    def is_file(self) -> bool:
-        """Whether it is a model file."""
+    def is_saved(self) -> bool:
+        """Whether it was saved with its weights: a model file, or a preset."""
         return self.name not in (*APPLICATIONS, NO_BACKBONE)
+
+    @property
+    def preset(self) -> str:
+        """What it names as a preset; ``""`` where it does not."""
+        return self.name.removeprefix(PREFIX) if self.name.startswith(PREFIX) else ""
+
+    @property
+    def path(self) -> Path | None:
+        """The file or folder on this machine that it names."""
+        if self.preset:
+            return find_folder(self.preset)
+        return Path(self.name) if self.is_saved else None
+
+    def make_absolute(self) -> str:
+        """Write it so that it means the same from any folder."""
+        if self.path is None:
+            return str(self)
+        return PREFIX * bool(self.preset) + os.path.abspath(self.path)  # noqa: PTH100 - folds ".."
 
     def __str__(self) -> str:
         """Write it as a user would."""
@@ -119,7 +140,7 @@ class BackboneName:
 
 
 def parse_backbone(text: str) -> BackboneName:
-    """Read ``vgg16``, ``mobilenet(alpha=0.25)``, the path of a model file, or ``none``.
+    """Read ``vgg16``, ``mobilenet(alpha=0.25)``, a model file's path, ``hub:PRESET``, or ``none``.
 
     Raises
     ------
@@ -135,6 +156,8 @@ def parse_backbone(text: str) -> BackboneName:
             return BackboneName(name=known, options=_parse_options(match[2] or "", text))
     if text.strip() == NO_BACKBONE:
         return BackboneName(name=NO_BACKBONE)
+    if text.strip().startswith(PREFIX):
+        return BackboneName(name=PREFIX + parse_preset(text.strip().removeprefix(PREFIX)))
     path = Path(text)
     with contextlib.suppress(OSError):  # A name longer than a file can have.
         if (path / FITTED_NETWORK).is_file():
@@ -153,7 +176,9 @@ def parse_backbone(text: str) -> BackboneName:
             )
     if path.suffix.lower() in _MODEL_SUFFIXES or "/" in text:
         raise InputError(f"there is no model file {text!r}")
-    raise UnknownNameError("backbone", text, APPLICATIONS, remedy="or name a .keras or .h5 file")
+    raise UnknownNameError(
+        "backbone", text, APPLICATIONS, remedy="or name a .keras or .h5 file, or hub:PRESET"
+    )
 
 
 def family_preprocess(model_name: str) -> str | None:

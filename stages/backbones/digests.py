@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from permafrost.stages.frameworks.hub_classes import PACKAGE
 from permafrost.stages.frameworks.start import KERAS_DEFAULTS, find_keras_settings
 
 # Parts of a layer's configuration that do not change what it computes. The rest is hashed, less
@@ -102,7 +105,23 @@ def _describe_surroundings(model: Any) -> dict[str, Any]:
     unusual = {name: value for name, value in settings if name != "backend"}
     inputs = model.inputs if isinstance(model, keras.Sequential) else []
     dtypes = {tensor.dtype for tensor in inputs} - {"float32"}
-    return unusual | ({"inputs": sorted(dtypes)} if dtypes else {})
+    code = _digest_code(model)
+    return (
+        unusual | ({"inputs": sorted(dtypes)} if dtypes else {}) | ({"code": code} if code else {})
+    )
+
+
+def _digest_code(model: Any) -> str:
+    """Digest the code of layers that are not Keras' own, which another version may change.
+
+    Keras' own, and TensorFlow's, are held to give the same numbers.
+    """
+    modules = {type(layer).__module__ for layer in model._flatten_layers(include_self=False)}
+    of_hub = sorted(name for name in modules if name.split(".")[0] == PACKAGE)
+    running = hashlib.sha256()
+    for name in of_hub:
+        running.update(f"{name} {inspect.getsource(sys.modules[name])}".encode())
+    return running.hexdigest() if of_hub else ""
 
 
 def _find_first_calls(model: Any) -> dict[str, int]:

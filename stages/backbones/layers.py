@@ -7,12 +7,23 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from permafrost.command import COMMAND
 from permafrost.stages.backbones.calls import LAST
-from permafrost.stages.backbones.pooling import POOLINGS, find_grid, is_pooling, pool
+from permafrost.stages.backbones.pooling import (
+    LAST_BLOCKS,
+    POOLINGS,
+    TOKEN_POOLINGS,
+    Tokens,
+    count_channels,
+    find_grid,
+    is_pooling,
+    pool,
+    pool_tokens,
+)
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.presets.converter import Converter
 
 # What every backbone has besides its own layers: the decoded and resized image, as uint8.
 PIXELS = "pixels"
@@ -21,6 +32,16 @@ SEEN_AS = "@"
 # As in ``first:8``, the last of the first layers of a network, as Keras counts them.
 FIRST = "first"
 _SHAPE_RANK_WITH_SPACE = 2
+
+
+class LayerFacts(Protocol):
+    """What pooling needs to know of a network."""
+
+    def find_channel_axis(self, layer: str) -> int:
+        """Return where a layer's channels are, the batch's axis counted; -1 for the last."""
+
+    def find_tokens(self, layer: str) -> Tokens | None:
+        """Return which of a layer's tokens are which, where that is known."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -55,7 +76,17 @@ class LayerSpec:
         """Whether it is the image itself, for which no network runs."""
         return self.layer == PIXELS
 
-    def pool_shape(self, shape: tuple[int, ...], *, channel_axis: int) -> tuple[int, ...]:
+    @property
+    def _takes_tokens(self) -> bool:
+        return self.pooling in (*TOKEN_POOLINGS, LAST_BLOCKS)
+
+    def list_sources(self, tokens: Tokens | None) -> tuple[str, ...]:
+        """Return the layers that it is made of: itself, or the last blocks up to it."""
+        return tokens.blocks if tokens and self.pooling == LAST_BLOCKS else (self.layer,)
+
+    def pool_shape(
+        self, shape: tuple[int, ...], *, channel_axis: int, tokens: Tokens | None = None
+    ) -> tuple[int, ...]:
         """Return the shape of one row, from that of the layer's output without the batch's axis.
 
         That axis counts in `channel_axis`, as in `pooling.pool`.
@@ -64,6 +95,14 @@ class LayerSpec:
             return (math.prod(shape),)
         if self.pooling == "none":
             return shape
+        if self._takes_tokens:
+            if tokens is None:
+                raise InputError(
+                    f"which tokens of {self.layer!r} are which is known of KerasHub's vision"
+                    f" transformers alone; write '{self.layer}:avg' for the mean of all"
+                )
+            tokens.check(self.layer, self.pooling, shape)
+            return (count_channels(self.pooling, shape[-1]),)
         if len(shape) < _SHAPE_RANK_WITH_SPACE:
             raise InputError(
                 f"{self.layer!r} has no height and width to pool (its output is {shape});"
@@ -72,10 +111,27 @@ class LayerSpec:
         n_cells = find_grid(self.pooling) or 1
         return (n_cells ** (len(shape) - 1) * (0, *shape)[channel_axis],)
 
-    def pool(self, xp: Any, activation: Any, *, channel_axis: int) -> Any:
-        """Pool activations of this layer, as `pooling.pool`; refuses what `pool_shape` does."""
-        self.pool_shape(tuple(activation.shape[1:]), channel_axis=channel_axis)
-        return pool(xp, activation, self.pooling, channel_axis=channel_axis)
+    def pool(
+        self, xp: Any, activation: Any, *, channel_axis: int, tokens: Tokens | None = None
+    ) -> Any:
+        """Pool activations of this layer, as `pooling.pool`; refuses what `pool_shape` does.
+
+        For `pooling.LAST_BLOCKS` it takes a list of them, of `list_sources`.
+        """
+        activations = activation if isinstance(activation, list) else [activation]
+        shape = tuple(activations[0].shape[1:])
+        self.pool_shape(shape, channel_axis=channel_axis, tokens=tokens)
+        if tokens and self._takes_tokens:
+            return pool_tokens(xp, activations, self.pooling, tokens)
+        return pool(xp, activations[0], self.pooling, channel_axis=channel_axis)
+
+
+def pool_outputs(xp: Any, spec: LayerSpec, found: Mapping[str, Any], network: LayerFacts) -> Any:
+    """Pool what layers of a network gave, by name, to what a spec asks for; in float32."""
+    tokens = network.find_tokens(spec.layer)
+    outputs = [xp.cast(found[name], "float32") for name in spec.list_sources(tokens)]
+    axis = network.find_channel_axis(spec.layer)
+    return spec.pool(xp, outputs, channel_axis=axis, tokens=tokens)
 
 
 def parse_layer_spec(text: str) -> LayerSpec:
@@ -128,6 +184,8 @@ class LayerCard:
         Whether everything passes it, so that what lies above can be trained on its output.
     n_weights : int, optional
         How many numbers its weights are; those of a nested model are its layers'.
+    tokens : Tokens, optional
+        Which of its tokens are which, where that is known.
     """
 
     shape: tuple[int, ...]
@@ -137,6 +195,7 @@ class LayerCard:
     number: int | None = None
     is_cut: bool = False
     n_weights: int | None = None
+    tokens: Tokens | None = None
 
     @property
     def extent(self) -> int:
@@ -148,7 +207,7 @@ class LayerCard:
 
     def pool_shape(self, spec: LayerSpec) -> tuple[int, ...]:
         """Return the shape of one row of this layer, pooled as a spec says."""
-        return spec.pool_shape(self.shape, channel_axis=self.channel_axis)
+        return spec.pool_shape(self.shape, channel_axis=self.channel_axis, tokens=self.tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +229,8 @@ class BackboneCard:
         Whether its input is of integers, which no preprocessing gives.
     layers : mapping of str to LayerCard
         In the network's order.
+    converter : Converter, optional
+        How a preset prepares its images.
     """
 
     name: str
@@ -178,6 +239,7 @@ class BackboneCard:
     scales_input: bool
     takes_integers: bool
     layers: Mapping[str, LayerCard]
+    converter: Converter | None = None
 
     def find_layer(self, name: str, *, backbone: str = "BACKBONE") -> LayerCard:
         """Return a layer's card; an unknown name proposes the nearest.
@@ -258,8 +320,17 @@ class BackboneCard:
     def from_json(cls, text: str) -> BackboneCard:
         """Read what `to_json` wrote."""
         facts = json.loads(text)
-        cards = {
-            name: LayerCard(**{**layer, "shape": tuple(layer["shape"])})
-            for name, layer in facts["layers"].items()
-        }
-        return cls(**{**facts, "size": tuple(facts["size"]), "layers": cards})
+        cards = {name: _read_layer(layer) for name, layer in facts["layers"].items()}
+        converter = facts.get("converter")
+        if converter is not None:
+            size = converter["size"]
+            converter = Converter(**{**converter, "size": size and tuple(size)})
+        size = tuple(facts["size"])
+        return cls(**{**facts, "size": size, "layers": cards, "converter": converter})
+
+
+def _read_layer(facts: Mapping[str, Any]) -> LayerCard:
+    tokens = facts.get("tokens")
+    if tokens is not None:
+        tokens = Tokens(**{**tokens, "blocks": tuple(tokens["blocks"])})
+    return LayerCard(**{**facts, "shape": tuple(facts["shape"]), "tokens": tokens})

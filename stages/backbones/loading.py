@@ -1,4 +1,4 @@
-"""Build or load a backbone: a Keras Application by name, or any Keras model file."""
+"""Build or load a backbone: a Keras Application by name, a preset, or any Keras model file."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import os
 import random
 import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from permafrost.stages.backbones.applications import APPLICATIONS, BackboneName
 from permafrost.stages.backbones.network import KerasNetwork, Network
+from permafrost.stages.backbones.pooling import Tokens, find_last_blocks
 from permafrost.stages.backbones.preprocessing import TORCH_DEVIATION_RGB
 from permafrost.stages.errors import InputError, StageError, WeightsError, in_one_line
 from permafrost.stages.frameworks.afresh import run_afresh
@@ -75,7 +76,9 @@ def load_backbone(request: BackboneRequest, *, with_top: bool = False) -> Networ
 
 
 def _load(request: BackboneRequest, *, with_top: bool) -> Network:
-    if request.backbone.is_file:
+    if request.backbone.preset:
+        return _load_preset(request)
+    if request.backbone.is_saved:
         return _set_size(_load_model_file(request), request)
     return _set_size(_build_application(request, with_top=with_top), request)
 
@@ -87,6 +90,25 @@ def _load_model_file(request: BackboneRequest) -> Network:
 
         return load_saved_model(path)
     return KerasNetwork(load_model(path))
+
+
+def _load_preset(request: BackboneRequest) -> Network:
+    from permafrost.stages.presets.loading import list_blocks, load_preset
+
+    loaded = load_preset(request.backbone.preset, request.size)
+    names = [layer.name for layer in loaded.model.layers]
+    tokens = {}
+    if loaded.tokens is not None:
+        n_class, n_before = loaded.tokens
+        tokens = {
+            name: Tokens(n_class=n_class, n_before=n_before, blocks=blocks)
+            for name, blocks in find_last_blocks(list_blocks(names), names).items()
+        }
+    converter = loaded.converter
+    network = KerasNetwork(loaded.model, tokens=tokens, converter=converter)
+    if None in network.input_shape[:2] and request.size is None and converter is not None:
+        request = replace(request, size=converter.size)
+    return _set_size(network, request)
 
 
 def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:

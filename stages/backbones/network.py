@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,14 +19,18 @@ from permafrost.stages.backbones.channels import find_channel_axes
 from permafrost.stages.backbones.digests import digest_layers, list_entries
 from permafrost.stages.backbones.input_scaling import scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
+from permafrost.stages.backbones.pooling import Tokens
 from permafrost.stages.errors import InputError, in_one_line
 from permafrost.stages.frameworks.start import list_gpus
+from permafrost.stages.presets.converter import Converter
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
 from permafrost.stages.shortcuts.winograd import replacing_convolutions
 
 # The values of the trainable and of the other variables.
 Weights = tuple[list[np.ndarray], list[np.ndarray]]
+# With which shapes are found out: no factor of what there are of anything else.
+_BATCH = 97
 
 
 class Network(Protocol):
@@ -59,8 +64,14 @@ class Network(Protocol):
     def find_channel_axis(self, layer: str) -> int:
         """Return where a layer's channels are, the batch's axis counted; -1 for the last."""
 
+    def find_tokens(self, layer: str) -> Tokens | None:
+        """Return which of a layer's tokens are which, where that is known."""
+
     def read_weights(self) -> Weights:
-        """Return the weights that `trace` puts into the graph; outside any graph."""
+        """Return the weights that `trace` puts into the graph, not to be written to.
+
+        Outside any graph.
+        """
 
     def trace(
         self,
@@ -99,6 +110,10 @@ class KerasNetwork:
     ----------
     model : keras.Model
         Functional, Sequential or any other whose layers are its attributes.
+    tokens : mapping of str to Tokens
+        Of layers whose tokens are known, by name.
+    converter : Converter, optional
+        How a preset prepares its images.
 
     Attributes
     ----------
@@ -106,8 +121,16 @@ class KerasNetwork:
         Height and width of the input, in pixels.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        tokens: Mapping[str, Tokens] = MappingProxyType({}),
+        converter: Converter | None = None,
+    ) -> None:
         self.model = model
+        self._tokens = tokens
+        self._converter = converter
         self.size = (0, 0)  # Known once a request has met the shape of the input.
 
     @property
@@ -132,8 +155,8 @@ class KerasNetwork:
         """Return the values of the trainable and the other weights; outside any graph."""
         model = self.model
         return (
-            [variable.numpy() for variable in model.trainable_variables],
-            [variable.numpy() for variable in model.non_trainable_variables],
+            [_look_at(variable) for variable in model.trainable_variables],
+            [_look_at(variable) for variable in model.non_trainable_variables],
         )
 
     def trace(
@@ -192,6 +215,7 @@ class KerasNetwork:
                 number=numbers.get(name),
                 is_cut=name in cuts and n_calls[name] == 1,
                 n_weights=n_weights.get(name, 0),
+                tokens=self.find_tokens(name),
             )
             for name, digest in self.digest_layers().items()
             if name in shapes
@@ -203,6 +227,7 @@ class KerasNetwork:
             scales_input=scales_input(self._calls),
             takes_integers="int" in self.model.inputs[0].dtype,
             layers=layers,
+            converter=self._converter,
         )
 
     def digest_layers(self) -> dict[str, str]:
@@ -213,6 +238,10 @@ class KerasNetwork:
     def find_channel_axis(self, layer: str) -> int:
         """Return where a layer's channels are; see `Network.find_channel_axis`."""
         return self._channel_axes.get(layer, LAST)
+
+    def find_tokens(self, layer: str) -> Tokens | None:
+        """Return which of a layer's tokens are which; see `Network.find_tokens`."""
+        return self._tokens.get(layer)
 
     def list_cuts(self) -> list[str]:
         """List the layers that everything passes, see `above.find_cuts`."""
@@ -241,7 +270,7 @@ class KerasNetwork:
         """
         import keras
 
-        images = keras.KerasTensor((None, *self.size, self.input_shape[2]), "float32")
+        images = keras.KerasTensor((_BATCH, *self.size, self.input_shape[2]), "float32")
         n_calls: Counter[str] = Counter()
         with _recording(dict(walk_layers(self.model)), n_calls) as outputs:
             try:
@@ -253,9 +282,22 @@ class KerasNetwork:
         known = {
             name: shape
             for name, shape in shapes.items()
-            if shape and all(isinstance(axis, int) for axis in shape)
+            if shape
+            and all(isinstance(axis, int) for axis in shape)
+            # What is of parts of images, as of windows, has no row for each image.
+            and outputs[name].shape[0] in (None, _BATCH)
         }
         return known, n_calls
+
+
+def _look_at(variable: Any) -> np.ndarray:
+    """Return a weight's values where they lie: a copy of all takes a tenth of a second."""
+    import tensorflow as tf
+
+    if variable.dtype == "bfloat16":  # of which Python's buffers know nothing
+        copied: np.ndarray = variable.numpy()
+        return copied
+    return np.asarray(memoryview(tf.convert_to_tensor(variable.value)))
 
 
 def refuse_images(name: str, shape: tuple[int, ...], error: Exception) -> InputError:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+from permafrost.stages.errors import InputError
 
 # What becomes of a map's positions: an array namespace (NumPy, or keras.ops on any backend and in
 # any graph), maps of shape (n, *positions, channels) and the axes of the positions, to
@@ -14,10 +17,96 @@ REDUCTIONS: Mapping[str, Callable[[Any, Any, tuple[int, ...]], Any]] = {
     "avg": lambda xp, maps, axes: xp.mean(maps, axis=axes),
     "max": lambda xp, maps, axes: xp.max(maps, axis=axes),
 }
+# What becomes of a sequence of tokens, shape (n, tokens, channels). Without ``+`` in their names,
+# with which heads join layers.
+TOKEN_POOLINGS = ("cls", "tokens", "cls_tokens")
+# The class tokens of several blocks, side by side, as M. Caron et al., Emerging properties in
+# self-supervised vision transformers (2021), probe them.
+LAST_BLOCKS = "last4"
+_N_LAST = 4
 # As they are told; grid2 stands for every number of cells.
-POOLINGS = (*REDUCTIONS, "grid2", "flatten", "none")
+POOLINGS = (*REDUCTIONS, *TOKEN_POOLINGS, LAST_BLOCKS, "grid2", "flatten", "none")
 
 _GRID = re.compile(r"grid([1-9][0-9]?)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """Which of the tokens of a layer are which.
+
+    Attributes
+    ----------
+    n_class : int
+        1 where the first is a class token, 0 where there is none.
+    n_before : int
+        Tokens before those of the patches: the class token, registers, that of distillation.
+    blocks : tuple of str
+        The last blocks of the network up to this layer, four if there are as many.
+    """
+
+    n_class: int
+    n_before: int
+    blocks: tuple[str, ...] = ()
+
+    def check(self, layer: str, pooling: str, shape: tuple[int, ...]) -> None:
+        """Raise InputError unless a layer whose output is of this shape has such tokens."""
+        if len(shape) != 2 or shape[0] <= self.n_before:
+            raise InputError(f"{layer!r} has no tokens for {pooling!r} (its output is {shape})")
+        if pooling != "tokens" and not self.n_class:
+            raise InputError(
+                f"{layer!r} has no class token for {pooling!r}; take the mean of all its tokens"
+                f" with '{layer}:tokens'"
+            )
+        if pooling == LAST_BLOCKS and len(self.blocks) < _N_LAST:
+            raise InputError(
+                f"{layer!r} has {len(self.blocks)} blocks up to it, and {LAST_BLOCKS!r} needs"
+                f" {_N_LAST}; name a later layer"
+            )
+
+
+def count_channels(pooling: str, n_channels: int) -> int:
+    """Return how many values a token pooling gives, of tokens of so many channels."""
+    return {"cls_tokens": 2, LAST_BLOCKS: _N_LAST}.get(pooling, 1) * n_channels
+
+
+def find_last_blocks(blocks: list[str], names: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return, for each layer by name, the last blocks of a network up to it.
+
+    Parameters
+    ----------
+    blocks, names : list of str
+        Of the blocks, and of all layers, in the network's order.
+    """
+    last: dict[str, tuple[str, ...]] = {}
+    done: tuple[str, ...] = ()
+    for name in names:
+        done = (*done, name)[-_N_LAST:] if name in blocks else done
+        last[name] = done
+    return last
+
+
+def pool_tokens(xp: Any, sequences: list[Any], pooling: str, tokens: Tokens) -> Any:
+    """Pool sequences of tokens.
+
+    Parameters
+    ----------
+    xp : module
+        As in `pool`.
+    sequences : list of array or tensor, each of shape (n, tokens, channels)
+        One; for `LAST_BLOCKS` those of the blocks.
+    pooling : str
+        One of `TOKEN_POOLINGS`, or `LAST_BLOCKS`.
+    tokens : Tokens
+
+    Returns
+    -------
+    array or tensor, shape (n, `count_channels`)
+    """
+    classes = [one[:, 0] for one in sequences]
+    if pooling in ("cls", LAST_BLOCKS):
+        return classes[0] if pooling == "cls" else xp.concatenate(classes, axis=-1)
+    patches = xp.mean(sequences[0][:, tokens.n_before :], axis=1)
+    return patches if pooling == "tokens" else xp.concatenate([*classes, patches], axis=-1)
 
 
 def is_pooling(text: str) -> bool:
@@ -27,7 +116,7 @@ def is_pooling(text: str) -> bool:
 
 def is_reduction(pooling: str) -> bool:
     """Tell whether a pooling makes something else of a map than what it is of."""
-    return pooling in REDUCTIONS or find_grid(pooling) > 0
+    return pooling in (*REDUCTIONS, *TOKEN_POOLINGS) or find_grid(pooling) > 0
 
 
 def find_grid(pooling: str) -> int:

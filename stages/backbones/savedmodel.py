@@ -94,6 +94,9 @@ class SavedNetwork:
         digests = _digest_operations(graph)
         return {name: digests[tensor.op.name] for name, tensor in tensors.items()}
 
+    def find_tokens(self, layer: str) -> None:
+        """Return nothing: which tokens are which is not in a graph."""
+
     def find_channel_axis(self, layer: str) -> int:
         """Return where a layer's channels are; see `Network.find_channel_axis`."""
         return self._channel_axes.get(self._operations[layer], LAST)

@@ -27,7 +27,8 @@ from permafrost.stages.decoding.choices import (
 )
 from permafrost.stages.decoding.formats import ChooseScale, Picture, read_picture
 from permafrost.stages.decoding.planes import read_planes
-from permafrost.stages.decoding.resizing import RESIZE_METHODS, RESIZE_MODES, Box, Size
+from permafrost.stages.decoding.resizing import KERAS, RESIZE_METHODS, RESIZE_MODES, Box, Size
+from permafrost.stages.decoding.sampling import ANTIALIAS, INTERPOLATIONS, crop, pad, resample
 from permafrost.stages.errors import DecoderError, ImageError, InputError, UnknownNameError
 
 # Turns that exchange width and height.
@@ -55,6 +56,7 @@ _READER = 2
 # levels from "exact"; 2 differs by 0.24.
 _MARGIN = 2
 _SCALES = (8, 4, 2)
+_OF_KERAS = tuple(KERAS + name + end for name in INTERPOLATIONS for end in ("", ANTIALIAS))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +68,8 @@ class DecodeSpec:
     height, width : int
         Size of the result in pixels.
     resize : {"bilinear", "bicubic", "nearest", "lanczos", "area"}
-        Interpolation; all but "nearest" average over the pixels that one output pixel covers.
+        Interpolation; all but "nearest" average over the pixels that one output pixel covers. Or
+        what `resample` takes, with `KERAS` before it: as Keras' own layers resize.
     resize_mode : {"stretch", "crop", "pad"}
         "stretch" ignores the aspect ratio; "crop" keeps the centre that has the wanted aspect
         ratio, as Keras' ``keep_aspect_ratio=True``; "pad" fits all of the image inside, on black.
@@ -121,7 +124,7 @@ class DecodeSpec:
             if number < 1:
                 raise InputError(f"image {name} {number}: must be at least 1")
         for kind, value, known in (
-            ("resize method", self.resize, tuple(RESIZE_METHODS)),
+            ("resize method", self.resize, (*RESIZE_METHODS, *_OF_KERAS)),
             ("resize mode", self.resize_mode, tuple(RESIZE_MODES)),
             ("orientation mode", self.orient, ORIENT_MODES),
             ("colour mode", self.color, COLOR_MODES),
@@ -205,6 +208,33 @@ def count_levels(
             picture = _cut(picture, box)
         counts = picture.image.convert("RGB").histogram()
     return picture.size, np.array(counts, np.int64).reshape(3, 256)
+
+
+def decode_grey(data: bytes, *, longest: int) -> tuple[Size, NDArray[np.uint8]]:
+    """Decode an image to grey, and reduce it so that its longer side is at most `longest` pixels.
+
+    Parameters
+    ----------
+    data : bytes
+        As `decode_image` takes it; what is raised is the same.
+    longest : int
+
+    Returns
+    -------
+    size : tuple of int
+        Width and height in the file, in pixels.
+    levels : ndarray of uint8, shape (height, width)
+        As it is stored, never turned; never enlarged.
+    """
+
+    def choose_scale(size: Size, _: Transpose | None) -> int:
+        return next((scale for scale in _SCALES if max(size) // scale >= longest), 1)
+
+    with _refusing():
+        picture = read_picture(data, max_pixels=_MAX_PIXELS, choose_scale=choose_scale)
+        image = picture.image.convert("L")
+        image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
+        return picture.size, np.asarray(image)
 
 
 @contextmanager
@@ -304,8 +334,8 @@ def _turn_size(size: Size, turn: Transpose | None) -> Size:
 
 
 def _choose_scale(size: Size, turn: Image.Transpose | None, *, spec: DecodeSpec) -> int:
-    if spec.resize == "nearest":
-        return 1  # it takes single pixels, which a reduced picture no longer has
+    if spec.resize == "nearest" or spec.resize.startswith(KERAS):
+        return 1  # they take single pixels, which a reduced picture no longer has
     if spec.orient == "exif":
         size = _turn_size(size, turn)
     (left, top, right, bottom), (width, height) = _place(size, spec)
@@ -320,6 +350,8 @@ def _resize(picture: Picture, spec: DecodeSpec) -> Image.Image:
         image, size = image.transpose(turn), _turn_size(size, turn)
     if spec.color == "grayscale":
         image = image.convert("L")
+    if spec.resize.startswith(KERAS):
+        return _resize_as_keras(image, spec)
     in_file, placed = _place(size, spec)
     # In pixels of the reduced image, to the fraction of one.
     left = image.width - size[0] / picture.scale if turn in _FROM_RIGHT else 0
@@ -328,6 +360,15 @@ def _resize(picture: Picture, spec: DecodeSpec) -> Image.Image:
     box = (left + x, top + y, left + right, top + bottom)
     image = image.resize(placed, Image.Resampling[RESIZE_METHODS[spec.resize]], box=box)
     return _center(image, (spec.width, spec.height))
+
+
+def _resize_as_keras(image: Image.Image, spec: DecodeSpec) -> Image.Image:
+    pixels, size = np.asarray(image), (spec.height, spec.width)
+    if spec.resize_mode == "crop":
+        pixels = crop(pixels, size)
+    if spec.resize_mode == "pad":
+        pixels = pad(pixels, size, most=spec.max_pixels)
+    return Image.fromarray(resample(pixels, size, spec.resize.removeprefix(KERAS)))
 
 
 def _place(size: Size, spec: DecodeSpec) -> tuple[Box, Size]:

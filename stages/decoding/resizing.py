@@ -15,6 +15,9 @@ RESIZE_METHODS: Mapping[str, str] = {
     "lanczos": "LANCZOS",
     "area": "BOX",
 }
+# Before the name of an interpolation of Keras' own layers, see `sampling`: KerasHub's presets ask
+# for them. They resize otherwise than Pillow, and pad before and not after.
+KERAS = "keras-"
 
 Size = tuple[int, int]
 # Left, top, right and lower edge, in pixels.

@@ -13,9 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from permafrost.stages.backbones.layers import pool_outputs
 from permafrost.stages.backbones.network import KerasNetwork, Network, walk_layers
 from permafrost.stages.backbones.preprocessing import preprocess
-from permafrost.stages.engines.program import OutOfMemoryError, ProgramSpec, fill_up, refuse_run
+from permafrost.stages.engines.program import (
+    OutOfMemoryError,
+    ProgramSpec,
+    fill_up,
+    list_sources,
+    refuse_run,
+)
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.frameworks.cutting import cut_model
 
@@ -82,19 +89,12 @@ class KerasProgram:
 def _build_model(network: Network, spec: ProgramSpec) -> Any:
     import keras
 
-    names = list(dict.fromkeys(layer.layer for layer in spec.layers))
+    names = list_sources(spec, network)
     backbone = _set_precision(_cut(network, names), spec.precision)
     images = keras.Input(backbone.inputs[0].shape[1:], dtype="uint8", name="images")
     pixels = preprocess(images, mode=spec.preprocess, view=spec.view)
     found = dict(zip(names, backbone(pixels), strict=True))
-    outputs = [
-        layer.pool(
-            keras.ops,
-            keras.ops.cast(found[layer.layer], "float32"),
-            channel_axis=network.find_channel_axis(layer.layer),
-        )
-        for layer in spec.layers
-    ]
+    outputs = [pool_outputs(keras.ops, layer, found, network) for layer in spec.layers]
     return keras.Model(images, outputs)
 
 
@@ -135,7 +135,10 @@ def _set_precision(model: Any, precision: str) -> Any:
     def rebuild(layer: Any) -> Any:
         if not isinstance(layer, keras.Layer) or id(layer) in delicate:
             return layer
-        return type(layer).from_config({**layer.get_config(), "dtype": _PRECISIONS[precision]})
+        try:
+            return type(layer).from_config({**layer.get_config(), "dtype": _PRECISIONS[precision]})
+        except TypeError:  # Some of KerasHub's cannot be built anew, and stay as they are.
+            return layer
 
     rebuilt = keras.models.clone_model(model, clone_function=rebuild, recursive=True)
     rebuilt.set_weights(model.get_weights())

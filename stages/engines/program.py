@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.layers import LayerFacts, LayerSpec
 from permafrost.stages.errors import InputError, in_one_line
 from permafrost.stages.shortcuts.differences import Run
 
@@ -41,6 +41,12 @@ class ProgramSpec:
     preprocess: str
     view: str = "identity"
     precision: str = "float32"
+
+
+def list_sources(spec: ProgramSpec, network: LayerFacts) -> list[str]:
+    """List the layers of a network that a program is made of, each once."""
+    sources = (layer.list_sources(network.find_tokens(layer.layer)) for layer in spec.layers)
+    return list(dict.fromkeys(name for names in sources for name in names))
 
 
 class OutOfMemoryError(MemoryError):

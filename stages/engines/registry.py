@@ -12,7 +12,12 @@ from permafrost.stages.engines.program import (
     SharedPrograms,
     Work,
 )
-from permafrost.stages.frameworks.start import find_keras_backend, keep_freed_memory, list_gpus
+from permafrost.stages.frameworks.start import (
+    find_keras_backend,
+    keep_freed_memory,
+    list_gpus,
+    start_keras,
+)
 
 if TYPE_CHECKING:
     from permafrost.stages.backbones.network import Network
@@ -78,6 +83,18 @@ BUILDERS: dict[str, Callable[[Callable[[], Network], ProgramSpec, Work], Halving
     "keras": _build_keras,
 }
 ENGINES = tuple(BUILDERS)
+
+
+def start_engine(engine: str) -> None:
+    """Import what an engine's programs take in any case; OpenVINO with a kept model takes no Keras.
+
+    Raises
+    ------
+    InputError
+        It is not installed.
+    """
+    if engine != "openvino":
+        start_keras()
 
 
 def name_reference() -> str:

@@ -96,17 +96,17 @@ def _check_onednn() -> None:
 
 def describe_processor() -> str:
     """Return a text that changes when another processor, or another share of it, does the work."""
-    model, flags = _read_processor()
+    model, flags = read_processor()
     digest = hashlib.sha256(" ".join(sorted(flags)).encode()).hexdigest()
     return f"{model or platform.processor()} {digest[:16]} x{count_cores()}"
 
 
 def _has_bfloat16() -> bool:
     """Tell whether the processor multiplies bfloat16 itself; only Linux lets us ask."""
-    return bool(_BFLOAT16_FLAGS.intersection(_read_processor()[1]))
+    return bool(_BFLOAT16_FLAGS.intersection(read_processor()[1]))
 
 
-def _read_processor() -> tuple[str, list[str]]:
+def read_processor() -> tuple[str, list[str]]:
     """Return its name and its flags, where Linux tells them."""
     if not _PROCESSOR.exists():
         return "", []

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from permafrost.stages.backbones.layers import LayerSpec
+from permafrost.stages.backbones.layers import LayerSpec, pool_outputs
 from permafrost.stages.backbones.network import Network
 from permafrost.stages.backbones.preprocessing import preprocess
-from permafrost.stages.engines.program import ProgramSpec
+from permafrost.stages.engines.program import ProgramSpec, list_sources
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
 
 
@@ -56,20 +57,17 @@ def trace_program(
         channels = network.input_shape[2]
         batch = tf.compat.v1.placeholder(tf.uint8, (None, *network.size, channels), name="images")
         inputs = preprocess(batch, mode=spec.preprocess, view=spec.view)
-        names = [layer.layer for layer in spec.layers]
+        names = list_sources(spec, network)
         found = network.trace(inputs, names, weights=weights, hold=hold, shortcuts=shortcuts)
-        outputs = [
-            _keep(found[layer.layer], layer, channel_axis=network.find_channel_axis(layer.layer))
-            for layer in spec.layers
-        ]
+        outputs = [_keep(layer, found, network) for layer in spec.layers]
     return TracedProgram(graph=graph, batch=batch, outputs=outputs)
 
 
-def _keep(activation: Any, layer: LayerSpec, *, channel_axis: int) -> Any:
+def _keep(layer: LayerSpec, found: Mapping[str, Any], network: Network) -> Any:
     import tensorflow as tf
     from keras import ops
 
-    pooled = layer.pool(ops, ops.cast(activation, "float32"), channel_axis=channel_axis)
+    pooled = pool_outputs(ops, layer, found, network)
     # A fetched tensor is handed over without a copy; one that only passes through must not alias
     # the session's own buffers, which identity sees to.
     return tf.identity(pooled) if layer.pooling == "none" else pooled

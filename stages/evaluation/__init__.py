@@ -1,4 +1,4 @@
-"""How good a head is: folds, cross-validation, metrics and their intervals.
+"""How good a head is, and where it looks: folds, metrics, intervals; class maps, neighbours.
 
 Stands on `heads`; no other room imports it.
 """

@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError
+from permafrost.stages.evaluation.calibrating import plan_calibration
 from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.heads import HEADS, Checkpoint, Epoch, FitRows, fit_estimator
+from permafrost.stages.heads import (
+    HEADS,
+    Checkpoint,
+    Epoch,
+    FitRows,
+    calibrate_estimator,
+    calibrate_trained,
+    fit_estimator,
+)
 from permafrost.stages.heads.head import average_views, predict_rows
 from permafrost.stages.matrices.matrix import Matrix
 from permafrost.stages.matrices.reduction import scale_rows
@@ -37,11 +46,14 @@ class Candidate:
     layers : tuple of str
         Of those that a sweep goes over, the ones that it is tried on; none says all that it can
         be fitted on.
+    calibration : str
+        One of `stages.heads.CALIBRATIONS`.
     """
 
     kind: str
     settings: Any
     layers: tuple[str, ...] = ()
+    calibration: str = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,10 +202,19 @@ def explain_failure(error: Exception) -> str:
 def _fit(task: FoldTask, candidate: Candidate, values: NDArray[Any] | None) -> FoldAnswer:
     kind, settings = candidate.kind, candidate.settings
     train, test = task.fold
+    plan = plan_calibration(
+        candidate.calibration, task.targets.select(train), task.groups[train], seed=task.seed
+    )
     if values is not None:
         truth = task.targets.select(train)
         fitted = fit_estimator(kind, settings, values[train], truth, seed=task.seed)
-        return FoldAnswer(fitted.predict(values[test]), fitted.classes)
+        outputs = fitted.predict(values[test])
+        if plan is not None:
+            found = calibrate_estimator(
+                kind, settings, values[train], truth, seed=task.seed, plan=plan
+            )
+            outputs = found.apply(outputs)
+        return FoldAnswer(outputs, fitted.classes)
     rows = FitRows(
         matrix=task.matrix,
         targets=task.targets,
@@ -204,5 +225,7 @@ def _fit(task: FoldTask, candidate: Candidate, values: NDArray[Any] | None) -> F
         checkpoint=task.checkpoint,
     )
     head = HEADS[kind].fit(settings, rows)
-    epochs = getattr(head, "history", ())
-    return FoldAnswer(predict_rows(head, task.matrix, test), head.classes, epochs)
+    outputs = predict_rows(head, task.matrix, test)
+    if plan is not None:
+        outputs = calibrate_trained(kind, settings, rows, plan=plan).apply(outputs)
+    return FoldAnswer(outputs, head.classes, getattr(head, "history", ()))

@@ -21,11 +21,12 @@ from permafrost.stages.datasets.targets import (
     spread_columns,
 )
 from permafrost.stages.errors import InputError
+from permafrost.stages.evaluation.certainty import measure_brier, measure_ece
 
 Scores = dict[str, float | None]
 
 # Bumped when folds, figures or losses change, so that no figures of before stand beside new ones.
-NUMERICS = 1
+NUMERICS = 2
 
 # What heads are chosen by: more is better.
 PRIMARY = {
@@ -107,7 +108,8 @@ def score(targets: Targets, outputs: NDArray[np.float64], classes: NDArray[np.st
             ``accuracy``, ``balanced_accuracy``, ``macro_f1``; ``log_loss``: the mean natural
             logarithm, negated, of the probability given to the right class, clipped to
             [eps, 1 - eps] with float64's eps (2.2e-16); ``roc_auc``: of the second class where
-            there are two, else the mean over classes of one against the rest.
+            there are two, else the mean over classes of one against the rest; ``ece`` and
+            ``brier`` as `measure_ece` and `measure_brier` say.
         multilabel
             ``mean_average_precision``; ``macro_f1`` and ``micro_f1`` of what is at least
             `TAG_THRESHOLD`; ``roc_auc`` and ``log_loss``: the means over tags.
@@ -132,6 +134,8 @@ def _score_classes(judged: Judged) -> Scores:
         "macro_f1": _average(table["f1"]),
         "log_loss": float(_log_loss(given).mean()),
         "roc_auc": _measure_class_auc(judged),
+        "ece": measure_ece(judged.outputs, judged.truth),
+        "brier": measure_brier(judged.outputs, judged.truth),
     }
 
 

@@ -9,18 +9,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.matrices.matrix import BLOCK_BYTES, Matrix, Rows, iterate_rows
+from permafrost.stages.evaluation.neighbours import compute_cosines, find_nearest
+from permafrost.stages.matrices.matrix import Matrix, Rows
 
 N_PAIRS = 10
 N_SAMPLED = 256
 # Test rows × training rows × features: half a minute on two cores.
 MAX_PRODUCTS = 2 * 10**12
-# More test rows at a time are no faster.
-MAX_TEST_ROWS = 16_384
 # By chance, one ordinary pair in 10⁹ lies so many standard deviations above the mean.
 EVIDENT = 6.0
-
-_Matches = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class Pair(NamedTuple):
@@ -99,7 +96,8 @@ def find_near_duplicates(
     nothing = NearDuplicates(threshold=threshold, is_centred=is_centred, is_telling=is_telling)
     if not is_telling:
         return nothing
-    cosines, nearest = _match(matrix, test, train, memory_bytes, is_centred=is_centred)
+    best_of = find_nearest(matrix, test, train, memory_bytes=memory_bytes, is_centred=is_centred)
+    cosines, nearest = best_of.cosines[:, 0], best_of.positions[:, 0]
     found = np.flatnonzero(cosines > threshold)
     best = found[np.argsort(-cosines[found], kind="stable")][:N_PAIRS]
     pairs = (Pair(int(test[i]), int(train[nearest[i]]), float(cosines[i])) for i in best)
@@ -139,12 +137,12 @@ def _judge_cosines(
         matrix.read(_thin(rows, min(len(rows), n_sampled))).astype(np.float32, copy=False)
         for rows in (test, train)
     )
-    if _is_evident(threshold, _compute_cosines(some_test, some_train)):
+    if _is_evident(threshold, compute_cosines(some_test, some_train)):
         return True, False
     mean = some_train.mean(axis=0)
     some_test -= mean
     some_train -= mean
-    return _is_evident(threshold, _compute_cosines(some_test, some_train)), True
+    return _is_evident(threshold, compute_cosines(some_test, some_train)), True
 
 
 def _is_evident(threshold: float, cosines: NDArray[np.float32]) -> bool:
@@ -155,82 +153,3 @@ def _is_evident(threshold: float, cosines: NDArray[np.float32]) -> bool:
     deviation = (high - low) / 1.349  # of a normal distribution with these quartiles
     # No deviation: all rows are one, or centred zeros.
     return bool(0 < EVIDENT * deviation < np.arctanh(threshold) - middle)
-
-
-def _compute_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    return left @ right.T / _measure_lengths(left)[:, None] / _measure_lengths(right)
-
-
-def _measure_lengths(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the length of each row, 1 for zeros: their cosines are 0."""
-    squares = np.einsum("ij,ij->i", rows, rows)
-    return np.sqrt(np.where(squares > 0, squares, np.float32(1)))
-
-
-def _match(
-    matrix: Matrix, test: Rows, train: Rows, memory_bytes: int, *, is_centred: bool
-) -> _Matches:
-    """Return each test row's best cosine, and the position of its training row."""
-    needs_many_reads = 16 * len(test) * matrix.shape[1] > memory_bytes
-    if needs_many_reads and 16 * len(test) * len(train) <= memory_bytes:
-        return _match_by_columns(matrix, test, train, memory_bytes, is_centred=is_centred)
-    return _match_by_rows(matrix, test, train, memory_bytes, is_centred=is_centred)
-
-
-def _match_by_columns(
-    matrix: Matrix, test: Rows, train: Rows, memory_bytes: int, *, is_centred: bool
-) -> _Matches:
-    n_test = len(test)
-    products = np.zeros((n_test, len(train)), np.float32)
-    squares = np.zeros(n_test + len(train))
-    n_bytes = min(BLOCK_BYTES, memory_bytes // 8)
-    for stored in matrix.iterate_columns(np.concatenate([test, train]), n_bytes=n_bytes):
-        columns = stored.astype(np.float32, copy=False)
-        if is_centred:
-            columns = columns - columns[n_test:].mean(axis=0, dtype=np.float64).astype(np.float32)
-        products += columns[:n_test] @ columns[n_test:].T
-        squares += np.einsum("ij,ij->i", columns, columns)
-    lengths = np.sqrt(np.where(squares > 0, squares, 1)).astype(np.float32)
-    products /= lengths[n_test:]
-    nearest = products.argmax(axis=1)
-    return products[np.arange(n_test), nearest] / lengths[:n_test], nearest
-
-
-def _match_by_rows(
-    matrix: Matrix, test: Rows, train: Rows, memory_bytes: int, *, is_centred: bool
-) -> _Matches:
-    mean = _average_rows(matrix, train) if is_centred else None
-    row_bytes = 4 * matrix.shape[1]
-    n_test = max(1, min(MAX_TEST_ROWS, memory_bytes // (4 * row_bytes)))
-    n_train = max(1, min(memory_bytes // (8 * row_bytes), memory_bytes // (16 * n_test)))
-    cosines = np.full(len(test), -np.inf, np.float32)
-    nearest = np.zeros(len(test), np.int64)
-    for start in range(0, len(test), n_test):
-        mine = slice(start, start + n_test)
-        left = _read_directions(matrix, test[mine], mean)
-        for first in range(0, len(train), n_train):
-            found = left @ _read_directions(matrix, train[first : first + n_train], mean).T
-            columns = found.argmax(axis=1)
-            values = found[np.arange(len(found)), columns]
-            better = values > cosines[mine]
-            cosines[mine][better] = values[better]
-            nearest[mine][better] = first + columns[better]
-    return cosines, nearest
-
-
-def _read_directions(
-    matrix: Matrix, rows: Rows, mean: NDArray[np.float32] | None
-) -> NDArray[np.float32]:
-    """Read rows, less `mean`, scaled to length 1."""
-    block: NDArray[np.float32] = matrix.read(rows).astype(np.float32, copy=False)
-    if mean is not None:
-        block -= mean
-    block /= _measure_lengths(block)[:, None]
-    return block
-
-
-def _average_rows(matrix: Matrix, rows: Rows) -> NDArray[np.float32]:
-    total = np.zeros(matrix.shape[1])
-    for _, block in iterate_rows(matrix, rows):
-        total += block.sum(axis=0, dtype=np.float64)
-    return (total / len(rows)).astype(np.float32)

@@ -29,6 +29,9 @@ class Images:
         """Return where the channels are."""
         return LAST
 
+    def find_tokens(self, layer: str) -> None:
+        """Return nothing, as an image has no tokens."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportPart:
@@ -60,6 +63,11 @@ class ExportPart:
         """What is done to the image before the network sees it."""
         return self.preprocess, self.view
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The layers that it is made of."""
+        return self.layer.list_sources(self.network.find_tokens(self.layer.layer))
+
 
 def share_input_shape(parts: Sequence[ExportPart]) -> tuple[int, ...]:
     """Return height, width and channels of the image that all parts take."""
@@ -76,14 +84,14 @@ def share_input_shape(parts: Sequence[ExportPart]) -> tuple[int, ...]:
     return shapes[0]
 
 
-def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
-    """Return the activation of each part's layer."""
+def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[dict[str, Any]]:
+    """Return the activations that each part is made of, by the names of their layers."""
     kinds = dict.fromkeys(part.pixels for part in parts)
     pixels = {kind: preprocess(image, mode=kind[0], view=kind[1]) for kind in kinds}
     found: dict[tuple[Network | Images, tuple[str, str], str], Any] = {}
     for number, network in enumerate(dict.fromkeys(part.network for part in parts), start=1):
         own = [part for part in parts if part.network is network]
-        layers = list(dict.fromkeys(part.layer.layer for part in own))
+        layers = list(dict.fromkeys(name for part in own for name in part.sources))
         if isinstance(network, Images):
             # As heads read them, see `stages.matrices.matrix.read_stored`.
             found |= {(network, part.pixels, PIXELS): pixels[part.pixels] / 255.0 for part in own}
@@ -93,7 +101,9 @@ def run_backbones(parts: Sequence[ExportPart], image: Any) -> list[Any]:
             # Fixed here: layers that augment images must not do so when the model is trained on.
             outputs = backbone(pixels[kind], training=False)
             found |= {(network, kind, x): y for x, y in zip(layers, outputs, strict=True)}
-    return [found[part.network, part.pixels, part.layer.layer] for part in parts]
+    return [
+        {name: found[part.network, part.pixels, name] for name in part.sources} for part in parts
+    ]
 
 
 def _cut_backbone(network: Network, layers: Sequence[str], *, number: int) -> Any:

@@ -113,6 +113,13 @@ def _name_apart(layer: Any, named: dict[str, Any]) -> None:
         layer.name = f"{plain}_{number}"
 
 
+def describe_answer(
+    *, task: str, classes: Iterable[str], pixels: Mapping[str, object]
+) -> dict[str, object]:
+    """Return what a program needs to know of an exported model, as `save_classifier` takes it."""
+    return {"task": task, "classes": [str(name) for name in classes], "pixels": dict(pixels)}
+
+
 def save_classifier(
     model: Any, path: Path, *, task: str, classes: Iterable[str], pixels: Mapping[str, object]
 ) -> None:
@@ -134,6 +141,6 @@ def save_classifier(
     if path.suffix != SUFFIX:
         raise InputError(f"cannot export to {str(path)!r}; name a file that ends in {SUFFIX}")
     model.save(path)
-    record = {"task": task, "classes": [str(name) for name in classes], "pixels": dict(pixels)}
+    record = describe_answer(task=task, classes=classes, pixels=pixels)
     with ZipFile(path, "a") as archive:
         archive.writestr(RECORD_NAME, json.dumps(record, indent=2) + "\n")

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from permafrost.stages.backbones.layers import pool_outputs
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
-from permafrost.stages.heads import HEADS, LinearForm
+from permafrost.stages.heads import HEADS, CalibratedHead, Calibration, LinearForm
+from permafrost.stages.heads.calibration.calibration import (
+    ISOTONIC,
+    LEAST_OF_FLOAT32,
+    TEMPERATURE,
+)
 from permafrost.stages.heads.head import check_widths
 
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
 
 
-def join_features(parts: Sequence[ExportPart], activations: Sequence[Any], head: Any) -> Any:
-    """Pool each part's activation, scale it if the head does so, and join them side by side.
+def join_features(
+    parts: Sequence[ExportPart], activations: Sequence[Mapping[str, Any]], head: Any
+) -> Any:
+    """Pool each part's activations, scale it if the head does so, and join them side by side.
 
     Raises
     ------
@@ -39,12 +48,11 @@ def join_features(parts: Sequence[ExportPart], activations: Sequence[Any], head:
     return layers.Concatenate(dtype="float32", name="features")(features)
 
 
-def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
+def _pool(activations: Mapping[str, Any], part: ExportPart, *, number: int) -> Any:
     """Pool, flatten, and round as storing does."""
     from keras import layers, ops
 
-    channel_axis = part.network.find_channel_axis(part.layer.layer)
-    kept = part.layer.pool(ops, ops.cast(activation, "float32"), channel_axis=channel_axis)
+    kept = pool_outputs(ops, part.layer, activations, part.network)
     flatten = layers.Flatten("channels_last", dtype="float32", name=f"features_{number}")
     pooled = flatten(kept)
     if part.dtype == "float32":
@@ -53,7 +61,9 @@ def _pool(activation: Any, part: ExportPart, *, number: int) -> Any:
 
 
 def apply_head(head: Any, features: Any) -> Any:
-    """Put the head behind the features."""
+    """Put the head, calibrated if it is, behind the features."""
+    if isinstance(head, CalibratedHead):
+        return _apply_calibrated(head, features)
     network = getattr(head, "network", None)
     if network is not None:
         return network(features, training=False)
@@ -66,6 +76,73 @@ def apply_head(head: Any, features: Any) -> Any:
         )
     name = "value" if head.task == REGRESSION else "probabilities"
     return _apply_linear(form, features, name=name)
+
+
+def _apply_calibrated(head: CalibratedHead, features: Any) -> Any:
+    """Put a head and its calibration behind the features; into the weights, where that is the same.
+
+    Raises
+    ------
+    InputError
+        The calibration is no formula.
+    """
+    found = head.calibration
+    if found.method == ISOTONIC:
+        raise InputError(
+            "a head with an isotonic calibration cannot be exported; fit it with --calibrate"
+            " temperature or sigmoid"
+        )
+    form = getattr(head.base, "linear_form", lambda: None)()
+    if form is not None and len(found.curves) == 1:
+        return _apply_linear(_calibrate_form(form, found), features, name="probabilities")
+    return _calibrate_outputs(apply_head(head.base, features), found)
+
+
+def _calibrate_form(form: LinearForm, found: Calibration) -> LinearForm:
+    """Return the linear form whose answer is the calibrated one."""
+    if found.method == TEMPERATURE:
+        slope, offset = float(found.curves[0][0]), 0.0
+        return replace(form, weights=slope * form.weights, bias=slope * form.bias)
+    slope, offset = found.curves[0].tolist()
+    weights, bias = slope * np.diff(form.weights, axis=1), slope * np.diff(form.bias) + offset
+    return replace(
+        form, weights=np.hstack([0 * weights, weights]), bias=np.concatenate([[0], bias])
+    )
+
+
+def _calibrate_outputs(outputs: Any, found: Calibration) -> Any:
+    """Do what `Calibration.apply` does, in float32, with layers and operations of Keras."""
+    from keras import layers, ops
+
+    least = max(found.floor, LEAST_OF_FLOAT32)
+    logs = ops.log(ops.maximum(outputs, least))
+    curves = np.stack(found.curves)
+    n_classes = outputs.shape[1]
+    if found.method == TEMPERATURE:
+        weights, bias = curves[0][0] * np.eye(n_classes), np.zeros(n_classes)
+        return _multiply(logs, weights, bias, activation="softmax", name="calibrated")
+    if len(curves) == 1:
+        slope, offset = curves[0]
+        weights, bias = np.array([[0, -slope], [0, slope]]), np.array([0, offset])
+        return _multiply(logs, weights, bias, activation="softmax", name="calibrated")
+    others = _multiply(outputs, 1 - np.eye(n_classes), np.zeros(n_classes), name="others")
+    odds = layers.Subtract(name="odds")([logs, ops.log(ops.maximum(others, least))])
+    raised = _multiply(
+        odds, np.diag(curves[:, 0]), curves[:, 1], activation="sigmoid", name="raised"
+    )
+    total = ops.sum(raised, axis=1, keepdims=True)
+    return ops.divide(raised, ops.maximum(total, LEAST_OF_FLOAT32))
+
+
+def _multiply(
+    values: Any, weights: Any, bias: Any, *, name: str, activation: str = "linear"
+) -> Any:
+    from keras import layers
+
+    dense = layers.Dense(len(bias), activation=activation, dtype="float32", name=name)
+    outputs = dense(values)
+    dense.set_weights([weights, bias])
+    return outputs
 
 
 def _apply_linear(form: LinearForm, features: Any, *, name: str) -> Any:
@@ -85,11 +162,7 @@ def _apply_linear(form: LinearForm, features: Any, *, name: str) -> Any:
         features = _build_centring(mean)(features)
     elif form.scale == "l2":
         features = layers.UnitNormalization(dtype="float32", name="l2")(features)
-    activation = _ACTIVATIONS[form.link]
-    dense = layers.Dense(len(bias), activation=activation, dtype="float32", name=name)
-    outputs = dense(features)
-    dense.set_weights([weights, bias])
-    return outputs
+    return _multiply(features, weights, bias, activation=_ACTIVATIONS[form.link], name=name)
 
 
 def _build_centring(mean: Any) -> Any:

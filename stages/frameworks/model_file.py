@@ -3,7 +3,8 @@
 A model file names the classes and functions that Keras is to import and call. Which of them are
 dangerous changes from version to version (`Lambda` with its bytecode, layers that read vocabularies
 or load other files, functions that download, configurations that name any module); so the rule is
-what a backbone may be made of: an allow-list of Keras' own layers that do nothing but compute.
+what a backbone may be made of: an allow-list of Keras' own layers that do nothing but compute, and
+of the layers of KerasHub's vision models.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import Any
 
 from permafrost.stages.errors import WeightsError, in_one_line
 from permafrost.stages.frameworks.afresh import run_afresh
+from permafrost.stages.frameworks.hub_classes import is_hub_class
 from permafrost.stages.frameworks.keras2 import converting_keras_2, find_version
 from permafrost.stages.frameworks.weights_file import MODEL_SUFFIX, check_weights, read_member
 
 _REMEDY = (
-    "a backbone consists of Keras' own layers; for others, export the model with"
-    " model.export('folder') and name that folder"
+    "a backbone consists of Keras' own layers, or of those of KerasHub's vision models; for others,"
+    " export the model with model.export('folder') and name that folder"
 )
 _LAYERS = (
     "Activation ActivityRegularization AdaptiveAveragePooling1D AdaptiveAveragePooling2D"
@@ -156,11 +158,22 @@ def check_model(path: Path) -> None:
         raise WeightsError("its configuration is no JSON object")
     # Keras does not look at it, as it is told not to compile.
     config.pop("compile_config", None)
-    for node in _walk_nodes(config):
-        _check_node(node)
+    check_config(config)
     n_weights = _count_weights(path, config)
     if n_weights > _MOST_SHARING * n_values + _FREE_WEIGHTS:
         raise WeightsError(f"it has {n_values} values for {n_weights} weights")
+
+
+def check_config(config: object) -> None:
+    """Refuse a configuration that names more than Keras' own layers, and KerasHub's vision models.
+
+    Raises
+    ------
+    WeightsError
+        The reason, in one line.
+    """
+    for node in _walk_nodes(config):
+        _check_node(node)
 
 
 def _read_config(path: Path) -> str | bytes:
@@ -215,7 +228,9 @@ def _check_node(node: dict[str, Any]) -> None:
     name, module, registered = (
         node.get(key) for key in ("class_name", "module", "registered_name")
     )
-    if name == "function":
+    if is_hub_class(module, name, registered):
+        is_plain, registered = True, None
+    elif name == "function":
         is_plain = str(node.get("config")) in _FUNCTIONS and module in _FUNCTION_MODULES
     else:
         is_plain = _is_plain_class(name, module)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.frameworks.lean import importing_lean
 
 # From glibc's malloc.h.
 _M_TRIM_THRESHOLD = -1
@@ -145,7 +146,8 @@ def keep_freed_memory() -> None:
 
 
 def _find_devices() -> None:
-    import tensorflow as tf
+    with importing_lean():
+        import tensorflow as tf
 
     for device in tf.config.list_physical_devices("GPU"):
         # Otherwise TensorFlow takes all of the card's memory at once.
@@ -156,14 +158,17 @@ def _find_devices() -> None:
 
 @contextmanager
 def _holding_back_stderr() -> Iterator[None]:
-    """Keep what is written to file descriptor 2, and show it only if the block fails."""
+    """Keep what is written to file descriptor 2; show it if the block fails, not if it is left.
+
+    An interrupt is no failure.
+    """
     sys.stderr.flush()
     saved = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
+        except Exception:
             held.seek(0)
             os.write(saved, held.read())
             raise

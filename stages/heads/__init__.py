@@ -1,5 +1,11 @@
 """Heads: what is fitted on features."""
 
+from permafrost.stages.heads.calibration.calibration import (
+    CALIBRATIONS,
+    Calibration,
+    CalibrationPlan,
+)
+from permafrost.stages.heads.calibration.head import CalibratedHead
 from permafrost.stages.heads.estimators import EstimatorHead, FittedEstimator, LinearForm
 from permafrost.stages.heads.fit_rows import Checkpoint, FitRows, State
 from permafrost.stages.heads.head import Head
@@ -8,6 +14,9 @@ from permafrost.stages.heads.provenance import describe_code, is_reduced
 from permafrost.stages.heads.registry import (
     HEADS,
     HeadKind,
+    calibrate_estimator,
+    calibrate_trained,
+    check_calibration,
     check_retired,
     check_task,
     check_training,
@@ -18,7 +27,11 @@ from permafrost.stages.heads.registry import (
 )
 
 __all__ = [
+    "CALIBRATIONS",
     "HEADS",
+    "CalibratedHead",
+    "Calibration",
+    "CalibrationPlan",
     "Checkpoint",
     "Epoch",
     "EstimatorHead",
@@ -28,6 +41,9 @@ __all__ = [
     "HeadKind",
     "LinearForm",
     "State",
+    "calibrate_estimator",
+    "calibrate_trained",
+    "check_calibration",
     "check_retired",
     "check_task",
     "check_training",

@@ -133,7 +133,7 @@ def predict_by_batch(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadRecord:
-    """What ``head.json`` says; `widths` are those of `EstimatorHead`."""
+    """What ``head.json`` says; `widths` are those of `EstimatorHead`, `calibration` is unread."""
 
     kind: str
     settings: dict[str, object]
@@ -141,6 +141,7 @@ class HeadRecord:
     classes: NDArray[np.str_]
     n_features: int
     widths: tuple[int, ...] = ()
+    calibration: dict[str, Any] | None = None
 
 
 def write_record(folder: Path, head: Head, *, packages: tuple[str, ...]) -> None:
@@ -180,6 +181,7 @@ def read_record(folder: Path) -> HeadRecord:
             classes=classes,
             n_features=int(record["n_features"]),
             widths=tuple(map(int, record.get("widths", ()))),
+            calibration=record.get("calibration"),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,17 @@ from permafrost.stages.datasets.targets import (
     Targets,
 )
 from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.heads.calibration.calibration import (
+    Calibration,
+    CalibrationPlan,
+    calibrate,
+    check_method,
+    find_floor,
+)
+from permafrost.stages.heads.calibration.head import CalibratedHead
 from permafrost.stages.heads.estimators import FittedEstimator, load_estimator
 from permafrost.stages.heads.fit_rows import Checkpoint, FitRows
-from permafrost.stages.heads.head import Head, read_record
+from permafrost.stages.heads.head import Head, predict_rows, read_record, refuse_damage
 from permafrost.stages.heads.head2toe.head import Head2ToeSettings, fit_head2toe
 from permafrost.stages.heads.knn import KnnSettings, fit_knn
 from permafrost.stages.heads.linear import (
@@ -229,6 +237,11 @@ def check_task(kind: str, task: str) -> None:
         raise InputError(f"{kind} does not do {task}; use {', '.join(others)} or {last}")
 
 
+def check_calibration(kind: str, method: str, *, task: str) -> None:
+    """Raise StageError unless a kind of head can be calibrated by one of `CALIBRATIONS`."""
+    check_method(method, task=task, kind=kind, is_network=_find_kind(kind).is_network)
+
+
 def fit_head(  # noqa: PLR0913
     kind: str,
     settings: Any,
@@ -241,6 +254,7 @@ def fit_head(  # noqa: PLR0913
     memory_bytes: int = 4_000_000_000,
     store: Store | None = None,
     checkpoint: Checkpoint | None = None,
+    calibration: CalibrationPlan | None = None,
 ) -> Head:
     """Fit a head; nothing but the training rows is learnt from.
 
@@ -266,6 +280,8 @@ def fit_head(  # noqa: PLR0913
         Keeps reduced rows for the next fit.
     checkpoint : Checkpoint, optional
         Keeps the state of a head that is trained.
+    calibration : CalibrationPlan, optional
+        Of a classification.
 
     Raises
     ------
@@ -291,7 +307,11 @@ def fit_head(  # noqa: PLR0913
             checkpoint=checkpoint,
         )
         head: Head = head_kind.fit(settings, rows)
-        return head
+        if calibration is None:
+            return head
+        return CalibratedHead(
+            base=head, calibration=calibrate_trained(kind, settings, rows, plan=calibration)
+        )
     scaled = next(
         scale_rows(
             matrix,
@@ -304,7 +324,46 @@ def fit_head(  # noqa: PLR0913
             fit_bytes=head_kind.fit_bytes,
         )
     )
-    return fit_estimator(kind, settings, scaled.values, truth, seed=seed).to_head(scaled)
+    fitted = fit_estimator(kind, settings, scaled.values, truth, seed=seed).to_head(scaled)
+    if calibration is None:
+        return fitted
+    found = calibrate_estimator(kind, settings, scaled.values, truth, seed=seed, plan=calibration)
+    return CalibratedHead(base=fitted, calibration=found)
+
+
+def calibrate_trained(
+    kind: str, settings: Any, rows: FitRows, *, plan: CalibrationPlan
+) -> Calibration:
+    """Calibrate a head that is no estimator: it is fitted once more for each fold of `plan`."""
+
+    def predict(train: Rows, test: Rows) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+        own = replace(rows, train=rows.train[train], checkpoint=None)
+        head: Head = HEADS[kind].fit(settings, own)
+        return predict_rows(head, rows.matrix, rows.train[test]), head.classes
+
+    truth = rows.targets.select(rows.train)
+    return calibrate(plan, truth, floor=find_floor(kind, settings), predict=predict)
+
+
+def calibrate_estimator(  # noqa: PLR0913
+    kind: str,
+    settings: Any,
+    values: NDArray[Any],
+    targets: Targets,
+    *,
+    seed: int,
+    plan: CalibrationPlan,
+) -> Calibration:
+    """Calibrate an estimator; the arguments are those of `fit_estimator`, of all training rows.
+
+    The rows are scaled once for all folds, by what is common to all of them.
+    """
+
+    def predict(train: Rows, test: Rows) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
+        fitted = fit_estimator(kind, settings, values[train], targets.select(train), seed=seed)
+        return fitted.predict(values[test]), fitted.classes
+
+    return calibrate(plan, targets, floor=find_floor(kind, settings), predict=predict)
 
 
 def fit_estimator(
@@ -372,4 +431,9 @@ def load_head(folder: Path) -> Head:
     kind = _find_kind(record.kind)
     given = {name: one for name, one in record.settings.items() if name not in kind.retired}
     settings = parse_settings(record.kind, given)
-    return kind.load(folder, settings, record)
+    head = kind.load(folder, settings, record)
+    if record.calibration is None:
+        return head
+    with refuse_damage(folder):
+        found = Calibration.from_dict(record.calibration, n_classes=len(record.classes))
+    return CalibratedHead(base=head, calibration=found)

@@ -81,7 +81,7 @@ def _prepare(own: argparse.Namespace, others: Sequence[str], scratch: Path) -> B
     """Copy the photos, and read what is asked of ``extract``."""
     arguments = ("--weights", own.weights, *others)
     features = read_options(["--images", str(own.images), "--out", "", *arguments]).features
-    is_file = parse_backbone(features.backbone).is_file
+    is_file = parse_backbone(features.backbone).is_saved
     return Bench(
         features=features,
         # A model file brings its own weights.

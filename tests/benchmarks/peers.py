@@ -67,7 +67,7 @@ class PeerJob:
 def command_idiom(job: PeerJob) -> list[str]:
     """Return the command line of the Keras idiom, always in float32."""
     backbone = parse_backbone(job.features.backbone)
-    if backbone.is_file:
+    if backbone.is_saved:
         raise NoPeerError(f"{backbone.name!r} is a file, and the idiom is for keras.applications")
     weights = job.features.weights
     return [

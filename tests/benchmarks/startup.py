@@ -4,6 +4,10 @@ python -m tests.benchmarks.startup [--rounds 11] [--rows 1000]
 
 The floors are Python alone, and Python with NumPy and h5py, without which no command goes. ``plan``
 and ``extract`` have nothing to do. Figures are medians over the rounds.
+
+With ``--photos FOLDER``, of a few images, further lines are what a network takes by hand, imported,
+built and run once, and an ``extract`` of these images: with an empty cache, and once more, with
+what that found out but without its features.
 """
 
 from __future__ import annotations
@@ -16,6 +20,16 @@ import tempfile
 from pathlib import Path
 
 from tests.benchmarks.scale import Measured, list_options, make_dataset, run_measured
+
+BY_HAND = """
+import sys, keras, numpy as np
+name, layer = sys.argv[1:]
+base = getattr(keras.applications, name)(
+    weights=None, include_top=False, input_shape=(224, 224, 3)
+)
+model = keras.Model(base.input, base.get_layer(layer).output)
+model.predict_on_batch(np.zeros((8, 224, 224, 3), np.float32))
+"""
 
 
 def list_commands(folder: Path) -> dict[str, list[str]]:
@@ -30,11 +44,29 @@ def list_commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
+def measure_starts(photos: str, network: str, layer: str) -> dict[str, Measured]:
+    """Run a network by hand, and through ``extract``."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *("run.py", "extract", "--images", photos, "--backbone", network.lower()),
+            *("--weights", "random", "--layers", layer),
+            *("--cache", f"{folder}/cache", "--out", f"{folder}/features.h5"),
+        ]
+        by_hand = run_measured("-c", BY_HAND, network, layer)
+        first = run_measured(*command)
+        for shard in Path(folder, "cache").rglob("shard-*"):
+            shard.unlink()
+        return {"by hand": by_hand, "extract, 1st": first, "extract, 2nd": run_measured(*command)}
+
+
 def main() -> None:
     """Run the benchmark and print a table and a JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--rows", type=int, default=1000)
+    parser.add_argument("--photos", help="a folder with a few images")
+    parser.add_argument("--network", default="ResNet50", help="a function of keras.applications")
+    parser.add_argument("--layer", default="conv5_block3_out")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         make_dataset(Path(folder), options.rows)
@@ -43,6 +75,11 @@ def main() -> None:
             run_measured(*command)  # compiles, hashes, and warms the files
         rounds = [
             {name: run_measured(*command) for name, command in commands.items()}
+            | (
+                measure_starts(options.photos, options.network, options.layer)
+                if options.photos
+                else {}
+            )
             for _ in range(options.rounds)
         ]
     report(rounds)

@@ -1,4 +1,4 @@
-"""How many cores a process counts."""
+"""How many cores and how much memory a process counts on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from permafrost.cores import count_cores
+from permafrost.cores import count_cores, find_memory_limit
 
 ALLOWED = len(os.sched_getaffinity(0))
 
@@ -44,3 +44,14 @@ def test_a_quota_above_the_machine_gives_no_core_that_is_not_there(root: Path) -
 def test_a_process_never_counts_none(root: Path) -> None:
     write_group(root, "pods/one", "1")
     assert count_cores(root) == 1
+
+
+def test_the_smallest_memory_limit_of_all_groups_counts(root: Path, tmp_path: Path) -> None:
+    assert find_memory_limit(root) is find_memory_limit(tmp_path / "elsewhere") is None
+    group = root / "sys/fs/cgroup/pods/one"
+    group.mkdir()
+    (group / "memory.max").write_text("3000000000\n")
+    (group.parent / "memory.max").write_text("2000000000\n")
+    assert find_memory_limit(root) == 2_000_000_000
+    (group.parent / "memory.max").write_text("max\n")
+    assert find_memory_limit(root) == 3_000_000_000

@@ -113,3 +113,6 @@ def test_a_wheel_holds_one_name_and_every_module(installed: Path) -> None:
     }
     assert ours == face | theirs
     assert (installed / "permafrost/py.typed").exists()
+    room = Path("pipeline/report")
+    page = {file.name for file in (ROOT / room).glob("page.*")}
+    assert {file.name for file in (installed / "permafrost" / room).glob("page.*")} == page != set()

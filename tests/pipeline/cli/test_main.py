@@ -118,7 +118,7 @@ def test_layers_lists_names_shapes_and_bytes(command: Command, backbone: Path) -
     assert list(figures["layers"][0]) == ["name", "shape", "bytes", "number", "is_cut"]
     text = command("layers", backbone).out
     assert "15x15x8" in text
-    assert "7,200 bytes an image" in text
+    assert "7.2 kB an image" in text
 
 
 def test_index_lists_labels_and_splits(command: Command, photos: Path, tmp_path: Path) -> None:

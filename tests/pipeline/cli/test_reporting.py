@@ -57,6 +57,7 @@ def test_every_line_on_stderr_is_json(asked: list[object]) -> None:
     assert (progress[-1]["done"], progress[-1]["unit"], progress[-1]["seconds_left"]) == (
         *(12, "images", 0),
     )
+    assert [one["done"] for one in progress].count(12) == 1
     (warning,) = [one for one in events if one["event"] == "warning"]
     assert "'nothing'" in warning["message"]
     last = events[-1]
@@ -184,3 +185,49 @@ def test_a_full_disk_under_the_log_stops_nothing(command: Command, photos: Path)
     answer = command("index", photos, "--out", photos / "m.csv", "--log", "/dev/full")
     assert answer.status == 0
     assert (photos / "m.csv").exists()
+
+
+def test_quiet_leaves_nothing_but_errors_and_the_log_has_all_of_it(
+    photos: Path, tmp_path: Path
+) -> None:
+    (photos / "nothing").mkdir()
+    log, asked = tmp_path / "log", ("index", photos, "--out", tmp_path / "manifest.csv")
+    code = "import logging, os, threading\nos.write(2, b'before')"
+    done = call(*asked, "--quiet", "--log", log, code=code)
+    assert (done.returncode, done.stderr) == (0, "before")
+    assert "12 images" in done.stdout
+    assert "'nothing'" in log.read_text()
+    wrong = call(*asked, "-q", "--split", "test=2")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    events = read_events(call(*asked, "-q", "--progress", "json").stderr)
+    assert {"warning", "done"} <= {one["event"] for one in events}
+    assert call(*asked, "-q", "-v").returncode == 2
+
+
+def test_verbose_tells_what_otherwise_programs_alone_are_told(photos: Path, tmp_path: Path) -> None:
+    asked = ("index", photos, "--out", tmp_path / "manifest.csv")
+    end = "index ended with status 0 after"
+    assert end in call(*asked, "--verbose").stderr
+    assert end not in call(*asked).stderr
+
+
+def test_a_command_in_a_notebook_draws_no_bar(tmp_path: Path) -> None:
+    """A notebook runs commands on a terminal of its own, which cannot go back."""
+    script = (
+        "import os, pty, sys\n"
+        "os.environ.update(notebook)\n"
+        f"sys.exit(os.waitstatus_to_exitcode(pty.spawn([{sys.executable!r}, '-c', child])))"
+    )
+    child = (
+        "from permafrost.pipeline.progress import show_progress\n"
+        "with show_progress(2, unit='fits', note=lambda: 'fast') as advance:\n"
+        "    advance(1); advance(1)"
+    )
+    for notebook, has_bar in (({}, True), ({"JPY_PARENT_PID": "1"}, False)):
+        code = f"child = {child!r}\nnotebook = {notebook!r}\n{script}"
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, stdin=subprocess.DEVNULL,
+            check=True, env={"PATH": "/usr/bin:/bin", "TERM": "xterm", "HOME": str(tmp_path)},
+        )  # fmt: skip
+        assert (b"\x1b[" in done.stdout) is has_bar
+        assert has_bar or b"2/2 fits" in done.stdout

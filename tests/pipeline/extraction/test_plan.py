@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from permafrost.cache.store.layout import open_cache
-from permafrost.pipeline.extraction.plan import describe_time
 from tests.helpers.answers import Command
 from tests.helpers.inputs import LAYERS
 
@@ -41,11 +40,3 @@ def test_a_plan_says_how_long_workers_of_a_cluster_take_by_their_own_rate(
     assert rate > 0
     assert figures["images_per_second"] is None
     assert f"a worker of a cluster did {rate:.1f} images/s: 2 take" in command(*plan).out
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (119.0, "119 s"), (150.0, "2 min"), (7000.0, "117 min"), (9000.0, "2.5 h")],
-)
-def test_times_are_told_as_people_say_them(seconds: float, text: str) -> None:
-    assert describe_time(seconds) == text

@@ -63,6 +63,22 @@ def test_the_next_batch_runs_while_one_is_handed_over() -> None:
         assert second.wait(PATIENCE_S)
 
 
+def test_the_engine_is_imported_while_the_first_batch_loads() -> None:
+    told = []
+
+    def load() -> Iterator[LoadedBatch]:
+        told.append("waited for")
+        yield from make_batches(1)
+
+    def build() -> Program:
+        told.append("built")
+        return Program(mean)
+
+    with ForwardPass(build, Shares(), start=lambda: told.append("imported")) as forward:
+        list(forward.run(load()))
+    assert told == ["imported", "waited for", "built"]
+
+
 def test_without_a_readable_image_no_program_is_built() -> None:
     def build() -> Program:
         raise AssertionError("built")

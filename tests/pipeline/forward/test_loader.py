@@ -70,6 +70,21 @@ def test_no_more_than_that_is_submitted_before_it_is_asked_for(prepared: Prepara
     assert most == choose_ahead(1, 10**9, n_workers=2)
 
 
+def test_the_first_batches_load_before_any_is_asked_for(prepared: Preparation) -> None:
+    plan, begun = prepared.plan, []
+
+    class Noting:
+        def submit(self, load: Load, task: BatchTask) -> Callable[[], LoadedBatch]:
+            begun.append(task.rows[0])
+            return partial(load, task)
+
+    rows = np.arange(len(plan.digests))
+    tasks = split_batches(plan.paths, plan.digests, rows, batch_size=1)
+    load_ahead(Noting(), prepared, tasks, n_workers=2)
+    assert begun == rows[: len(begun)].tolist()
+    assert begun
+
+
 def test_what_is_wrong_with_a_batch_is_raised_where_it_is_waited_for() -> None:
     def fail(task: BatchTask) -> LoadedBatch:
         raise InputError(f"{task.paths}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pytest
 
 from permafrost.pipeline.sweeps.grid import Configuration, HeadGrid
 from permafrost.pipeline.sweeps.journal import FoldRecord, Journal
@@ -54,3 +57,19 @@ def test_heads_that_differ_by_luck_are_said_to_be_tied(view, sweep, tmp_path):
     assert float(rows[1]["p_value"]) == 1.0
     assert float(rows[2]["p_value"]) < 0.05
     assert len(read_rows(tmp_path / "out" / "results.csv")) == 15
+
+
+def test_each_score_has_the_interval_of_its_rows_drawn_anew(view, sweep, tmp_path):
+    sweep(view, "--layers", "late:avg,early:avg", "--heads", "logreg,nearest_mean")
+    out = tmp_path / "out"
+    rows = read_rows(out / "leaderboard.csv")
+    configurations = json.loads((out / "sweep.json").read_text())["configurations"]
+    n_rows = sum(fold["n_test"] for fold in configurations[0]["folds"])
+    for row, one in zip(rows, configurations, strict=True):
+        low, high = float(row["interval_low"]), float(row["interval_high"])
+        assert [low, high] == pytest.approx(one["interval"], rel=1e-5)
+        # No two images of this set are alike: a share of so many rows, by the normal distribution.
+        share = float(row["accuracy_mean"])
+        width = 2 * 1.96 * np.sqrt(share * (1 - share) / n_rows)
+        assert low < share < high
+        assert high - low == pytest.approx(width, rel=0.2)

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from permafrost.cache.disk.publish import temporary_path
+from permafrost.cache.store.folders import name_set
 from permafrost.cache.store.leases import Leases, Uses
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.cache.views.features import Features
-from permafrost.pipeline.upkeep.shared import name_set
 from permafrost.stages.datasets.manifest import read_manifest
 from tests.helpers.answers import Command
 from tests.helpers.folders import find_shards, list_content, name_sets, read_digests

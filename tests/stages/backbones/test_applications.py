@@ -123,15 +123,15 @@ def test_a_missing_model_file_is_said_to_be_missing(text):
 def test_a_model_file_is_a_path_and_no_application(tmp_path):
     (tmp_path / "Mine.KERAS").touch()
     name = parse_backbone(str(tmp_path / "Mine.KERAS"))
-    assert name.is_file
-    assert not parse_backbone("vgg16").is_file
+    assert name.is_saved
+    assert not parse_backbone("vgg16").is_saved
 
 
 def test_a_folder_called_like_an_application_does_not_hide_it(tmp_path, monkeypatch):
     (tmp_path / "VGG16").mkdir()
     monkeypatch.chdir(tmp_path)
     assert parse_backbone("VGG16") == BackboneName(name="vgg16")
-    assert parse_backbone("./VGG16").is_file
+    assert parse_backbone("./VGG16").is_saved
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from functools import cache
 
@@ -62,6 +63,18 @@ def fit_values(**settings):
     return targets, plain.predict(features[200:])[:, None], NO_CLASSES
 
 
+def bin_by_hand(outputs, right, n_bins=15):
+    """Return the expected calibration error, bin by bin."""
+    sure = outputs.max(axis=1)
+    edges = [-1.0, *np.quantile(sure, np.arange(1, n_bins) / n_bins), 1.0]
+    error = 0.0
+    for low, high in itertools.pairwise(edges):
+        inside = (sure > low) & (sure <= high)
+        if inside.any():
+            error += abs(sure[inside].mean() - right[inside].mean()) * inside.mean()
+    return error
+
+
 # The name of each digit.
 TEN = tuple(f"digit {n}" for n in range(10))
 TWO = ("even", "odd") * 5
@@ -81,6 +94,8 @@ def test_scores_of_classes_are_scikit_learns(names):
             "macro_f1": reference.f1_score(truth, predicted, average="macro"),
             "log_loss": reference.log_loss(truth, outputs),
             "roc_auc": reference.roc_auc_score(truth, chances, multi_class="ovr"),
+            "brier": reference.brier_score_loss(truth, outputs, scale_by_half=False),
+            "ece": bin_by_hand(outputs, predicted == truth),
         },
         rel=1e-9,
     )

@@ -49,3 +49,17 @@ def test_keras_itself_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setenv("KERAS_BACKEND", "torch" if keras.config.backend() != "torch" else "jax")
     assert find_keras_backend() == keras.config.backend()
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"), [(KeyboardInterrupt(), ""), (ImportError("no libcuda"), "chatter\n")]
+)
+def test_what_tensorflow_says_as_it_starts_is_shown_if_it_fails_not_if_it_is_interrupted(
+    error: BaseException, shown: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from permafrost.stages.frameworks.start import _holding_back_stderr
+
+    with pytest.raises(type(error)), _holding_back_stderr():
+        os.write(2, b"chatter\n")
+        raise error
+    assert capfd.readouterr().err == shown

@@ -1,0 +1,4 @@
+"""What is suspicious about a dataset, and what to label next, out of cached features.
+
+May be imported by `cli`; imports planning, extraction, export, tasks and models.
+"""

@@ -1,0 +1,76 @@
+"""What a user names as a preset, and which version of it lies here, without KerasHub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from permafrost.stages.errors import InputError
+
+PREFIX = "hub:"
+CONFIG_NAME = "config.json"
+KAGGLE = "kaggle://"
+HUGGING_FACE = "hf://"
+_EXAMPLES = (
+    "hub:dinov2_base, hub:hf://ORG/NAME, hub:kaggle://ORG/MODEL/keras/VARIATION, hub:./folder"
+)
+
+
+def parse_preset(text: str) -> str:
+    """Read what follows ``hub:``.
+
+    Returns
+    -------
+    str
+        A preset's name, a handle, or the path of a folder with a ``/`` in it.
+
+    Raises
+    ------
+    InputError
+        It is neither, or the folder holds no preset.
+    """
+    preset = text.strip()
+    kaggle = rf"{KAGGLE}[\w.-]+/[\w.-]+/[\w.-]+/[\w.-]+(/\d+)?"
+    if re.fullmatch(rf"[\w-][\w.-]*|{HUGGING_FACE}[\w.-]+/[\w.-]+|{kaggle}", preset):
+        return preset
+    if not preset or "://" in preset:
+        raise InputError(f"cannot read the preset {preset!r}; write it as {_EXAMPLES}")
+    folder = Path(preset)
+    if not (folder / CONFIG_NAME).is_file():
+        what = f"has no {CONFIG_NAME}" if folder.is_dir() else "is no folder"
+        raise InputError(
+            f"{preset!r} {what}; name a folder that save_to_preset wrote, or write {_EXAMPLES}"
+        )
+    return preset if "/" in preset else f"./{preset}"
+
+
+def find_folder(preset: str) -> Path | None:
+    """Return the folder that a preset names, where it is one of this machine's."""
+    return Path(preset) if "/" in preset and "://" not in preset else None
+
+
+def find_revision(preset: str) -> str:
+    """Return which version of a handle without one lies in the cache of its hub; ``""`` for others.
+
+    Those that KerasHub names have a version with each version of KerasHub.
+    """
+    if preset.startswith(HUGGING_FACE):
+        name = preset.removeprefix(HUGGING_FACE).replace("/", "--")
+        reference = _find_hugging_face_cache() / f"models--{name}" / "refs" / "main"
+        return reference.read_text(encoding="utf-8").strip() if reference.is_file() else ""
+    if preset.startswith(KAGGLE) and not re.search(r"/\d+$", preset):
+        folder = _find_kaggle_cache() / "models" / preset.removeprefix(KAGGLE)
+        return ",".join(sorted(path.name for path in folder.glob("[0-9]*")))
+    return ""
+
+
+def _find_hugging_face_cache() -> Path:
+    """Return the folder that the package huggingface_hub keeps its files in."""
+    home = os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")
+    return Path(os.environ.get("HF_HUB_CACHE", Path(home) / "hub"))
+
+
+def _find_kaggle_cache() -> Path:
+    """Return the folder that the package kagglehub keeps its files in."""
+    return Path(os.environ.get("KAGGLEHUB_CACHE", Path.home() / ".cache" / "kagglehub"))
