@@ -47,8 +47,13 @@ BUILDERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 TOKENS = {
-    "clip": (1, 1), "deit": (1, 2), "dinov2": (1, 3), "dinov3": (1, 5), "siglip": (0, 0),
-    "swin": (0, 0), "vit": (1, 1),
+    "clip": (1, 1),
+    "deit": (1, 2),
+    "dinov2": (1, 3),
+    "dinov3": (1, 5),
+    "siglip": (0, 0),
+    "swin": (0, 0),
+    "vit": (1, 1),
 }
 CONVERTER = {
     "image_size": (SIDE, SIDE),
