@@ -77,7 +77,7 @@ class DatasetOptions:
     Attributes
     ----------
     images : str, optional
-        A folder, a CSV, a zip, tar or npz file, or a URL.
+        A folder, a CSV, a zip, tar, npz or Parquet file, a pattern of shards, or a URL.
     manifest : Path, optional
         What ``index`` wrote; instead of `images`.
     labels, split : str, optional

@@ -54,7 +54,7 @@ class Selection:
         """Return the figures as a person wants them."""
         told = self.figures
         lines = [
-            f"{told['selected']} of {told['pool']} images without a label → {self.out}",
+            f"{told['selected']} of {told['pool']} images to choose from → {self.out}",
             f"  {told['strategy']}, beside {told['labelled']} labelled ones",
             *(f"  {note}" for note in told["notes"]),
             *(f"  {place}  {path}" for place, path in enumerate(self.paths[:5], 1)),

@@ -13,6 +13,7 @@ from permafrost.pipeline.experiments.experiment import Experiment
 from permafrost.pipeline.experiments.products import SUMMARY_NAME, Products
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.summary import ExtractSummary
+from permafrost.pipeline.models.predict import describe_predictions
 from permafrost.pipeline.outputs import write_summary
 from permafrost.pipeline.progress import tell
 from permafrost.pipeline.sweeps.sweep import SweepResult, sweep
@@ -55,7 +56,7 @@ class ExperimentResult:
         """Return what a person wants to know: the leaderboard above all."""
         lines = [summary.describe() for summary in self.extractions]
         lines.append(self.sweep.describe())
-        lines += [f"{one['images']} images → {one['predictions']}" for one in self.predictions]
+        lines += [describe_predictions(one, one["predictions"]) for one in self.predictions]
         if self.export:
             lines.append(f"{self.sweep.best.out} → {self.export['model']}")
         return "\n".join(lines)

@@ -6,7 +6,7 @@
       model.json          layers, recipes, how the features were asked for, what it was fitted on
       head/               the head itself: head.json with head.skops or head.keras
       metrics.json        how good it is
-      predictions.csv     what it says of rows that it was not fitted on
+      predictions.csv     what it says of rows that it was not fitted on; .by-COLUMN.csv of groups
       unseen.npz          the same of all rows, by folds, once it was asked for
       learning.json       how good the head is on fewer rows, once it was asked for
 """

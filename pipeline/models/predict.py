@@ -149,7 +149,7 @@ def predict(  # noqa: PLR0913
     return figures
 
 
-def describe_predictions(figures: Mapping[str, Any], out: Path) -> str:
+def describe_predictions(figures: Mapping[str, Any], out: object) -> str:
     """Write what came of it as a person wants it."""
     lines = [f"{figures['images']} images → {out}"]
     if "unsure" in figures:

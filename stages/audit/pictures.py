@@ -20,7 +20,7 @@ NAMES = ("width", "height", "mean", "low", "high", "detail")
 RECORD_BYTES = 4 * len(NAMES) + THUMBNAIL**2
 
 # Deviations away from the rest of the dataset, from which on an image is told of.
-_BLURRED, _LIGHT, _ODD = 3.5, 3.5, 5.0
+_BLURRED, _LIGHT, _ODD = 3.0, 3.5, 5.0
 # Levels of 255: the lightest twentieth of a dark image lies below, the darkest of a bright above.
 _DARK, _BRIGHT = 64.0, 200.0
 # Of the median side, and of the median ratio of width to height.

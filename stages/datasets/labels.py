@@ -31,10 +31,11 @@ from permafrost.stages.datasets.split_names import is_like_split, parse_split_na
 from permafrost.stages.datasets.table import explain_bytes, read_table
 from permafrost.stages.datasets.targets import warn_of_lookalikes
 from permafrost.stages.datasets.texts import Texts
-from permafrost.stages.errors import InputError, UnknownNameError
+from permafrost.stages.errors import InputError
 from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
 from permafrost.stages.sources.names import find_missing, find_names
+from permafrost.stages.sources.sharded.shard import Columns
 from permafrost.stages.sources.source import (
     ArchiveSource,
     FolderSource,
@@ -89,9 +90,10 @@ def list_dataset(
         A folder, an archive, a CSV file or a URL.
     labels : str, optional
         ``folder``, ``filename:REGEX`` (the first group or else the whole match, searched in the
-        base name), ``csv:FILE`` (labels, splits and further columns looked up by path, base
-        name or stem; without a column of labels, those of the default stay), or ``coco:FILE`` (a
-        row for each box of a COCO file).
+        base name), ``column:NAME`` (a further column of a table, or what a shard tells),
+        ``csv:FILE`` (labels, splits and further columns looked up by path, base name or stem;
+        without a column of labels, those of the default stay), or ``coco:FILE`` (a row for each box
+        of a COCO file).
         By default what the CSV at the location or in the archive says; otherwise the folders.
     split_names : str, optional
         What splits are called besides their usual names, as in ``holdout=test,eval=val``.
@@ -111,7 +113,7 @@ def list_dataset(
         _report_missing(found, location)
         manifest = dataclasses.replace(found.manifest, digests=Digests.none(len(found.manifest)))
         if labels is not None:
-            manifest = _relabel(manifest, labels, layout=None, split_names=chosen)
+            manifest = _relabel(manifest, labels, chosen)
             _warn_of_unlabelled(manifest)
         found = dataclasses.replace(found, manifest=manifest)
     else:
@@ -229,20 +231,20 @@ def _list_images(
         manifest = take_columns(manifest, columns, label=label, split_names=split_names)
     if isinstance(source, ArchiveSource):
         manifest = join_archive_tables(manifest, source, split_names=split_names)
-    if labels is not None and not (kind == "column" and columns.texts):
-        manifest = _relabel(manifest, labels, layout=layout, split_names=split_names)
+    if labels == "folder":
+        manifest = dataclasses.replace(manifest, labels=by_folder)
+        _check_labelled(manifest, labels)
+    elif labels is not None and not (kind == "column" and columns.texts):
+        manifest = _relabel(manifest, labels, split_names)
     if manifest.labels == by_folder:
         warn_of_layout(layout, paths, by_folder, root=source.root)
     return ListedDataset(manifest=manifest, source=source, ignored=ignored)
 
 
-def _relabel(
-    manifest: Manifest, rule: str, *, layout: Layout | None, split_names: Mapping[str, str]
-) -> Manifest:
+def _relabel(manifest: Manifest, rule: str, split_names: Mapping[str, str]) -> Manifest:
     kind, _, argument = rule.partition(":")
     if rule == "folder":
-        if layout is None:
-            layout = read_layout(manifest.paths, split_names=split_names, from_table=True)
+        layout = read_layout(manifest.paths, split_names=split_names, from_table=True)
         labels, splits = _read_folders(manifest.paths, layout)
         if any(manifest.splits):
             splits = manifest.splits
@@ -257,11 +259,9 @@ def _relabel(
         table.require("label")
         relabelled = join_table(manifest, table, split_names=split_names)
     elif kind == "column":
-        if argument not in manifest.extra:
-            raise UnknownNameError("column", argument, tuple(manifest.extra), where="of the images")
-        extra = {name: texts for name, texts in manifest.extra.items() if name != argument}
-        labelled = manifest.extra[argument]
-        relabelled = dataclasses.replace(manifest, labels=labelled, extra=extra)
+        columns = Columns(texts=manifest.extra)
+        bare = dataclasses.replace(manifest, extra={})
+        relabelled = take_columns(bare, columns, label=argument, split_names=split_names)
     elif kind == "coco":
         table = read_coco(Path(drop_file_scheme(argument)))
         relabelled = join_table(manifest, table, split_names=split_names)
@@ -270,12 +270,16 @@ def _relabel(
             f"unknown labels {rule!r}; write folder, filename:REGEX, column:NAME, csv:FILE or"
             " coco:FILE"
         )
-    if not any(relabelled.labels):
+    _check_labelled(relabelled, rule)
+    return relabelled
+
+
+def _check_labelled(manifest: Manifest, rule: str) -> None:
+    if not any(manifest.labels):
         raise InputError(
             f"--labels {rule!r} finds a label for none of the {len(manifest)} images "
             f"(the first is {manifest.paths[0]!r}); correct it or choose another kind"
         )
-    return relabelled
 
 
 def _search_names(paths: Sequence[str], regex: str) -> list[str]:

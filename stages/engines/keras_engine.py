@@ -89,6 +89,8 @@ class KerasProgram:
 def _build_model(network: Network, spec: ProgramSpec) -> Any:
     import keras
 
+    if not isinstance(network, KerasNetwork):
+        raise InputError(f"Keras does not know the layers of a SavedModel folder: {_REMEDY}")
     names = list_sources(spec, network)
     backbone = _set_precision(_cut(network, names), spec.precision)
     images = keras.Input(backbone.inputs[0].shape[1:], dtype="uint8", name="images")
@@ -98,12 +100,10 @@ def _build_model(network: Network, spec: ProgramSpec) -> Any:
     return keras.Model(images, outputs)
 
 
-def _cut(network: Network, names: list[str]) -> Any:
+def _cut(network: KerasNetwork, names: list[str]) -> Any:
     """Return the network up to the layers, as a model that gives a list of their outputs."""
     import keras
 
-    if not isinstance(network, KerasNetwork):
-        raise InputError(f"Keras does not know the layers of a SavedModel folder: {_REMEDY}")
     model = network.model
     for name in names:
         _check_graphs(model, name)

@@ -1,7 +1,7 @@
 """One Keras model of a backbone and a head: uint8 images in, probabilities or values out.
 
 Everything in it is Keras' own, so that the file loads, in safe mode, where this project is not
-installed.
+installed; of a preset, some is KerasHub's, which has to be there then.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from typing import Any
 from zipfile import ZipFile
 
 from permafrost.stages.backbones.applications import OWN_NAME
-from permafrost.stages.errors import InputError
+from permafrost.stages.errors import InputError, in_one_line
 from permafrost.stages.export.backbone_part import ExportPart, run_backbones, share_input_shape
 from permafrost.stages.export.head_part import apply_head, join_features
+from permafrost.stages.frameworks.hub_classes import PACKAGE
 from permafrost.stages.frameworks.start import start_tensorflow
 
 SUFFIX = ".keras"
@@ -120,6 +121,20 @@ def describe_answer(
     return {"task": task, "classes": [str(name) for name in classes], "pixels": dict(pixels)}
 
 
+def _check_layers(model: Any) -> None:
+    """Refuse layers of KerasHub's that Keras could not read back from the file."""
+    for layer in model._flatten_layers(include_self=False):
+        if type(layer).__module__.split(".")[0] != PACKAGE:
+            continue
+        try:
+            type(layer).from_config(layer.get_config())
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"KerasHub's {type(layer).__name__} cannot be exported: it does not read what it"
+                f" writes ({in_one_line(error)[:120]}); keep the folder, for predict"
+            ) from error
+
+
 def save_classifier(
     model: Any, path: Path, *, task: str, classes: Iterable[str], pixels: Mapping[str, object]
 ) -> None:
@@ -140,6 +155,7 @@ def save_classifier(
     """
     if path.suffix != SUFFIX:
         raise InputError(f"cannot export to {str(path)!r}; name a file that ends in {SUFFIX}")
+    _check_layers(model)
     model.save(path)
     record = describe_answer(task=task, classes=classes, pixels=pixels)
     with ZipFile(path, "a") as archive:

@@ -19,7 +19,7 @@ from typing import Any
 
 from permafrost.stages.errors import WeightsError, in_one_line
 from permafrost.stages.frameworks.afresh import run_afresh
-from permafrost.stages.frameworks.hub_classes import is_hub_class
+from permafrost.stages.frameworks.hub_classes import is_hub_class, start_hub
 from permafrost.stages.frameworks.keras2 import converting_keras_2, find_version
 from permafrost.stages.frameworks.weights_file import MODEL_SUFFIX, check_weights, read_member
 
@@ -66,18 +66,20 @@ _ACTIVATIONS = (
     " softmax softplus softsign sparse_plus sparse_sigmoid sparsemax squareplus swish tanh"
     " tanh_shrink threshold"
 )
-_FUNCTIONS = set(_ACTIVATIONS.split())
+# Of KerasHub's own, that which it has registered.
+_OF_HUB = "keras_hub>gelu_approximate"
+_FUNCTIONS = {*_ACTIVATIONS.split(), _OF_HUB}
 _FUNCTION_MODULES = (None, "builtins", "keras.activations")
 # Every class in these is harmless: operations that take no function, and what training needs.
 _PLAIN_MODULES = re.compile(
     r"keras\.(src\.ops\.(numpy|nn|image|math)|(losses|metrics|optimizers(\.schedules)?))"
 )
-# Its module has others that call functions.
-_CAST = ("keras.src.ops.core", "Cast")
+# Their module has others that call functions.
+_CASTS = {("keras.src.ops.core", "Cast"), ("keras.src.ops.core", "ConvertToTensor")}
 # More weights than the file holds: HDF5 files lack the seeds of layers that are random in training.
-_FREE_WEIGHTS = 10_000
+FREE_WEIGHTS = 10_000
 # A layer that nested models share is kept once and counted in each.
-_MOST_SHARING = 8
+MOST_SHARING = 8
 # What TensorFlow takes as the name of a scope, at the outside and within another.
 _ROOT_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\>-]*")
 _SCOPE = re.compile(r"[A-Za-z0-9_.\\>-]+")
@@ -160,7 +162,7 @@ def check_model(path: Path) -> None:
     config.pop("compile_config", None)
     check_config(config)
     n_weights = _count_weights(path, config)
-    if n_weights > _MOST_SHARING * n_values + _FREE_WEIGHTS:
+    if n_weights > MOST_SHARING * n_values + FREE_WEIGHTS:
         raise WeightsError(f"it has {n_values} values for {n_weights} weights")
 
 
@@ -231,6 +233,8 @@ def _check_node(node: dict[str, Any]) -> None:
     if is_hub_class(module, name, registered):
         is_plain, registered = True, None
     elif name == "function":
+        if node.get("config") == _OF_HUB:
+            start_hub()
         is_plain = str(node.get("config")) in _FUNCTIONS and module in _FUNCTION_MODULES
     else:
         is_plain = _is_plain_class(name, module)
@@ -250,7 +254,7 @@ def _check_node(node: dict[str, Any]) -> None:
 def _is_plain_class(name: object, module: object) -> bool:
     if not isinstance(name, str) or not isinstance(module, str | None):
         return False
-    if (module, name) == _CAST:
+    if (module, name) in _CASTS:
         return True
     if module is not None and _PLAIN_MODULES.fullmatch(module):
         return bool(_CLASS_NAME.fullmatch(name))

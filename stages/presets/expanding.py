@@ -37,7 +37,7 @@ def expand_model(model: Any, run: Callable[[Any], Any], images: Any) -> Any:
     Returns
     -------
     keras.Model
-        Layers are named ``encoder.layers_3.mlp``.
+        Called as the other's class is. Layers are named ``encoder.layers_3.mlp``.
     """
     import keras
 
@@ -50,7 +50,8 @@ def expand_model(model: Any, run: Callable[[Any], Any], images: Any) -> Any:
             for name, layer in named.values():
                 layer.name = name
             outputs = run(images)
-        return keras.Model(images, outputs, name=model.name)
+        # Keras numbers names; what a model is does not depend on how many there were before.
+        return keras.Model(images, outputs, name=type(model).__name__)
 
 
 def _walk(layer: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

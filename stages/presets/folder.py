@@ -75,8 +75,13 @@ def fetch_file(preset: str, name: str) -> Path | None:
     return _fetch(preset if "://" in preset else _find_handle(preset), name, preset)
 
 
-def check_preset(folder: Path) -> None:
+def check_preset(folder: Path) -> int | None:
     """Refuse a preset that is more than KerasHub's own vision models, and numbers.
+
+    Returns
+    -------
+    int, optional
+        How many numbers, where they are in Keras' format.
 
     Raises
     ------
@@ -89,10 +94,10 @@ def check_preset(folder: Path) -> None:
         if (folder / CONVERTER_NAME).is_file():
             check_config(_read_json(folder / CONVERTER_NAME))
         if "registered_name" in config:
-            for name in _list_weights(folder):
-                check_weights(folder / name)
-        elif not (folder / _SAFETENSORS).is_file():
-            raise WeightsError(f"it has no {_SAFETENSORS}")
+            return sum(check_weights(folder / name) for name in _list_weights(folder))
+        if (folder / _SAFETENSORS).is_file():
+            return None
+        raise WeightsError(f"it has no {_SAFETENSORS}")
     except (OSError, ValueError, RecursionError, WeightsError) as error:
         raise WeightsError(
             f"the preset {str(folder)!r} is refused: {in_one_line(error)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ from typing import Any
 import numpy as np
 
 from permafrost.stages.errors import InputError, StageError, WeightsError, in_one_line
+from permafrost.stages.frameworks.afresh import run_afresh
 from permafrost.stages.frameworks.hub_classes import list_hub_classes, start_hub
+from permafrost.stages.frameworks.model_file import FREE_WEIGHTS, MOST_SHARING
 from permafrost.stages.presets.converter import Converter, describe_converter
 from permafrost.stages.presets.expanding import expand_model
 from permafrost.stages.presets.folder import check_preset, fetch_preset
@@ -74,8 +77,10 @@ def load_preset(preset: str, size: tuple[int, int] | None) -> Preset:
     """
     start_hub()
     folder = fetch_preset(preset)
-    check_preset(folder)
+    n_values = check_preset(folder)
     try:
+        if n_values is not None:
+            check_size(folder, n_values)
         backbone = _load_backbone(folder, preset, size)
     except StageError:
         raise
@@ -89,6 +94,35 @@ def load_preset(preset: str, size: tuple[int, int] | None) -> Preset:
         tokens=_TOKENS.get(type(backbone).__name__, lambda _: None)(backbone),
         converter=_load_converter(folder, preset, int(images.shape[-1] or 3)),
     )
+
+
+def check_size(folder: Path, n_values: int) -> None:
+    """Refuse a model of far more weights than its files hold, before it takes their memory.
+
+    Parameters
+    ----------
+    folder : Path
+    n_values : int
+        As `check_preset` counts them.
+
+    Raises
+    ------
+    WeightsError
+    Exception
+        Whatever Keras and KerasHub raise.
+    """
+    import keras
+    import keras_hub
+
+    def count() -> int:
+        with keras.StatelessScope(initialize_variables=False):
+            model = keras_hub.models.Backbone.from_preset(str(folder), load_weights=False)
+        return sum(math.prod(variable.shape) for variable in model.variables)
+
+    # Elsewhere Keras would fill these variables with the next ones.
+    n_weights = run_afresh(count)
+    if n_weights > MOST_SHARING * n_values + FREE_WEIGHTS:
+        raise WeightsError(f"it has {n_values} values for {n_weights} weights")
 
 
 def _load_backbone(folder: Path, preset: str, size: tuple[int, int] | None) -> Any:

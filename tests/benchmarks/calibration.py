@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.calibration features.h5 --layer block5_pool:avg
 
-Every image is predicted by a head that was fitted on the others, in five folds; the figures are of
-all of them together. `features.h5` has no test split.
+Where there is a test split the figures are of it. Without one every image is predicted by a head
+that was fitted on the others, in five folds, and the figures are of all of them together.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ import numpy as np
 
 from permafrost.pipeline.models.fit import fit
 from permafrost.pipeline.models.record import AnswerOptions, FitOptions
-from permafrost.pipeline.models.reopened import predict_unseen, reopen_fit
+from permafrost.pipeline.models.reopened import ReopenedFit, predict_unseen, reopen_fit
 from permafrost.pipeline.tasks.task import TaskOptions
+from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.evaluation.metrics import score
+from permafrost.stages.heads import load_head
 
 HEADS = ("logreg", "linear_svm", "ridge", "mlp")
 METHODS = ("none", "sigmoid", "isotonic", "temperature")
@@ -33,7 +35,7 @@ def measure(features: Path, layer: str, head: str, method: str) -> dict[str, Any
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         options = FitOptions(
-            data=TaskOptions(features=(features,), cv=5),
+            data=TaskOptions(features=(features,), memory_bytes=10**9),
             layer=layer,
             head=head,
             answer=AnswerOptions(calibrate=method),
@@ -41,11 +43,10 @@ def measure(features: Path, layer: str, head: str, method: str) -> dict[str, Any
         )
         fit(options)
         with reopen_fit(Path(folder)) as fitted:
-            found = predict_unseen(fitted)
-            truth = fitted.bench.labelled.targets.select(found.rows)
-    figures: dict[str, Any] = dict(score(truth, found.outputs, found.classes))
-    best = found.outputs.max(axis=1)
-    right = found.classes[found.outputs.argmax(axis=1)] == truth.values
+            outputs, classes, truth = ask(fitted)
+    figures: dict[str, Any] = dict(score(truth, outputs, classes))
+    best = outputs.max(axis=1)
+    right = classes[outputs.argmax(axis=1)] == truth.values
     rejects = [
         {
             "reject": p,
@@ -58,6 +59,18 @@ def measure(features: Path, layer: str, head: str, method: str) -> dict[str, Any
     about = {"layer": layer, "head": head, "method": method, "rows": len(best)}
     seconds = round(time.monotonic() - started_s, 1)
     return about | figures | {"sure": float(np.mean(best)), "rejects": rejects, "seconds": seconds}
+
+
+def ask(fitted: ReopenedFit) -> tuple[np.ndarray, np.ndarray, Targets]:
+    """Return outputs, their classes and the truth of images that were not fitted on."""
+    bench = fitted.bench
+    test = bench.labelled.test
+    if len(test):
+        head = load_head(fitted.folder / "head")
+        return bench.predict(head, test), head.classes, bench.labelled.targets.select(test)
+    found = predict_unseen(fitted, n_folds=5)
+    assert found is not None, "no network is measured"
+    return found.outputs, found.classes, bench.labelled.targets.select(found.rows)
 
 
 def main() -> None:

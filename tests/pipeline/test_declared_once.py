@@ -33,7 +33,9 @@ def find_key(**options: str) -> str:
     features = FeatureOptions(backbone="any", layers=("last",), **cast("Any", options))
     layer = LayerCard(shape=(8, 8, 2), digest="0")
     card = SimpleNamespace(name="any", channels=3, size=(8, 8), find_layer=lambda _: layer)
-    backbone = cast("Backbone", SimpleNamespace(card=card, preprocess=features.preprocess))
+    resizing = features.resize, features.resize_mode
+    told = SimpleNamespace(card=card, preprocess=features.preprocess, resizing=resizing)
+    backbone = cast("Backbone", told)
     return recipe_key(build_recipe(features, backbone, parse_layer_spec("last")))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.split_names import name_split, normalise_splits
 from permafrost.stages.datasets.table import COLUMN_NAMES
-from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.sources.archive import ArchiveSource, load_members
 from permafrost.stages.sources.folder import FolderSource, Listing
 from permafrost.stages.sources.members import Span
@@ -62,10 +62,14 @@ def take_columns(
 
     Raises
     ------
-    UnknownNameError
-        There is no such column.
+    UnknownNameError, InputError
+        There is no such column, or none at all.
     """
     texts = dict(columns.texts)
+    if label and not texts:
+        raise InputError(
+            f"{manifest.root!r} has no columns besides its images; drop --labels 'column:{label}'"
+        )
     if label and label not in texts:
         raise UnknownNameError("column", label, tuple(texts), where=f"of {manifest.root!r}")
     usual = [name for name in texts if name.casefold() in COLUMN_NAMES["label"]]

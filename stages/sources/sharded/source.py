@@ -15,18 +15,17 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import Listing, stat_regular
 from permafrost.stages.sources.members import MemberError
-from permafrost.stages.sources.sharded.arrow import open_arrow
-from permafrost.stages.sources.sharded.parquet import open_parquet
 from permafrost.stages.sources.sharded.pattern import find_base, is_pattern, list_files
 from permafrost.stages.sources.sharded.shard import Columns, Shard
+from permafrost.stages.sources.sharded.tables import open_table
 from permafrost.stages.sources.sharded.webdataset import open_tar
 from permafrost.stamps import write_exact_stamp
 
 # How the name ends → what opens such a shard.
 KINDS: Mapping[str, Callable[[str], Shard]] = {
     ".tar": open_tar,
-    ".parquet": open_parquet,
-    ".arrow": open_arrow,
+    ".parquet": open_table,
+    ".arrow": open_table,
 }
 _END = re.compile(rf"(?:{'|'.join(map(re.escape, KINDS))})(?=/)", re.IGNORECASE)
 

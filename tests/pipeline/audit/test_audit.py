@@ -206,3 +206,12 @@ def test_mistakes_are_one_line(refused, features, tmp_path, options, said):
     arguments = ("--features", view, "--layer", "pixels", "--out", tmp_path / "audit")
     answer = refused("audit", *arguments, "--progress", "none", *options)
     assert said in answer
+
+
+@pytest.mark.parametrize("n", [1, 2, 5])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_a_handful_of_rows_is_no_fault(audit, tmp_path, n, labelled):
+    labels = [str(digit) if labelled else "" for digit in DIGITS.target[:n]]
+    figures, issues = audit(write_digits(tmp_path / "f.h5", labels=labels, n=n), layer=LAYER)
+    assert issues == []
+    assert figures["notes"][0].startswith("no label was checked")

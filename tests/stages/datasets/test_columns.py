@@ -9,7 +9,7 @@ import pytest
 
 from permafrost.pipeline.cli.main import main
 from permafrost.stages.datasets.labels import list_dataset
-from permafrost.stages.errors import UnknownNameError
+from permafrost.stages.errors import InputError, UnknownNameError
 from tests.helpers.manifests import build_manifest
 from tests.helpers.packing import encode_digits, pack_tar, pack_zip
 from tests.helpers.sharding import (
@@ -97,6 +97,9 @@ def test_classes_have_their_names_and_splits_those_of_their_files(
     assert manifest.extra["file_name"][:4] == ["6.png", "7.png", "8.png", "0.png"]
     assert manifest.extra["note"][3:6] == ["=note 0", "", "=note 2"]
     assert manifest.extra["size"][:2] == ["3.0", "3.5"]
+    # What shards and their folders are called are no classes.
+    with pytest.raises(InputError, match="finds a label for none of the 9 images"):
+        list_dataset(str(tmp_path), labels="folder")
 
 
 def test_a_folder_that_datasets_saved_is_read_by_what_lies_beside(tmp_path: Path) -> None:
@@ -134,8 +137,10 @@ def test_a_column_of_a_table_may_be_the_label(tmp_path: Path) -> None:
     for name, digit in zip("ab", encode_digits(2), strict=True):
         (tmp_path / f"{name}.png").write_bytes(digit)
     assert build_manifest(str(tmp_path / "t.csv"), labels="column:species").labels == ["cat", "dog"]
-    with pytest.raises(UnknownNameError, match="unknown column 'x' of the images"):
+    with pytest.raises(UnknownNameError, match="unknown column 'x' of "):
         build_manifest(str(tmp_path / "t.csv"), labels="column:x")
+    with pytest.raises(InputError, match="has no columns besides its images"):
+        build_manifest(str(tmp_path), labels="column:x")
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet", "arrow"])

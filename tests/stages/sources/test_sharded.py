@@ -13,7 +13,6 @@ import pytest
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.archive import ArchiveSource
 from permafrost.stages.sources.reading import hash_images
-from permafrost.stages.sources.sharded import parquet
 from permafrost.stages.sources.sharded.pattern import find_base, list_files
 from permafrost.stages.sources.source import find_file, open_source
 from permafrost.stages.sources.tar import list_tar
@@ -71,9 +70,11 @@ def test_many_threads_read_shards_in_any_order(tmp_path: Path, kind: str) -> Non
 def test_a_row_group_is_read_once_for_its_rows(tmp_path: Path, monkeypatch) -> None:
     source = open_source(write_shards(tmp_path, "parquet"))
     groups = []
-    read = parquet.ParquetShard._read_group
+    read = pa.parquet.ParquetFile.read_row_group
     monkeypatch.setattr(
-        parquet.ParquetShard, "_read_group", lambda *a: groups.append(a[1]) or read(*a)
+        pa.parquet.ParquetFile,
+        "read_row_group",
+        lambda *a, **options: groups.append(a[1]) or read(*a, **options),
     )
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(source.read, source.list_images()))
