@@ -112,18 +112,11 @@ class Found:
             ],
         }
 
-    def list_rows(self) -> list[tuple[int, float, str, str]]:
-        """Return them as rows of a table."""
-        return [
-            (rank, one.similarity, one.label, one.path)
-            for rank, one in enumerate(self.images, start=1)
-        ]
-
     def describe(self) -> list[str | Table]:
         """Return them for a person."""
         rows = [
-            (str(rank), f"{similarity:.4f}", label, path)
-            for rank, similarity, label, path in self.list_rows()
+            (str(rank), f"{one.similarity:.4f}", one.label, one.path)
+            for rank, one in enumerate(self.images, start=1)
         ]
         options = self.options
         sought = repr(options.text) if options.image is None else str(options.image)
@@ -155,10 +148,8 @@ def search(options: SearchOptions) -> Found:
         else:
             query = _read_image(options, image, files, layers)
         cosines = measure_cosines(matrix, np.arange(len(files)), query)
-        others = np.ones(len(files), np.bool_)
-        if image is not None:
-            own = np.frombuffer(image.digest, np.uint8)
-            others = (files.digests != own).any(axis=1)
+        own = np.frombuffer(image.digest if image else bytes(32), np.uint8)
+        others = (files.digests != own).any(axis=1)
         labels = files.column("label")
         images = tuple(
             Neighbour(
@@ -173,7 +164,9 @@ def search(options: SearchOptions) -> Found:
             options=options, images=images, n_images=int(others.sum()), root=files.opened[0].root
         )
     if options.out is not None:
-        write_rows(options.out, _COLUMNS, found.list_rows())
+        ranked = enumerate(found.images, start=1)
+        rows = [(rank, one.similarity, one.label, one.path) for rank, one in ranked]
+        write_rows(options.out, _COLUMNS, rows)
     return found
 
 

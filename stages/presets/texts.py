@@ -41,27 +41,14 @@ _SETTINGS: Mapping[str, type] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Tower:
-    """Which of KerasHub's classes make tokens of texts, and of which files."""
-
-    tokenizer: str
-    preprocessor: str
-    assets: tuple[str, ...]
-
-
-_TOWERS: Mapping[str, _Tower] = {
-    "CLIPBackbone": _Tower(
-        tokenizer="CLIPTokenizer", preprocessor="CLIPPreprocessor", assets=(_VOCABULARY, _MERGES)
+# Of each model: the tokenizer and the preprocessor, of KerasHub's, and the tokenizer's files.
+_TOWERS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
+    "CLIPBackbone": ("CLIPTokenizer", "CLIPPreprocessor", (_VOCABULARY, _MERGES)),
+    "MetaCLIP2Backbone": (
+        *("MetaCLIP2Tokenizer", "MetaCLIP2CausalLMPreprocessor"),
+        (_PIECES,),
     ),
-    "MetaCLIP2Backbone": _Tower(
-        tokenizer="MetaCLIP2Tokenizer",
-        preprocessor="MetaCLIP2CausalLMPreprocessor",
-        assets=(_PIECES,),
-    ),
-    "SigLIPBackbone": _Tower(
-        tokenizer="SigLIPTokenizer", preprocessor="SigLIPPreprocessor", assets=(_PIECES,)
-    ),
+    "SigLIPBackbone": ("SigLIPTokenizer", "SigLIPPreprocessor", (_PIECES,)),
 }
 
 
@@ -108,13 +95,13 @@ def _embed(preset: str, texts: Sequence[str]) -> TextEmbeddings:
     start_hub()
     folder = fetch_preset(preset)
     n_values = check_preset(folder)
-    tower = _find_tower(folder, preset)
-    _fetch_tokenizer(preset, tower)
+    kind = _find_kind(folder, preset)
+    _fetch_tokenizer(preset, _TOWERS[kind][2])
     try:
         if n_values is not None:
             check_size(folder, n_values)
         backbone = build_backbone(folder)
-        return _run(backbone, _tokenize(folder, tower, backbone, texts))
+        return _run(backbone, _tokenize(folder, kind, backbone, texts))
     except StageError:
         raise
     except ImportError as error:
@@ -125,7 +112,7 @@ def _embed(preset: str, texts: Sequence[str]) -> TextEmbeddings:
         ) from error
 
 
-def _find_tower(folder: Path, preset: str) -> _Tower:
+def _find_kind(folder: Path, preset: str) -> str:
     name = _read_object(folder / CONFIG_NAME).get("class_name", "")
     if not isinstance(name, str) or name not in _TOWERS:
         raise InputError(
@@ -133,11 +120,11 @@ def _find_tower(folder: Path, preset: str) -> _Tower:
             f" ({name or 'it is not in the format of KerasHub'}); name one of CLIP, SigLIP or"
             " MetaCLIP 2"
         )
-    return _TOWERS[name]
+    return name
 
 
-def _fetch_tokenizer(preset: str, tower: _Tower) -> None:
-    for name in tower.assets:
+def _fetch_tokenizer(preset: str, assets: Sequence[str]) -> None:
+    for name in assets:
         if fetch_file(preset, f"{_ASSETS}/{name}") is None:
             raise WeightsError(
                 f"the preset {preset!r} has no tokenizer ({_ASSETS}/{name}), which texts need; save"
@@ -147,22 +134,20 @@ def _fetch_tokenizer(preset: str, tower: _Tower) -> None:
         fetch_file(preset, name)
 
 
-def _tokenize(
-    folder: Path, tower: _Tower, backbone: Any, texts: Sequence[str]
-) -> NDArray[np.int32]:
+def _tokenize(folder: Path, kind: str, backbone: Any, texts: Sequence[str]) -> NDArray[np.int32]:
     """Return the tokens of texts as KerasHub's preprocessor packs them, shape (n, length)."""
     import keras_hub
 
-    assets = folder / _ASSETS
-    if _PIECES in tower.assets:
+    name, packer, files = _TOWERS[kind]
+    assets, models = folder / _ASSETS, keras_hub.models
+    if _PIECES in files:
         given: dict[str, Any] = {"proto": (assets / _PIECES).read_bytes()}
     else:
         merges = (assets / _MERGES).read_text(encoding="utf-8").splitlines()
         given = {"vocabulary": _read_object(assets / _VOCABULARY), "merges": merges}
-    own = _read_settings(folder / "tokenizer.json", tower.tokenizer)
-    tokenizer = getattr(keras_hub.models, tower.tokenizer)(**given, **own)
-    packing = _read_settings(folder / "preprocessor.json", tower.preprocessor)
-    preprocessor = getattr(keras_hub.models, tower.preprocessor)(tokenizer=tokenizer, **packing)
+    tokenizer = getattr(models, name)(**given, **_read_settings(folder / "tokenizer.json", name))
+    packing = _read_settings(folder / "preprocessor.json", packer)
+    preprocessor = getattr(models, packer)(tokenizer=tokenizer, **packing)
     if "sequence_length" not in packing:
         longest = backbone.text_encoder.max_sequence_length
         preprocessor.sequence_length = min(preprocessor.sequence_length, longest)
