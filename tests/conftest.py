@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from permafrost import stamps
 from tests.helpers.answers import Answer, Command
 from tests.helpers.inputs import LAYERS, write_model, write_photos
+from tests.helpers.towers import save_tower
 
 
 @pytest.fixture
@@ -27,6 +29,21 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Save a small Keras model."""
     return write_model(tmp_path_factory.mktemp("model") / "small.keras")
+
+
+@pytest.fixture(scope="session")
+def tower(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a small preset of ``CLIP`` or ``SigLIP``, which no test may change."""
+    pytest.importorskip("keras_hub", reason="the extra hub is not installed")
+    pytest.importorskip("sentencepiece", reason="no tokenizer can be trained without it")
+    made: dict[str, Path] = {}
+
+    def find(family: str) -> Path:
+        if family not in made:
+            made[family] = save_tower(family, tmp_path_factory.mktemp(family) / family.lower())
+        return made[family]
+
+    return find
 
 
 @pytest.fixture

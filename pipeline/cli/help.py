@@ -49,6 +49,11 @@ EXAMPLES: Mapping[str, tuple[str, ...]] = {
         "show --image cat.jpg --model runs/logreg --out look.png",
         "show --image cat.jpg --backbone vgg16 --layers block1_pool,block3_pool",
     ),
+    "search": (
+        "search --features features.h5 --layer block5_pool:avg --image cat.jpg -n 5",
+        "search --features features.h5 --layer image_embedding --text 'a cat on a red sofa'"
+        " --out found.csv",
+    ),
     "doctor": ("doctor", "doctor --cache /scratch/cache --json"),
     "completion": ("completion bash > ~/.local/share/bash-completion/completions/permafrost",),
     "repair": ("repair --cache .permafrost",),

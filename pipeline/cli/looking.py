@@ -1,4 +1,4 @@
-"""The commands `show` and `doctor`."""
+"""The commands `show`, `search` and `doctor`."""
 
 from __future__ import annotations
 
@@ -104,6 +104,35 @@ def _name_picture(parsed: argparse.Namespace) -> Path:
     if out.suffix.lower() != ".png" or out.is_dir():
         raise PipelineError(f"--out {str(out)!r}: name a file that ends in .png")
     return out
+
+
+def add_search(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `search`."""
+    from permafrost.pipeline.looking.search import SearchOptions
+
+    parser.add_argument(
+        "--features", type=Path, required=True, action="append", metavar="F.h5",
+        help="where to search; may be repeated: the layers of several backbones side by side",
+    )  # fmt: skip
+    parser.add_argument(
+        "--layer", required=True, metavar="SPEC",
+        help="what images are compared by, as block5_pool:avg; for a text, image_embedding",
+    )  # fmt: skip
+    what = parser.add_mutually_exclusive_group(required=True)
+    add_options(what, SearchOptions, "text", "image")
+    add_options(parser, SearchOptions, "n", "out")
+    add_cache(parser)
+    add_run_options(parser)
+
+
+def run_search(parsed: argparse.Namespace) -> Outcome:
+    """Run `search`."""
+    from permafrost.pipeline.looking.search import SearchOptions, search
+    from permafrost.pipeline.tables import render
+
+    given = vars(parsed) | {"features": tuple(parsed.features), "run": read_run_options(parsed)}
+    found = search(read_options(SearchOptions, given))
+    return Outcome(render(found.describe()), found.to_dict())
 
 
 def run_doctor(parsed: argparse.Namespace) -> Outcome:

@@ -101,6 +101,11 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
         looking.add_show,
         looking.run_show,
     ),
+    "search": (
+        "list the images that are most like an image, or like what a text says",
+        looking.add_search,
+        looking.run_search,
+    ),
     "doctor": (
         "say what is wrong here, which engines work, and what each extra would bring",
         add_cache,

@@ -308,8 +308,11 @@ def list_features(classifier: Classifier) -> list[FeatureOptions]:
     return [dataclasses.replace(one, layers=tuple(layers[one])) for one in backbones]
 
 
-def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
-    """Raise PipelineError unless a backbone still gives the features that a head was fitted on."""
+def check_recipe(part: ClassifierPart, backbone: Backbone, *, is_fitted: bool = True) -> None:
+    """Raise PipelineError unless a backbone still gives the features that a head was fitted on.
+
+    Without a head, those that are there.
+    """
     recipe: Recipe = {}
     why = ""
     try:
@@ -319,7 +322,8 @@ def check_recipe(part: ClassifierPart, backbone: Backbone) -> None:
     except InputError as error:
         why = f" ({error})"
     if recipe_key(recipe) != recipe_key(part.recipe):
+        what, again = ("head was fitted on", "fit") if is_fitted else ("features are of", "extract")
         raise PipelineError(
-            f"the backbone {part.features.backbone!r} is no longer the one that the head"
-            f" was fitted on; restore its weights or fit again{why}"
+            f"the backbone {part.features.backbone!r} is no longer the one that the {what};"
+            f" restore its weights or {again} again{why}"
         )

@@ -177,6 +177,13 @@ class Backbone:
             self._checked = network
         return network
 
+    def digest_files(self) -> str:
+        """Return a digest of all that the network is loaded from, without loading it.
+
+        Of a preset, that is its tokenizer as well.
+        """
+        return hashlib.sha256(self._memo_key(with_top=False).encode()).hexdigest()
+
     def check_files(self) -> None:
         """Check, without loading it, that the network is still the one that the card tells of.
 

@@ -237,13 +237,15 @@ def _check_all_tried(
     for one in candidates:
         if one not in tried:
             wanted = (
-                "one with height and width"
+                "one with height and width, as pixels"
                 if HEADS[one.kind].needs_map
-                else "one without pooling, and not joined"
+                else "image_embedding, of a preset with a text tower"
+                if HEADS[one.kind].needs_texts
+                else "one without pooling, and not joined, as pixels"
             )
             raise PipelineError(
                 f"{one.kind} can be fitted on none of the layers {', '.join(layers)}; it needs"
-                f" {wanted}, as pixels"
+                f" {wanted}"
             )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.stages.backbones.applications import NO_BACKBONE
 from permafrost.stages.backbones.layers import LayerSpec
 from permafrost.stages.errors import InputError
+from permafrost.stages.matrices.matrix import TextEmbeddings
+from permafrost.stages.presets.handles import IMAGE_EMBEDDING, PREFIX
 
 # As `layers` asks for a network, whatever its layers are.
 _ANY_LAYER = ("-",)
@@ -44,6 +47,35 @@ class BackboneAbove:
     recipe: Recipe
     features: FeatureOptions
     index_file: Path | None = None
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the layer is what a preset compares with texts."""
+        return self.layer.layer == IMAGE_EMBEDDING and self.features.backbone.startswith(PREFIX)
+
+    def digest_texts(self) -> str:
+        """Return a digest of tokenizer and text tower, without Keras.
+
+        Raises
+        ------
+        StageError
+            The preset cannot be had any more.
+        """
+        with _opening(self.index_file) as index:
+            return Backbone(self._name(str(self.layer)), index).digest_files()
+
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Run texts through the text tower; those that were run last are remembered.
+
+        Raises
+        ------
+        StageError
+            The backbone is another one by now, or has no text tower.
+        """
+        with _opening(self.index_file) as index:
+            backbone = Backbone(self._name(str(self.layer)), index)
+            self._check(backbone, is_fitted=False)
+            return _embed_texts(backbone.digest_files(), backbone.name.preset, tuple(texts))
 
     def digest(self, *, until: str) -> str:
         """Return the digest of all layers that a head may be made of; mostly without Keras.
@@ -83,7 +115,7 @@ class BackboneAbove:
             preprocess_mode=preprocess,
         )
 
-    def _check(self, backbone: Backbone) -> None:
+    def _check(self, backbone: Backbone, *, is_fitted: bool = True) -> None:
         """Raise InputError unless the backbone still gives the features."""
         if self.layer.is_pixels:
             return
@@ -91,7 +123,7 @@ class BackboneAbove:
             layer=str(self.layer), recipe=self.recipe, features=self._name(str(self.layer))
         )
         try:
-            check_recipe(part, backbone)
+            check_recipe(part, backbone, is_fitted=is_fitted)
         except PipelineError as error:
             # In a sweep it is one head that fails, and not all of them.
             raise InputError(str(error)) from error
@@ -111,6 +143,14 @@ class BackboneAbove:
 
     def _name(self, *layers: str) -> FeatureOptions:
         return replace(self.features, layers=layers)
+
+
+@functools.lru_cache(maxsize=4)
+def _embed_texts(_digest: str, preset: str, texts: tuple[str, ...]) -> TextEmbeddings:
+    """Run texts through the text tower of a preset, of which a digest tells all files."""
+    from permafrost.stages.presets.texts import embed_texts
+
+    return embed_texts(preset, texts)
 
 
 def name_layer(file: Features, layer: LayerSpec) -> LayerSpec:

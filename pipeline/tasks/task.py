@@ -302,6 +302,8 @@ def digest_fit(
         facts.append(candidate.calibration)
     if HEADS[kind].needs_backbone and above is not None:
         facts.append(above.digest(until=candidate.settings.until))
+    if HEADS[kind].needs_texts and above is not None and above.has_texts:
+        facts.append(above.digest_texts())
     return _digest(facts)
 
 

@@ -35,6 +35,7 @@ ESTIMATOR_TYPES = {
     "nearest_mean": ["LinearDiscriminantAnalysis"],
     "sgd": ["LogisticRegression", "Ridge"],
     "head2toe": ["LogisticRegression", "Ridge"],
+    "zero_shot": ["LogisticRegression"],
 }
 
 Predictor = Callable[[NDArray[Any]], NDArray[np.float64]]
@@ -125,6 +126,7 @@ class EstimatorHead:
     ``logreg``: the probabilities that it was fitted to. ``linear_svm`` and ``ridge``: the softmax
     or sigmoid of decision values, which rank rightly but are not calibrated. ``knn``: shares of
     the neighbours. ``nearest_mean``: those of Gaussians, see `fit_nearest_mean`.
+    ``zero_shot``: those of the model that the texts are compared by.
 
     Attributes
     ----------

@@ -229,6 +229,27 @@ def join_taggers(taggers: list[Any], truth: NDArray[Any]) -> Any:
     return joined
 
 
+def set_weights(
+    estimator: Any, coefficients: NDArray[Any], bias: Any, *, classes: Any = None
+) -> Any:
+    """Return a linear estimator of scikit-learn as if these weights had been fitted.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Not fitted; it is changed.
+    coefficients : ndarray of float64, shape (n_outputs, n_features) or (n_features,)
+    bias : ndarray of float64, shape (n_outputs,), or float
+    classes : ndarray, optional
+        Of a classifier.
+    """
+    estimator.coef_, estimator.intercept_ = coefficients, bias
+    estimator.n_features_in_ = coefficients.shape[-1]
+    if classes is not None:
+        estimator.classes_ = classes
+    return estimator
+
+
 def _fit_tag(estimator: Any, values: NDArray[Any], has_tag: NDArray[np.bool_]) -> Any:
     if has_tag.any() and not has_tag.all():
         return _fit(estimator, values, has_tag)

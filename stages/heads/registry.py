@@ -47,6 +47,8 @@ from permafrost.stages.heads.networks.mlp import fit_mlp, load_mlp
 from permafrost.stages.heads.networks.network import MlpSettings
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
+from permafrost.stages.heads.zero_shot.head import fit_zero_shot
+from permafrost.stages.heads.zero_shot.prompts import ZeroShotSettings
 from permafrost.stages.matrices.matrix import Matrix, RowOrigin, Rows, Store
 from permafrost.stages.matrices.reduction import scale_rows
 
@@ -75,6 +77,8 @@ class HeadKind:
         Whether it is fitted on rows with height and width alone.
     needs_backbone : bool
         Whether it is made of what lies above the layer, and so depends on that too.
+    needs_texts : bool
+        Whether it is made of the backbone's text tower, and so depends on that too.
     fit_bytes : int
         What an estimator's fit and predictions add to each value that it is fitted on: the most
         that was measured of tall, wide and square values, the reduced ones being square.
@@ -96,6 +100,7 @@ class HeadKind:
     is_network: bool = False
     needs_map: bool = False
     needs_backbone: bool = False
+    needs_texts: bool = False
     fit_bytes: int = 0
     keeps_rows: bool = False
     numerics: int = 1
@@ -105,6 +110,8 @@ class HeadKind:
     def can_take(self, origin: RowOrigin) -> bool:
         """Tell whether it can be fitted on rows of a kind, as far as that can be told before."""
         if self.needs_backbone and origin.above is None:
+            return False
+        if self.needs_texts and (origin.above is None or not origin.above.has_texts):
             return False
         return not self.needs_map or origin.is_map
 
@@ -186,6 +193,14 @@ HEADS: dict[str, HeadKind] = {
         fit=fit_head2toe,
         load=load_estimator,
         is_estimator=False,
+    ),
+    "zero_shot": HeadKind(
+        settings=ZeroShotSettings,
+        tasks=(CLASSIFICATION, MULTILABEL),
+        fit=fit_zero_shot,
+        load=load_estimator,
+        is_estimator=False,
+        needs_texts=True,
     ),
 }
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.heads.estimators import EstimatorHead
 from permafrost.stages.heads.fit_rows import FitRows
-from permafrost.stages.heads.linear import join_taggers, parse_positive
+from permafrost.stages.heads.linear import join_taggers, parse_positive, set_weights
 from permafrost.stages.heads.loss import Problem, pose_problem
 from permafrost.stages.heads.settings import (
     class_weight_setting,
@@ -146,14 +146,14 @@ def _make_head(
 def _make_classifier(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:
     from sklearn.linear_model import LogisticRegression
 
-    return _set_weights(LogisticRegression(C=settings.C), coefficients, bias, classes=truth.classes)
+    return set_weights(LogisticRegression(C=settings.C), coefficients, bias, classes=truth.classes)
 
 
 def _make_tagger(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:
     from sklearn.linear_model import LogisticRegression
 
     taggers = [
-        _set_weights(
+        set_weights(
             LogisticRegression(C=settings.C),
             coefficients[i : i + 1],
             bias[i : i + 1],
@@ -167,12 +167,4 @@ def _make_tagger(settings: SgdSettings, truth: Truth, coefficients: Any, bias: A
 def _make_regressor(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:
     from sklearn.linear_model import Ridge
 
-    return _set_weights(Ridge(alpha=1 / settings.C), coefficients[0], bias[0])
-
-
-def _set_weights(estimator: Any, coefficients: Any, bias: Any, *, classes: Any = None) -> Any:
-    estimator.coef_, estimator.intercept_ = coefficients, bias
-    estimator.n_features_in_ = coefficients.shape[-1]
-    if classes is not None:
-        estimator.classes_ = classes
-    return estimator
+    return set_weights(Ridge(alpha=1 / settings.C), coefficients[0], bias[0])

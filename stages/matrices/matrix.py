@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from permafrost.stages.errors import InputError
 
 Rows = NDArray[np.int64]
 
@@ -31,8 +33,49 @@ def read_stored(values: NDArray[Any]) -> NDArray[Any]:
     return scaled
 
 
+class TextEmbeddings(Protocol):
+    """Texts as a backbone's text tower understands them."""
+
+    @property
+    def vectors(self) -> NDArray[np.float32]:
+        """In the space of the image embeddings, of any length: shape (n_texts, n_features)."""
+        ...
+
+    @property
+    def scale(self) -> float:
+        """What the backbone multiplies the cosine of an image and a text by."""
+        ...
+
+    @property
+    def bias(self) -> float | None:
+        """What it adds, for the log odds that the two belong together; none where it does not."""
+        ...
+
+
 class LayersAbove(Protocol):
-    """What of a backbone comes after the layer that rows are of, for heads that train it on."""
+    """What a backbone has besides the layer that rows are of, for heads that are made of it.
+
+    Of an image embedding that may be a text tower.
+    """
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether texts can be compared with the rows."""
+        ...
+
+    def digest_texts(self) -> str:
+        """Return a digest of all that `embed_texts` depends on, besides the texts."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
+        """Run texts through the text tower.
+
+        Raises
+        ------
+        StageError
+            The backbone has none, or cannot be had any more.
+        """
+        ...
 
     def digest(self, *, until: str) -> str:
         """Return a digest of all that `build` would be made of."""
@@ -76,6 +119,29 @@ class RowOrigin:
     def is_map(self) -> bool:
         """Whether it has height, width and channels."""
         return len(self.shape) == _MAP_AXES
+
+
+def require_texts(origin: RowOrigin, what: str) -> LayersAbove:
+    """Return what compares texts with rows.
+
+    Parameters
+    ----------
+    origin : RowOrigin
+    what : str
+        What needs it, for the message.
+
+    Raises
+    ------
+    InputError
+        The rows are no image embeddings of a backbone with a text tower.
+    """
+    if origin.above is None or not origin.above.has_texts:
+        raise InputError(
+            f"{what} compares images with texts, for which it needs one layer image_embedding, of a"
+            " backbone with a text tower; extract it with a preset of CLIP or SigLIP, as with"
+            " --backbone hub:clip_vit_base_patch32 --layers image_embedding"
+        )
+    return origin.above
 
 
 class Matrix(Protocol):

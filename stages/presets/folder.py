@@ -61,6 +61,20 @@ def fetch_preset(preset: str) -> Path:
     return config.parent
 
 
+def fetch_file(preset: str, name: str) -> Path | None:
+    """Return where one more file of a preset lies, after `fetch_preset`; None where it has none.
+
+    Raises
+    ------
+    WeightsError
+        It is neither here nor to be had.
+    """
+    folder = find_folder(preset)
+    if folder is not None:
+        return folder / name if (folder / name).is_file() else None
+    return _fetch(preset if "://" in preset else _find_handle(preset), name, preset)
+
+
 def check_preset(folder: Path) -> int | None:
     """Refuse a preset that is more than KerasHub's own vision models, and numbers.
 

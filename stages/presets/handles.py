@@ -10,6 +10,8 @@ from permafrost.stages.errors import InputError
 
 PREFIX = "hub:"
 CONFIG_NAME = "config.json"
+# The last layer of a preset that compares images with texts: what it compares.
+IMAGE_EMBEDDING = "image_embedding"
 KAGGLE = "kaggle://"
 HUGGING_FACE = "hf://"
 _EXAMPLES = (

@@ -19,7 +19,7 @@ from permafrost.stages.frameworks.model_file import FREE_WEIGHTS, MOST_SHARING
 from permafrost.stages.presets.converter import Converter, describe_converter
 from permafrost.stages.presets.expanding import expand_model
 from permafrost.stages.presets.folder import check_preset, fetch_preset
-from permafrost.stages.presets.handles import CONFIG_NAME
+from permafrost.stages.presets.handles import CONFIG_NAME, IMAGE_EMBEDDING
 
 # Of each family of transformers: how many tokens come before those of the patches, the class token
 # among them as the first, if there is one. DeiT's second is that of distillation.
@@ -113,17 +113,15 @@ def _check_size(folder: Path, n_values: int) -> None:
 
 
 def _load_backbone(folder: Path, preset: str, size: tuple[int, int] | None) -> Any:
-    import keras_hub
-
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
     shape = config.get("config", {}).get("image_shape")
     if size is None or (shape and tuple(shape[:2]) == size):
-        return _build(keras_hub, folder)
+        return build_backbone(folder)
     if not shape and "registered_name" in config:
         raise InputError(f"the preset {preset!r} takes images of one size; drop --size")
     channels = shape[2] if shape else 3
     try:
-        return _build(keras_hub, folder, image_shape=(*size, channels))
+        return build_backbone(folder, image_shape=(*size, channels))
     except Exception as error:
         raise InputError(
             f"the preset {preset!r} does not take images of {size[0]}x{size[1]}"
@@ -131,7 +129,18 @@ def _load_backbone(folder: Path, preset: str, size: tuple[int, int] | None) -> A
         ) from error
 
 
-def _build(keras_hub: Any, folder: Path, **options: Any) -> Any:
+def build_backbone(folder: Path, **options: Any) -> Any:
+    """Build the model of a preset that was checked, with its weights, in float32.
+
+    Raises
+    ------
+    InputError
+        It is none of KerasHub's vision models.
+    Exception
+        Whatever Keras and KerasHub raise.
+    """
+    import keras_hub
+
     backbone = keras_hub.models.Backbone.from_preset(str(folder), dtype="float32", **options)
     kind = type(backbone)
     if (kind.__module__, kind.__name__) not in list_hub_classes():
@@ -156,7 +165,8 @@ def _take_apart(backbone: Any, images: Any) -> Any:
 
     def run(inputs: Any) -> Any:
         if hasattr(backbone, "get_vision_embeddings"):
-            return backbone.get_vision_embeddings(inputs)
+            embedding = backbone.get_vision_embeddings(inputs)
+            return keras.layers.Identity(name=IMAGE_EMBEDDING)(embedding)
         named = isinstance(backbone.input, dict)
         return backbone.call({images.name: inputs} if named else inputs)
 
