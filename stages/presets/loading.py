@@ -80,7 +80,7 @@ def load_preset(preset: str, size: tuple[int, int] | None) -> Preset:
     n_values = check_preset(folder)
     try:
         if n_values is not None:
-            _check_size(folder, n_values)
+            check_size(folder, n_values)
         backbone = _load_backbone(folder, preset, size)
     except StageError:
         raise
@@ -96,8 +96,21 @@ def load_preset(preset: str, size: tuple[int, int] | None) -> Preset:
     )
 
 
-def _check_size(folder: Path, n_values: int) -> None:
-    """Refuse a model of far more weights than its files hold, before it takes their memory."""
+def check_size(folder: Path, n_values: int) -> None:
+    """Refuse a model of far more weights than its files hold, before it takes their memory.
+
+    Parameters
+    ----------
+    folder : Path
+    n_values : int
+        As `check_preset` counts them.
+
+    Raises
+    ------
+    WeightsError
+    Exception
+        Whatever Keras and KerasHub raise.
+    """
     import keras
     import keras_hub
 

@@ -21,7 +21,7 @@ from permafrost.stages.frameworks.hub_classes import start_hub
 from permafrost.stages.frameworks.start import start_keras
 from permafrost.stages.presets.folder import check_preset, fetch_file, fetch_preset
 from permafrost.stages.presets.handles import CONFIG_NAME
-from permafrost.stages.presets.loading import build_backbone
+from permafrost.stages.presets.loading import build_backbone, check_size
 
 # Prompts that are run at a time.
 _BATCH = 64
@@ -107,10 +107,12 @@ def embed_texts(preset: str, texts: Sequence[str]) -> TextEmbeddings:
 def _embed(preset: str, texts: Sequence[str]) -> TextEmbeddings:
     start_hub()
     folder = fetch_preset(preset)
-    check_preset(folder)
+    n_values = check_preset(folder)
     tower = _find_tower(folder, preset)
     _fetch_tokenizer(preset, tower)
     try:
+        if n_values is not None:
+            check_size(folder, n_values)
         backbone = build_backbone(folder)
         return _run(backbone, _tokenize(folder, tower, backbone, texts))
     except StageError:

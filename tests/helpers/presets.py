@@ -120,7 +120,9 @@ def record_layers(model: Any, images: np.ndarray) -> dict[str, np.ndarray]:
             return output
 
         layer.call = recording
-    call_preset(model, keras.ops.convert_to_tensor(images))
+    last = call_preset(model, keras.ops.convert_to_tensor(images))
+    if hasattr(model, "get_vision_embeddings"):
+        outputs["image_embedding"] = np.asarray(last)
     return outputs
 
 
