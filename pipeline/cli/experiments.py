@@ -106,7 +106,9 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         "folders", type=Path, nargs="+", metavar="DIR", help="what sweep, fit, run or advise wrote"
     )
     add_options(parser, ReportOptions)
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="report.html")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="report.html", help="the page"
+    )
 
 
 def run_report(parsed: argparse.Namespace) -> Outcome:

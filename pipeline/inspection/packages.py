@@ -16,7 +16,12 @@ from permafrost.about import (
 from permafrost.pipeline.inspection.children import ask_child
 
 # What a package is imported as, where that is not its name.
-_MODULES = {"scikit-learn": "sklearn", "pillow": "PIL", "pyyaml": "yaml"}
+_MODULES = {
+    "scikit-learn": "sklearn",
+    "pillow": "PIL",
+    "pyyaml": "yaml",
+    "vl-convert-python": "vl_convert",
+}
 # These are tried by running a network.
 _FRAMEWORKS = ("tensorflow", "keras")
 # What an extra is for; those for who works on this project are left out.
@@ -24,11 +29,16 @@ EXTRAS = {
     "dataframe": "features as pandas tables",
     "gpu": "NVIDIA GPUs for TensorFlow",
     "http": "images on web servers",
+    "hub": "KerasHub's presets as backbones",
     "jax": "--engine keras on JAX",
+    "litert": "models for LiteRT",
     "mlflow": "--track, and the mlflow server",
+    "onnx": "models for ONNX",
     "openvino": "--engine openvino",
+    "parquet": "Parquet and Arrow files, of images and of features",
     "s3": "images in S3",
     "torch": "--engine keras on PyTorch",
+    "umap": "report --map umap",
     "completion": "completion in the shell",
 }
 

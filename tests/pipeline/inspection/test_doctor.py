@@ -19,6 +19,7 @@ from permafrost.pipeline.inspection.packages import (
     explain_lack,
     list_extras,
     list_packages,
+    list_requirements,
 )
 from permafrost.pipeline.tables import render
 from tests.helpers.answers import Command
@@ -75,7 +76,12 @@ def test_all_that_is_needed_is_there_and_each_extra_says_what_is_missing() -> No
     packages = {one.name: one for one in list_packages()}
     assert {"keras", "scikit-learn", "pillow"} <= set(packages)
     assert all(one.problem is None for one in packages.values())
-    assert set(list_extras()) == set(EXTRAS)
+    of_those_who_work_on_it = {"test", "docs", "workflows"}
+    assert (
+        set(list_extras())
+        == set(EXTRAS)
+        == set(list_requirements()) - {"", *of_those_who_work_on_it}
+    )
     for one, lack in (
         (Requirement(name="h5py", at_least="999.1"), "is older than 999.1"),
         (Requirement(name="no-such-package-here"), "is not installed"),
