@@ -66,9 +66,13 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "export": {"planning"},
         "tasks": {"planning", "export"},
         "models": {"planning", "extraction", "export", "tasks"},
+        "audit": {"planning", "extraction", "export", "tasks", "models"},
         "api": {"planning", "computing", "extraction"},
         "sweeps": {"models", "tasks"},
-        "experiments": {"planning", "extraction", "export", "models", "sweeps", "tasks"},
+        "experiments": {
+            *("planning", "extraction", "export", "tasks"),
+            *("models", "sweeps", "audit"),
+        },
         "advice": {"planning", "tasks", "models", "sweeps", "experiments"},
         "looking": {"planning", "extraction", "export", "tasks"},
         "inspection": {
@@ -77,9 +81,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         },
         "report": {
             *("planning", "extraction", "export", "tasks"),
-            *("models", "sweeps", "experiments", "advice"),
+            *("models", "sweeps", "experiments", "advice", "audit"),
         },
-        "audit": {"planning", "extraction", "export", "tasks", "models"},
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
             *("models", "sweeps", "experiments", "advice"),

@@ -103,6 +103,7 @@ def audit(options: AuditOptions) -> AuditResult:
         unseen = _predict(options, files, layers, notes)
         issues = list(_list_unreadable(options))
         issues += list_copies(table)
+        figures["source"] = options.images or files.opened[0].root
         figures |= {"images": len(files), "labelled": 0 if unseen is None else len(unseen.rows)}
         if unseen is not None:
             issues += _judge_labels(table, files, unseen, figures, notes)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +65,7 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Rows:
+class PartedRows:
     """Rows to choose from, and rows with a label: ndarray of int64 each."""
 
     pool: Rows
@@ -79,10 +81,11 @@ def select(options: SelectOptions) -> Selection:
         One line for the user each.
     """
     started_s, notes = time.monotonic(), list[str]()
+    check_table(options.out, options.data.target)
     with options.data.open_files() as files:
         layers = files.find_layers(_choose_layer(options, files))
         texts = files.column(options.data.target)
-        rows = _part_rows(options, files, texts)
+        rows = part_rows(options, files, texts)
         matrix = files.open_matrix(layers)
         head = _find_head(options, files, layers, rows, matrix)
         strategy = _choose_strategy(options, head, notes)
@@ -129,8 +132,32 @@ def _choose_layer(options: SelectOptions, files: FeatureFiles) -> str:
     return files.layers[0]
 
 
-def _part_rows(options: SelectOptions, files: FeatureFiles, texts: Sequence[str]) -> _Rows:
-    """Find the pool, each image once and none that has a label under another path."""
+def check_table(out: Path, target: str) -> None:
+    """Raise PipelineError where a table of an earlier selection has labels filled in.
+
+    Writing another in its place would lose them.
+    """
+    with (
+        suppress(FileNotFoundError, csv.Error),
+        out.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream,
+    ):
+        if any(
+            row.get("rank") and (row.get(target) or "").strip() for row in csv.DictReader(stream)
+        ):
+            raise PipelineError(
+                f"{str(out)!r} has labels that were filled in; name another file, and give this one"
+                f" back with --labels csv:{out}"
+            )
+
+
+def part_rows(options: SelectOptions, files: FeatureFiles, texts: Sequence[str]) -> PartedRows:
+    """Find the pool, each image once and none that has a label under another path.
+
+    Raises
+    ------
+    PipelineError, StageError
+        There is nothing to choose from, or no such split.
+    """
     is_known = np.array([bool(text.strip()) for text in texts])
     if options.from_split is None:
         is_free = ~is_known
@@ -150,14 +177,14 @@ def _part_rows(options: SelectOptions, files: FeatureFiles, texts: Sequence[str]
             f"every image of {files.name} has a {options.data.target}; name a split whose rows are"
             " to count as unlabelled with --from-split"
         )
-    return _Rows(pool=free, labelled=known_rows)
+    return PartedRows(pool=free, labelled=known_rows)
 
 
 def _find_head(
     options: SelectOptions,
     files: FeatureFiles,
     layers: Sequence[StoredLayer],
-    rows: _Rows,
+    rows: PartedRows,
     matrix: Matrix,
 ) -> Head | None:
     """Load or fit a head; None where none is needed, or nothing can be learnt yet."""
@@ -203,7 +230,7 @@ def _choose_strategy(options: SelectOptions, head: Head | None, notes: list[str]
 
 def _choose(  # noqa: PLR0913
     options: SelectOptions,
-    rows: _Rows,
+    rows: PartedRows,
     matrix: Matrix,
     said: NDArray[np.float64] | None,
     *,
@@ -228,7 +255,7 @@ def _choose(  # noqa: PLR0913
 
 
 def _tell(
-    rows: _Rows,
+    rows: PartedRows,
     chosen: Rows,
     distances: NDArray[np.float64],
     said: NDArray[np.float64] | None,

@@ -103,7 +103,11 @@ def add_report(parser: argparse.ArgumentParser) -> None:
     from permafrost.pipeline.report.report import ReportOptions
 
     parser.add_argument(
-        "folders", type=Path, nargs="+", metavar="DIR", help="what sweep, fit, run or advise wrote"
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="DIR",
+        help="what sweep, fit, run, advise or audit wrote",
     )
     add_options(parser, ReportOptions)
     parser.add_argument(

@@ -1,4 +1,4 @@
 """All of it from one file, and the demonstration on embedded data.
 
-Stands on `sweeps`; the command line imports it.
+Stands on `sweeps` and `audit`; the command line imports it.
 """

@@ -18,6 +18,7 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.experiments.curation import check_curation
 from permafrost.pipeline.experiments.experiment import Experiment, naming
 from permafrost.pipeline.export.export import check_export_file, share_pixels
 from permafrost.pipeline.models.answers import check_reject
@@ -154,6 +155,7 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
             ]
         with _open(planned, experiment) as files:
             rows = plan_rows(experiment.sweep, files)
+            check_curation(experiment, files)
             configurations = plan_configurations(experiment.sweep, files, rows)
             journal = Journal(experiment.sweep.out)
             missing = find_missing(configurations, journal, n_folds=rows.n_folds)
@@ -188,6 +190,10 @@ def _check_folders(experiment: Experiment) -> None:
     _check_folder(experiment.sweep.out, "out")
     for number, one in enumerate(experiment.predictions):
         _check_folder(one.out.parent, f"predict.{number}.out")
+    if experiment.audit is not None:
+        _check_folder(experiment.audit.out, "audit.out")
+    if experiment.select is not None:
+        _check_folder(experiment.select.out.parent, "select.out")
     if experiment.export is not None:
         _check_folder(experiment.export.parent, "export")
 

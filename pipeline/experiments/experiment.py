@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain, count
 from pathlib import Path
+from typing import TypeVar
 
 from permafrost.cache.errors import CacheError
+from permafrost.pipeline.audit.options import AuditOptions, SelectOptions
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.schema import (
     BackboneSection,
@@ -33,6 +35,8 @@ from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.fold_task import Candidate
 
 _BAD_INPUT = 2
+AUDIT_FOLDER = "audit"
+CurationOptions = TypeVar("CurationOptions", AuditOptions, SelectOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +65,9 @@ class Experiment:
         Over all these files.
     tracking : TrackOptions
     predictions : tuple of Prediction
+    audit : AuditOptions, optional
+    select : SelectOptions, optional
+        Of both, no layer stands for that of the best head.
     export : Path, optional
     export_format : str, optional
         Where it does not follow from the file's name.
@@ -74,6 +81,8 @@ class Experiment:
     sweep: SweepOptions
     tracking: TrackOptions
     predictions: tuple[Prediction, ...]
+    audit: AuditOptions | None
+    select: SelectOptions | None
     export: Path | None
     export_format: str | None
 
@@ -82,6 +91,10 @@ class Experiment:
         return ExtractOptions(
             dataset=self.dataset, features=features, cache=self.cache, run=self.run
         )
+
+    def look_at(self, layer: str, options: CurationOptions) -> CurationOptions:
+        """Return what ``audit`` or ``select`` is asked, on a layer unless it names its own."""
+        return replace(options, data=self.sweep.data, layer=options.layer or layer)
 
     def with_run(self, run: RunOptions) -> Experiment:
         """Return the same, gone about in another way."""
@@ -142,6 +155,8 @@ def read_experiment(file: Path) -> Experiment:
             sweep=sweep,
             tracking=read_section(TrackOptions, keys),
             predictions=_read_predictions(sections),
+            audit=_read_audit(sections, data),
+            select=_read_select(sections, data),
             export=None if sections.export is None else Path(sections.export),
             export_format=sections.export_format,
         )
@@ -210,6 +225,25 @@ def _read_predictions(sections: ExperimentSection) -> tuple[Prediction, ...]:
         Prediction(images=one.images, out=out, telling=TellOptions(reject=one.reject, by=one.by))
         for one, out in zip(sections.predict, outs, strict=True)
     )
+
+
+def _read_audit(sections: ExperimentSection, data: TaskOptions) -> AuditOptions | None:
+    if (given := sections.audit) is None:
+        return None
+    out = Path(sections.out) / AUDIT_FOLDER if given.out is None else Path(given.out)
+    with naming("audit"):
+        keys, layer = given.model_dump(), given.layer or ""
+        options = read_section(AuditOptions, keys, data=data, layer=layer, out=out)
+        options.choose_candidate()
+    return options
+
+
+def _read_select(sections: ExperimentSection, data: TaskOptions) -> SelectOptions | None:
+    if (given := sections.select) is None:
+        return None
+    with naming("select"):
+        keys, out = given.model_dump(), Path(given.out)
+        return read_section(SelectOptions, keys, data=data, n=given.n, out=out)
 
 
 def _list_layers(backbones: dict[Path, FeatureOptions]) -> tuple[str, ...]:

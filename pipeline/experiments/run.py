@@ -1,4 +1,4 @@
-"""``run``: check, extract, sweep, predict and export from one file, doing only what is missing."""
+"""``run``: check, extract, sweep and what follows from one file, doing only what is missing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.check import check_experiment
+from permafrost.pipeline.experiments.curation import describe_audit, describe_selection
 from permafrost.pipeline.experiments.experiment import Experiment
 from permafrost.pipeline.experiments.products import SUMMARY_NAME, Products
 from permafrost.pipeline.extraction.extract import extract
@@ -30,8 +31,8 @@ class ExperimentResult:
     sweep : SweepResult
     predictions : list of dict
         What `predict` says of each.
-    export : dict, optional
-        What `export` says.
+    audit, select, export : dict, optional
+        What these say.
     seconds : float
         Of all of it.
     """
@@ -39,6 +40,8 @@ class ExperimentResult:
     extractions: list[ExtractSummary]
     sweep: SweepResult
     predictions: list[dict[str, Any]]
+    audit: dict[str, Any] | None
+    select: dict[str, Any] | None
     export: dict[str, Any] | None
     seconds: float
 
@@ -48,6 +51,8 @@ class ExperimentResult:
             "extractions": [asdict(summary) for summary in self.extractions],
             **self.sweep.to_dict(),
             "predictions": self.predictions,
+            "audit": self.audit,
+            "select": self.select,
             "export": self.export,
             "seconds": round(self.seconds, 3),
         }
@@ -57,6 +62,10 @@ class ExperimentResult:
         lines = [summary.describe() for summary in self.extractions]
         lines.append(self.sweep.describe())
         lines += [describe_predictions(one, one["predictions"]) for one in self.predictions]
+        if self.audit:
+            lines.append(describe_audit(self.audit))
+        if self.select:
+            lines.append(describe_selection(self.select))
         if self.export:
             lines.append(f"{self.sweep.best.out} → {self.export['model']}")
         return "\n".join(lines)
@@ -85,7 +94,8 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
     """
     started_s = time.monotonic()
     out = experiment.sweep.out
-    n_others = len(experiment.predictions) + (experiment.export is not None)
+    once = [experiment.audit, experiment.select, experiment.export]
+    n_others = len(experiment.predictions) + sum(one is not None for one in once)
     steps = _Steps(1 + len(experiment.backbones) + 1 + n_others)
     steps.say(f"checking {experiment.file}")
     tracker = experiment.tracking.open()
@@ -96,12 +106,18 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
         extractions.append(extract(experiment.extract(features), view, dataset=checked.dataset))
     steps.say(f"sweep over {checked.n_configurations} configurations")
     found = sweep(experiment.sweep)
-    products = Products(experiment, found.best.out)
+    products = Products(experiment, found.best.out, [one.digest for one in extractions])
     predictions = []
     for one, images in zip(experiment.predictions, checked.new, strict=True):
         steps.say(f"predictions for {one.images}")
         predictions.append(products.predict(one, images))
-    exported = None
+    audited = selected = exported = None
+    if experiment.audit is not None:
+        steps.say("what looks wrong in the data")
+        audited = products.audit(experiment.audit, checked.dataset)
+    if experiment.select is not None:
+        steps.say("what to label next")
+        selected = products.select(experiment.select, checked.dataset)
     if experiment.export is not None:
         steps.say(f"export to {experiment.export}")
         exported = products.export(experiment.export)
@@ -109,6 +125,8 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
         extractions=extractions,
         sweep=found,
         predictions=predictions,
+        audit=audited,
+        select=selected,
         export=exported,
         seconds=time.monotonic() - started_s,
     )

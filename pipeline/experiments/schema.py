@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
 
+from permafrost.pipeline.audit.options import AuditOptions, SelectOptions
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.yaml_text import read_yaml
 from permafrost.pipeline.models.record import AnswerOptions
@@ -125,6 +126,30 @@ class PredictSection(_Section):
     by: str | None = None
 
 
+class _AuditKeys(_Section):
+    """What looks wrong in the data; the other keys are options of ``audit``."""
+
+    layer: str | None = None
+    out: str | None = None
+
+
+class _SelectKeys(_Section):
+    """What to label next; the other keys are options of ``select``."""
+
+    n: int
+    out: str
+
+
+if TYPE_CHECKING:
+    AuditSection = _AuditKeys
+    SelectSection = _SelectKeys
+else:
+    AuditSection = create_model("AuditSection", __base__=_AuditKeys, **_list_keys(AuditOptions))
+    # What is unsure is said on the layer of the best head, by a head that `select` fits itself.
+    _OFFERED = {key: kind for key, kind in _list_keys(SelectOptions).items() if key != "model"}
+    SelectSection = create_model("SelectSection", __base__=_SelectKeys, **_OFFERED)
+
+
 class HeadSection(BaseModel):
     """A head; a setting with a list of values stands for one head each.
 
@@ -178,6 +203,8 @@ class _ExperimentKeys(_Section):
     heads: list[HeadSection] = Field(min_length=1)
     out: str
     predict: list[PredictSection] = []
+    audit: AuditSection | None = None
+    select: SelectSection | None = None
     export: str | None = None
     export_format: str | None = None
 
@@ -278,5 +305,7 @@ def _find_section(places: list[str]) -> type[BaseModel]:
         "backbones": BackboneSection,
         "heads": HeadSection,
         "predict": PredictSection,
+        "audit": AuditSection,
+        "select": SelectSection,
     }
     return sections[places[0]] if places else ExperimentSection

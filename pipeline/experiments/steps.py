@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.command import PROGRAM
+from permafrost.pipeline.audit.audit import ISSUES_NAME
+from permafrost.pipeline.audit.audit import SUMMARY_NAME as AUDIT_NAME
 from permafrost.pipeline.experiments.check import check_experiment
+from permafrost.pipeline.experiments.curation import audit_images, select_images
 from permafrost.pipeline.experiments.experiment import Experiment, naming
 from permafrost.pipeline.experiments.products import SUMMARY_NAME
 from permafrost.pipeline.experiments.run import run_experiment
@@ -85,7 +88,7 @@ def list_steps(experiment: Experiment) -> list[Step]:
         )
         for number, one in enumerate(experiment.predictions)
     ]
-    steps += [sweeping, *predictions]
+    steps += [sweeping, *predictions, *_list_curation(experiment)]
     if (to := experiment.export) is not None:
         do = partial(_make, to, export, best, to, form=experiment.export_format)
         steps.append(Step(name="export", inputs=(file, model), outputs=(str(to),), do=do))
@@ -93,6 +96,19 @@ def list_steps(experiment: Experiment) -> list[Step]:
     whole = partial(_describe, run_experiment, experiment)
     summary = (str(out / SUMMARY_NAME),)
     return [*steps, Step(name="summary", inputs=tuple(files), outputs=summary, do=whole)]
+
+
+def _list_curation(experiment: Experiment) -> Iterator[Step]:
+    board = str(experiment.sweep.out / SWEEP_NAME)
+    inputs = (str(experiment.file), *map(str, experiment.backbones), board)
+    if (wanted := experiment.audit) is not None:
+        files = tuple(str(wanted.out / name) for name in (ISSUES_NAME, AUDIT_NAME))
+        do = partial(_make, wanted.out, audit_images, experiment)
+        yield Step(name="audit", inputs=inputs, outputs=files, do=do)
+    if experiment.select is not None:
+        out = experiment.select.out
+        do = partial(_make, out, select_images, experiment)
+        yield Step(name="select", inputs=inputs, outputs=(str(out),), do=do)
 
 
 def _list_images(dataset: DatasetOptions) -> Iterator[str]:
@@ -153,6 +169,8 @@ def rehearse(experiment: Experiment) -> _Told:
         *((n, f"of {n_images} images to compute") for n in checked.n_computed.values()),
         (checked.n_fits, f"fits to do, for {checked.n_configurations} configurations"),
         *((len(one.manifest), "images to predict") for one in checked.new),
+        *((n_images, "images to audit") for _ in filter(None, [experiment.audit])),
+        *((one.n, "images to choose") for one in filter(None, [experiment.select])),
     ]
     told, lines = [], ["nothing of this is done:"]
     for step in list_steps(experiment):

@@ -1,4 +1,4 @@
-"""What one folder holds: the tables and figures that a sweep, a fit, a run or an advice left."""
+"""What one folder holds: tables and figures of a sweep, a fit, a run, an advice or an audit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.pipeline.advice.report import SUMMARY_NAME as ADVICE_NAME
+from permafrost.pipeline.audit.audit import ISSUES_NAME
+from permafrost.pipeline.audit.audit import SUMMARY_NAME as AUDIT_NAME
+from permafrost.pipeline.audit.issues import HEADER
 from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.experiments.experiment import AUDIT_FOLDER
 from permafrost.pipeline.experiments.products import SUMMARY_NAME as RUN_NAME
 from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME
 from permafrost.pipeline.models.checkpoint import EPOCHS_NAME
@@ -23,6 +27,8 @@ from permafrost.stages.evaluation.metrics import PRIMARY
 
 # What every model says of itself.
 _METRICS = {"task", "target", "head", "layer", "settings", "n_train", "n_test", "seconds"}
+# What every audit says of itself.
+_AUDIT = {"images", "issues", "kinds", "source", "notes"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +81,13 @@ class Chapter:
     epochs : list of dict of str to str
         Rows of ``epochs.csv``.
     metrics, record : dict
-        ``metrics.json`` and ``model.json`` of the model.
+        ``metrics.json`` and ``model.json`` of the model; empty of an audit alone.
     advice, summary : dict
         ``advice.json``, and ``summary.json`` of a run.
+    audit : dict
+        ``audit.json``, of the folder or of `AUDIT_FOLDER` in it.
+    issues : list of dict of str to str
+        Rows of ``issues.csv`` beside it.
     """
 
     folder: Path
@@ -89,6 +99,8 @@ class Chapter:
     record: Mapping[str, Any]
     advice: Mapping[str, Any]
     summary: Mapping[str, Any]
+    audit: Mapping[str, Any]
+    issues: list[dict[str, str]]
 
     @property
     def name(self) -> str:
@@ -163,22 +175,23 @@ def read_chapter(folder: Path) -> Chapter:
     board = read_json(folder / SUMMARY_NAME)
     model = folder if board is None else folder / BEST_NAME
     metrics, record = read_json(model / METRICS_NAME), read_json(model / MODEL_NAME)
+    audit, issues = _read_audit(folder)
+    if audit and metrics is None:
+        metrics = record = {}
     if metrics is None or record is None:
         raise PipelineError(
             f"{str(folder)!r} holds nothing to report (no {SUMMARY_NAME} with a {BEST_NAME}, and no"
-            f" {METRICS_NAME} with a {MODEL_NAME}); name what sweep, fit, run or advise wrote"
+            f" {METRICS_NAME} with a {MODEL_NAME}); name what sweep, fit, run, advise or audit"
+            " wrote"
         )
-    entries = [] if board is None else read_rows(folder / BOARD_NAME)
+    entries = [] if board is None or not metrics else read_rows(folder / BOARD_NAME)
     try:
-        metric = PRIMARY[metrics["task"]]
+        metric = PRIMARY[metrics["task"]] if metrics else ""
         ranked = tuple(_read_entry(row, metric) for row in entries)
-        missing = _METRICS - set(metrics) or {"parts"} - set(record)
+        missing = _METRICS - set(metrics) or {"parts"} - set(record) if metrics else set()
     except (KeyError, TypeError, ValueError) as error:
         missing = {str(error)}
-    if missing:
-        raise PipelineError(
-            f"the tables in {str(folder)!r} are damaged ({min(missing)}); run again what wrote them"
-        )
+    _check_missing(missing, folder)
     return Chapter(
         folder=folder,
         model=model,
@@ -189,7 +202,30 @@ def read_chapter(folder: Path) -> Chapter:
         record=record,
         advice=read_json(folder / ADVICE_NAME) or {},
         summary=read_json(folder / RUN_NAME) or {},
+        audit=audit,
+        issues=issues,
     )
+
+
+def _read_audit(folder: Path) -> tuple[Mapping[str, Any], list[dict[str, str]]]:
+    """Read figures and issues of an audit, in a folder or below it; nothing of no audit."""
+    for place in (folder, folder / AUDIT_FOLDER):
+        audit = read_json(place / AUDIT_NAME)
+        if audit is None:
+            continue
+        issues = read_rows(place / ISSUES_NAME)
+        missing = _AUDIT - set(audit) if isinstance(audit.get("kinds"), dict) else {"kinds"}
+        missing |= {name for name in HEADER for one in issues if name not in one}
+        _check_missing(missing, place)
+        return audit, issues
+    return {}, []
+
+
+def _check_missing(missing: set[str], folder: Path) -> None:
+    if missing:
+        raise PipelineError(
+            f"the tables in {str(folder)!r} are damaged ({min(missing)}); run again what wrote them"
+        )
 
 
 def _read_entry(row: Mapping[str, str], metric: str) -> Entry:

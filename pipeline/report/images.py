@@ -1,4 +1,4 @@
-"""What the images themselves are like: unreadable ones, copies, the sizes of classes."""
+"""What the images themselves are like: sizes of classes, copies, and what looks wrong in them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,34 @@ from collections.abc import Sequence
 from permafrost.pipeline.extraction.summary import failures_path
 from permafrost.pipeline.report.chapter import Chapter, read_rows
 from permafrost.pipeline.report.charts import make_chart, paint, plot_bars
-from permafrost.pipeline.report.parts import Chart, Gallery, Section, Table, count
-from permafrost.pipeline.report.pictures import Pictures
+from permafrost.pipeline.report.parts import (
+    Chart,
+    Gallery,
+    Picture,
+    Section,
+    Table,
+    count,
+    show_share,
+)
+from permafrost.pipeline.report.pictures import Pictures, place_pictures
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 
 _CHARTED = 25
 _LISTED = 50
 _PAIRS = 6
+_SUSPECTS = 12
+# What an audit tells of, and what it is where the name does not say so.
+_KINDS = {
+    "unreadable": ("unreadable image", "could not be extracted"),
+    "duplicate": ("duplicate", "the same bytes as another"),
+    "label": ("doubtful label", "another class is more probable, or nearly so"),
+    "near_duplicate": ("near-duplicate", "resized, recompressed or cropped a little"),
+    "group": ("weak group", "a value of a column that heads do badly on"),
+    "order": ("telling order", "neighbours in it share labels or errors"),
+    "outlier": ("outlier", "unlike its nearest neighbours"),
+    "odd_shape": ("oddly shaped image", ""),
+}
 _SPLITS = ("train", "val", "test")
 
 
@@ -123,3 +143,83 @@ def _plot_sizes(chapter: Chapter, files: FeatureFiles) -> Chart:
     svg = plot_bars(rows, x="Images", colours=colours)
     note = f"The {len(classes)} largest of {len(totals)}." if len(totals) > len(classes) else ""
     return make_chart("Images of each class", svg, colours, note)
+
+
+def tell_audit(chapter: Chapter) -> Section | None:
+    """Say what an audit found suspicious, with pictures of suspects and of copies."""
+    found = chapter.audit
+    if not found:
+        return None
+    kinds: dict[str, int] = found["kinds"]
+    counts = ", ".join(count(n, _name_kind(kind)[0]) for kind, n in kinds.items())
+    finding = (
+        f"{count(found['issues'], 'suspicion')} about {count(found['images'], 'image')}: {counts}."
+        if kinds
+        else f"Nothing looks wrong among {count(found['images'], 'image')}."
+    )
+    pictures = place_pictures(found["source"], chapter.folder)
+    parts: list[Table | Gallery] = []
+    if kinds or found["notes"]:
+        rows = [
+            (name, f"{n:,}", said) for kind, n in kinds.items() for name, said in [_name_kind(kind)]
+        ]
+        header, note = ("Kind", "Suspicions", "What it is"), ". ".join(found["notes"])
+        words = frozenset({0, 2})
+        parts.append(
+            Table(title="Suspicions by kind", header=header, rows=rows, texts=words, note=note)
+        )
+    parts += _show_suspects(chapter, pictures)
+    parts += _show_copies(chapter, pictures)
+    parts += _list_groups(chapter)
+    title = "What looks wrong in the data"
+    return Section(name="audit", title=title, finding=finding, parts=parts)
+
+
+def _name_kind(kind: str) -> tuple[str, str]:
+    """Return what people call a kind of suspicion, and what it is."""
+    name, said = _KINDS.get(kind, (f"{kind} image", ""))
+    return name, said or "beside the other images of the dataset"
+
+
+def _show_suspects(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
+    suspects = [one for one in chapter.issues if one["kind"] == "label"]
+    shown = [
+        pictures.show(
+            one["path"],
+            [f"labelled {one['label']}", f"rather {one['suggested']}", f"score {one['score']}"],
+        )
+        for one in suspects[:_SUSPECTS]
+    ]
+    if not shown:
+        return []
+    n_wrong = chapter.audit.get("wrong_labels")
+    note = (
+        "" if n_wrong is None else f"Of all labels, about {n_wrong:,} are wrong, it is estimated."
+    )
+    return [Gallery(title="Labels to look at first", pictures=shown, note=note)]
+
+
+def _show_copies(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
+    copies = [one for one in chapter.issues if one["kind"] in {"duplicate", "near_duplicate"}]
+    shown: list[Picture] = []
+    for one in copies[:_PAIRS]:
+        lines = [_name_kind(one["kind"])[0], *filter(None, one["detail"].split("; "))]
+        shown += [pictures.show(one["path"], lines), pictures.show(one["other"], ["the other"])]
+    note = "Two by two, the first those that contradict each other or lie across splits."
+    return [Gallery(title="Copies", pictures=shown, note=note)] if shown else []
+
+
+def _list_groups(chapter: Chapter) -> list[Table]:
+    bad = [one for one in chapter.audit.get("groups", ()) if one["is_bad"]][:_LISTED]
+    rows = [
+        (
+            f"{one['column']}={one['value']}",
+            f"{one['n_rows']:,}",
+            show_share(one["accuracy"]),
+            " to ".join(map(show_share, one["interval"])),
+            show_share(one["rest"]),
+        )
+        for one in bad
+    ]
+    header = ("Group", "Rows", "Accuracy", "95 %", "All others")
+    return [Table(title="Groups that do badly", header=header, rows=rows)] if rows else []

@@ -115,7 +115,11 @@ def encode(image: Image, quality: int) -> str:
 
 def find_pictures(files: FeatureFiles) -> Pictures:
     """Find where the images of files lie: where they were, or beside the file."""
-    root, folder = files.opened[0].root, files.opened[0].path.parent
+    return place_pictures(files.opened[0].root, files.opened[0].path.parent)
+
+
+def place_pictures(root: str, folder: Path) -> Pictures:
+    """Find where images lie: where they were, or beside the folder that tells of them."""
     places = [root]
     if "://" not in root and not Path(root).is_absolute():
         places += [str(parent / root) for parent in (folder, *folder.absolute().parents)]

@@ -1,4 +1,4 @@
-"""``report``: what folders of sweeps, fits, runs and advice hold, as one page."""
+"""``report``: what folders of sweeps, fits, runs, advice and audits hold, as one page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from permafrost.pipeline.report.chapter import Chapter, read_chapter
 from permafrost.pipeline.report.cost import tell_cost
 from permafrost.pipeline.report.depth import tell_depth
 from permafrost.pipeline.report.feature_map import MAPS, PCA, MapOptions, check_map, tell_map
-from permafrost.pipeline.report.images import tell_images
+from permafrost.pipeline.report.images import tell_audit, tell_images
 from permafrost.pipeline.report.judged import tell_classes, tell_reliability, tell_values
 from permafrost.pipeline.report.parts import Section, Table
 from permafrost.pipeline.report.pictures import find_pictures, tell_mistakes
@@ -46,7 +46,7 @@ class ReportOptions:
     Attributes
     ----------
     folders : tuple of Path
-        What ``sweep``, ``fit``, ``run`` or ``advise`` wrote; a chapter each.
+        What ``sweep``, ``fit``, ``run``, ``advise`` or ``audit`` wrote; a chapter each.
     map : str
         ``pca``, ``umap`` or ``none``.
     memory_bytes : int
@@ -97,7 +97,8 @@ def write_report(options: ReportOptions) -> dict[str, Any]:
     check_map(options.map)
     chapters = [read_chapter(folder) for folder in options.folders]
     told = [_tell(chapter, options) for chapter in chapters]
-    page = _render(told, compare_chapters(chapters) if len(chapters) > 1 else None)
+    fitted = [chapter for chapter in chapters if chapter.metrics]
+    page = _render(told, compare_chapters(fitted) if len(fitted) > 1 else None)
     make_folder(options.out.absolute().parent)
     with published(options.out) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="replace")
@@ -119,7 +120,7 @@ def describe_report(figures: Mapping[str, Any]) -> str:
     """Say what `write_report` wrote, as a person wants it."""
     lines = [f"{figures['report']}: {figures['bytes'] / 1e6:.1f} MB"]
     for one in figures["chapters"]:
-        lines.append(f"  {one['folder']}: {one['sections']['verdict']}")
+        lines.append(f"  {one['folder']}: {next(iter(one['sections'].values()))}")
         if one["missing"]:
             lines.append(f"  without what takes its features: {one['missing']}")
     return "\n".join(lines)
@@ -127,6 +128,8 @@ def describe_report(figures: Mapping[str, Any]) -> str:
 
 def _tell(chapter: Chapter, options: ReportOptions) -> Told:
     """Tell a chapter, with what takes its features if they are there."""
+    if not chapter.metrics:
+        return Told(chapter=chapter, sections=list(filter(None, [tell_audit(chapter)])))
     try:
         with reopen_fit(chapter.model, memory_bytes=options.memory_bytes) as fit:
             return Told(chapter=chapter, sections=list(_list_sections(chapter, fit, options)))
@@ -157,6 +160,7 @@ def _list_sections(
         learning and tell_learning(chapter, learning),
         files and pictures and tell_map(chapter, files, found=found, pictures=pictures, how=how),
         files and pictures and tell_images(chapter, files, pictures),
+        tell_audit(chapter),
         tell_cost(chapter, files),
     )
     yield from (section for section in sections if isinstance(section, Section))

@@ -145,7 +145,10 @@ def test_without_its_features_a_folder_still_tells_what_it_holds(command, swept,
 def test_a_folder_of_something_else_is_one_line(refused, tmp_path, make):
     make(tmp_path / "else")
     line = refused("report", tmp_path / "else", "--out", tmp_path / "page.html")
-    assert "holds nothing to report" in line and "name what sweep, fit, run or advise wrote" in line
+    assert (
+        "holds nothing to report" in line
+        and "name what sweep, fit, run, advise or audit wrote" in line
+    )
     assert not (tmp_path / "page.html").exists()
 
 

@@ -1,0 +1,87 @@
+"""What an experiment says of its own images: what looks wrong, and what to label next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from permafrost.pipeline.audit.audit import ISSUES_NAME, audit
+from permafrost.pipeline.audit.select import check_table, part_rows, select
+from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.experiments.experiment import Experiment, naming
+from permafrost.pipeline.outputs import read_json
+from permafrost.pipeline.sweeps.leaderboard import SUMMARY_NAME as SWEEP_NAME
+from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.stages.sources.source import open_source
+
+
+def check_curation(experiment: Experiment, files: FeatureFiles) -> None:
+    """Look at all that ``audit`` and ``select`` name.
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each, with the key.
+    """
+    for key, options in (("audit", experiment.audit), ("select", experiment.select)):
+        if options is not None and options.layer:
+            with naming(f"{key}.layer"):
+                files.find_layers(options.layer)
+    if experiment.audit is not None and experiment.audit.images is not None:
+        with naming("audit.images"):
+            open_source(experiment.audit.images)
+    if (wanted := experiment.select) is not None:
+        with naming("select"):
+            part_rows(wanted, files, files.column(wanted.data.target))
+        with naming("select.out"):
+            _check_name(experiment)
+            check_table(wanted.out, wanted.data.target)
+
+
+def _check_name(experiment: Experiment) -> None:
+    outs = {one.out: f"predict.{place}" for place, one in enumerate(experiment.predictions)}
+    out = experiment.select and experiment.select.out
+    if out in outs:
+        raise PipelineError(f"{str(out)!r} is written by {outs[out]} already; name another file")
+
+
+def find_best_layer(experiment: Experiment) -> str:
+    """Return the layer of the best head, as the leaderboard names it.
+
+    Raises
+    ------
+    PipelineError
+        No sweep was done.
+    """
+    board = read_json(experiment.sweep.out / SWEEP_NAME) or {}
+    configurations = board.get("configurations")
+    if not configurations:
+        raise PipelineError(
+            f"there is no sweep in {str(experiment.sweep.out)!r}; do its step first"
+        )
+    return str(configurations[0]["layer"])
+
+
+def audit_images(experiment: Experiment) -> dict[str, Any]:
+    """Do what an experiment says under ``audit``; return the figures."""
+    assert experiment.audit is not None
+    options = experiment.look_at(find_best_layer(experiment), experiment.audit)
+    return audit(options).figures | {"out": str(options.out)}
+
+
+def select_images(experiment: Experiment) -> dict[str, Any]:
+    """Do what an experiment says under ``select``; return the figures."""
+    assert experiment.select is not None
+    return select(experiment.look_at(find_best_layer(experiment), experiment.select)).figures
+
+
+def describe_audit(figures: Mapping[str, Any]) -> str:
+    """Say in one line what looks wrong."""
+    kinds = ", ".join(f"{n} {kind}" for kind, n in figures["kinds"].items())
+    told = f"{figures['issues']} suspicions about {figures['images']} images"
+    return f"{told}{f' ({kinds})' if kinds else ''} → {figures['out']}/{ISSUES_NAME}"
+
+
+def describe_selection(figures: Mapping[str, Any]) -> str:
+    """Say in one line how many rows are to be labelled next."""
+    return f"{figures['selected']} of {figures['pool']} images to label next → {figures['out']}"
