@@ -48,6 +48,7 @@ NEXT_COMMANDS = (
     " --layers block5_pool:avg --out features.h5",
     f"{COMMAND} sweep --features features.h5 --heads logreg,ridge,mlp --set C=0.01,0.1,1"
     " --out runs/sweep",
+    f"{COMMAND} report runs/sweep",
     f"{COMMAND} export --model runs/sweep/best --out classifier.keras",
     *([f"{COMMAND} run examples/experiment.yaml"] if IS_CHECKOUT else []),
 )
