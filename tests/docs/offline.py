@@ -14,7 +14,7 @@ def stay_offline(arguments: list[str]) -> list[str]:
         return arguments
     name = arguments[arguments.index("--backbone") + 1]
     backbone = parse_backbone(name)
-    is_published = not backbone.is_file and name != "none"
+    is_published = not backbone.is_saved and name != "none"
     return [*arguments, "--weights", "random"] if is_published else arguments
 
 
