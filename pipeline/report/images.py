@@ -178,7 +178,7 @@ def tell_audit(chapter: Chapter) -> Section | None:
 def _name_kind(kind: str) -> tuple[str, str]:
     """Return what people call a kind of suspicion, and what it is."""
     name, said = _KINDS.get(kind, (f"{kind} image", ""))
-    return name, said or "beside the other images of the dataset"
+    return name, said or "compared with all other images"
 
 
 def _show_suspects(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
@@ -193,9 +193,7 @@ def _show_suspects(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
     if not shown:
         return []
     n_wrong = chapter.audit.get("wrong_labels")
-    note = (
-        "" if n_wrong is None else f"Of all labels, about {n_wrong:,} are wrong, it is estimated."
-    )
+    note = "" if n_wrong is None else f"Wrong labels in all, by estimate: {n_wrong:,}."
     return [Gallery(title="Labels to look at first", pictures=shown, note=note)]
 
 

@@ -4,51 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image, ImageFilter
-from sklearn.datasets import load_digits
 
-SIDE = 48
-N_EACH = 40
-CLASSES = ("zero", "one", "two")
-
-
-def draw(number: int) -> Image.Image:
-    levels = (load_digits().images[number] * 15).astype(np.uint8)
-    return Image.fromarray(levels).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+from tests.helpers.spoilt import spoil_digits, write_digit_folders
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Write digits, 40 of each of three classes, `<class>/<number>.png`; and what is wrong."""
-    root, target = tmp_path / "digits", load_digits().target
-    for digit, name in enumerate(CLASSES):
-        (root / name).mkdir(parents=True)
-        for number in np.flatnonzero(target == digit)[:N_EACH].tolist():
-            draw(number).save(root / name / f"{number}.png")
-    return root
+    """Write digits, 40 of each of three classes, `<class>/<number>.png`."""
+    write_digit_folders(tmp_path / "digits")
+    return tmp_path / "digits"
 
 
 @pytest.fixture
 def spoil(folder: Path) -> dict[str, Path]:
     """Spoil some of the pictures; return which."""
-    zeros = sorted((folder / "zero").iterdir())
-    spoilt = {
-        "duplicate": folder / "one" / "copy.900.png",
-        "near_duplicate": folder / "zero" / "near.901.jpg",
-        "blurred": zeros[5],
-        "unreadable": folder / "two" / "broken.902.png",
-        "label": folder / "two" / "wrong.903.png",
-        "tiny": zeros[6],
-    }
-    spoilt["duplicate"].write_bytes(zeros[0].read_bytes())
-    Image.open(zeros[1]).save(spoilt["near_duplicate"], quality=60)
-    Image.open(zeros[5]).filter(ImageFilter.GaussianBlur(5)).save(zeros[5])
-    Image.open(zeros[6]).resize((12, 12)).save(zeros[6])
-    spoilt["unreadable"].write_bytes(b"\x89PNG\r\n\x1a\n no picture")
-    draw(int(np.flatnonzero(load_digits().target == 0)[60])).save(spoilt["label"])
-    return spoilt
+    return spoil_digits(folder)
 
 
 @pytest.fixture

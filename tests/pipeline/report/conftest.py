@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.helpers.reports import LABELS, call, sweep, write_digits
+from tests.helpers.spoilt import spoil_digits, write_digit_folders
 
 
 @pytest.fixture(scope="session")
@@ -33,4 +35,34 @@ def page(swept: Path) -> Path:
     """The page of that sweep."""
     out = swept.parent / "report.html"
     call("report", swept, "--out", out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run an experiment with an audit of spoilt digits."""
+    folder = tmp_path_factory.mktemp("audited")
+    write_digit_folders(folder / "digits")
+    spoil_digits(folder / "digits")
+    experiment = {
+        "images": str(folder / "digits"),
+        "split": {"test": 0.3},
+        "backbones": [{"name": "none", "size": 16, "layers": ["pixels"]}],
+        "heads": [{"kind": "nearest_mean"}],
+        "cv": 3,
+        "jobs": 1,
+        "cache": str(folder / "cache"),
+        "out": str(folder / "runs"),
+        "audit": {},
+    }
+    (folder / "experiment.yaml").write_text(yaml.safe_dump(experiment))
+    call("run", folder / "experiment.yaml")
+    return folder / "runs"
+
+
+@pytest.fixture(scope="session")
+def audited_page(audited: Path) -> Path:
+    """The page of that experiment, and of its audit alone."""
+    out = audited.parent / "report.html"
+    call("report", audited, audited / "audit", "--out", out)
     return out

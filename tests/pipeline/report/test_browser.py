@@ -82,15 +82,16 @@ def count_ink(tab) -> int:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
-def test_axe_finds_nothing(open_page, scheme, viewport):
-    tab = open_page(scheme=scheme, viewport=viewport)
+@pytest.mark.parametrize("name", ["page", "audited_page"])
+def test_axe_finds_nothing(open_page, request, scheme, viewport, name):
+    tab = open_page(scheme=scheme, viewport=viewport, file=request.getfixturevalue(name))
     tab.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
     found = axe.Axe().run(tab)
     assert found.response["violations"] == []
 
 
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
-@pytest.mark.parametrize("name", ["page", "odd_page"])
+@pytest.mark.parametrize("name", ["page", "odd_page", "audited_page"])
 def test_nothing_is_wider_than_the_screen(open_page, request, viewport, name):
     tab = open_page(viewport=viewport, file=request.getfixturevalue(name))
     assert tab.evaluate("document.documentElement.scrollWidth") == viewport["width"]
@@ -106,6 +107,17 @@ def test_no_text_of_a_chart_is_cut(open_page):
       return own.width && (own.left < all.left - 1 || own.right > all.right + 1);
     }).map(text => text.textContent)"""
     assert tab.locator(".chart svg text").evaluate_all(cut) == []
+
+
+def test_suspects_and_copies_are_seen(open_page, audited_page):
+    tab = open_page(file=audited_page)
+    # A chapter of the experiment, and one of its audit alone.
+    for section in ("c1-audit", "c2-audit"):
+        pictures = tab.locator(f"section[aria-labelledby^='{section}'] .gallery img")
+        for number in range(pictures.count()):
+            pictures.nth(number).scroll_into_view_if_needed()
+        sizes = pictures.evaluate_all("all => all.map(one => one.naturalWidth)")
+        assert len(sizes) >= 4 and all(sizes)
 
 
 def test_a_mark_says_what_it_is_to_mouse_and_keyboard(open_page):

@@ -24,7 +24,7 @@ from tests.helpers.reports import (
     write_digits,
 )
 
-_SECTION = re.compile(r'<section aria-labelledby="c1-(\w+)">(.*?)</section>', re.DOTALL)
+_SECTION = re.compile(r'<section aria-labelledby="c1-(\w+)[^"]*">(.*?)</section>', re.DOTALL)
 _FINDING = re.compile(r'<p class="finding">(.*?)</p>', re.DOTALL)
 
 
