@@ -13,6 +13,7 @@ from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
     add_extraction_options,
     add_options,
+    add_settings,
     add_skip_status,
     add_task_options,
     read_extract_options,
@@ -185,13 +186,7 @@ def add_audit(parser: argparse.ArgumentParser) -> None:
 
     add_task_options(parser)
     add_options(parser, AuditOptions)
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-        help="a setting of the head, as C=0.1; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
-    )
+    add_settings(parser)
     add_skip_status(parser)
 
 

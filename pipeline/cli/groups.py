@@ -115,6 +115,17 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     add_options(parser, TaskOptions)
 
 
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add what commands that fit one head share: its settings, and where all goes."""
+    parser.add_argument(
+        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+        help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
+    )
+
+
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache``."""
     parser.add_argument(

@@ -10,6 +10,7 @@ from permafrost.pipeline.cli.groups import (
     add_cache,
     add_options,
     add_run_options,
+    add_settings,
     add_skip_status,
     add_task_options,
     read_run_options,
@@ -33,13 +34,7 @@ def add_fit(parser: argparse.ArgumentParser) -> None:
         help="as block5_pool:avg; A+B joins two, all joins all",
     )  # fmt: skip
     parser.add_argument("--head", required=True, metavar="HEAD", help=", ".join(HEADS))
-    parser.add_argument(
-        "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-        help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
-    )
+    add_settings(parser)
     add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
 
