@@ -110,7 +110,9 @@ def add_report(parser: argparse.ArgumentParser) -> None:
         help="what sweep, fit, run, advise or audit wrote",
     )
     add_options(parser, ReportOptions)
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="report.html")
+    parser.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="report.html", help="the page"
+    )
 
 
 def run_report(parsed: argparse.Namespace) -> Outcome:
