@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from permafrost.pipeline.audit.audit import ISSUES_NAME, audit
@@ -33,16 +33,13 @@ def check_curation(experiment: Experiment, files: FeatureFiles) -> None:
     if (wanted := experiment.select) is not None:
         with naming("select"):
             part_rows(wanted, files, files.column(wanted.data.target))
+        taken = {one.out: place for place, one in enumerate(experiment.predictions)}
         with naming("select.out"):
-            _check_name(experiment)
             check_table(wanted.out, wanted.data.target)
-
-
-def _check_name(experiment: Experiment) -> None:
-    outs = {one.out: f"predict.{place}" for place, one in enumerate(experiment.predictions)}
-    out = experiment.select and experiment.select.out
-    if out in outs:
-        raise PipelineError(f"{str(out)!r} is written by {outs[out]} already; name another file")
+            if (place := taken.get(wanted.out)) is not None:
+                raise PipelineError(
+                    f"{str(wanted.out)!r} is written by predict.{place} already; name another file"
+                )
 
 
 def find_best_layer(experiment: Experiment) -> str:
@@ -75,13 +72,11 @@ def select_images(experiment: Experiment) -> dict[str, Any]:
     return select(experiment.look_at(find_best_layer(experiment), experiment.select)).figures
 
 
-def describe_audit(figures: Mapping[str, Any]) -> str:
-    """Say in one line what looks wrong."""
-    kinds = ", ".join(f"{n} {kind}" for kind, n in figures["kinds"].items())
-    told = f"{figures['issues']} suspicions about {figures['images']} images"
-    return f"{told}{f' ({kinds})' if kinds else ''} → {figures['out']}/{ISSUES_NAME}"
-
-
-def describe_selection(figures: Mapping[str, Any]) -> str:
-    """Say in one line how many rows are to be labelled next."""
-    return f"{figures['selected']} of {figures['pool']} images to label next → {figures['out']}"
+def describe_curation(summary: Mapping[str, Any]) -> Iterator[str]:
+    """Say in a line each what looks wrong and what to label next, out of a run's figures."""
+    if found := summary.get("audit"):
+        kinds = ", ".join(f"{n} {kind}" for kind, n in found["kinds"].items()) or "none"
+        told = f"{found['issues']} suspicions about {found['images']} images ({kinds})"
+        yield f"{told} → {found['out']}/{ISSUES_NAME}"
+    if found := summary.get("select"):
+        yield f"{found['selected']} of {found['pool']} images to label next → {found['out']}"

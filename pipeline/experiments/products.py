@@ -68,7 +68,7 @@ class Products:
                 telling=wanted.telling,
             )
 
-        figures, is_new = self._make(wanted.out, facts, make)
+        figures, is_new = self._make(wanted.out, [self._fit, facts], make)
         if is_new:
             return figures
         n_reused = figures["computed"] + figures["reused"]
@@ -77,7 +77,7 @@ class Products:
     def export(self, out: Path) -> dict[str, Any]:
         """Return the figures of `export`."""
         form = self._experiment.export_format
-        return self._make(out, form, lambda: export(self._model, out, form=form))[0]
+        return self._make(out, [self._fit, form], lambda: export(self._model, out, form=form))[0]
 
     def audit(self, wanted: AuditOptions, images: Dataset) -> dict[str, Any]:
         """Return the figures of `audit`."""
@@ -100,10 +100,10 @@ class Products:
         return [json.loads(json.dumps(options, default=str)), self._features, unread]
 
     def _make(
-        self, out: Path, facts: object, make: Callable[[], dict[str, Any]], *others: Path
+        self, out: Path, facts: list[object], make: Callable[[], dict[str, Any]], *others: Path
     ) -> tuple[dict[str, Any], bool]:
         """Make a file unless the one that is there was made of the same; say whether it was."""
-        made_of = [str(out), self._fit, facts]
+        made_of = [str(out), *facts]
         if all(one.exists() for one in (out, *others)):
             known = self._known.get(_digest(made_of, out))
             if known is not None:

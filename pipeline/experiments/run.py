@@ -9,7 +9,7 @@ from typing import Any
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.check import check_experiment
-from permafrost.pipeline.experiments.curation import describe_audit, describe_selection
+from permafrost.pipeline.experiments.curation import describe_curation
 from permafrost.pipeline.experiments.experiment import Experiment
 from permafrost.pipeline.experiments.products import SUMMARY_NAME, Products
 from permafrost.pipeline.extraction.extract import extract
@@ -62,10 +62,7 @@ class ExperimentResult:
         lines = [summary.describe() for summary in self.extractions]
         lines.append(self.sweep.describe())
         lines += [describe_predictions(one, one["predictions"]) for one in self.predictions]
-        if self.audit:
-            lines.append(describe_audit(self.audit))
-        if self.select:
-            lines.append(describe_selection(self.select))
+        lines += describe_curation({"audit": self.audit, "select": self.select})
         if self.export:
             lines.append(f"{self.sweep.best.out} → {self.export['model']}")
         return "\n".join(lines)

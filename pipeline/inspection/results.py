@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.experiments.curation import describe_audit, describe_selection
+from permafrost.pipeline.experiments.curation import describe_curation
 from permafrost.pipeline.experiments.products import SUMMARY_NAME as RUN_NAME
 from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME, locate_files
 from permafrost.pipeline.models.fit import FitResult
@@ -79,10 +79,7 @@ def show_run(folder: Path) -> tuple[list[str | Table], dict[str, Any]]:
         parts += ["", Table(header=header, rows=rows)] if rows else []
         for one in found.get("predictions") or ():
             parts.append(f"{count(one['images'], 'image')} → {one['predictions']}")
-        if found.get("audit"):
-            parts.append(describe_audit(found["audit"]))
-        if found.get("select"):
-            parts.append(describe_selection(found["select"]))
+        parts += describe_curation(found)
         if found.get("export"):
             parts.append(f"exported → {found['export']['model']}")
     return parts, found

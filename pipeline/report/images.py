@@ -158,19 +158,19 @@ def tell_audit(chapter: Chapter) -> Section | None:
         else f"Nothing looks wrong among {count(found['images'], 'image')}."
     )
     pictures = place_pictures(found["source"], chapter.folder)
-    parts: list[Table | Gallery] = []
-    if kinds or found["notes"]:
-        rows = [
-            (name, f"{n:,}", said) for kind, n in kinds.items() for name, said in [_name_kind(kind)]
-        ]
-        header, note = ("Kind", "Suspicions", "What it is"), ". ".join(found["notes"])
-        words = frozenset({0, 2})
-        parts.append(
-            Table(title="Suspicions by kind", header=header, rows=rows, texts=words, note=note)
-        )
-    parts += _show_suspects(chapter, pictures)
-    parts += _show_copies(chapter, pictures)
-    parts += _list_groups(chapter)
+    table = Table(
+        title="Suspicions by kind",
+        header=("Kind", "Suspicions", "What it is"),
+        rows=[(_name_kind(kind)[0], f"{n:,}", _name_kind(kind)[1]) for kind, n in kinds.items()],
+        texts=frozenset({0, 2}),
+        note=". ".join(found["notes"]),
+    )
+    parts: list[Table | Gallery] = [
+        *([table] if kinds or found["notes"] else []),
+        *_show_suspects(chapter, pictures),
+        *_show_copies(chapter, pictures),
+        *_list_groups(chapter),
+    ]
     title = "What looks wrong in the data"
     return Section(name="audit", title=title, finding=finding, parts=parts)
 

@@ -85,6 +85,15 @@ def test_the_summary_has_the_leaderboard_and_what_is_around_it(fresh, run):
     assert (figures["out"], figures["best"]) == ("runs", "runs/best")
 
 
+def test_an_audit_is_of_the_best_layer_of_that_backbone_alone(place, run):
+    backbones = [{"name": f"{name}.keras", "layers": ["last"]} for name in ("tiny", "other")]
+    figures = run(backbones=backbones, audit={}, select={"n": 3, "from_split": "test", "out": "n"})
+    best = figures["configurations"][0]["layer"]
+    assert best in {"tiny/last", "other/last"}
+    assert (figures["audit"]["layer"], figures["audit"]["images"]) == (best, 40)
+    assert figures["select"]["selected"] == 3
+
+
 def test_a_run_tells_a_person_the_steps_and_the_best_head(place, capsys):
     assert call_main("run", "experiment.yaml") == 0
     told = capsys.readouterr()

@@ -73,6 +73,8 @@ def test_both_are_done_again_only_where_something_changed(run, folder, monkeypat
     again = run("--json", "--memory", "1GB").figures
     assert done == ["audit", "select"]
     assert (again["audit"], again["select"]) == (first["audit"], first["select"])
+    run(heads=[{"kind": "logreg", "C": 0.5}])
+    assert done == ["audit", "select"]
     run(select=BLOCKS["select"] | {"n": 5})
     assert done == ["audit", "select", "select"]
     assert len(read_rows(Path("next.csv"))) == 5
@@ -82,6 +84,8 @@ def test_both_are_done_again_only_where_something_changed(run, folder, monkeypat
     next((folder / "one").iterdir()).unlink()
     run(select=BLOCKS["select"] | {"n": 5})
     assert done[4:] == ["audit", "select"]
+    run(select=BLOCKS["select"] | {"n": 5}, split={"test": 0.3, "seed": 1})
+    assert done[6:] == ["audit", "select"]
 
 
 def test_they_are_steps_of_their_own(run):
