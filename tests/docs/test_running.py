@@ -23,6 +23,7 @@ PREPARED = (
     f"{PHOTOS} --backbone vgg16 --layers {LAYERS} --out features.h5",
     f"{PHOTOS} --backbone none --size 32 --layers pixels --out f.h5",
     "fit --features features.h5 --layer block5_pool:avg --head logreg --out runs/logreg",
+    "sweep --features features.h5 --heads logreg --cv 3 --out runs/sweep",
     "export --model runs/logreg --out classifier.keras",
 )
 EXPERIMENT = {
