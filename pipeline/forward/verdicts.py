@@ -59,12 +59,14 @@ class Verdicts:
             if self._index:
                 self._index.add_memo(key, json.dumps(asdict(verdict)))
 
+        # Where all rows are there, as for a comparison, nothing lies beside them.
+        keeps = self._index and is_openvino and prepared.plan.of_network
         return Work(
             batch_size=prepared.fitting.batch_size,
             n_images=prepared.n_rows,
             way=self.verdict.way if self.verdict else None,
             note=note,
-            keep=place_model(prepared, spec) if self._index and is_openvino else None,
+            keep=place_model(prepared, spec) if keeps else None,
         )
 
 

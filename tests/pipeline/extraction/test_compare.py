@@ -197,12 +197,16 @@ def test_without_missing_images_others_are_timed_and_nothing_is_left_to_do(
     command: Command, asked: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compare, "_EACH_S", 0)
-    monkeypatch.setattr(compare, "BUILDERS", {"tensorflow": compare.BUILDERS["tensorflow"]})
+    engines = [one for one in ("tensorflow", "openvino") if importlib.util.find_spec(one)]
+    builders = {engine: compare.BUILDERS[engine] for engine in engines}
+    monkeypatch.setattr(compare, "BUILDERS", builders)
     monkeypatch.setattr(compare, "PRECISIONS", ("float32",))
     command("extract", *asked[2:], "--out", tmp_path / "features.h5")
-    (row,) = command(*asked, "--json").figures["compared"]
+    rows = {one["engine"]: one for one in command(*asked, "--json").figures["compared"]}
+    row = rows["tensorflow"]
     assert (row["missing"], row["seconds"], row["asked"]) == (0, 0, True)
-    assert row["images_per_second"] > 0
+    assert rows.keys() == builders.keys()
+    assert all(one["images_per_second"] > 0 for one in rows.values())
     assert "compared" not in command("plan", *asked[2:], "--json").figures
 
 
