@@ -294,7 +294,8 @@ def _look_at(variable: Any) -> np.ndarray:
     """Return a weight's values where they lie: a copy of all takes a tenth of a second."""
     import tensorflow as tf
 
-    if variable.dtype == "bfloat16":  # of which Python's buffers know nothing
+    # Python's buffers know nothing of bfloat16, nor of what lies in a GPU's memory.
+    if variable.dtype == "bfloat16" or list_gpus():
         copied: np.ndarray = variable.numpy()
         return copied
     return np.asarray(memoryview(tf.convert_to_tensor(variable.value)))
