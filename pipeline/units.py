@@ -7,8 +7,8 @@ _MINUTE_S, _HOUR_S, _DAY_S = 60, 3600, 24 * 3600
 
 
 def count(n: int, noun: str) -> str:
-    """Return a number with its noun: ``1 row``, ``55,000 rows``."""
-    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+    """Return a number with its noun: ``1 row``, ``55,000 rows``, ``2 classes``."""
+    return f"{n:,} {noun}{'' if n == 1 else 'es' if noun.endswith('s') else 's'}"
 
 
 def describe_bytes(n_bytes: float) -> str:

@@ -14,7 +14,6 @@ from permafrost.pipeline.report.parts import (
     Section,
     Table,
     Tiles,
-    count,
     is_share,
     show_interval,
     show_number,
@@ -23,6 +22,7 @@ from permafrost.pipeline.report.parts import (
     title_metric,
 )
 from permafrost.pipeline.sweeps.leaderboard import SIGNIFICANCE
+from permafrost.pipeline.units import count
 
 _CHARTED = 12
 _SHOWN = 12

@@ -22,11 +22,11 @@ from permafrost.pipeline.report.parts import (
     Section,
     Table,
     Tiles,
-    count,
     show_number,
     show_seconds,
 )
 from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.units import count
 from permafrost.stages.backbones.applications import NO_BACKBONE
 from permafrost.stages.backbones.layers import PIXELS
 from permafrost.stages.errors import StageError

@@ -16,9 +16,10 @@ from permafrost.pipeline.export.classifier import Predictions
 from permafrost.pipeline.models.kept import shorten_layers
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.report.chapter import Chapter
-from permafrost.pipeline.report.parts import PointMap, Section, count, show_number
+from permafrost.pipeline.report.parts import PointMap, Section, show_number
 from permafrost.pipeline.report.pictures import SHEET_TILES, Pictures
 from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 from permafrost.stages.matrices.matrix import Matrix, read_rows
 

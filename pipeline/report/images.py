@@ -14,11 +14,11 @@ from permafrost.pipeline.report.parts import (
     Picture,
     Section,
     Table,
-    count,
     show_share,
 )
 from permafrost.pipeline.report.pictures import Pictures, place_pictures
 from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 
 _CHARTED = 25

@@ -16,12 +16,12 @@ from permafrost.pipeline.report.parts import (
     Section,
     Table,
     Tiles,
-    count,
     show_number,
     show_score,
     show_share,
     title_metric,
 )
+from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import (
     CLASSIFICATION,
     MULTILABEL,

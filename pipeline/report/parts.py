@@ -175,8 +175,3 @@ def title_metric(metric: str) -> str:
     for word, spelt in (("f1", "F1"), ("roc auc", "ROC AUC"), ("mae", "MAE"), ("rmse", "RMSE")):
         name = name.replace(word, spelt)
     return name[:1].upper() + name[1:]
-
-
-def count(number: int, what: str) -> str:
-    """Write a number of things."""
-    return f"{number:,} {what}{'' if number == 1 else 'es' if what.endswith('s') else 's'}"

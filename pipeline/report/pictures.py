@@ -16,9 +16,11 @@ import numpy as np
 from permafrost.cores import count_cores
 from permafrost.pipeline.export.classifier import Predictions
 from permafrost.pipeline.report.chapter import Chapter
-from permafrost.pipeline.report.parts import Gallery, Picture, Section, count, show_number
+from permafrost.pipeline.report.parts import Gallery, Picture, Section, show_number
 from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION
+from permafrost.stages.decoding.decode import MAX_PIXELS
 from permafrost.stages.decoding.formats import read_picture
 from permafrost.stages.errors import ImageError, StageError
 from permafrost.stages.sources.source import Reader, open_source
@@ -32,7 +34,6 @@ _QUALITY = 70
 _TILE_QUALITY = 55
 # Tiles along each side of a sheet: a browser decodes only the sheets that are looked at.
 SHEET_TILES = 16
-_MOST_PIXELS = 178_956_970
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Pictures:
             data = self._source.read(path)
             picture = read_picture(
                 data,
-                max_pixels=_MOST_PIXELS,
+                max_pixels=MAX_PIXELS,
                 choose_scale=lambda size, _: next(
                     (n for n in (8, 4, 2) if min(size) >= 2 * n * side), 1
                 ),

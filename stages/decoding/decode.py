@@ -48,7 +48,7 @@ _FROM_BELOW = {
 }
 # What Pillow calls what it can make of any picture.
 _OF_PILLOW = {"rgb": "RGB", "grayscale": "L", "4 channels": "RGBA"}
-_MAX_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 # Raised when our own code begins to read, or to refuse, other files than before.
 _READER = 2
 # How many times larger than the result a reduced picture is at least. For photos of 9 to 16
@@ -111,7 +111,7 @@ class DecodeSpec:
     decoding: str = "exact"
     # Not what is remembered of an image's failure is told by: its row's id has the box.
     box: tuple[int, int, int, int] | None = field(default=None, repr=False)
-    max_pixels: int = _MAX_PIXELS
+    max_pixels: int = MAX_PIXELS
 
     @property
     def channels(self) -> int:
@@ -203,7 +203,7 @@ def count_levels(
         Of red, green and blue.
     """
     with _refusing():
-        picture = read_picture(data, max_pixels=_MAX_PIXELS)
+        picture = read_picture(data, max_pixels=MAX_PIXELS)
         if box is not None:
             picture = _cut(picture, box)
         counts = picture.image.convert("RGB").histogram()
@@ -231,7 +231,7 @@ def decode_grey(data: bytes, *, longest: int) -> tuple[Size, NDArray[np.uint8]]:
         return next((scale for scale in _SCALES if max(size) // scale >= longest), 1)
 
     with _refusing():
-        picture = read_picture(data, max_pixels=_MAX_PIXELS, choose_scale=choose_scale)
+        picture = read_picture(data, max_pixels=MAX_PIXELS, choose_scale=choose_scale)
         image = picture.image.convert("L")
         image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
         return picture.size, np.asarray(image)
