@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.presets.converter import Converter
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations
 from permafrost.stages.shortcuts.choice import Hold, Shortcuts
+from permafrost.stages.shortcuts.half_precision import computing_in, round_to
 from permafrost.stages.shortcuts.winograd import replacing_convolutions
 
 # The values of the trainable and of the other variables.
@@ -54,6 +55,10 @@ class Network(Protocol):
 
         False where `trace` takes no shortcuts.
         """
+
+    @property
+    def takes_shortcuts(self) -> bool:
+        """Whether `trace` heeds the shortcuts that it is given."""
 
     def describe(self) -> BackboneCard:
         """Note each layer's output shape and digest, and whether the input is scaled inside."""
@@ -151,6 +156,11 @@ class KerasNetwork:
         )
         return any(isinstance(layer, kinds) for _, layer in walk_layers(self.model))
 
+    @property
+    def takes_shortcuts(self) -> bool:
+        """True; see `Network.takes_shortcuts`."""
+        return True
+
     def read_weights(self) -> Weights:
         """Return the values of the trainable and the other weights; outside any graph."""
         model = self.model
@@ -173,6 +183,8 @@ class KerasNetwork:
         Nothing is cut here: a graph computes only what is fetched from it, so what lies beyond the
         deepest layer asked for never runs.
         """
+        import keras
+
         known = dict(walk_layers(self.model))
         folding = known.values() if shortcuts.fold else ()
         kept = [known[name] for name in layers]
@@ -181,17 +193,24 @@ class KerasNetwork:
         gaining = known.values() if n_axes else ()
         values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
         values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
+        precision = shortcuts.precision
+        replacing = partial(replacing_convolutions, hold=hold, n_axes=n_axes, precision=precision)
         with (
-            folding_normalizations(folding, values=values, hold=hold, kept=kept) as folded,
-            replacing_convolutions(gaining, values=folded, hold=hold, n_axes=n_axes),
+            computing_in(precision, self.model) as halved,
+            folding_normalizations(
+                folding, values=values, hold=hold, kept=kept, precision=precision
+            ) as folded,
+            replacing(gaining, values=folded),
             _bringing_tensors_along(self.model),
             _recording({name: known[name] for name in layers}) as outputs,
+            keras.StatelessScope() as scope,
         ):
-            held = (
-                [hold(folded[id(variable)]) for variable in part]
-                for part in (self.model.trainable_variables, self.model.non_trainable_variables)
-            )
-            self.model.stateless_call(*held, inputs, training=False)
+            for variable in self.model.variables:
+                value = folded[id(variable)]
+                rounded = round_to(value, precision) if id(variable) in halved else value
+                # What the scope is made with would be cast to the variable's own dtype.
+                scope.add_update((variable, hold(rounded)))
+            self.model.call(inputs, training=False)
         return outputs
 
     def describe(self) -> BackboneCard:

@@ -144,7 +144,12 @@ class SavedNetwork:
 
     @property
     def normalizes(self) -> bool:
-        """False: no shortcuts are taken through a graph that exists already."""
+        """False, as no shortcuts are taken."""
+        return False
+
+    @property
+    def takes_shortcuts(self) -> bool:
+        """False: there is no other way through a graph that exists already."""
         return False
 
     def read_weights(self) -> Weights:

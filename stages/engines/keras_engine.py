@@ -7,7 +7,7 @@ a batch is filled up to one. No other backend than the one that Keras is set to 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,8 @@ from permafrost.stages.engines.program import (
 )
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.frameworks.cutting import cut_model
+from permafrost.stages.shortcuts.half_precision import POLICIES, find_delicate_layers
 
-_PRECISIONS = {"float32": None, "bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
 _REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"
 # Those of TensorFlow, which need not be there.
 _REFUSALS = ("UnimplementedError", "InvalidArgumentError")
@@ -126,38 +126,23 @@ def _set_precision(model: Any, precision: str) -> Any:
     """Build the model anew with products in another precision; the weights stay float32."""
     import keras
 
-    if precision not in _PRECISIONS:
-        raise UnknownNameError("precision", precision, _PRECISIONS)
     if precision == "float32":
         return model
-    delicate = set(map(id, _find_delicate_layers(layer for _, layer in walk_layers(model))))
+    if precision not in POLICIES:
+        raise UnknownNameError("precision", precision, ("float32", *POLICIES))
+    delicate = set(map(id, find_delicate_layers(layer for _, layer in walk_layers(model))))
 
     def rebuild(layer: Any) -> Any:
         if not isinstance(layer, keras.Layer) or id(layer) in delicate:
             return layer
         try:
-            return type(layer).from_config({**layer.get_config(), "dtype": _PRECISIONS[precision]})
+            return type(layer).from_config({**layer.get_config(), "dtype": POLICIES[precision]})
         except TypeError:  # Some of KerasHub's cannot be built anew, and stay as they are.
             return layer
 
     rebuilt = keras.models.clone_model(model, clone_function=rebuild, recursive=True)
     rebuilt.set_weights(model.get_weights())
     return rebuilt
-
-
-def _find_delicate_layers(layers: Iterable[Any]) -> Iterator[Any]:
-    """Yield the layers that stay as they are, as `mixed_precision.find_delicate_products`.
-
-    Those up to the first product of the pixels, and depthwise ones.
-    """
-    import keras
-
-    is_first = True
-    for layer in layers:
-        is_depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
-        if is_first or is_depthwise or layer.dtype_policy.name != "float32":
-            yield layer
-        is_first = is_first and not hasattr(layer, "kernel")
 
 
 def _compile(model: Any, *, compiled: bool) -> Callable[[np.ndarray], Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from permafrost.stages.engines.program import (
@@ -37,18 +37,21 @@ def open_reference(network: Network, spec: ProgramSpec) -> Program:
 def _build_tensorflow(load: Callable[[], Network], spec: ProgramSpec, work: Work) -> HalvingProgram:
     from permafrost.stages.engines.choosing import ChoosingProgram
     from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
-    from permafrost.stages.shortcuts.choice import find_shortcuts, list_ways
+    from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, PLAIN, find_shortcuts, list_ways
 
     network, gpus = load(), list_gpus()
     devices: list[str | None] = [*gpus] or [None]
 
     def build(way: str) -> Program:
-        shortcuts = find_shortcuts(way, spec.precision)
+        takes_any = network.takes_shortcuts
+        shortcuts = find_shortcuts(way, spec.precision) if takes_any else NO_SHORTCUTS
         return SharedPrograms(
             [TensorFlowProgram(network, spec, shortcuts=shortcuts, device=one) for one in devices]
         )
 
-    ways = list_ways(spec.precision, normalizes=network.normalizes, on_gpu=bool(gpus))
+    ways: Sequence[str] = [PLAIN]
+    if network.takes_shortcuts:
+        ways = list_ways(spec.precision, normalizes=network.normalizes, on_gpu=bool(gpus))
     if work.way is not None:
         program: Program = build(work.way)
     else:

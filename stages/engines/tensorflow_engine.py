@@ -3,8 +3,9 @@
 Casting, preprocessing, the network and pooling are one TensorFlow graph, run by a session, which
 runs only what is fetched: the network ends at the deepest layer asked for. The weights are
 variables of the session and not constants of the graph. Constants would be copied by each of a
-dozen optimization passes: VGG16 then starts 3 s later and takes 1.7 GB more. In half precision they
-are constants all the same, or each batch would convert them anew.
+dozen optimization passes: VGG16 then starts 3 s later and takes 1.7 GB more. Where TensorFlow is to
+rewrite the graph in half precision they are constants all the same, or each batch would convert
+them anew.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, Shortcuts
 
 _log = logging.getLogger(__name__)
 
+_HELD_DTYPES = ("float32", "bfloat16")
 _SMALLEST_VARIABLE_BYTES = 4096
 # Bytes of weights that are made constants. No network of keras.applications with batch
 # normalization has as many; VGG16's fc1 alone has more.
@@ -72,13 +74,14 @@ class _Session:
     ) -> None:
         import tensorflow as tf
 
-        is_float32 = spec.precision == "float32"
-        held = _HeldArrays(fold=not is_float32)
+        # What of half precision is not in the graph already is left to TensorFlow.
+        is_rewritten = spec.precision != shortcuts.precision
+        held = _HeldArrays(fold=is_rewritten)
         traced = trace_program(network, spec, hold=held, shortcuts=shortcuts, device=device)
-        config = configure_session(spec.precision)
+        config = configure_session(spec.precision if is_rewritten else "float32")
         session = tf.compat.v1.Session(graph=traced.graph, config=config)
         held.fill(session, traced.outputs)
-        kept = [] if is_float32 else find_delicate_products(traced.batch, traced.outputs)
+        kept = find_delicate_products(traced.batch, traced.outputs) if is_rewritten else []
         # What is fetched keeps its precision; fetching an operation returns no value.
         self._run = session.make_callable([*traced.outputs, *kept], [traced.batch])
         self._n_outputs = len(traced.outputs)
@@ -115,7 +118,7 @@ class _HeldArrays:
     def __call__(self, values: np.ndarray) -> Any:
         import tensorflow as tf
 
-        if values.dtype != np.float32 or values.nbytes < _SMALLEST_VARIABLE_BYTES:
+        if values.dtype.name not in _HELD_DTYPES or values.nbytes < _SMALLEST_VARIABLE_BYTES:
             return tf.constant(values)
         if values.nbytes <= self._foldable_bytes:
             self._foldable_bytes -= values.nbytes

@@ -27,10 +27,13 @@ class Shortcuts:
         Normalize within convolutions, by `stages.shortcuts.batchnorm`.
     winograd_axes : int
         On how many axes to convolve by `stages.shortcuts.winograd`, where that gains; 0 for none.
+    precision : str
+        In which layers compute, by `stages.shortcuts.half_precision`.
     """
 
     fold: bool
     winograd_axes: int
+    precision: str = "float32"
 
 
 NO_SHORTCUTS = Shortcuts(fold=False, winograd_axes=0)
@@ -40,10 +43,12 @@ WAYS = PLAIN, FOLDED, WINOGRAD = "plain", "folded", "winograd"
 def find_shortcuts(way: str, precision: str) -> Shortcuts:
     """Return what a way of computing takes: ``"plain"``, ``"folded"`` or ``"winograd"``.
 
-    In half precision, filtering on both axes would lose too many digits.
+    In half precision, filtering on both axes would lose too many digits. ``"float16"``, which is
+    for GPUs, is left to the engine.
     """
     n_axes = 0 if way != WINOGRAD else 2 if precision == "float32" else 1
-    return Shortcuts(fold=way != PLAIN, winograd_axes=n_axes)
+    own = "float32" if precision == "float16" else precision
+    return Shortcuts(fold=way != PLAIN, winograd_axes=n_axes, precision=own)
 
 
 def list_ways(precision: str, *, normalizes: bool, on_gpu: bool) -> tuple[str, ...]:
@@ -55,11 +60,13 @@ def list_ways(precision: str, *, normalizes: bool, on_gpu: bool) -> tuple[str, .
     normalizes : bool
         Whether the network normalizes its activations. Then a way may amplify rounding in float32,
         and all are compared with the first; and it has many small convolutions, for which
-        Winograd's filtering gains nothing in half precision.
+        Winograd's filtering gains little.
     on_gpu : bool
         A GPU's library chooses for itself how it convolves.
     """
     convolving = () if on_gpu else (WINOGRAD,)
     if not normalizes:
         return (*convolving, PLAIN)
-    return (PLAIN, *convolving, FOLDED) if precision == "float32" else (FOLDED, PLAIN)
+    if precision == "float32":
+        return (PLAIN, *convolving, FOLDED)
+    return (FOLDED, *(convolving or (PLAIN,)))

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.stages.shortcuts.choice import Hold
+from permafrost.stages.shortcuts.half_precision import round_to
 
 # The matrices of F(4, 3) on the points 0, 1, -1, 1/2, -2 and infinity. The usual 0, 1, -1, 2, -2
 # round three times as badly, as Barabasz et al. found: "Error Analysis and Improving the Accuracy
@@ -65,19 +66,24 @@ _MIN_CHANNELS_OF_BOTH_AXES = 128
 
 @contextmanager
 def replacing_convolutions(
-    layers: Iterable[Any], *, values: Mapping[int, np.ndarray], hold: Hold, n_axes: int
+    layers: Iterable[Any],
+    *,
+    values: Mapping[int, np.ndarray],
+    hold: Hold,
+    n_axes: int,
+    precision: str = "float32",
 ) -> Iterator[None]:
     """Make the Keras layers that gain from it convolve by Winograd while they are traced.
 
     Parameters
     ----------
-    layers, values, hold
+    layers, values, hold, precision
         As for `stages.shortcuts.batchnorm.folding_normalizations`.
     n_axes : int
         1 or 2: on how many axes of the image, where there are channels enough.
     """
     # A layer that is used twice is listed twice.
-    replaced = list(dict.fromkeys(filter(_gains, layers)))
+    replaced = [layer for layer in dict.fromkeys(layers) if _gains(layer, precision)]
     biased = [layer for layer in replaced if layer.use_bias]
     for layer in replaced:
         layer.convolution_op = _replace(layer, values=values, hold=hold, n_axes=n_axes)
@@ -92,7 +98,7 @@ def replacing_convolutions(
             layer.use_bias = True
 
 
-def _gains(layer: Any) -> bool:
+def _gains(layer: Any, precision: str) -> bool:
     import keras
 
     if type(layer) is not keras.layers.Conv2D or not layer.built:
@@ -104,7 +110,7 @@ def _gains(layer: Any) -> bool:
         and layer.groups == 1
         and layer.padding in ("same", "valid")
         and layer.data_format == "channels_last"
-        and layer.compute_dtype == layer.variable_dtype == "float32"
+        and (layer.compute_dtype, layer.variable_dtype) == (precision, "float32")
         and min(layer.kernel.shape[2:]) >= _MIN_CHANNELS
     )
 
@@ -116,12 +122,21 @@ def _replace(
     import tensorflow as tf
 
     kernel, directly = values[id(layer.kernel)], layer.convolution_op
-    bias = hold(values[id(layer.bias)]) if layer.use_bias else tf.zeros(layer.filters)
+
+    def hold_rounded(array: np.ndarray) -> Any:
+        return hold(round_to(array, layer.compute_dtype))
+
+    bias = (
+        hold_rounded(values[id(layer.bias)])
+        if layer.use_bias
+        else tf.zeros(layer.filters, layer.compute_dtype)
+    )
     both_axes = n_axes > 1 and max(kernel.shape[2:]) >= _MIN_CHANNELS_OF_BOTH_AXES
     if both_axes:
-        convolve_so, held = convolve, hold(transform_kernel(kernel))
+        convolve_so, held = convolve, hold_rounded(transform_kernel(kernel))
     else:
-        convolve_so, held = convolve_rows, [hold(part) for part in transform_kernel_rows(kernel)]
+        convolve_so = convolve_rows
+        held = [hold_rounded(part) for part in transform_kernel_rows(kernel)]
 
     def convolution_op(inputs: Any, kernel: Any) -> Any:
         if None in tuple(inputs.shape[1:]):
@@ -176,9 +191,9 @@ def convolve_rows(inputs: Any, transformed: list[Any], bias: Any, *, padding: st
     Parameters
     ----------
     inputs, bias, padding
-        As for `convolve`, which returns the same.
-    transformed : list of 6 tf.Tensor of float32, shape (1, 3, channels, filters)
-        The kernel, as `transform_kernel_rows` gave it.
+        As for `convolve`, which returns the same; here in half precision, too.
+    transformed : list of 6 tf.Tensor, shape (1, 3, channels, filters)
+        The kernel, as `transform_kernel_rows` gave it, of the dtype of the inputs.
     """
     import tensorflow as tf
 
@@ -186,7 +201,7 @@ def convolve_rows(inputs: Any, transformed: list[Any], bias: Any, *, padding: st
     row_shape = tuple(inputs.shape[2:])
     padded = tf.pad(inputs, [[0, 0], tall, [0, 0], [0, 0]])
     patches = _gather(padded, down, row_values=int(np.prod(row_shape)))
-    moved = tf.matmul(tf.constant(_INPUT, tf.float32), patches)
+    moved = tf.matmul(tf.constant(_INPUT, inputs.dtype), patches)
     moved = tf.reshape(moved, [_PATCH, -1, down.shape[1], *row_shape])
     products = [
         tf.nn.conv2d(rows, kernel, 1, padding.upper())
@@ -196,7 +211,8 @@ def convolve_rows(inputs: Any, transformed: list[Any], bias: Any, *, padding: st
     # TensorFlow adds it within the convolution.
     products[_POINT_1] = tf.nn.bias_add(products[_POINT_1], bias)
     width, filters = products[0].shape[2:]
-    rows = tf.matmul(tf.constant(_OUTPUT, tf.float32), tf.reshape(tf.stack(products), [_PATCH, -1]))
+    stacked = tf.reshape(tf.stack(products), [_PATCH, -1])
+    rows = tf.matmul(tf.constant(_OUTPUT, inputs.dtype), stacked)
     image = tf.transpose(
         tf.reshape(rows, [_TILE, -1, down.shape[1], width, filters]), [1, 2, 0, 3, 4]
     )

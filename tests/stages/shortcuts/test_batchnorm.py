@@ -81,6 +81,8 @@ def check_against_keras(model: Any, names: list[str]) -> None:
         layers.Conv2D(8, 1),
         layers.DepthwiseConv2D(3, padding="same"),
         layers.DepthwiseConv2D(3, depth_multiplier=4, use_bias=False),
+        layers.SeparableConv2D(8, 3, depth_multiplier=2),
+        layers.SeparableConv2D(8, 3, use_bias=False),
     ],
 )
 @pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "epsilon": 0.1}])
