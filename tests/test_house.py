@@ -81,7 +81,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         },
         "report": {
             *("planning", "extraction", "export", "tasks"),
-            *("models", "sweeps", "experiments", "advice", "audit"),
+            *("models", "sweeps", "experiments", "advice", "audit", "looking"),
         },
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),

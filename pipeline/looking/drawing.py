@@ -13,30 +13,33 @@ from permafrost.pipeline.looking.class_view import ClassView, Look
 from permafrost.pipeline.looking.colours import colour, lay_over, spread_map
 from permafrost.pipeline.looking.nearest import Neighbour
 from permafrost.pipeline.looking.page import LINE, MARGIN, Page, fit_size
-from permafrost.pipeline.looking.photos import Thumbnails, show_photo
+from permafrost.pipeline.looking.photos import Photos, show_photo
+from permafrost.stages.sources.remote import is_url
 
-_PHOTO, _THUMB, _GAP = 280, 160, 10
+PHOTO_SIDE = 280
+_THUMB, _GAP = 160, 10
 _RAMP = (220, 12)
 
 
 def draw_look(look: Look, out: Path) -> None:
     """Draw a photo, a map of each class over it, and the nearest images of each class."""
     page = Page()
-    photo = show_photo(look.image.data, look.features, size=look.size, side=_PHOTO)
+    image = look.image
+    photo = show_photo(image.data, look.features, size=look.size, side=PHOTO_SIDE, box=image.box)
     page.put(MARGIN, MARGIN, photo)
     right = MARGIN + photo.width + 2 * _GAP
     _write_title(page, look, x=right)
     fields = [add_maps(one, photo.size) for one in look.classes]
     # One scale for all, so that what says little for a class looks so.
     strongest = max((float(field.max()) for field in fields), default=0.0)
-    thumbnails = Thumbnails(look.root, side=_THUMB) if look.root else None
+    # Of a URL nothing is read: it would be listed whole.
+    photos = Photos() if is_url(look.root) else look.photos
     y = MARGIN + max(photo.height, 5 * LINE) + 2 * _GAP
     for view, field in zip(look.classes, fields, strict=True):
         page.write(MARGIN, y, _name(view), width=photo.width)
         y += LINE + _GAP // 2
         page.put(MARGIN, y, lay_over(photo, field / strongest if strongest > 0 else 0 * field))
-        if thumbnails:
-            _put_neighbours(page, view.neighbours, thumbnails, x=right, y=y)
+        _put_neighbours(page, view.neighbours, photos, x=right, y=y)
         y += max(photo.height, _THUMB + 2 * LINE if view.neighbours else 0) + 2 * _GAP
     page.save(out)
 
@@ -80,11 +83,11 @@ def _write_title(page: Page, look: Look, *, x: int) -> None:
 
 
 def _put_neighbours(
-    page: Page, neighbours: Sequence[Neighbour], thumbnails: Thumbnails, *, x: int, y: int
+    page: Page, neighbours: Sequence[Neighbour], photos: Photos, *, x: int, y: int
 ) -> None:
     for number, one in enumerate(neighbours):
         left = x + number * (_THUMB + _GAP)
-        page.put(left, y, thumbnails.read(one.path))
+        page.put(left, y, photos.cut(one.path, _THUMB))
         page.write(left, y + _THUMB + 2, f"{one.similarity:.3f}  {one.split}")
         page.write(left, y + _THUMB + 2 + LINE, one.path, width=_THUMB, faint=True)
 

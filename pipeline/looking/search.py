@@ -15,7 +15,7 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import ClassifierPart, check_recipe
-from permafrost.pipeline.looking.nearest import Neighbour
+from permafrost.pipeline.looking.nearest import Neighbour, is_other, list_nearest
 from permafrost.pipeline.looking.one_image import OneImage, open_image, read_outputs
 from permafrost.pipeline.options import FeatureOptions, RunOptions, declare
 from permafrost.pipeline.outputs import write_rows
@@ -24,7 +24,7 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.tables import Table
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles
-from permafrost.stages.evaluation.neighbours import find_largest, measure_cosines
+from permafrost.stages.evaluation.neighbours import measure_cosines
 from permafrost.stages.matrices.matrix import require_texts
 
 _COLUMNS = ("rank", "similarity", "label", "path")
@@ -148,18 +148,8 @@ def search(options: SearchOptions) -> Found:
         else:
             query = _read_image(options, image, files, layers)
         cosines = measure_cosines(matrix, np.arange(len(files)), query)
-        own = np.frombuffer(image.digest if image else bytes(32), np.uint8)
-        others = (files.digests != own).any(axis=1)
-        labels = files.column("label")
-        images = tuple(
-            Neighbour(
-                path=files.paths[row],
-                similarity=float(cosines[row]),
-                label=labels[row],
-                split=str(files.splits[row]),
-            )
-            for row in find_largest(cosines, others, n=options.n).tolist()
-        )
+        others = is_other(files, image.digest if image else bytes(32))
+        images = list_nearest(files, cosines, among=others, column="label", n=options.n)
         found = Found(
             options=options, images=images, n_images=int(others.sum()), root=files.opened[0].root
         )

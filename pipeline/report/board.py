@@ -18,11 +18,10 @@ from permafrost.pipeline.report.parts import (
     show_interval,
     show_number,
     show_score,
-    show_seconds,
     title_metric,
 )
 from permafrost.pipeline.sweeps.leaderboard import SIGNIFICANCE
-from permafrost.pipeline.units import count
+from permafrost.pipeline.units import count, describe_seconds
 
 _CHARTED = 12
 _SHOWN = 12
@@ -87,7 +86,7 @@ def _list_tiles(chapter: Chapter) -> Iterator[tuple[str, str, str]]:
     if chapter.entries:
         yield "Tried", f"{len(chapter.entries):,}", "layers, heads and settings"
         seconds = sum(entry.seconds for entry in chapter.entries)
-        yield "All fits", show_seconds(seconds), "on cached features"
+        yield "All fits", describe_seconds(seconds), "on cached features"
 
 
 def _find_mean(chapter: Chapter, name: str) -> float | None:

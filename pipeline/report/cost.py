@@ -23,10 +23,9 @@ from permafrost.pipeline.report.parts import (
     Table,
     Tiles,
     show_number,
-    show_seconds,
 )
 from permafrost.pipeline.tasks.rows import FeatureFiles
-from permafrost.pipeline.units import count
+from permafrost.pipeline.units import count, describe_seconds
 from permafrost.stages.backbones.applications import NO_BACKBONE
 from permafrost.stages.backbones.layers import PIXELS
 from permafrost.stages.errors import StageError
@@ -40,12 +39,17 @@ def tell_cost(chapter: Chapter, files: FeatureFiles | None) -> Section:
     """Say what the features and the fits took, with all that it takes to repeat them."""
     seconds = sum(entry.seconds for entry in chapter.entries) or chapter.metrics["seconds"]
     fits = len(chapter.entries) * max(1, len(chapter.folds)) or 1
-    tiles = [("Fits", f"{fits:,}", ""), ("Seconds of fits", show_seconds(seconds), "all together")]
+    tiles = [
+        ("Fits", f"{fits:,}", ""),
+        ("Seconds of fits", describe_seconds(seconds), "all together"),
+    ]
     costs = dict(_list_costs(files)) if files else {}
-    finding = f"{count(fits, 'fit')} on cached features took {show_seconds(seconds)} of computing"
+    finding = (
+        f"{count(fits, 'fit')} on cached features took {describe_seconds(seconds)} of computing"
+    )
     for name, cost in costs.items():
         finding += (
-            f"; the features of {name} took {show_seconds(cost.seconds)} for"
+            f"; the features of {name} took {describe_seconds(cost.seconds)} for"
             f" {count(cost.images, 'image')} in the cache"
         )
     parts: list[Tiles | Table | Code] = [Tiles(items=tiles)]

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import Predictions
+from permafrost.pipeline.looking.photos import Photos
 from permafrost.pipeline.models.kept import shorten_layers
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.report.chapter import Chapter
 from permafrost.pipeline.report.parts import PointMap, Section, show_number
-from permafrost.pipeline.report.pictures import SHEET_TILES, Pictures
+from permafrost.pipeline.report.pictures import SHEET_TILES, cut_tiles
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
@@ -63,7 +64,7 @@ def tell_map(
     files: FeatureFiles,
     *,
     found: Predictions | None,
-    pictures: Pictures,
+    photos: Photos,
     how: MapOptions,
 ) -> Section | None:
     """Lay out the images of a dataset by the features that the model goes by."""
@@ -91,7 +92,7 @@ def tell_map(
         ],
         "side": side,
         "across": SHEET_TILES,
-        "sheets": _cut_sheets(pictures, paths, side),
+        "sheets": _cut_sheets(photos, paths, side),
         "axes": plane.axes,
     }
     note = (
@@ -108,10 +109,10 @@ def tell_map(
     )
 
 
-def _cut_sheets(pictures: Pictures, paths: Sequence[str], side: int) -> list[str]:
+def _cut_sheets(photos: Photos, paths: Sequence[str], side: int) -> list[str]:
     sheets: list[str] = []
     with show_progress(len(paths), unit="images", note=lambda: "the map") as advance:
-        for sheet in pictures.cut_tiles(paths, side):
+        for sheet in cut_tiles(photos, paths, side):
             sheets.append(sheet)
             advance(min(SHEET_TILES**2, len(paths) - SHEET_TILES**2 * (len(sheets) - 1)))
     return sheets

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from permafrost.pipeline.extraction.summary import failures_path
+from permafrost.pipeline.looking.photos import Photos, list_places
 from permafrost.pipeline.report.chapter import Chapter, read_rows
 from permafrost.pipeline.report.charts import make_chart, paint, plot_bars
 from permafrost.pipeline.report.parts import (
@@ -16,7 +17,7 @@ from permafrost.pipeline.report.parts import (
     Table,
     show_share,
 )
-from permafrost.pipeline.report.pictures import Pictures, place_pictures
+from permafrost.pipeline.report.pictures import show_picture
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
@@ -39,7 +40,7 @@ _KINDS = {
 _SPLITS = ("train", "val", "test")
 
 
-def tell_images(chapter: Chapter, files: FeatureFiles, pictures: Pictures) -> Section:
+def tell_images(chapter: Chapter, files: FeatureFiles, photos: Photos) -> Section:
     """Say what could not be read, what is there twice, and how the classes are shared out."""
     failures = {
         row["path"]: row["reason"]
@@ -63,7 +64,7 @@ def tell_images(chapter: Chapter, files: FeatureFiles, pictures: Pictures) -> Se
     parts: list[Chart | Gallery | Table] = []
     if chapter.task != REGRESSION:
         parts.append(_plot_sizes(chapter, files))
-    parts += _show_pairs(chapter, pictures)
+    parts += _show_pairs(chapter, photos)
     if failures:
         rows = list(failures.items())[:_LISTED]
         parts.append(
@@ -105,11 +106,11 @@ def _list_copies(files: FeatureFiles, copies: Sequence[Sequence[int]]) -> Table:
     )
 
 
-def _show_pairs(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
+def _show_pairs(chapter: Chapter, photos: Photos) -> list[Gallery]:
     shown = []
     for test, train, cosine in chapter.metrics.get("near_duplicate_pairs", ())[:_PAIRS]:
-        shown.append(pictures.show(test, [f"test, cosine {cosine:.4f} to the next"]))
-        shown.append(pictures.show(train, ["training"]))
+        shown.append(show_picture(photos, test, [f"test, cosine {cosine:.4f} to the next"]))
+        shown.append(show_picture(photos, train, ["training"]))
     if not shown:
         return []
     note = "Two by two. They flatter the test score: name what belongs together in a column group."
@@ -157,7 +158,7 @@ def tell_audit(chapter: Chapter) -> Section | None:
         if kinds
         else f"Nothing looks wrong among {count(found['images'], 'image')}."
     )
-    pictures = place_pictures(found["source"], chapter.folder)
+    photos = Photos(list_places(found["source"], chapter.folder), chapter.orient)
     table = Table(
         title="Suspicions by kind",
         header=("Kind", "Suspicions", "What it is"),
@@ -167,8 +168,8 @@ def tell_audit(chapter: Chapter) -> Section | None:
     )
     parts: list[Table | Gallery] = [
         *([table] if kinds or found["notes"] else []),
-        *_show_suspects(chapter, pictures),
-        *_show_copies(chapter, pictures),
+        *_show_suspects(chapter, photos),
+        *_show_copies(chapter, photos),
         *_list_groups(chapter),
     ]
     title = "What looks wrong in the data"
@@ -181,10 +182,11 @@ def _name_kind(kind: str) -> tuple[str, str]:
     return name, said or "compared with all other images"
 
 
-def _show_suspects(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
+def _show_suspects(chapter: Chapter, photos: Photos) -> list[Gallery]:
     suspects = [one for one in chapter.issues if one["kind"] == "label"]
     shown = [
-        pictures.show(
+        show_picture(
+            photos,
             one["path"],
             [f"labelled {one['label']}", f"rather {one['suggested']}", f"score {one['score']}"],
         )
@@ -197,12 +199,15 @@ def _show_suspects(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
     return [Gallery(title="Labels to look at first", pictures=shown, note=note)]
 
 
-def _show_copies(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
+def _show_copies(chapter: Chapter, photos: Photos) -> list[Gallery]:
     copies = [one for one in chapter.issues if one["kind"] in {"duplicate", "near_duplicate"}]
     shown: list[Picture] = []
     for one in copies[:_PAIRS]:
         lines = [_name_kind(one["kind"])[0], *filter(None, one["detail"].split("; "))]
-        shown += [pictures.show(one["path"], lines), pictures.show(one["other"], ["the other"])]
+        shown += [
+            show_picture(photos, one["path"], lines),
+            show_picture(photos, one["other"], ["the other"]),
+        ]
     note = "Two by two, the first those that contradict each other or lie across splits."
     return [Gallery(title="Copies", pictures=shown, note=note)] if shown else []
 

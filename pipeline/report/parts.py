@@ -160,15 +160,6 @@ def show_number(value: float) -> str:
     return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"
 
 
-def show_seconds(value: float) -> str:
-    """Write a time in the unit that suits it."""
-    if value >= 5400:
-        return f"{value / 3600:.1f} h"
-    if value >= 90:
-        return f"{value / 60:.1f} min"
-    return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
-
-
 def title_metric(metric: str) -> str:
     """Return what people call a metric, to begin with."""
     name = name_metric(metric)

@@ -16,6 +16,7 @@ from permafrost.cache.disk.publish import make_folder, published
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import Predictions, name_outputs, read_predictions
+from permafrost.pipeline.looking.photos import find_photos
 from permafrost.pipeline.models.learning import measure_learning
 from permafrost.pipeline.models.reopened import ReopenedFit, predict_unseen, reopen_fit
 from permafrost.pipeline.models.unseen import TEST, UnseenRows
@@ -29,7 +30,7 @@ from permafrost.pipeline.report.feature_map import MAPS, PCA, MapOptions, check_
 from permafrost.pipeline.report.images import tell_audit, tell_images
 from permafrost.pipeline.report.judged import tell_classes, tell_reliability, tell_values
 from permafrost.pipeline.report.parts import Section, Table
-from permafrost.pipeline.report.pictures import find_pictures, tell_mistakes
+from permafrost.pipeline.report.pictures import tell_mistakes
 from permafrost.pipeline.report.training import tell_learning, tell_training
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.errors import StageError, UnknownNameError
@@ -144,7 +145,7 @@ def _list_sections(
 ) -> Iterator[Section]:
     """Yield the sections in the order of the page; without `fit`, those that take no features."""
     files = fit.bench.files if fit else None
-    pictures = files and find_pictures(files)
+    photos = files and find_photos(files)
     found, measured = _predict(chapter, fit)
     learning = fit and measure_learning(fit, n_folds=chapter.n_folds)
     how = MapOptions(kind=options.map, memory_bytes=options.memory_bytes)
@@ -155,11 +156,11 @@ def _list_sections(
         tell_training(chapter),
         measured and tell_classes(chapter, measured),
         measured and tell_values(chapter, measured),
-        found and pictures and tell_mistakes(chapter, found, pictures),
+        found and photos and tell_mistakes(chapter, found, photos),
         measured and tell_reliability(chapter, measured),
         learning and tell_learning(chapter, learning),
-        files and pictures and tell_map(chapter, files, found=found, pictures=pictures, how=how),
-        files and pictures and tell_images(chapter, files, pictures),
+        files and photos and tell_map(chapter, files, found=found, photos=photos, how=how),
+        files and photos and tell_images(chapter, files, photos),
         tell_audit(chapter),
         tell_cost(chapter, files),
     )

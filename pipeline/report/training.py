@@ -17,9 +17,9 @@ from permafrost.pipeline.report.parts import (
     Table,
     show_number,
     show_score,
-    show_seconds,
     title_metric,
 )
+from permafrost.pipeline.units import describe_seconds
 
 # The best of each kind; more curves would hide one another.
 _CURVES = 3
@@ -122,7 +122,7 @@ def _show_points(metric: str, value: float) -> str:
 
 def _tell_curves(curves: Mapping[str, Sequence[Row]]) -> str:
     name, rows = next(iter(curves.items()))
-    seconds = show_seconds(rows[-1]["seconds"])
+    seconds = describe_seconds(rows[-1]["seconds"])
     return f"{name} was trained for {len(rows)} epochs, in {seconds} each time."
 
 
@@ -167,7 +167,7 @@ def _plot(
             "y": row["value"],
             "series": name,
             "dashed": name in scratch,
-            "said": f"{name}, epoch {row['epoch']}, {show_seconds(row['seconds'])}:"
+            "said": f"{name}, epoch {row['epoch']}, {describe_seconds(row['seconds'])}:"
             f" {show_score(metric, row['value'])}",
         }
         for name, several in curves.items()
@@ -189,7 +189,7 @@ def _plot(
 
 def _point(chapter: Chapter, entry: Entry) -> dict[str, Any]:
     seconds, name = entry.seconds / max(1, len(chapter.folds)), _name(entry)
-    said = f"{name}, {show_seconds(seconds)}: {show_score(chapter.metric, entry.score)}"
+    said = f"{name}, {describe_seconds(seconds)}: {show_score(chapter.metric, entry.score)}"
     return {"x": seconds, "y": entry.score, "series": name, "dashed": False, "said": said}
 
 

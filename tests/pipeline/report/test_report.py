@@ -23,6 +23,7 @@ from tests.helpers.reports import (
     sweep,
     write_digits,
 )
+from tests.helpers.users import User, needs_root, shared_folder
 
 _SECTION = re.compile(r'<section aria-labelledby="c1-(\w+)[^"]*">(.*?)</section>', re.DOTALL)
 _FINDING = re.compile(r'<p class="finding">(.*?)</p>', re.DOTALL)
@@ -139,6 +140,23 @@ def test_without_its_features_a_folder_still_tells_what_it_holds(command, swept,
     kept = {"verdict", "leaderboard", "classes", "reliability", "cost"}
     assert set(chapter["sections"]) == kept
     assert read_table(read_sections(out)["classes"], "Confusion matrix")
+
+
+@needs_root
+def test_a_folder_that_cannot_be_written_is_reported_as_any_other(swept, page):
+    with shared_folder(group=0, mode=0o755) as folder:
+        shutil.copy(swept.parent / "features.h5", folder)
+        shutil.copytree(swept.parent / "digits", folder / "digits")
+        shutil.copytree(swept, folder / "runs")
+        for name in ("unseen.npz", "learning.json"):
+            (folder / "runs" / "best" / name).unlink(missing_ok=True)
+        (folder / "out").mkdir(mode=0o777)
+        (folder / "out").chmod(0o777)
+        out = folder / "out" / "page.html"
+        User(uid=12345, group=12345).run(lambda: call("report", folder / "runs", "--out", out))
+        assert {"pictures", "learning", "map"} <= set(read_sections(out))
+        assert read_sections(out)["pictures"] == read_sections(page)["pictures"]
+        assert not (folder / "runs" / "best" / "unseen.npz").exists()
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None])
