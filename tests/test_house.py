@@ -92,7 +92,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
 }
 MOST_MODULES = 12
 HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "scipy", "skops"}
-HEAVY |= {"altair", "jinja2", "vl_convert"}
+HEAVY |= {"jinja2", "vl_convert"}
 
 
 def name_module(file: Path) -> str:

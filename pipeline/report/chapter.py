@@ -19,6 +19,7 @@ from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME
 from permafrost.pipeline.looking.photos import list_places
 from permafrost.pipeline.models.checkpoint import EPOCHS_NAME
 from permafrost.pipeline.outputs import read_json
+from permafrost.pipeline.report.parts import Metric
 from permafrost.pipeline.sweeps.leaderboard import BOARD_NAME, INTERVAL_COLUMNS, SUMMARY_NAME
 from permafrost.pipeline.sweeps.sweep import BEST_NAME
 from permafrost.refusals import raise_refusal
@@ -36,16 +37,8 @@ _AUDIT = {"images", "issues", "kinds", "source", "notes"}
 class Entry:
     """A row of ``leaderboard.csv``.
 
-    Attributes
-    ----------
-    settings : str
-        What sets the head apart.
-    score : float, optional
-        Of what all are ranked by.
-    interval : tuple of float, optional
-        95 %.
-    scores : dict of str to float
-        The means of all figures over the folds.
+    Its `settings` are those that set the head apart; `score` is of what all are ranked by, within
+    a 95 % `interval`; `scores` are the means of all figures over the folds.
     """
 
     rank: int
@@ -114,9 +107,19 @@ class Chapter:
         return str(self.metrics["task"])
 
     @property
-    def metric(self) -> str:
+    def target(self) -> str:
+        """The column with the truth."""
+        return str(self.metrics["target"])
+
+    @property
+    def layer(self) -> str:
+        """The layer that the model was fitted on."""
+        return str(self.metrics["layer"])
+
+    @property
+    def metric(self) -> Metric:
         """What its heads are ranked by."""
-        return PRIMARY[self.task]
+        return Metric(PRIMARY[self.task])
 
     @property
     def fitted(self) -> list[Entry]:
@@ -128,11 +131,6 @@ class Chapter:
         """How many folds its rows were parted into; None where nobody said."""
         asked = self.board.get("data", self.metrics.get("data", {})).get("cv")
         return None if asked is None else int(asked)
-
-    @property
-    def target(self) -> str:
-        """The column with the truth."""
-        return str(self.metrics["target"])
 
     @property
     def orient(self) -> str:
@@ -147,11 +145,6 @@ class Chapter:
         return list(first.get("folds", self.metrics.get("folds", ())))
 
     @property
-    def layer(self) -> str:
-        """The layer that the model was fitted on."""
-        return str(self.metrics["layer"])
-
-    @property
     def head(self) -> str:
         """The model's head, with the settings that set it apart."""
         return self.entries[0].head if self.entries else str(self.metrics["head"])
@@ -159,7 +152,7 @@ class Chapter:
     @property
     def test_score(self) -> float | None:
         """The model's score on the test split; None where there is none."""
-        return self.metrics.get(self.metric)
+        return self.metrics.get(self.metric.name)
 
     @property
     def best_score(self) -> tuple[float | None, Interval | None]:
@@ -168,7 +161,7 @@ class Chapter:
             return self.test_score, self.metrics["interval"]
         if self.fitted:
             return self.fitted[0].score, self.fitted[0].interval
-        return self.metrics.get(f"cv_{self.metric}_mean"), None
+        return self.metrics.get(f"cv_{self.metric.name}_mean"), None
 
 
 def read_chapter(folder: Path) -> Chapter:

@@ -157,9 +157,9 @@ def test_a_box_is_looked_at_as_the_network_saw_it(
     boxes = [(left, top) for left in range(0, 201, 40) for top in range(0, 121, 40)]
     lines = [f'china.png,{"up" if y < 80 else "down"},"{x},{y},40,40"' for x, y in boxes]
     (tmp_path / "boxes.csv").write_text("\n".join(["path,label,box", *lines]))
-    pixels = ("--backbone", "none", "--size", 8, "--layers", "pixels")
+    network = ("--backbone", "none", "--size", 8, "--layers", "pixels")
     where = ("--cache", tmp_path / "cache", "--out", tmp_path / "f.h5")
-    assert command("extract", "--images", tmp_path / "boxes.csv", *pixels, *where).status == 0
+    assert command("extract", "--images", tmp_path / "boxes.csv", *network, *where).status == 0
     model = tmp_path / "model"
     fitting = ("fit", "--features", tmp_path / "f.h5", "--layer", "pixels", "--head", "ridge")
     assert command(*fitting, "--out", model).status == 0
@@ -167,7 +167,9 @@ def test_a_box_is_looked_at_as_the_network_saw_it(
     answer = look("--model", model, "--json", image=tmp_path / path)
     assert answer.status == 0, answer.err
     (row,) = (n for n, box in enumerate(boxes) if box == (40, 80))
-    (decided,) = decide(model, read_plain(tmp_path / "f.h5", "pixels").reshape(24, -1)[[row]])
+    # Heads are given pixels from 0 to 1.
+    pixels = read_plain(tmp_path / "f.h5", "pixels").reshape(24, -1) / 255
+    (decided,) = decide(model, pixels[[row]])
     scores = {one["class"]: one["score"] for one in answer.figures["classes"]}
     assert scores["up"] == pytest.approx(decided, rel=1e-4, abs=1e-4)
     shown = [near["path"] for one in answer.figures["classes"] for near in one["neighbours"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from permafrost.pipeline.models.reopened import predict_unseen, reopen_fit
+from tests.helpers import ROOT
 from tests.helpers.reports import (
     DIGITS,
     LABELS,
@@ -23,7 +25,7 @@ from tests.helpers.reports import (
     sweep,
     write_digits,
 )
-from tests.helpers.users import User, needs_root, shared_folder
+from tests.helpers.users import acting_as, needs_root, shared_folder
 
 _SECTION = re.compile(r'<section aria-labelledby="c1-(\w+)[^"]*">(.*?)</section>', re.DOTALL)
 _FINDING = re.compile(r'<p class="finding">(.*?)</p>', re.DOTALL)
@@ -148,15 +150,21 @@ def test_a_folder_that_cannot_be_written_is_reported_as_any_other(swept, page):
         shutil.copy(swept.parent / "features.h5", folder)
         shutil.copytree(swept.parent / "digits", folder / "digits")
         shutil.copytree(swept, folder / "runs")
-        for name in ("unseen.npz", "learning.json"):
-            (folder / "runs" / "best" / name).unlink(missing_ok=True)
-        (folder / "out").mkdir(mode=0o777)
+        kept = [folder / "runs" / "best" / name for name in ("unseen.npz", "learning.json")]
+        for file in kept:
+            file.unlink()
+        (folder / "out").mkdir()
         (folder / "out").chmod(0o777)
         out = folder / "out" / "page.html"
-        User(uid=12345, group=12345).run(lambda: call("report", folder / "runs", "--out", out))
-        assert {"pictures", "learning", "map"} <= set(read_sections(out))
-        assert read_sections(out)["pictures"] == read_sections(page)["pictures"]
-        assert not (folder / "runs" / "best" / "unseen.npz").exists()
+        with acting_as(12345):
+            if not os.access(ROOT / "pipeline/report/page.html", os.R_OK, effective_ids=True):
+                pytest.skip("other users may not read this checkout")
+            call("report", folder / "runs", "--out", out)
+        found, expected = read_sections(out), read_sections(page)
+        assert [found[name] for name in ("pictures", "learning", "map")] == [
+            expected[name] for name in ("pictures", "learning", "map")
+        ]
+        assert not any(file.exists() for file in kept)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None])
