@@ -17,7 +17,7 @@ from permafrost.pipeline.looking.photos import Photos, show_photo
 from permafrost.stages.sources.remote import is_url
 
 PHOTO_SIDE = 280
-_THUMB, _GAP = 160, 10
+_THUMB, _GAP, _PER_ROW = 160, 10, 8
 _RAMP = (220, 12)
 
 
@@ -93,11 +93,7 @@ def _put_neighbours(
 
 
 def draw_grids(
-    photo: Image.Image,
-    grids: Sequence[tuple[str, NDArray[np.float64], Sequence[int]]],
-    out: Path,
-    *,
-    per_row: int = 8,
+    photo: Image.Image, grids: Sequence[tuple[str, NDArray[np.float64], Sequence[int]]], out: Path
 ) -> None:
     """Draw a photo, and below it the maps of each layer in a grid.
 
@@ -107,21 +103,20 @@ def draw_grids(
     grids : sequence of (str, ndarray of shape (h, w, n), sequence of int)
         Of each layer, what it is called, maps of some channels from 0 to 1, and their numbers.
     out : Path
-    per_row : int
     """
     page = Page()
     page.put(MARGIN, MARGIN, photo)
     y = MARGIN + photo.height + 2 * _GAP
+    width, height = fit_size(photo.size, _THUMB * 3 // 4)
     for name, maps, numbers in grids:
         page.write(MARGIN, y, name)
         y += LINE + _GAP // 2
-        size = fit_size(photo.size, _THUMB * 3 // 4)
         for place, number in enumerate(numbers):
-            row, column = divmod(place, per_row)
+            row, column = divmod(place, _PER_ROW)
             tile = Image.fromarray(colour(maps[..., place]))
-            left, top = MARGIN + column * (size[0] + _GAP), y + row * (size[1] + LINE + _GAP)
+            left, top = MARGIN + column * (width + _GAP), y + row * (height + LINE + _GAP)
             # The positions themselves, and nothing between them.
-            page.put(left, top, tile.resize(size, Image.Resampling.NEAREST))
-            page.write(left, top + size[1], str(number), faint=True)
-        y += -(-len(numbers) // per_row) * (size[1] + LINE + _GAP) + _GAP
+            page.put(left, top, tile.resize((width, height), Image.Resampling.NEAREST))
+            page.write(left, top + height, str(number), faint=True)
+        y += -(-len(numbers) // _PER_ROW) * (height + LINE + _GAP) + _GAP
     page.save(out)
