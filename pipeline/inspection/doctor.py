@@ -184,7 +184,8 @@ def _try_engine(trial: tuple[str, str, str | None]) -> EngineState:
     name = f"{engine} on {backend}" if backend else engine
     if importlib.util.find_spec(package) is None and find_version(package) is None:
         return EngineState(engine=name)
-    answer = ask_child("engine_trial", engine, environment=backend and {"KERAS_BACKEND": backend})
+    environment = {"KERAS_BACKEND": backend} if backend else None
+    answer = ask_child("engine_trial", engine, environment=environment)
     if not answer.objects or answer.reason:
         return EngineState(engine=name, problem=answer.reason)
     return EngineState(engine=name, **answer.objects[-1])

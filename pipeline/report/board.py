@@ -12,6 +12,7 @@ from permafrost.pipeline.report.charts import SERIES, plot_intervals
 from permafrost.pipeline.report.parts import (
     Chart,
     Metric,
+    Part,
     Section,
     Table,
     Tiles,
@@ -109,7 +110,7 @@ def tell_board(chapter: Chapter) -> Section | None:
     if n_failed:
         finding += f" {n_failed} could not be fitted."
     shown, more = chapter.entries[:_SHOWN], chapter.entries[_SHOWN:_MOST]
-    parts = [
+    parts: list[Part] = [
         _plot_board(chapter),
         _list_board(chapter, shown, "Leaderboard"),
         _list_board(chapter, more, count(len(more), "more row"), is_folded=True),

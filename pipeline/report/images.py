@@ -138,8 +138,10 @@ def tell_audit(chapter: Chapter) -> Section | None:
         rows=[(_name_kind(kind)[0], f"{n:,}", _name_kind(kind)[1]) for kind, n in kinds.items()],
         note=". ".join(found["notes"]),
     )
-    parts = [
-        *(table, _show_suspects(chapter, photos), _show_copies(chapter, photos)),
+    parts: list[Part] = [
+        table,
+        _show_suspects(chapter, photos),
+        _show_copies(chapter, photos),
         _list_groups(chapter),
     ]
     title = "What looks wrong in the data"
