@@ -153,7 +153,7 @@ def _list_board(
     chapter: Chapter, entries: Sequence[Entry], title: str, *, is_folded: bool = False
 ) -> Table:
     metric = chapter.metric
-    header = (">Rank", "Layer", "Head", f">{metric.title}", ">95 %", "Difference, p", ">Seconds")
+    header = ("Rank", "Layer", "Head", f">{metric.title}", ">95 %", "Difference, p", ">Seconds")
     rows = [
         (
             str(one.rank),
