@@ -67,7 +67,7 @@ def plot_intervals(
     Rows are labelled by ``y``, "|" between lines, and tell ``low`` and ``high`` besides.
     """
     bars = {"type": "rule", "strokeWidth": 3, "opacity": 0.45, "strokeCap": "round"}
-    layers = [
+    layers: list[Spec] = [
         {"mark": bars, "encoding": {"x": _show("low", x, **_NEAR), "x2": {"field": "high"}}},
         {"mark": _dot(64), "encoding": {"x": _show("x", x, **_NEAR)}},
     ]
@@ -84,8 +84,8 @@ def plot_curves(
 
     Rows tell ``dashed`` besides, and ``low`` and ``high`` where there is a band.
     """
-    dash = {"field": "dashed", "type": "nominal", "legend": None}
-    dash |= {"scale": {"domain": [False, True], "range": [[1, 0], [5, 4]]}}
+    scale = {"domain": [False, True], "range": [[1, 0], [5, 4]]}
+    dash = {"field": "dashed", "type": "nominal", "legend": None, "scale": scale}
     line = {"type": "line", "strokeWidth": 2, "aria": False}
     layers: list[Spec] = [{"mark": line, "encoding": {"strokeDash": dash}}, {"mark": _dot(36)}]
     if any("low" in row for row in rows):
@@ -106,7 +106,7 @@ def plot_points(title: str, rows: Rows, *, axes: tuple[Axis, Axis], line: Rows, 
     if any("size" in row for row in rows):
         scale = {"range": [30, 300]}
         told["size"] = {"field": "size", "type": "quantitative", "legend": None, "scale": scale}
-    layers = [
+    layers: list[Spec] = [
         {"mark": ideal | {"aria": False}, "data": {"values": line}},
         {"mark": _dot(28) | {"color": SERIES[0], "opacity": 0.6}, "encoding": told},
     ]
