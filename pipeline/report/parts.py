@@ -21,17 +21,7 @@ class Tiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A chart.
-
-    Attributes
-    ----------
-    title : str
-    svg : str
-        Whose colours are the page's.
-    legend : sequence of (str, str)
-        What each colour, a custom property of the page, stands for.
-    note : str
-    """
+    """A chart; `legend` is what each colour, a custom property of the page, stands for."""
 
     title: str
     svg: str
@@ -49,20 +39,16 @@ class Axis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table.
+    """A table; `is_folded` where it is shown only when asked for.
 
     Attributes
     ----------
-    title : str
     header : sequence of str
         A name that begins with ``>`` is that of a column of numbers, set to the right.
     rows : sequence of sequence of str
         The first cell names its row.
     shades : sequence of sequence of float, optional
         How dark each cell but the first of its row is, from 0 to 1; the diagonal is what is right.
-    is_folded : bool
-        Whether it is shown only when asked for.
-    note : str
     """
 
     title: str
