@@ -81,7 +81,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         },
         "report": {
             *("planning", "extraction", "export", "tasks"),
-            *("models", "sweeps", "experiments", "advice", "audit"),
+            *("models", "sweeps", "experiments", "advice", "audit", "looking"),
         },
         "cli": {
             *("planning", "extraction", "upkeep", "export", "tasks"),
@@ -92,7 +92,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
 }
 MOST_MODULES = 12
 HEAVY = {"tensorflow", "keras", "sklearn", "pandas", "distributed", "dask", "scipy", "skops"}
-HEAVY |= {"altair", "jinja2", "vl_convert"}
+HEAVY |= {"jinja2", "vl_convert"}
 
 
 def name_module(file: Path) -> str:

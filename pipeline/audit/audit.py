@@ -33,7 +33,7 @@ from permafrost.pipeline.audit.options import AuditOptions
 from permafrost.pipeline.audit.pictures import measure_pictures, recall_figures
 from permafrost.pipeline.audit.unseen import UnseenLabels, predict_labels
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.extraction.summary import failures_path
+from permafrost.pipeline.extraction.results import read_failures
 from permafrost.pipeline.models.fit import open_bench
 from permafrost.pipeline.outputs import write_summary
 from permafrost.pipeline.progress import tell
@@ -50,7 +50,6 @@ from permafrost.stages.audit.patterns import (
     order_by_number,
 )
 from permafrost.stages.audit.pictures import PictureFigures
-from permafrost.stages.datasets.table import read_table
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.errors import InputError, StageError
 from permafrost.stages.evaluation.neighbours import find_nearest
@@ -205,11 +204,8 @@ def _measure_orders(table: Table, unseen: UnseenLabels, codes: np.ndarray) -> It
 def _list_unreadable(options: AuditOptions) -> Iterator[Issue]:
     """Yield the images that extraction could not read, of which there are no features."""
     told: dict[str, str] = {}
-    for file in map(failures_path, options.data.features):
-        if file.exists():
-            failures = read_table(file)
-            reasons = failures.extra.get("reason", [])
-            told |= dict(zip(failures.require("path"), reasons, strict=False))
+    for file in options.data.features:
+        told |= read_failures(file)
     for path, reason in told.items():
         yield Issue(kind="unreadable", score=1.0, path=path, detail=reason)
 

@@ -131,8 +131,8 @@ def run_search(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.tables import render
 
     given = vars(parsed) | {"features": tuple(parsed.features), "run": read_run_options(parsed)}
-    found = search(read_options(SearchOptions, given))
-    return Outcome(render(found.describe()), found.to_dict())
+    parts, figures = search(read_options(SearchOptions, given))
+    return Outcome(render(parts), figures)
 
 
 def run_doctor(parsed: argparse.Namespace) -> Outcome:

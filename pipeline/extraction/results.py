@@ -18,6 +18,7 @@ from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.planning.missing import LayerPlan
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_view, remember_view
+from permafrost.stages.datasets.table import read_table
 from permafrost.stages.errors import InputError
 
 
@@ -99,3 +100,12 @@ def write_failures(file: Path, failed: Sequence[tuple[str, str]]) -> None:
         write_rows(file, ("path", "reason"), failed)
     else:
         remove_durably(file)
+
+
+def read_failures(out: Path) -> dict[str, str]:
+    """Return the paths of the failures of a view, with the reason of each."""
+    file = failures_path(out)
+    if not file.is_file():
+        return {}
+    table = read_table(file)
+    return dict(zip(table.require("path"), table.extra.get("reason", []), strict=False))

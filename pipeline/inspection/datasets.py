@@ -10,15 +10,15 @@ from typing import Any
 
 from permafrost.cache.views.features import Features
 from permafrost.cache.views.state import LayerState, describe_layers
+from permafrost.pipeline.extraction.results import read_failures
 from permafrost.pipeline.extraction.summary import failures_path
 from permafrost.pipeline.inspection.recipes import list_points
 from permafrost.pipeline.tables import Table, list_pairs
 from permafrost.pipeline.units import count
 from permafrost.stages.datasets.manifest import read_manifest
-from permafrost.stages.datasets.table import read_table
+from permafrost.stages.datasets.split_names import SPLITS
 
 _SHOWN = 20
-_SPLITS = ("train", "val", "test")
 _NONE = "(none)"
 
 
@@ -29,7 +29,7 @@ def show_features(file: Path) -> tuple[list[str | Table], dict[str, Any]]:
         labels, splits = features.labels, features.splits
         recipes = {one.layer: features.recipe(one.layer) for one in layers}
         root, columns = features.root, features.columns
-    failed = _list_failed(file)
+    failed = read_failures(file)
     parts: list[str | Table] = [
         f"{file}: {count(n_images, 'image')}, {count(len(layers), 'layer')}",
         Table(header=("layer", ">shape", "dtype", "values"), rows=list(map(_list_cells, layers))),
@@ -42,7 +42,7 @@ def show_features(file: Path) -> tuple[list[str | Table], dict[str, Any]]:
     ]
     if failed:
         parts += ["", f"{count(len(failed), 'image')} could not be read: {failures_path(file)}"]
-        parts += [f"  {path}: {reason}" for path, reason in failed[:3]]
+        parts += [f"  {path}: {reason}" for path, reason in [*failed.items()][:3]]
     figures = {"images": n_images, "layers": [asdict(one) for one in layers], "root": root}
     figures |= count_columns(labels, splits) | {"columns": columns, "recipes": recipes}
     return parts, figures | {"failed": len(failed)}
@@ -51,15 +51,6 @@ def show_features(file: Path) -> tuple[list[str | Table], dict[str, Any]]:
 def _list_cells(layer: LayerState) -> tuple[str, ...]:
     shape = "x".join(map(str, layer.shape))
     return layer.layer, shape, layer.dtype, layer.describe()
-
-
-def _list_failed(file: Path) -> list[tuple[str, str]]:
-    failures = failures_path(file)
-    if not failures.is_file():
-        return []
-    table = read_table(failures)
-    reasons = table.extra.get("reason", [])
-    return list(zip(table.require("path"), reasons, strict=False))
 
 
 def show_manifest(file: Path) -> tuple[list[str | Table], dict[str, Any]]:
@@ -88,7 +79,7 @@ def count_rows(labels: Sequence[str], splits: Sequence[str]) -> Table:
     """Return a table of rows by label and split; the labels with the most rows first."""
     cells = Counter(zip(labels, splits, strict=True))
     by_label = Counter(labels)
-    order = [name for name in (*_SPLITS, "") if name in set(splits)]
+    order = [name for name in (*SPLITS, "") if name in set(splits)]
     order += sorted(set(splits) - set(order))
     ranked = sorted(by_label, key=lambda name: (-by_label[name], name))
     rows = [_write_row(name or _NONE, [cells[name, one] for one in order]) for name in ranked]

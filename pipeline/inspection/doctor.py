@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +51,9 @@ class EngineState:
     """
 
     engine: str
-    precisions: dict[str, str]
-    gpus: list[str]
-    problem: str
+    precisions: dict[str, str] = field(default_factory=dict)
+    gpus: list[str] = field(default_factory=list)
+    problem: str = ""
 
     @property
     def works(self) -> bool:
@@ -183,12 +182,10 @@ def diagnose(cache: Path) -> Diagnosis:
 def _try_engine(trial: tuple[str, str, str | None]) -> EngineState:
     engine, package, backend = trial
     name = f"{engine} on {backend}" if backend else engine
-    nothing: dict[str, str] = {}
     if importlib.util.find_spec(package) is None and find_version(package) is None:
-        return EngineState(engine=name, precisions=nothing, gpus=[], problem="")
-    environment: Mapping[str, str] = {"KERAS_BACKEND": backend} if backend else {}
+        return EngineState(engine=name)
+    environment = {"KERAS_BACKEND": backend} if backend else None
     answer = ask_child("engine_trial", engine, environment=environment)
     if not answer.objects or answer.reason:
-        return EngineState(engine=name, precisions=nothing, gpus=[], problem=answer.reason)
-    told = answer.objects[-1]
-    return EngineState(engine=name, precisions=told["precisions"], gpus=told["gpus"], problem="")
+        return EngineState(engine=name, problem=answer.reason)
+    return EngineState(engine=name, **answer.objects[-1])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,38 +20,49 @@ from permafrost.pipeline.sweeps.sweep import BEST_NAME
 from permafrost.pipeline.tables import Table, list_pairs
 from permafrost.pipeline.units import count, describe_seconds
 
+Told = tuple[list[str | Table], dict[str, Any]]
+
 _SHOWN = 15
 _COUNTED = ("images", "computed", "reused", "failed")
 
 
-def show_model(folder: Path) -> tuple[list[str | Table], dict[str, Any]]:
+def _naming_damage(describe: Callable[[Path], Told]) -> Callable[[Path], Told]:
+    """Let what is not as we wrote it be one line."""
+
+    @wraps(describe)
+    def call(folder: Path) -> Told:
+        try:
+            return describe(folder)
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
+            raise PipelineError(
+                f"what {str(folder)!r} says is damaged ({error}); repeat the command that wrote it"
+            ) from error
+
+    return call
+
+
+@_naming_damage
+def show_model(folder: Path) -> Told:
     """Describe what a fit left; the head is not loaded."""
     record, head = _read(folder / MODEL_NAME), read_json(folder / "head" / "head.json") or {}
     metrics = read_json(folder / METRICS_NAME) or {}
-    with _naming_damage(folder):
-        backbones = list(dict.fromkeys(str(one["features"]["backbone"]) for one in record["parts"]))
-        layer, target = str(record["layer"]), str(record["target"])
-        settings = " ".join(f"{name}={value}" for name, value in head["settings"].items())
-        classes = list(map(str, record.get("classes") or head["classes"]))
-        kind, n_features = str(head["kind"]), int(head["n_features"])
+    backbones = list(dict.fromkeys(str(one["features"]["backbone"]) for one in record["parts"]))
+    layer, target = str(record["layer"]), str(record["target"])
+    settings = " ".join(f"{name}={value}" for name, value in head["settings"].items())
+    classes = list(map(str, record.get("classes") or head["classes"]))
+    kind = str(head["kind"])
     files = [str(file) for file in locate_files(folder)]
-    parts: list[str | Table] = [
-        str(folder),
-        list_pairs(
-            [
-                ("head", f"{kind} {settings}"),
-                ("layer", f"{layer}, {count(n_features, 'feature')}"),
-                ("backbone", ", ".join(backbones)),
-                ("classes", _shorten(classes)),
-                ("target", target if target != "label" else ""),
-                ("fitted on", ", ".join(files)),
-            ]
-        ),
+    points = [
+        ("head", f"{kind} {settings}"),
+        ("layer", f"{layer}, {count(int(head['n_features']), 'feature')}"),
+        ("backbone", ", ".join(backbones)),
+        ("classes", _shorten(classes)),
+        ("target", target if target != "label" else ""),
+        ("fitted on", ", ".join(files)),
     ]
-    with _naming_damage(folder):
-        parts += (
-            FitResult(metrics=metrics, out=folder).describe().splitlines()[1:] if metrics else []
-        )
+    parts: list[str | Table] = [str(folder), list_pairs(points)]
+    if metrics:
+        parts += FitResult(metrics=metrics, out=folder).describe().splitlines()[1:]
     figures = {"head": kind, "settings": head["settings"], "layer": layer, "backbones": backbones}
     figures |= {"classes": classes, "target": target, "files": files, "metrics": metrics}
     return parts, figures
@@ -62,26 +73,27 @@ def _shorten(names: list[str]) -> str:
     return shown if len(names) <= _SHOWN else f"{shown}, … {len(names)} in all"
 
 
-def show_sweep(folder: Path) -> tuple[list[str | Table], dict[str, Any]]:
+@_naming_damage
+def show_sweep(folder: Path) -> Told:
     """Describe a sweep: its leaderboard, and the winner's figures."""
     found = _read(folder / SWEEP_NAME)
     best = read_json(folder / BEST_NAME / METRICS_NAME)
     return _lay_out(folder, found, best), found | {"best_metrics": best}
 
 
-def show_run(folder: Path) -> tuple[list[str | Table], dict[str, Any]]:
+@_naming_damage
+def show_run(folder: Path) -> Told:
     """Describe what an experiment left: extractions, leaderboard, and what was made of it."""
     found = _read(folder / RUN_NAME)
     parts = _lay_out(folder, found, found.get("best_metrics"))
-    with _naming_damage(folder):
-        rows = [_list_cells(one) for one in found.get("extractions") or ()]
-        header = ("features", *(f">{name}" for name in _COUNTED), ">took")
-        parts += ["", Table(header=header, rows=rows)] if rows else []
-        for one in found.get("predictions") or ():
-            parts.append(f"{count(one['images'], 'image')} → {one['predictions']}")
-        parts += describe_curation(found)
-        if found.get("export"):
-            parts.append(f"exported → {found['export']['model']}")
+    rows = [_list_cells(one) for one in found.get("extractions") or ()]
+    header = ("features", *(f">{name}" for name in _COUNTED), ">took")
+    parts += ["", Table(header=header, rows=rows)] if rows else []
+    for one in found.get("predictions") or ():
+        parts.append(f"{count(one['images'], 'image')} → {one['predictions']}")
+    parts += describe_curation(found)
+    if found.get("export"):
+        parts.append(f"exported → {found['export']['model']}")
     return parts, found
 
 
@@ -90,25 +102,13 @@ def _list_cells(one: Mapping[str, Any]) -> tuple[str, ...]:
     return str(one["features"]), *counts, describe_seconds(one["seconds"])
 
 
-@contextmanager
-def _naming_damage(folder: Path) -> Iterator[None]:
-    """Let what is not as we wrote it be one line."""
-    try:
-        yield
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise PipelineError(
-            f"what {str(folder)!r} says is damaged ({error}); repeat the command that wrote it"
-        ) from error
-
-
 def _lay_out(
     folder: Path, found: Mapping[str, Any], best: Mapping[str, Any] | None
 ) -> list[str | Table]:
-    with _naming_damage(folder):
-        parts: list[str | Table] = [str(folder), _rank(found)]
-        if best is not None:
-            result = FitResult(metrics=dict(best), out=folder / BEST_NAME)
-            parts += ["", *result.describe().splitlines()]
+    parts: list[str | Table] = [str(folder), _rank(found)]
+    if best is not None:
+        result = FitResult(metrics=dict(best), out=folder / BEST_NAME)
+        parts += ["", *result.describe().splitlines()]
     return parts
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from permafrost.cache.store.layout import CacheLayout
 from permafrost.command import COMMAND
@@ -13,21 +11,10 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.products import SUMMARY_NAME as RUN_NAME
 from permafrost.pipeline.export.classifier import MODEL_NAME
 from permafrost.pipeline.inspection.datasets import show_features, show_manifest
-from permafrost.pipeline.inspection.results import show_model, show_run, show_sweep
+from permafrost.pipeline.inspection.results import Told, show_model, show_run, show_sweep
 from permafrost.pipeline.inspection.sets import show_cache
 from permafrost.pipeline.sweeps.leaderboard import SUMMARY_NAME as SWEEP_NAME
-from permafrost.pipeline.tables import Table
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES
-
-Told = tuple[list[str | Table], dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
-    """What a thing may be: how it is told, and what describes it."""
-
-    is_it: Callable[[Path], bool]
-    describe: Callable[[Path], Told]
 
 
 def _has(name: str) -> Callable[[Path], bool]:
@@ -49,17 +36,16 @@ def _show_experiment(file: Path) -> Told:
     return show_run(out)
 
 
-# By what is_it, the first that fits: a run's folder is a sweep's, too.
-_KINDS = {
-    "model": _Kind(is_it=_has(MODEL_NAME), describe=show_model),
-    "run": _Kind(is_it=_has(RUN_NAME), describe=show_run),
-    "sweep": _Kind(is_it=_has(SWEEP_NAME), describe=show_sweep),
-    "cache": _Kind(
-        is_it=lambda thing: CacheLayout(thing).format_file.is_file(), describe=show_cache
-    ),
-    "manifest": _Kind(is_it=_ends(".csv"), describe=show_manifest),
-    "experiment": _Kind(is_it=_ends(".yaml", ".yml"), describe=_show_experiment),
-    "features": _Kind(is_it=_ends(".h5", ".hdf5"), describe=show_features),
+# What tells that a thing is of a kind, and what describes it. The first that fits counts: a run's
+# folder is a sweep's, too.
+_KINDS: dict[str, tuple[Callable[[Path], bool], Callable[[Path], Told]]] = {
+    "model": (_has(MODEL_NAME), show_model),
+    "run": (_has(RUN_NAME), show_run),
+    "sweep": (_has(SWEEP_NAME), show_sweep),
+    "cache": (lambda thing: CacheLayout(thing).format_file.is_file(), show_cache),
+    "manifest": (_ends(".csv"), show_manifest),
+    "experiment": (_ends(".yaml", ".yml"), _show_experiment),
+    "features": (_ends(".h5", ".hdf5"), show_features),
 }
 _KNOWN = (
     "a cache, a features.h5, the folder of a fit, a sweep or a run, a manifest.csv or an"
@@ -84,9 +70,9 @@ def show(thing: Path) -> Told:
     StageError, CacheError
         It is damaged.
     """
-    for what, kind in _KINDS.items():
-        if kind.is_it(thing):
-            parts, figures = kind.describe(thing)
+    for what, (is_it, describe) in _KINDS.items():
+        if is_it(thing):
+            parts, figures = describe(thing)
             return parts, {"thing": str(thing), "what": what} | figures
     if not thing.exists():
         raise PipelineError(f"there is no {str(thing)!r}; name {_KNOWN}")

@@ -10,8 +10,7 @@ import numpy as np
 
 from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
-from permafrost.pipeline.looking.class_view import check_map
-from permafrost.pipeline.looking.drawing import draw_grids
+from permafrost.pipeline.looking.drawing import PHOTO_SIDE, draw_grids
 from permafrost.pipeline.looking.one_image import open_image, read_outputs
 from permafrost.pipeline.looking.photos import show_photo
 from permafrost.pipeline.options import FeatureOptions, RunOptions
@@ -20,7 +19,6 @@ from permafrost.pipeline.tables import Table
 from permafrost.stages.backbones.layers import LayerSpec
 
 N_CHANNELS = 16
-_PHOTO = 280
 
 
 def show_activations(
@@ -57,7 +55,7 @@ def show_activations(
     )
     grids, rows, told = [], [], []
     for name, output in zip(names, outputs, strict=True):
-        check_map(name, output)
+        output.check(name)
         maps = np.moveaxis(output.values.astype(np.float64), output.channel_axis, -1)
         strength = np.abs(maps).mean(axis=(0, 1))
         channels = np.argsort(-strength, kind="stable")[:N_CHANNELS]
@@ -75,7 +73,8 @@ def show_activations(
                 "means": strength[channels].tolist(),
             }
         )
-    draw_grids(show_photo(found.data, features, size=size, side=_PHOTO), grids, out)
+    photo = show_photo(found.data, features, size=size, side=PHOTO_SIDE, box=found.box)
+    draw_grids(photo, grids, out)
     header = ("layer", ">shape", ">largest", "most active channels")
     parts: list[str | Table] = [f"{image}", Table(header=header, rows=rows), f"→ {out}"]
     return parts, {"thing": str(image), "what": "image", "layers": told, "picture": str(out)}

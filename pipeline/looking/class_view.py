@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from permafrost.pipeline.export.classifier import (
     locate_files,
 )
 from permafrost.pipeline.looking.nearest import Neighbour, find_neighbours
-from permafrost.pipeline.looking.one_image import LayerOutput, OneImage, open_image, read_outputs
+from permafrost.pipeline.looking.one_image import OneImage, open_image, read_outputs
+from permafrost.pipeline.looking.photos import Photos
 from permafrost.pipeline.options import FeatureOptions, RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.tables import Table
 from permafrost.pipeline.tasks.rows import JOINED_BY
 from permafrost.stages.backbones.layers import LayerSpec, parse_layer_spec
 from permafrost.stages.datasets.targets import REGRESSION
-from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.class_maps import (
     PartMap,
     check_poolings,
@@ -103,8 +103,8 @@ class Look:
         The likeliest first, at most `MOST_CLASSES`.
     n_classes : int
         Of the head.
-    root : str
-        Where the neighbours' paths start.
+    photos : Photos
+        Those of the neighbours.
     missing : str
         Why there are no neighbours.
     """
@@ -117,8 +117,13 @@ class Look:
     size: tuple[int, int]
     classes: tuple[ClassView, ...]
     n_classes: int
-    root: str
+    photos: Photos
     missing: str
+
+    @property
+    def root(self) -> str:
+        """Where the neighbours' paths start."""
+        return next(iter(self.photos.roots), "")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures as a JSON object; maps as lists of rows, the top first."""
@@ -154,7 +159,9 @@ class Look:
         if len(self.classes) < self.n_classes:
             parts.append(f"… {self.n_classes} classes in all")
         nearest = [
-            (one.name, *each.list_cells()) for one in self.classes for each in one.neighbours
+            (one.name, f"{each.similarity:.3f}", each.path, each.label, each.split)
+            for one in self.classes
+            for each in one.neighbours
         ]
         if nearest:
             names = ("nearest", ">cosine", "image", "label", "split")
@@ -172,48 +179,40 @@ def look(options: LookOptions) -> Look:
         the head was fitted on.
     """
     image, classifier = open_image(options.image), load_classifier(options.model)
-    find_linear_form(classifier.head)
-    parts = _read_parts(options, image, classifier)
-    classes = _judge(classifier, parts)
-    names = [view.name for view in classes]
-    root, nearest, missing = _find_nearest(options, classifier, parts, image, names)
+    head = classifier.head
+    find_linear_form(head)
+    specs = [parse_layer_spec(part.layer) for part in classifier.parts]
+    check_poolings([spec.pooling for spec in specs])
+    size = _check_backbones(classifier, options.cache)
+    parts = _read_parts(options, image, classifier, specs)
+    features = np.concatenate([part.features for part in parts]).astype(np.float32)
+    said, maps = head.predict(features[np.newaxis])[0], map_classes(head, parts)
+    is_value = head.task == REGRESSION
+    names = [classifier.target] if is_value else head.classes.tolist()
+    order = np.argsort(-said, kind="stable")[:MOST_CLASSES].tolist()
+    shown = [names[place] for place in order]
+    photos, nearest, missing = _find_nearest(options, classifier, features, image, shown)
     return Look(
         image=image,
         layer=JOINED_BY.join(part.layer for part in classifier.parts),
-        head=classifier.head.kind,
-        task=classifier.head.task,
+        head=head.kind,
+        task=head.task,
         features=classifier.parts[0].features,
-        size=_check_backbones(classifier, options.cache),
+        size=size,
         classes=tuple(
-            replace(view, neighbours=some) for view, some in zip(classes, nearest, strict=True)
+            ClassView(
+                name=names[place],
+                score=float(sum(one[..., place].sum() for one in maps)),
+                probability=None if is_value else float(said[place]),
+                maps=tuple(one[..., place] for one in maps),
+                neighbours=neighbours,
+            )
+            for place, neighbours in zip(order, nearest, strict=True)
         ),
-        n_classes=max(1, len(classifier.head.classes)),
-        root=root,
+        n_classes=len(names),
+        photos=photos,
         missing=missing,
     )
-
-
-def _read_parts(options: LookOptions, image: OneImage, classifier: Classifier) -> list[PartMap]:
-    """Return the maps of the layers that the head was fitted on; refuse early what has none."""
-    specs = [parse_layer_spec(part.layer) for part in classifier.parts]
-    check_poolings([spec.pooling for spec in specs])
-    _check_backbones(classifier, options.cache)
-    outputs = read_outputs(
-        [
-            (part.features, str(LayerSpec(spec.layer)))
-            for part, spec in zip(classifier.parts, specs, strict=True)
-        ],
-        image,
-        cache=options.cache,
-        run=options.run,
-        scratch=options.out.absolute().parent,
-    )
-    for spec, output in zip(specs, outputs, strict=True):
-        check_map(spec.layer, output)
-    return [
-        PartMap(values=one.values, pooling=spec.pooling, channel_axis=one.channel_axis)
-        for one, spec in zip(outputs, specs, strict=True)
-    ]
 
 
 def _check_backbones(classifier: Classifier, cache: Path) -> tuple[int, int]:
@@ -225,49 +224,38 @@ def _check_backbones(classifier: Classifier, cache: Path) -> tuple[int, int]:
         return backbones[0].card.size
 
 
-def check_map(layer: str, output: LayerOutput) -> None:
-    """Raise InputError unless a layer has height, width and channels."""
-    if not output.is_map:
-        raise InputError(
-            f"the layer {layer!r} has no height and width to draw, its output is"
-            f" {output.values.shape}; name one that has, as the command layers lists them"
-        )
-
-
-def _judge(classifier: Classifier, parts: Sequence[PartMap]) -> list[ClassView]:
-    """Return what the head says of each class, the likeliest first, without neighbours."""
-    head = classifier.head
-    said = head.predict(_join_features(parts)[np.newaxis])[0]
-    maps = map_classes(head, parts)
-    is_value = head.task == REGRESSION
-    names = [classifier.target] if is_value else head.classes.tolist()
+def _read_parts(
+    options: LookOptions, image: OneImage, classifier: Classifier, specs: Sequence[LayerSpec]
+) -> list[PartMap]:
+    """Return the maps of the layers that the head was fitted on; refuse what has none."""
+    outputs = read_outputs(
+        [
+            (part.features, str(LayerSpec(spec.layer)))
+            for part, spec in zip(classifier.parts, specs, strict=True)
+        ],
+        image,
+        cache=options.cache,
+        run=options.run,
+        scratch=options.out.absolute().parent,
+    )
+    for spec, output in zip(specs, outputs, strict=True):
+        output.check(spec.layer)
     return [
-        ClassView(
-            name=names[place],
-            score=float(sum(one[..., place].sum() for one in maps)),
-            probability=None if is_value else float(said[place]),
-            maps=tuple(one[..., place] for one in maps),
-            neighbours=(),
-        )
-        for place in np.argsort(-said, kind="stable")[:MOST_CLASSES].tolist()
+        PartMap(values=one.values, pooling=spec.pooling, channel_axis=one.channel_axis)
+        for one, spec in zip(outputs, specs, strict=True)
     ]
-
-
-def _join_features(parts: Sequence[PartMap]) -> NDArray[np.float32]:
-    return np.concatenate([part.features for part in parts]).astype(np.float32)
 
 
 def _find_nearest(
     options: LookOptions,
     classifier: Classifier,
-    parts: Sequence[PartMap],
+    features: NDArray[np.float32],
     image: OneImage,
     names: Sequence[str],
-) -> tuple[str, list[tuple[Neighbour, ...]], str]:
-    """Return where paths start, the nearest images of each class, and why there are none."""
+) -> tuple[Photos, list[tuple[Neighbour, ...]], str]:
+    """Return where images lie, the nearest of each class, and why there are none."""
     files = options.features or tuple(locate_files(options.model))
     if options.features or (files and all(file.is_file() for file in files)):
-        row = _join_features(parts)
-        return *find_neighbours(files, classifier, row, image.digest, names=names), ""
+        return *find_neighbours(files, classifier, features, image.digest, names=names), ""
     why = "the features that it was fitted on are not there; name them with --features F.h5"
-    return "", [()] * len(names), why
+    return Photos(), [()] * len(names), why

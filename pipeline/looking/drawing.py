@@ -13,30 +13,33 @@ from permafrost.pipeline.looking.class_view import ClassView, Look
 from permafrost.pipeline.looking.colours import colour, lay_over, spread_map
 from permafrost.pipeline.looking.nearest import Neighbour
 from permafrost.pipeline.looking.page import LINE, MARGIN, Page, fit_size
-from permafrost.pipeline.looking.photos import Thumbnails, show_photo
+from permafrost.pipeline.looking.photos import Photos, show_photo
+from permafrost.stages.sources.remote import is_url
 
-_PHOTO, _THUMB, _GAP = 280, 160, 10
+PHOTO_SIDE = 280
+_THUMB, _GAP, _PER_ROW = 160, 10, 8
 _RAMP = (220, 12)
 
 
 def draw_look(look: Look, out: Path) -> None:
     """Draw a photo, a map of each class over it, and the nearest images of each class."""
     page = Page()
-    photo = show_photo(look.image.data, look.features, size=look.size, side=_PHOTO)
+    image = look.image
+    photo = show_photo(image.data, look.features, size=look.size, side=PHOTO_SIDE, box=image.box)
     page.put(MARGIN, MARGIN, photo)
     right = MARGIN + photo.width + 2 * _GAP
     _write_title(page, look, x=right)
     fields = [add_maps(one, photo.size) for one in look.classes]
     # One scale for all, so that what says little for a class looks so.
     strongest = max((float(field.max()) for field in fields), default=0.0)
-    thumbnails = Thumbnails(look.root, side=_THUMB) if look.root else None
+    # Of a URL nothing is read: it would be listed whole.
+    photos = Photos() if is_url(look.root) else look.photos
     y = MARGIN + max(photo.height, 5 * LINE) + 2 * _GAP
     for view, field in zip(look.classes, fields, strict=True):
         page.write(MARGIN, y, _name(view), width=photo.width)
         y += LINE + _GAP // 2
         page.put(MARGIN, y, lay_over(photo, field / strongest if strongest > 0 else 0 * field))
-        if thumbnails:
-            _put_neighbours(page, view.neighbours, thumbnails, x=right, y=y)
+        _put_neighbours(page, view.neighbours, photos, x=right, y=y)
         y += max(photo.height, _THUMB + 2 * LINE if view.neighbours else 0) + 2 * _GAP
     page.save(out)
 
@@ -80,21 +83,17 @@ def _write_title(page: Page, look: Look, *, x: int) -> None:
 
 
 def _put_neighbours(
-    page: Page, neighbours: Sequence[Neighbour], thumbnails: Thumbnails, *, x: int, y: int
+    page: Page, neighbours: Sequence[Neighbour], photos: Photos, *, x: int, y: int
 ) -> None:
     for number, one in enumerate(neighbours):
         left = x + number * (_THUMB + _GAP)
-        page.put(left, y, thumbnails.read(one.path))
+        page.put(left, y, photos.cut(one.path, _THUMB))
         page.write(left, y + _THUMB + 2, f"{one.similarity:.3f}  {one.split}")
         page.write(left, y + _THUMB + 2 + LINE, one.path, width=_THUMB, faint=True)
 
 
 def draw_grids(
-    photo: Image.Image,
-    grids: Sequence[tuple[str, NDArray[np.float64], Sequence[int]]],
-    out: Path,
-    *,
-    per_row: int = 8,
+    photo: Image.Image, grids: Sequence[tuple[str, NDArray[np.float64], Sequence[int]]], out: Path
 ) -> None:
     """Draw a photo, and below it the maps of each layer in a grid.
 
@@ -104,21 +103,20 @@ def draw_grids(
     grids : sequence of (str, ndarray of shape (h, w, n), sequence of int)
         Of each layer, what it is called, maps of some channels from 0 to 1, and their numbers.
     out : Path
-    per_row : int
     """
     page = Page()
     page.put(MARGIN, MARGIN, photo)
     y = MARGIN + photo.height + 2 * _GAP
+    width, height = fit_size(photo.size, _THUMB * 3 // 4)
     for name, maps, numbers in grids:
         page.write(MARGIN, y, name)
         y += LINE + _GAP // 2
-        size = fit_size(photo.size, _THUMB * 3 // 4)
         for place, number in enumerate(numbers):
-            row, column = divmod(place, per_row)
+            row, column = divmod(place, _PER_ROW)
             tile = Image.fromarray(colour(maps[..., place]))
-            left, top = MARGIN + column * (size[0] + _GAP), y + row * (size[1] + LINE + _GAP)
+            left, top = MARGIN + column * (width + _GAP), y + row * (height + LINE + _GAP)
             # The positions themselves, and nothing between them.
-            page.put(left, top, tile.resize(size, Image.Resampling.NEAREST))
-            page.write(left, top + size[1], str(number), faint=True)
-        y += -(-len(numbers) // per_row) * (size[1] + LINE + _GAP) + _GAP
+            page.put(left, top, tile.resize((width, height), Image.Resampling.NEAREST))
+            page.write(left, top + height, str(number), faint=True)
+        y += -(-len(numbers) // _PER_ROW) * (height + LINE + _GAP) + _GAP
     page.save(out)

@@ -1,4 +1,4 @@
-"""The images of each class that are most alike to one, by a head's own features."""
+"""The images of a dataset that are most alike to one, by some of its features."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from permafrost.cache.store.recipe import recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import Classifier, ClassifierPart
+from permafrost.pipeline.looking.photos import Photos, find_photos
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, Targets, parse_targets
@@ -34,19 +35,51 @@ class Neighbour:
         """Return it as a JSON object."""
         return asdict(self)
 
-    def list_cells(self) -> tuple[str, ...]:
-        """Return it as cells of a table."""
-        return f"{self.similarity:.3f}", self.path, self.label, self.split
+
+def list_nearest(
+    files: FeatureFiles,
+    cosines: NDArray[np.float64],
+    *,
+    among: NDArray[np.bool_],
+    column: str,
+    n: int,
+) -> tuple[Neighbour, ...]:
+    """List the n images of which the cosine is largest, the largest first.
+
+    Parameters
+    ----------
+    files : FeatureFiles
+    cosines : ndarray of float64, shape (n_rows,)
+    among : ndarray of bool, shape (n_rows,)
+    column : str
+        With the labels.
+    n : int
+    """
+    labels = files.column(column)
+    return tuple(
+        Neighbour(
+            path=files.paths[row],
+            similarity=float(cosines[row]),
+            label=labels[row],
+            split=str(files.splits[row]),
+        )
+        for row in find_largest(cosines, among, n=n).tolist()
+    )
+
+
+def is_other(files: FeatureFiles, digest: bytes) -> NDArray[np.bool_]:
+    """Tell which rows have another id than this one: ndarray of bool, shape (n_rows,)."""
+    return np.asarray((files.digests != np.frombuffer(digest, np.uint8)).any(axis=1))
 
 
 def find_neighbours(
     paths: Sequence[Path],
     classifier: Classifier,
-    row: NDArray[Any],
+    query: NDArray[Any],
     digest: bytes,
     *,
     names: Sequence[str],
-) -> tuple[str, list[tuple[Neighbour, ...]]]:
+) -> tuple[Photos, list[tuple[Neighbour, ...]]]:
     """Find the labelled images of each class that are nearest; the image itself is none of them.
 
     Parameters
@@ -54,40 +87,33 @@ def find_neighbours(
     paths : sequence of Path
         Features files with the head's layers.
     classifier : Classifier
-    row : ndarray of float, shape (n_features,)
+    query : ndarray of float, shape (n_features,)
         The image's features.
     digest : bytes
-        SHA-256 of the image file.
+        The image's row id.
     names : sequence of str
         Classes; of a regression, one that stands for all rows.
 
     Returns
     -------
-    str
-        Where the images' paths start.
+    Photos
+        Where the images lie.
     list of tuple of Neighbour
         Of each class, the nearest first.
     """
     with FeatureFiles(paths) as files:
         matrix = files.open_matrix([_find_layer(files, part) for part in classifier.parts])
-        column = files.column(classifier.target)
-        targets, known = parse_targets(column, task=classifier.head.task, names=files.paths)
-        itself = (files.digests == np.frombuffer(digest, np.uint8)).all(axis=1)
-        rows = np.flatnonzero(known & ~itself)
-        cosines = measure_cosines(matrix, rows, row)
-        found = [
-            tuple(
-                Neighbour(
-                    path=files.paths[rows[place]],
-                    similarity=float(cosines[place]),
-                    label=column[rows[place]],
-                    split=str(files.splits[rows[place]]),
-                )
-                for place in find_largest(cosines, _has(targets, name)[rows], n=N_EACH)
-            )
-            for name in names
+        column = classifier.target
+        targets, known = parse_targets(
+            files.column(column), task=classifier.head.task, names=files.paths
+        )
+        others = known & is_other(files, digest)
+        cosines = np.zeros(len(files))
+        cosines[others] = measure_cosines(matrix, np.flatnonzero(others), query)
+        return find_photos(files), [
+            list_nearest(files, cosines, among=others & _has(targets, one), column=column, n=N_EACH)
+            for one in names
         ]
-        return files.opened[0].root, found
 
 
 def _find_layer(files: FeatureFiles, part: ClassifierPart) -> StoredLayer:

@@ -23,17 +23,24 @@ from permafrost.stages.backbones.calls import LAST
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.datasets.texts import Texts
+from permafrost.stages.errors import InputError
 from permafrost.stages.matrices.matrix import read_stored
+from permafrost.stages.sources.boxes import Box, find_box, identify_row
 from permafrost.stages.sources.folder import FolderSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneImage:
-    """An image file: where it lies, its bytes, and their SHA-256."""
+    """An image file, or a box in it: where it lies, its bytes, and the row's id."""
 
     file: Path
     data: bytes
     digest: bytes
+
+    @property
+    def box(self) -> Box | None:
+        """The part of the file that is the image; None where that is all of it."""
+        return find_box(self.file.name)
 
     @property
     def dataset(self) -> Dataset:
@@ -51,14 +58,15 @@ class OneImage:
 
 
 def open_image(file: Path) -> OneImage:
-    """Read an image file; `PipelineError` where that cannot be."""
+    """Read an image file, or ``photo.jpg#xywh=…`` of one; `PipelineError` where that cannot be."""
     try:
         data = FolderSource(str(file.parent)).read(file.name)
     except OSError as error:
         raise PipelineError(
             f"--image {str(file)!r} cannot be read ({explain_os_error(error)}); name an image file"
         ) from error
-    return OneImage(file=file, data=data, digest=hashlib.sha256(data).digest())
+    digest = identify_row(file.name, hashlib.sha256(data).digest())
+    return OneImage(file=file, data=data, digest=digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +83,13 @@ class LayerOutput:
     values: NDArray[Any]
     channel_axis: int
 
-    @property
-    def is_map(self) -> bool:
-        """Whether it has height, width and channels."""
-        return self.values.ndim == 3
+    def check(self, layer: str) -> None:
+        """Raise InputError unless it has height, width and channels."""
+        if self.values.ndim != 3:
+            raise InputError(
+                f"the layer {layer!r} has no height and width to draw, its output is"
+                f" {self.values.shape}; name one that has, as the command layers lists them"
+            )
 
 
 def read_outputs(

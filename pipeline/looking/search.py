@@ -15,7 +15,7 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import ClassifierPart, check_recipe
-from permafrost.pipeline.looking.nearest import Neighbour
+from permafrost.pipeline.looking.nearest import is_other, list_nearest
 from permafrost.pipeline.looking.one_image import OneImage, open_image, read_outputs
 from permafrost.pipeline.options import FeatureOptions, RunOptions, declare
 from permafrost.pipeline.outputs import write_rows
@@ -24,7 +24,7 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.tables import Table
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles
-from permafrost.stages.evaluation.neighbours import find_largest, measure_cosines
+from permafrost.stages.evaluation.neighbours import measure_cosines
 from permafrost.stages.matrices.matrix import require_texts
 
 _COLUMNS = ("rank", "similarity", "label", "path")
@@ -78,59 +78,17 @@ class SearchOptions:
             raise PipelineError(f"--out {str(self.out)!r} is a folder; name a file in it")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """What was found.
-
-    Attributes
-    ----------
-    options : SearchOptions
-    images : tuple of Neighbour
-        The most alike first.
-    n_images : int
-        Those that were compared.
-    root : str
-        Where their paths start.
-    """
-
-    options: SearchOptions
-    images: tuple[Neighbour, ...]
-    n_images: int
-    root: str
-
-    def to_dict(self) -> dict[str, object]:
-        """Return it as a JSON object."""
-        options = self.options
-        return {
-            "text": options.text,
-            "image": None if options.image is None else str(options.image),
-            "layer": options.layer,
-            "root": self.root,
-            "compared": self.n_images,
-            "images": [
-                {"rank": rank, **one.to_dict()} for rank, one in enumerate(self.images, start=1)
-            ],
-        }
-
-    def describe(self) -> list[str | Table]:
-        """Return them for a person."""
-        rows = [
-            (str(rank), f"{one.similarity:.4f}", one.label, one.path)
-            for rank, one in enumerate(self.images, start=1)
-        ]
-        options = self.options
-        sought = repr(options.text) if options.image is None else str(options.image)
-        return [
-            f"{sought}: the {len(rows)} most alike of {self.n_images} images, by {options.layer}",
-            Table(header=(">rank", ">similarity", "label", "path"), rows=rows),
-            *([] if options.out is None else [f"→ {options.out}"]),
-        ]
-
-
-def search(options: SearchOptions) -> Found:
+def search(options: SearchOptions) -> tuple[list[str | Table], dict[str, Any]]:
     """Find the images whose features have the largest cosines with those of an image, or a text.
 
     The image itself, known by its bytes, is not among them; of several views the first counts.
+
+    Returns
+    -------
+    list of str or Table
+        For a person.
+    dict
+        As JSON.
 
     Raises
     ------
@@ -148,26 +106,26 @@ def search(options: SearchOptions) -> Found:
         else:
             query = _read_image(options, image, files, layers)
         cosines = measure_cosines(matrix, np.arange(len(files)), query)
-        own = np.frombuffer(image.digest if image else bytes(32), np.uint8)
-        others = (files.digests != own).any(axis=1)
-        labels = files.column("label")
-        images = tuple(
-            Neighbour(
-                path=files.paths[row],
-                similarity=float(cosines[row]),
-                label=labels[row],
-                split=str(files.splits[row]),
-            )
-            for row in find_largest(cosines, others, n=options.n).tolist()
-        )
-        found = Found(
-            options=options, images=images, n_images=int(others.sum()), root=files.opened[0].root
-        )
+        others = is_other(files, image.digest if image else bytes(32))
+        found = list_nearest(files, cosines, among=others, column="label", n=options.n)
+        root, n_images = files.opened[0].root, int(others.sum())
+    ranked = list(enumerate(found, start=1))
     if options.out is not None:
-        ranked = enumerate(found.images, start=1)
         rows = [(rank, one.similarity, one.label, one.path) for rank, one in ranked]
         write_rows(options.out, _COLUMNS, rows)
-    return found
+    named = None if options.image is None else str(options.image)
+    parts: list[str | Table] = [
+        f"{named or repr(options.text)}: the {len(found)} most alike of {n_images} images, by"
+        f" {options.layer}",
+        Table(
+            header=(">rank", ">similarity", "label", "path"),
+            rows=[(str(n), f"{one.similarity:.4f}", one.label, one.path) for n, one in ranked],
+        ),
+        *([] if options.out is None else [f"→ {options.out}"]),
+    ]
+    figures = {"text": options.text, "image": named, "layer": options.layer, "root": root}
+    images = [{"rank": rank, **one.to_dict()} for rank, one in ranked]
+    return parts, figures | {"compared": n_images, "images": images}
 
 
 def _read_image(

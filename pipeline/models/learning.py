@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.pipeline.models.measure import Scores, plan_trial, summarize_scores
-from permafrost.pipeline.models.reopened import ReopenedFit
+from permafrost.pipeline.models.reopened import ReopenedFit, keeping
 from permafrost.pipeline.models.unseen import name_unseen
 from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.pipeline.tasks.task import count_folds
@@ -74,7 +74,8 @@ def measure_learning(
     trial = plan_trial(bench, n_folds=n_folds)
     points = _measure(fit, trial, shares)
     kept = {"key": key, "points": [dataclasses.asdict(point) for point in points]}
-    write_json(fit.folder / LEARNING_NAME, kept)
+    with keeping(fit.folder):
+        write_json(fit.folder / LEARNING_NAME, kept)
     return points
 
 

@@ -24,7 +24,7 @@ from permafrost.pipeline.export.classifier import (
     load_classifier,
 )
 from permafrost.pipeline.extraction.extract import extract
-from permafrost.pipeline.extraction.results import write_failures
+from permafrost.pipeline.extraction.results import read_failures, write_failures
 from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
 from permafrost.pipeline.models.answers import Answers, check_reject, describe_groups
 from permafrost.pipeline.models.record import BY_HELP, check_by
@@ -34,7 +34,6 @@ from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset, open_dataset
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.tasks.views import check_several
-from permafrost.stages.datasets.table import read_table
 from permafrost.stages.datasets.targets import parse_targets
 from permafrost.stages.errors import StageError
 from permafrost.stages.evaluation.metrics import score
@@ -239,8 +238,6 @@ def _sum_up(summaries: Sequence[ExtractSummary]) -> ExtractSummary:
 def _keep_failures(views: Sequence[Path], final: Path) -> None:
     """Put the lists of failures together; one image may have failed with several backbones."""
     reasons: dict[str, str] = {}
-    for file in map(failures_path, views):
-        if file.exists():
-            table = read_table(file)
-            reasons |= dict(zip(table.require("path"), table.extra["reason"], strict=True))
+    for view in views:
+        reasons |= read_failures(view)
     write_failures(final, list(reasons.items()))

@@ -24,6 +24,7 @@ from permafrost.pipeline.outputs import read_json
 from permafrost.pipeline.tasks.task import TaskOptions, count_folds
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.heads import HEADS, load_head
+from permafrost.warn import warn_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +101,18 @@ def reopen_fit(folder: Path, *, memory_bytes: int | None = None) -> Iterator[Reo
         )
 
 
+@contextmanager
+def keeping(folder: Path) -> Iterator[None]:
+    """Warn where something cannot be kept beside a head, and go on: nothing depends on it."""
+    try:
+        yield
+    except OSError as error:
+        warn_once(
+            f"cannot keep what a head says in {str(folder)!r} ({error.strerror or error}); it is"
+            " worked out again each time"
+        )
+
+
 def predict_unseen(fit: ReopenedFit, *, n_folds: int | None = None) -> UnseenRows | None:
     """Predict every labelled row: those of the folds out of fold, those for testing by the head.
 
@@ -127,5 +140,6 @@ def predict_unseen(fit: ReopenedFit, *, n_folds: int | None = None) -> UnseenRow
     head = load_head(fit.folder / "head")
     tested = bench.predict(head, bench.labelled.test), head.classes
     found = join_unseen(bench.labelled, trial.folds, out_of_fold, tested)
-    keep_unseen(fit.folder, found, key=key)
+    with keeping(fit.folder):
+        keep_unseen(fit.folder, found, key=key)
     return found

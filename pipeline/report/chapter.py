@@ -16,8 +16,10 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import AUDIT_FOLDER
 from permafrost.pipeline.experiments.products import SUMMARY_NAME as RUN_NAME
 from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME
+from permafrost.pipeline.looking.photos import list_places
 from permafrost.pipeline.models.checkpoint import EPOCHS_NAME
 from permafrost.pipeline.outputs import read_json
+from permafrost.pipeline.report.parts import Metric
 from permafrost.pipeline.sweeps.leaderboard import BOARD_NAME, INTERVAL_COLUMNS, SUMMARY_NAME
 from permafrost.pipeline.sweeps.sweep import BEST_NAME
 from permafrost.refusals import raise_refusal
@@ -35,16 +37,8 @@ _AUDIT = {"images", "issues", "kinds", "source", "notes"}
 class Entry:
     """A row of ``leaderboard.csv``.
 
-    Attributes
-    ----------
-    settings : str
-        What sets the head apart.
-    score : float, optional
-        Of what all are ranked by.
-    interval : tuple of float, optional
-        95 %.
-    scores : dict of str to float
-        The means of all figures over the folds.
+    Its `settings` are those that set the head apart; `score` is of what all are ranked by, within
+    a 95 % `interval`; `scores` are the means of all figures over the folds.
     """
 
     rank: int
@@ -85,7 +79,7 @@ class Chapter:
     advice, summary : dict
         ``advice.json``, and ``summary.json`` of a run.
     audit : dict
-        ``audit.json``, of the folder or of `AUDIT_FOLDER` in it.
+        ``audit.json``, of the folder, or of where ``summary`` says, or of `AUDIT_FOLDER` in it.
     issues : list of dict of str to str
         Rows of ``issues.csv`` beside it.
     """
@@ -113,9 +107,19 @@ class Chapter:
         return str(self.metrics["task"])
 
     @property
-    def metric(self) -> str:
+    def target(self) -> str:
+        """The column with the truth."""
+        return str(self.metrics["target"])
+
+    @property
+    def layer(self) -> str:
+        """The layer that the model was fitted on."""
+        return str(self.metrics["layer"])
+
+    @property
+    def metric(self) -> Metric:
         """What its heads are ranked by."""
-        return PRIMARY[self.task]
+        return Metric(PRIMARY[self.task])
 
     @property
     def fitted(self) -> list[Entry]:
@@ -129,20 +133,16 @@ class Chapter:
         return None if asked is None else int(asked)
 
     @property
-    def target(self) -> str:
-        """The column with the truth."""
-        return str(self.metrics["target"])
+    def orient(self) -> str:
+        """Whether the images were turned as their files ask, as far as a model says."""
+        parts = self.record.get("parts") or [{"recipe": {}}]
+        return str(parts[0]["recipe"].get("orient", "ignore"))
 
     @property
     def folds(self) -> list[Mapping[str, Any]]:
         """What was measured on each fold by the first of the board, or by a fit's own folds."""
         first: Mapping[str, Any] = next(iter(self.board.get("configurations", ())), {})
         return list(first.get("folds", self.metrics.get("folds", ())))
-
-    @property
-    def layer(self) -> str:
-        """The layer that the model was fitted on."""
-        return str(self.metrics["layer"])
 
     @property
     def head(self) -> str:
@@ -152,7 +152,7 @@ class Chapter:
     @property
     def test_score(self) -> float | None:
         """The model's score on the test split; None where there is none."""
-        return self.metrics.get(self.metric)
+        return self.metrics.get(self.metric.name)
 
     @property
     def best_score(self) -> tuple[float | None, Interval | None]:
@@ -161,7 +161,7 @@ class Chapter:
             return self.test_score, self.metrics["interval"]
         if self.fitted:
             return self.fitted[0].score, self.fitted[0].interval
-        return self.metrics.get(f"cv_{self.metric}_mean"), None
+        return self.metrics.get(f"cv_{self.metric.name}_mean"), None
 
 
 def read_chapter(folder: Path) -> Chapter:
@@ -175,7 +175,8 @@ def read_chapter(folder: Path) -> Chapter:
     board = read_json(folder / SUMMARY_NAME)
     model = folder if board is None else folder / BEST_NAME
     metrics, record = read_json(model / METRICS_NAME), read_json(model / MODEL_NAME)
-    audit, issues = _read_audit(folder)
+    summary = read_json(folder / RUN_NAME) or {}
+    audit, issues = _read_audit(folder, summary)
     if audit and metrics is None:
         metrics = record = {}
     if metrics is None or record is None:
@@ -201,15 +202,22 @@ def read_chapter(folder: Path) -> Chapter:
         metrics=metrics,
         record=record,
         advice=read_json(folder / ADVICE_NAME) or {},
-        summary=read_json(folder / RUN_NAME) or {},
+        summary=summary,
         audit=audit,
         issues=issues,
     )
 
 
-def _read_audit(folder: Path) -> tuple[Mapping[str, Any], list[dict[str, str]]]:
-    """Read figures and issues of an audit, in a folder or below it; nothing of no audit."""
-    for place in (folder, folder / AUDIT_FOLDER):
+def _read_audit(
+    folder: Path, summary: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], list[dict[str, str]]]:
+    """Read figures and issues of an audit: a folder's, or its run's; nothing of no audit."""
+    told = summary.get("audit")
+    out = Path(str(told.get("out"))) if isinstance(told, dict) else None
+    places = [folder / AUDIT_FOLDER]
+    if out is not None and out != Path(str(summary.get("out"))) / AUDIT_FOLDER:
+        places = [*map(Path, list_places(str(out), folder))]
+    for place in (folder, *places):
         audit = read_json(place / AUDIT_NAME)
         if audit is None:
             continue

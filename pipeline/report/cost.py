@@ -8,25 +8,17 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, asdict, fields
-from importlib.metadata import PackageNotFoundError, version
 
+from permafrost.about import find_version
 from permafrost.cache.store.records import Cost, read_record
-from permafrost.cache.views.features import Features
 from permafrost.command import COMMAND
 from permafrost.pipeline.advice.known import look_up
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions, name_key
 from permafrost.pipeline.report.chapter import Chapter
-from permafrost.pipeline.report.parts import (
-    Code,
-    Section,
-    Table,
-    Tiles,
-    show_number,
-    show_seconds,
-)
+from permafrost.pipeline.report.parts import Code, Part, Section, Table, Tiles, show_number
 from permafrost.pipeline.tasks.rows import FeatureFiles
-from permafrost.pipeline.units import count
+from permafrost.pipeline.units import count, describe_seconds
 from permafrost.stages.backbones.applications import NO_BACKBONE
 from permafrost.stages.backbones.layers import PIXELS
 from permafrost.stages.errors import StageError
@@ -40,39 +32,36 @@ def tell_cost(chapter: Chapter, files: FeatureFiles | None) -> Section:
     """Say what the features and the fits took, with all that it takes to repeat them."""
     seconds = sum(entry.seconds for entry in chapter.entries) or chapter.metrics["seconds"]
     fits = len(chapter.entries) * max(1, len(chapter.folds)) or 1
-    tiles = [("Fits", f"{fits:,}", ""), ("Seconds of fits", show_seconds(seconds), "all together")]
+    took = describe_seconds(seconds)
+    tiles = [("Fits", f"{fits:,}", ""), ("Seconds of fits", took, "all together")]
     costs = dict(_list_costs(files)) if files else {}
-    finding = f"{count(fits, 'fit')} on cached features took {show_seconds(seconds)} of computing"
+    finding = f"{count(fits, 'fit')} on cached features took {took} of computing"
     for name, cost in costs.items():
         finding += (
-            f"; the features of {name} took {show_seconds(cost.seconds)} for"
+            f"; the features of {name} took {describe_seconds(cost.seconds)} for"
             f" {count(cost.images, 'image')} in the cache"
         )
-    parts: list[Tiles | Table | Code] = [Tiles(items=tiles)]
+    parts: list[Part] = [Tiles(items=tiles)]
     if costs:
         parts.append(_list_backbones(costs))
-    parts += _list_extractions(chapter)
+    parts.append(_list_extractions(chapter))
     if len({entry.kind for entry in chapter.entries}) > 1:
         parts.append(_list_heads(chapter))
-    parts += [
-        Code(
-            title="To repeat it, with your own options for labels and split",
-            text="\n".join(_list_commands(chapter, files)),
+    commands = "\n".join(_list_commands(chapter, files))
+    parts.append(
+        Code(title="To repeat it, with your own options for labels and split", text=commands)
+    )
+    recipes = [part["recipe"] for part in chapter.record["parts"]]
+    versions = {name: find_version(name) for name in _PACKAGES}
+    for title, text in (
+        ("The recipe of the features", json.dumps(recipes, indent=2)),
+        ("The head's settings", json.dumps(chapter.metrics["settings"], indent=2)),
+        (
+            "Versions that wrote this page",
+            "\n".join(f"{name} {found}" for name, found in versions.items() if found),
         ),
-        Code(
-            title="The recipe of the features",
-            text=json.dumps([part["recipe"] for part in chapter.record["parts"]], indent=2),
-            is_folded=True,
-        ),
-        Code(
-            title="The head's settings",
-            text=json.dumps(chapter.metrics["settings"], indent=2),
-            is_folded=True,
-        ),
-        Code(
-            title="Versions that wrote this page", text="\n".join(_list_versions()), is_folded=True
-        ),
-    ]
+    ):
+        parts.append(Code(title=title, text=text, is_folded=True))
     title = "What it cost, and how to repeat it"
     return Section(name="cost", title=title, finding=f"{finding}.", parts=parts)
 
@@ -83,16 +72,16 @@ def _list_costs(files: FeatureFiles) -> Iterator[tuple[str, Cost]]:
         folders = filter(None, map(file.folder, file.layers))
         costs = [cost for folder in folders if (cost := read_record(folder, Cost)) and cost.seconds]
         if costs:
-            yield _name(file), max(costs, key=lambda cost: cost.seconds)
-
-
-def _name(file: Features) -> str:
-    name = look_up(file).name
-    return PIXELS if name == NO_BACKBONE else name
+            name = look_up(file).name
+            yield (
+                PIXELS if name == NO_BACKBONE else name,
+                max(costs, key=lambda cost: cost.seconds),
+            )
 
 
 def _list_backbones(costs: Mapping[str, Cost]) -> Table:
-    header = ("Features of", "Images", "Seconds", "Images/s", *map(str.capitalize, _SHARES))
+    shares = (f">{share.capitalize()}" for share in _SHARES)
+    header = ("Features of", ">Images", ">Seconds", ">Images/s", *shares)
     rows = [
         (
             name,
@@ -107,15 +96,15 @@ def _list_backbones(costs: Mapping[str, Cost]) -> Table:
     return Table(title="What the features cost", header=header, rows=rows, note=note)
 
 
-def _list_extractions(chapter: Chapter) -> list[Table]:
+def _list_extractions(chapter: Chapter) -> Table:
     """Return what a run found in the cache, and what it computed."""
     rows = [
         tuple(f"{one.get(name) or 0:,}" for name in ("images", "reused", "computed", "failed"))
         for one in chapter.summary.get("extractions", ())
     ]
-    header = ("Images", "Hits", "Computed", "Failed")
+    header = (">Images", ">Hits", ">Computed", ">Failed")
     title = "What this run found in the cache, for each backbone"
-    return [Table(title=title, header=header, rows=rows, texts=frozenset())] if rows else []
+    return Table(title=title, header=header, rows=rows)
 
 
 def _list_heads(chapter: Chapter) -> Table:
@@ -128,7 +117,7 @@ def _list_heads(chapter: Chapter) -> Table:
         (kind, f"{tried[kind]:,}", show_number(s), show_number(s / tried[kind] / n_folds))
         for kind, s in spent.most_common()
     ]
-    header = ("Head", "Tried", "Seconds", "Seconds a fit")
+    header = ("Head", ">Tried", ">Seconds", ">Seconds a fit")
     return Table(title="Seconds of each kind of head", header=header, rows=rows)
 
 
@@ -171,11 +160,3 @@ def _list_options(options: FeatureOptions) -> Iterator[str]:
         if isinstance(value, tuple):
             value = ("x" if option.name == "size" else ",").join(map(str, value))
         yield f"--{name_key(option).replace('_', '-')} {shlex.quote(str(value))}"
-
-
-def _list_versions() -> Iterator[str]:
-    for name in _PACKAGES:
-        try:
-            yield f"{name} {version(name)}"
-        except PackageNotFoundError:
-            continue

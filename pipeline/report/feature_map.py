@@ -5,20 +5,22 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
+from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import Predictions
+from permafrost.pipeline.looking.photos import Photos
 from permafrost.pipeline.models.kept import shorten_layers
+from permafrost.pipeline.models.reopened import ReopenedFit
 from permafrost.pipeline.progress import show_progress
 from permafrost.pipeline.report.chapter import Chapter
 from permafrost.pipeline.report.parts import PointMap, Section, show_number
-from permafrost.pipeline.report.pictures import SHEET_TILES, Pictures
-from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.report.pictures import encode
 from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 from permafrost.stages.matrices.matrix import Matrix, read_rows
@@ -31,6 +33,11 @@ _MOST_CLASSES = 40
 # What tiles may have together, in pixels, and the sides that they are then given.
 _TILE_PIXELS = 16_000_000
 _SIDES = (96, 64, 56)
+# Along each side of a sheet: a browser decodes only the sheets that are looked at.
+_TILES = 16
+_QUALITY = 55
+# Where each row lies, shape (n, 2), what the axes are, and what that tells.
+Plane = tuple[NDArray[np.float64], tuple[str, str], str]
 
 
 def check_map(kind: str) -> None:
@@ -41,37 +48,17 @@ def check_map(kind: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapOptions:
-    """How features are laid out: one of `MAPS`, and the budget for them in memory."""
-
-    kind: str
-    memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plane:
-    """Where each row lies, shape (n, 2), and what the axes are."""
-
-    places: NDArray[np.float64]
-    axes: tuple[str, str]
-    said: str
-
-
 def tell_map(
-    chapter: Chapter,
-    files: FeatureFiles,
-    *,
-    found: Predictions | None,
-    pictures: Pictures,
-    how: MapOptions,
+    chapter: Chapter, fit: ReopenedFit, *, found: Predictions | None, photos: Photos, kind: str
 ) -> Section | None:
     """Lay out the images of a dataset by the features that the model goes by."""
+    files = fit.bench.files
     matrix = files.open_matrix(files.find_layers(chapter.layer))
-    rows = _draw_rows(len(files), matrix, how.memory_bytes)
-    if how.kind == NONE or len(rows) < 3 or matrix.shape[1] < 2:
+    rows = _draw_rows(len(files), matrix, fit.options.memory_bytes)
+    if kind == NONE or len(rows) < 3 or matrix.shape[1] < 2:
         return None
-    plane = _lay_out(matrix, rows, how.kind)
+    lay_out = _lay_out_umap if kind == UMAP else _lay_out_pca
+    places, axes, finding = lay_out(read_rows(matrix, rows, dtype=np.float32))
     names, labels = _sort(chapter, [files.column(chapter.target)[r] for r in rows])
     paths = [files.paths[row] for row in rows]
     side = next((one for one in _SIDES if one**2 * len(rows) <= _TILE_PIXELS), _SIDES[-1])
@@ -80,8 +67,8 @@ def tell_map(
     data = {
         "classes": names,
         "label": labels,
-        "x": _stretch(plane.places[:, 0]),
-        "y": _stretch(-plane.places[:, 1]),
+        "x": _stretch(places[:, 0]),
+        "y": _stretch(-places[:, 1]),
         "path": paths,
         "text": [texts[row] for row in rows],
         "predicted": [said.get(path, "") for path in paths],
@@ -90,9 +77,9 @@ def tell_map(
             for row, path in zip(rows.tolist(), paths, strict=True)
         ],
         "side": side,
-        "across": SHEET_TILES,
-        "sheets": _cut_sheets(pictures, paths, side),
-        "axes": plane.axes,
+        "across": _TILES,
+        "sheets": _cut_sheets(photos, paths, side),
+        "axes": axes,
     }
     note = (
         "Hover a point, or go from one to the next with the arrow keys, to see its image; click it"
@@ -100,20 +87,27 @@ def tell_map(
     )
     of = "" if len(rows) == len(files) else f", a sample of {len(files):,}"
     title = f"{count(len(rows), 'image')}{of}, by {shorten_layers(chapter.layer)}"
-    return Section(
-        name="map",
-        title="Map of the features",
-        finding=plane.said,
-        parts=[PointMap(title=title, data=data, note=note)],
-    )
+    parts = [PointMap(title=title, data=data, note=note)]
+    return Section(name="map", title="Map of the features", finding=finding, parts=parts)
 
 
-def _cut_sheets(pictures: Pictures, paths: Sequence[str], side: int) -> list[str]:
-    sheets: list[str] = []
-    with show_progress(len(paths), unit="images", note=lambda: "the map") as advance:
-        for sheet in pictures.cut_tiles(paths, side):
-            sheets.append(sheet)
-            advance(min(SHEET_TILES**2, len(paths) - SHEET_TILES**2 * (len(sheets) - 1)))
+def _cut_sheets(photos: Photos, paths: Sequence[str], side: int) -> list[str]:
+    """Return sheets of square tiles as data URIs, row by row, `_TILES` on a side."""
+    from PIL import Image
+
+    sheets, step = [], _TILES**2
+    with (
+        ThreadPoolExecutor(count_cores()) as pool,
+        show_progress(len(paths), unit="images", note=lambda: "the map") as advance,
+    ):
+        for start in range(0, len(paths), step):
+            some = paths[start : start + step]
+            sheet = Image.new("RGB", (_TILES * side, -(-len(some) // _TILES) * side))
+            for number, tile in enumerate(pool.map(photos.cut, some, itertools.repeat(side))):
+                down, across = divmod(number, _TILES)
+                sheet.paste(tile, (across * side, down * side))
+            sheets.append(encode(sheet, _QUALITY))
+            advance(len(some))
     return sheets
 
 
@@ -126,12 +120,7 @@ def _draw_rows(n_rows: int, matrix: Matrix, memory_bytes: int) -> NDArray[np.int
     return np.sort(np.random.default_rng(0).choice(n_rows, n_drawn, replace=False))
 
 
-def _lay_out(matrix: Matrix, rows: NDArray[np.int64], kind: str) -> _Plane:
-    values = read_rows(matrix, rows, dtype=np.float32)
-    return _lay_out_umap(values) if kind == UMAP else _lay_out_pca(values)
-
-
-def _lay_out_pca(values: NDArray[np.float32]) -> _Plane:
+def _lay_out_pca(values: NDArray[np.float32]) -> Plane:
     from sklearn import decomposition
 
     fitted = decomposition.PCA(2, svd_solver="randomized", random_state=0, copy=False)
@@ -141,12 +130,10 @@ def _lay_out_pca(values: NDArray[np.float32]) -> _Plane:
         f"The first two principal components hold {first + second:.0%} of the features' variance:"
         " what lies apart here is apart, what overlaps may still be told apart by the rest."
     )
-    return _Plane(
-        places=places, axes=(f"component 1: {first:.0%}", f"component 2: {second:.0%}"), said=said
-    )
+    return places, (f"component 1: {first:.0%}", f"component 2: {second:.0%}"), said
 
 
-def _lay_out_umap(values: NDArray[np.float32]) -> _Plane:
+def _lay_out_umap(values: NDArray[np.float32]) -> Plane:
     import umap
 
     places = np.asarray(umap.UMAP(random_state=0, n_jobs=1).fit_transform(values), np.float64)
@@ -154,7 +141,7 @@ def _lay_out_umap(values: NDArray[np.float32]) -> _Plane:
         f"UMAP lays the neighbours among {len(values):,} images beside one another: groups are"
         " real, but neither their sizes nor the distances between them mean anything."
     )
-    return _Plane(places=places, axes=("UMAP 1", "UMAP 2"), said=said)
+    return places, ("UMAP 1", "UMAP 2"), said
 
 
 def _stretch(values: NDArray[np.float64]) -> list[float]:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
-from permafrost.pipeline.extraction.summary import failures_path
-from permafrost.pipeline.report.chapter import Chapter, read_rows
-from permafrost.pipeline.report.charts import make_chart, paint, plot_bars
-from permafrost.pipeline.report.parts import (
-    Chart,
-    Gallery,
-    Picture,
-    Section,
-    Table,
-    show_share,
-)
-from permafrost.pipeline.report.pictures import Pictures, place_pictures
+from permafrost.pipeline.extraction.results import read_failures
+from permafrost.pipeline.looking.photos import Photos, list_places
+from permafrost.pipeline.report.chapter import Chapter
+from permafrost.pipeline.report.charts import paint, plot_bars
+from permafrost.pipeline.report.parts import Axis, Chart, Gallery, Part, Section, Table, show_share
+from permafrost.pipeline.report.pictures import show_gallery
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.units import count
+from permafrost.stages.datasets.split_names import SPLITS
 from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 
 _CHARTED = 25
@@ -36,16 +32,11 @@ _KINDS = {
     "outlier": ("outlier", "unlike its nearest neighbours"),
     "odd_shape": ("oddly shaped image", ""),
 }
-_SPLITS = ("train", "val", "test")
 
 
-def tell_images(chapter: Chapter, files: FeatureFiles, pictures: Pictures) -> Section:
+def tell_images(chapter: Chapter, files: FeatureFiles, photos: Photos) -> Section:
     """Say what could not be read, what is there twice, and how the classes are shared out."""
-    failures = {
-        row["path"]: row["reason"]
-        for file in files.opened
-        for row in read_rows(failures_path(file.path))
-    }
+    failures = dict(chain.from_iterable(read_failures(one.path).items() for one in files.opened))
     copies = _find_copies(files)
     n_copies = sum(len(rows) - 1 for rows in copies)
     n_crossing = sum(len({str(files.splits[row]) for row in rows}) > 1 for rows in copies)
@@ -60,22 +51,11 @@ def tell_images(chapter: Chapter, files: FeatureFiles, pictures: Pictures) -> Se
         f"{f', {n_crossing} of them across splits' if n_crossing else ''}"
         f"{f'; {told}' if told and chapter.test_score is not None else ''}."
     )
-    parts: list[Chart | Gallery | Table] = []
+    rows = list(failures.items())[:_LISTED]
+    unread = Table(title=f"Unreadable: {len(failures)}", header=("Path", "Reason"), rows=rows)
+    parts: list[Part] = [_show_pairs(chapter, photos), unread, _list_copies(files, copies)]
     if chapter.task != REGRESSION:
-        parts.append(_plot_sizes(chapter, files))
-    parts += _show_pairs(chapter, pictures)
-    if failures:
-        rows = list(failures.items())[:_LISTED]
-        parts.append(
-            Table(
-                title=f"Unreadable: {len(failures)}",
-                header=("Path", "Reason"),
-                rows=rows,
-                texts=frozenset({0, 1}),
-            )
-        )
-    if copies:
-        parts.append(_list_copies(files, copies))
+        parts.insert(0, _plot_sizes(chapter, files))
     return Section(name="images", title="The images", finding=finding, parts=parts)
 
 
@@ -96,24 +76,19 @@ def _list_copies(files: FeatureFiles, copies: Sequence[Sequence[int]]) -> Table:
         )
         for first, *others in copies[:_LISTED]
     ]
-    return Table(
-        title="Equal in every byte",
-        header=("Path", "The same as", "Split"),
-        rows=rows,
-        texts=frozenset({0, 1, 2}),
-        is_folded=len(rows) > 5,
-    )
+    header = ("Path", "The same as", "Split")
+    return Table(title="Equal in every byte", header=header, rows=rows, is_folded=len(rows) > 5)
 
 
-def _show_pairs(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
-    shown = []
-    for test, train, cosine in chapter.metrics.get("near_duplicate_pairs", ())[:_PAIRS]:
-        shown.append(pictures.show(test, [f"test, cosine {cosine:.4f} to the next"]))
-        shown.append(pictures.show(train, ["training"]))
-    if not shown:
-        return []
+def _show_pairs(chapter: Chapter, photos: Photos) -> Gallery:
+    pairs = chapter.metrics.get("near_duplicate_pairs", ())[:_PAIRS]
+    shown = [
+        one
+        for test, train, cosine in pairs
+        for one in ((test, [f"test, cosine {cosine:.4f} to the next"]), (train, ["training"]))
+    ]
     note = "Two by two. They flatter the test score: name what belongs together in a column group."
-    return [Gallery(title="Nearly the same, across splits", pictures=shown, note=note)]
+    return show_gallery("Nearly the same, across splits", photos, shown, note=note)
 
 
 def _plot_sizes(chapter: Chapter, files: FeatureFiles) -> Chart:
@@ -126,7 +101,7 @@ def _plot_sizes(chapter: Chapter, files: FeatureFiles) -> Chart:
             sizes[name, split or "train"] += 1
             totals[name] += 1
     named = {split for _, split in sizes}
-    splits = [split for split in _SPLITS if split in named]
+    splits = [split for split in SPLITS if split in named]
     classes = [name for name, _ in totals.most_common(_CHARTED)]
     rows = [
         {
@@ -139,10 +114,9 @@ def _plot_sizes(chapter: Chapter, files: FeatureFiles) -> Chart:
         for split in splits
         if sizes[name, split]
     ]
-    colours = paint(splits)
-    svg = plot_bars(rows, x="Images", colours=colours)
     note = f"The {len(classes)} largest of {len(totals)}." if len(totals) > len(classes) else ""
-    return make_chart("Images of each class", svg, colours, note)
+    title = "Images of each class"
+    return plot_bars(title, rows, x=Axis("Images"), colours=paint(splits), note=note)
 
 
 def tell_audit(chapter: Chapter) -> Section | None:
@@ -157,19 +131,18 @@ def tell_audit(chapter: Chapter) -> Section | None:
         if kinds
         else f"Nothing looks wrong among {count(found['images'], 'image')}."
     )
-    pictures = place_pictures(found["source"], chapter.folder)
+    photos = Photos(list_places(found["source"], chapter.folder), chapter.orient)
     table = Table(
         title="Suspicions by kind",
-        header=("Kind", "Suspicions", "What it is"),
+        header=("Kind", ">Suspicions", "What it is"),
         rows=[(_name_kind(kind)[0], f"{n:,}", _name_kind(kind)[1]) for kind, n in kinds.items()],
-        texts=frozenset({0, 2}),
         note=". ".join(found["notes"]),
     )
-    parts: list[Table | Gallery] = [
-        *([table] if kinds or found["notes"] else []),
-        *_show_suspects(chapter, pictures),
-        *_show_copies(chapter, pictures),
-        *_list_groups(chapter),
+    parts: list[Part] = [
+        table,
+        _show_suspects(chapter, photos),
+        _show_copies(chapter, photos),
+        _list_groups(chapter),
     ]
     title = "What looks wrong in the data"
     return Section(name="audit", title=title, finding=finding, parts=parts)
@@ -181,33 +154,31 @@ def _name_kind(kind: str) -> tuple[str, str]:
     return name, said or "compared with all other images"
 
 
-def _show_suspects(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
+def _show_suspects(chapter: Chapter, photos: Photos) -> Gallery:
     suspects = [one for one in chapter.issues if one["kind"] == "label"]
     shown = [
-        pictures.show(
+        (
             one["path"],
             [f"labelled {one['label']}", f"rather {one['suggested']}", f"score {one['score']}"],
         )
         for one in suspects[:_SUSPECTS]
     ]
-    if not shown:
-        return []
     n_wrong = chapter.audit.get("wrong_labels")
     note = "" if n_wrong is None else f"Wrong labels in all, by estimate: {n_wrong:,}."
-    return [Gallery(title="Labels to look at first", pictures=shown, note=note)]
+    return show_gallery("Labels to look at first", photos, shown, note=note)
 
 
-def _show_copies(chapter: Chapter, pictures: Pictures) -> list[Gallery]:
+def _show_copies(chapter: Chapter, photos: Photos) -> Gallery:
     copies = [one for one in chapter.issues if one["kind"] in {"duplicate", "near_duplicate"}]
-    shown: list[Picture] = []
+    shown: list[tuple[str, list[str]]] = []
     for one in copies[:_PAIRS]:
         lines = [_name_kind(one["kind"])[0], *filter(None, one["detail"].split("; "))]
-        shown += [pictures.show(one["path"], lines), pictures.show(one["other"], ["the other"])]
+        shown += [(one["path"], lines), (one["other"], ["the other"])]
     note = "Two by two, the first those that contradict each other or lie across splits."
-    return [Gallery(title="Copies", pictures=shown, note=note)] if shown else []
+    return show_gallery("Copies", photos, shown, note=note)
 
 
-def _list_groups(chapter: Chapter) -> list[Table]:
+def _list_groups(chapter: Chapter) -> Table:
     bad = [one for one in chapter.audit.get("groups", ()) if one["is_bad"]][:_LISTED]
     rows = [
         (
@@ -219,5 +190,5 @@ def _list_groups(chapter: Chapter) -> list[Table]:
         )
         for one in bad
     ]
-    header = ("Group", "Rows", "Accuracy", "95 %", "All others")
-    return [Table(title="Groups that do badly", header=header, rows=rows)] if rows else []
+    header = ("Group", ">Rows", ">Accuracy", ">95 %", ">All others")
+    return Table(title="Groups that do badly", header=header, rows=rows)

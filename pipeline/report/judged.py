@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,16 @@ from numpy.typing import NDArray
 
 from permafrost.pipeline.export.classifier import Predictions
 from permafrost.pipeline.report.chapter import Chapter
-from permafrost.pipeline.report.charts import make_chart, plot_points
+from permafrost.pipeline.report.charts import plot_points
 from permafrost.pipeline.report.parts import (
-    Chart,
+    Axis,
+    Metric,
+    Part,
     Section,
     Table,
     Tiles,
     show_number,
-    show_score,
     show_share,
-    title_metric,
 )
 from permafrost.pipeline.units import count
 from permafrost.stages.datasets.targets import (
@@ -36,7 +37,7 @@ from permafrost.stages.evaluation.certainty import (
     measure_brier,
     measure_ece,
 )
-from permafrost.stages.evaluation.metrics import Judged, count_confusions, describe_classes, judge
+from permafrost.stages.evaluation.metrics import count_confusions, describe_classes, judge
 
 # Classes that a matrix shows; of more, those that are confused most.
 _MOST_CLASSES = 25
@@ -68,7 +69,7 @@ def tell_classes(chapter: Chapter, found: Predictions) -> Section | None:
     confusion = chapter.metrics.get("confusion") or count_confusions(truth, outputs, classes)
     assert confusion is not None  # There is one class a row.
     names, counts = list(confusion["classes"]), np.array(confusion["counts"])
-    parts = [_show_matrix(names, counts), *_list_pairs(names, counts), _list_classes(table)]
+    parts = [_show_matrix(names, counts), _list_pairs(names, counts), _list_classes(table)]
     finding = _tell_confusions(names, counts)
     return Section(name="classes", title="What is taken for what", finding=finding, parts=parts)
 
@@ -115,7 +116,7 @@ def _show_matrix(names: Sequence[str], counts: NDArray[np.int64]) -> Table:
     left_out = len(names) - len(shown)
     return Table(
         title="Confusion matrix",
-        header=("true \\ predicted", *(names[i] for i in shown)),
+        header=("true \\ predicted", *(f">{names[i]}" for i in shown)),
         rows=[
             (names[i], *(f"{n:,}" if n else "·" for n in row.tolist()))
             for i, row in zip(shown, some, strict=True)
@@ -130,38 +131,33 @@ def _choose_classes(counts: NDArray[np.int64]) -> list[int]:
     """Return the classes to show, in their own order."""
     if len(counts) <= _MOST_CLASSES:
         return list(range(len(counts)))
-    chosen: list[int] = []
-    for pair in _find_pairs(counts):
-        chosen += [one for one in pair if one not in chosen]
-        if len(chosen) >= _MOST_CLASSES:
-            break
-    return sorted(chosen[:_MOST_CLASSES]) or list(range(_MOST_CLASSES))
+    chosen = dict.fromkeys(chain.from_iterable(_find_pairs(counts)))
+    return sorted([*chosen][:_MOST_CLASSES]) or list(range(_MOST_CLASSES))
 
 
-def _list_pairs(names: Sequence[str], counts: NDArray[np.int64]) -> list[Table]:
-    pairs = _find_pairs(counts)[:_MOST_PAIRS]
-    if len(names) < 4 or not pairs:
-        return []
+def _list_pairs(names: Sequence[str], counts: NDArray[np.int64]) -> Table:
+    """List what is confused most; of two or three classes the matrix says it as well."""
+    pairs = _find_pairs(counts)[:_MOST_PAIRS] if len(names) > 3 else []
     rows = [
-        (names[i], names[j], f"{counts[i, j]:,}", f"{show_share(counts[i, j] / counts[i].sum())}")
+        (names[i], names[j], f"{counts[i, j]:,}", show_share(counts[i, j] / counts[i].sum()))
         for i, j in pairs
     ]
-    header = ("True", "Predicted", "Rows", "Of the class")
-    return [Table(title="Confused most", header=header, rows=rows, texts=frozenset({0, 1}))]
+    header = ("True", "Predicted", ">Rows", ">Of the class")
+    return Table(title="Confused most", header=header, rows=rows)
 
 
 def _list_classes(table: Sequence[Mapping[str, Any]]) -> Table:
     figures = [name for name in _COLUMNS if name in table[0]]
     rows = [
-        (str(one["class"]), *(_show_figure(name, one[name]) for name in figures)) for one in table
+        (
+            str(one["class"]),
+            *(f"{one[n]:,}" if n == "support" else Metric(n).show(one[n]) for n in figures),
+        )
+        for one in table
     ]
-    header = ("Tag" if "average_precision" in figures else "Class", *map(_COLUMNS.get, figures))
-    title = f"Each {header[0].lower()}" if header[0] else ""
-    return Table(title=title, header=[str(one) for one in header], rows=rows)
-
-
-def _show_figure(name: str, value: float | None) -> str:
-    return f"{value:,}" if name == "support" else show_score(name, value)
+    what = "Tag" if "average_precision" in figures else "Class"
+    header = [what, *(f">{_COLUMNS[name]}" for name in figures)]
+    return Table(title=f"Each {what.lower()}", header=header, rows=rows)
 
 
 def tell_values(chapter: Chapter, found: Predictions) -> Section | None:
@@ -174,21 +170,24 @@ def tell_values(chapter: Chapter, found: Predictions) -> Section | None:
     if len(rows) > _MOST_POINTS:
         rows = np.sort(np.random.default_rng(0).choice(rows, _MOST_POINTS, replace=False))
     ends = [float(truth.min()), float(truth.max())]
-    spread = [float(said.min()), float(said.max())]
     points = [(found.paths[i], float(truth[i]), float(said[i])) for i in rows]
-    target = chapter.target
-    against = plot_points(
-        [{"x": t, "y": p, "said": _tell_value(path, t, p)} for path, t, p in points],
-        x=f"True {target}",
-        y="Predicted",
-        line=[{"x": end, "y": end} for end in ends],
-    )
-    left = plot_points(
-        [{"x": p, "y": p - t, "said": _tell_value(path, t, p)} for path, t, p in points],
-        x="Predicted",
-        y="Predicted − true",
-        line=[{"x": end, "y": 0.0} for end in spread],
-    )
+    note = f"{len(rows):,} of {len(truth):,} rows." if len(rows) < len(truth) else ""
+    charts = [
+        plot_points(
+            "Predicted against true",
+            [{"x": t, "y": p, "said": _tell_value(path, t, p)} for path, t, p in points],
+            axes=(Axis(f"True {chapter.target}"), Axis("Predicted")),
+            line=[{"x": end, "y": end} for end in ends],
+            note=note,
+        ),
+        plot_points(
+            "Residuals",
+            [{"x": p, "y": p - t, "said": _tell_value(path, t, p)} for path, t, p in points],
+            axes=(Axis("Predicted"), Axis("Predicted − true")),
+            line=[{"x": float(end), "y": 0.0} for end in (said.min(), said.max())],
+            note=note,
+        ),
+    ]
     errors = said - truth
     within = float(np.quantile(np.abs(errors), 0.9))
     finding = (
@@ -196,11 +195,6 @@ def tell_values(chapter: Chapter, found: Predictions) -> Section | None:
         f" from {show_number(ends[0])} to {show_number(ends[1])}; on the mean they are"
         f" {show_number(abs(float(errors.mean())))} too {'high' if errors.mean() > 0 else 'low'}."
     )
-    note = f"{len(rows):,} of {len(truth):,} rows." if len(rows) < len(truth) else ""
-    charts = [
-        make_chart("Predicted against true", against, {}, note),
-        make_chart("Residuals", left, {}, note),
-    ]
     return Section(name="values", title="Predicted against true", finding=finding, parts=charts)
 
 
@@ -225,31 +219,20 @@ def tell_reliability(chapter: Chapter, found: Predictions) -> Section | None:
         f" (expected calibration error): it claims {show_share(claims)} and keeps"
         f" {show_share(kept)}; it is {sure}."
     )
-    return Section(
-        name="reliability",
-        title="How far its confidence holds",
-        finding=finding,
-        parts=[_list_losses(chapter, judged, off), *_plot_bins(fill_bins(claimed, right))],
-    )
-
-
-def _list_losses(chapter: Chapter, judged: Judged, off: str) -> Tiles:
-    items = [
-        (
-            "Expected calibration error",
-            show_share(measure_ece(judged.outputs, judged.truth)),
-            "0 is best",
-        ),
+    tiles = [
+        ("Expected calibration error", off, "0 is best"),
         ("Brier score", show_number(measure_brier(judged.outputs, judged.truth)), "0 is best"),
     ]
     for name in ("log_loss", "cv_log_loss_mean"):
         if chapter.metrics.get(name) is not None:
-            items.append((title_metric("log_loss"), show_number(chapter.metrics[name]), "nats"))
+            tiles.append((Metric("log_loss").title, show_number(chapter.metrics[name]), "nats"))
             break
-    return Tiles(items=items)
+    parts = [Tiles(items=tiles), *_plot_bins(fill_bins(claimed, right))]
+    title = "How far its confidence holds"
+    return Section(name="reliability", title=title, finding=finding, parts=parts)
 
 
-def _plot_bins(bins: Sequence[Bin]) -> list[Chart | Table]:
+def _plot_bins(bins: Sequence[Bin]) -> list[Part]:
     rows = [
         {
             "x": one.claimed,
@@ -260,12 +243,13 @@ def _plot_bins(bins: Sequence[Bin]) -> list[Chart | Table]:
         }
         for one in bins
     ]
-    line = [{"x": 0, "y": 0}, {"x": 1, "y": 1}]
-    svg = plot_points(rows, x="Confidence", y="Share that is right", line=line, form="~%")
-    cells = [(f"{show_share(b.claimed)}", f"{show_share(b.kept)}", f"{b.n:,}") for b in bins]
-    header = ("Confidence", "Right", "Claims")
-    note = "On the dashed line, confidence is what it says. Large points are many claims."
-    return [
-        make_chart("Reliability diagram", svg, {}, note),
-        Table(title="Its points", header=header, rows=cells, texts=frozenset()),
-    ]
+    chart = plot_points(
+        "Reliability diagram",
+        rows,
+        axes=(Axis("Confidence", "~%"), Axis("Share that is right", "~%")),
+        line=[{"x": 0, "y": 0}, {"x": 1, "y": 1}],
+        note="On the dashed line, confidence is what it says. Large points are many claims.",
+    )
+    cells = [(show_share(one.claimed), show_share(one.kept), f"{one.n:,}") for one in bins]
+    header = (">Confidence", ">Right", ">Claims")
+    return [chart, Table(title="Its points", header=header, rows=cells)]

@@ -3,70 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
 
 from permafrost.pipeline.models.measure import name_metric
 
 # Shares of rows, which people read as per cent.
 _SHARES = {"accuracy", "balanced_accuracy", "precision", "recall"}
+_SPELT = (("f1", "F1"), ("roc auc", "ROC AUC"), ("mae", "MAE"), ("rmse", "RMSE"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
     """Key figures: name, value, and a few words on it."""
 
-    kind: ClassVar[str] = "tiles"
     items: Sequence[tuple[str, str, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chart:
-    """A chart.
+    """A chart; `legend` is what each colour, a custom property of the page, stands for."""
 
-    Attributes
-    ----------
-    title : str
-    svg : str
-        Whose colours are the page's.
-    legend : sequence of (str, str)
-        What each colour, a custom property of the page, stands for.
-    note : str
-    """
-
-    kind: ClassVar[str] = "chart"
     title: str
     svg: str
     legend: Sequence[tuple[str, str]] = ()
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An axis of a chart: its title, and how its numbers are written, as d3-format has it."""
+
+    title: str
+    form: str = ",~r"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """A table.
+    """A table; `is_folded` where it is shown only when asked for.
 
     Attributes
     ----------
-    title : str
     header : sequence of str
+        A name that begins with ``>`` is that of a column of numbers, set to the right.
     rows : sequence of sequence of str
         The first cell names its row.
-    texts : frozenset of int
-        Columns that hold words; all others hold numbers.
     shades : sequence of sequence of float, optional
-        How dark each cell but the first of its row is, from 0 to 1.
-    right : str
-        What the diagonal is, of shades that tell right from wrong.
-    is_folded : bool
-        Whether it is shown only when asked for.
-    note : str
+        How dark each cell but the first of its row is, from 0 to 1; the diagonal is what is right.
     """
 
-    kind: ClassVar[str] = "table"
     title: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
-    texts: frozenset[int] = frozenset({0})
     shades: Sequence[Sequence[float]] = ()
     is_folded: bool = False
     note: str = ""
@@ -85,7 +72,6 @@ class Picture:
 class Gallery:
     """Images beside one another."""
 
-    kind: ClassVar[str] = "gallery"
     title: str
     pictures: Sequence[Picture]
     note: str = ""
@@ -95,7 +81,6 @@ class Gallery:
 class PointMap:
     """Points that show their images; `data` is what the page's script reads."""
 
-    kind: ClassVar[str] = "map"
     title: str
     data: Mapping[str, object]
     note: str = ""
@@ -105,7 +90,6 @@ class PointMap:
 class Code:
     """Text to copy; `is_folded` where it is shown only when asked for."""
 
-    kind: ClassVar[str] = "code"
     title: str
     text: str
     is_folded: bool = False
@@ -121,32 +105,61 @@ class Section:
     name: str
     title: str
     finding: str
-    parts: Sequence[Part] = field(default_factory=list)
+    parts: Sequence[Part]
+
+    @property
+    def shown(self) -> list[Part]:
+        """The parts in which there is anything."""
+        return [part for part in self.parts if not _is_empty(part)]
 
 
-def is_share(metric: str) -> bool:
-    """Tell whether a metric is a share of rows."""
-    return metric in _SHARES
+def _is_empty(part: Part) -> bool:
+    if isinstance(part, Table):
+        return not part.rows and not part.note
+    return isinstance(part, Gallery) and not part.pictures
 
 
-def show_score(metric: str, value: float | None) -> str:
-    """Write a score: a share of rows in per cent."""
-    if value is None:
-        return "undefined"
-    return show_share(value) if is_share(metric) else show_number(value)
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A figure that heads are measured by, and how a page writes it."""
+
+    name: str
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of rows."""
+        return self.name in _SHARES
+
+    @property
+    def title(self) -> str:
+        """What people call it, to begin with."""
+        name = name_metric(self.name)
+        for word, spelt in _SPELT:
+            name = name.replace(word, spelt)
+        return name[:1].upper() + name[1:]
+
+    @property
+    def axis(self) -> Axis:
+        """The axis of a chart that shows it."""
+        return Axis(self.title, "~%" if self.is_share else ",~r")
+
+    def show(self, value: float | None) -> str:
+        """Write a score: a share of rows in per cent."""
+        if value is None:
+            return "undefined"
+        return show_share(value) if self.is_share else show_number(value)
+
+    def show_interval(self, interval: Sequence[float] | None) -> str:
+        """Write the 95 % interval of a score; "" where there is none."""
+        if not interval:
+            return ""
+        low, high = (self.show(bound).removesuffix(" %") for bound in interval)
+        return f"{low} to {high}{' %' if self.is_share else ''}"
 
 
 def show_share(value: float) -> str:
     """Write a share in per cent."""
     return f"{value:.1%}".replace("%", " %")
-
-
-def show_interval(metric: str, interval: Sequence[float] | None) -> str:
-    """Write the 95 % interval of a score; "" where there is none."""
-    if not interval:
-        return ""
-    low, high = (show_score(metric, bound).removesuffix(" %") for bound in interval)
-    return f"{low} to {high}{' %' if is_share(metric) else ''}"
 
 
 def show_number(value: float) -> str:
@@ -158,20 +171,3 @@ def show_number(value: float) -> str:
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.3f}" if 0.001 <= abs(value) < 10 else f"{value:.3g}"
-
-
-def show_seconds(value: float) -> str:
-    """Write a time in the unit that suits it."""
-    if value >= 5400:
-        return f"{value / 3600:.1f} h"
-    if value >= 90:
-        return f"{value / 60:.1f} min"
-    return f"{value:.1f} s" if value >= 1 else f"{value * 1000:.0f} ms"
-
-
-def title_metric(metric: str) -> str:
-    """Return what people call a metric, to begin with."""
-    name = name_metric(metric)
-    for word, spelt in (("f1", "F1"), ("roc auc", "ROC AUC"), ("mae", "MAE"), ("rmse", "RMSE")):
-        name = name.replace(word, spelt)
-    return name[:1].upper() + name[1:]

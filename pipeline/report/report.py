@@ -16,6 +16,7 @@ from permafrost.cache.disk.publish import make_folder, published
 from permafrost.cache.errors import CacheError
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import Predictions, name_outputs, read_predictions
+from permafrost.pipeline.looking.photos import find_photos
 from permafrost.pipeline.models.learning import measure_learning
 from permafrost.pipeline.models.reopened import ReopenedFit, predict_unseen, reopen_fit
 from permafrost.pipeline.models.unseen import TEST, UnseenRows
@@ -25,13 +26,14 @@ from permafrost.pipeline.report.board import compare_chapters, tell_board, tell_
 from permafrost.pipeline.report.chapter import Chapter, read_chapter
 from permafrost.pipeline.report.cost import tell_cost
 from permafrost.pipeline.report.depth import tell_depth
-from permafrost.pipeline.report.feature_map import MAPS, PCA, MapOptions, check_map, tell_map
+from permafrost.pipeline.report.feature_map import MAPS, PCA, check_map, tell_map
 from permafrost.pipeline.report.images import tell_audit, tell_images
 from permafrost.pipeline.report.judged import tell_classes, tell_reliability, tell_values
 from permafrost.pipeline.report.parts import Section, Table
-from permafrost.pipeline.report.pictures import find_pictures, tell_mistakes
+from permafrost.pipeline.report.pictures import tell_mistakes
 from permafrost.pipeline.report.training import tell_learning, tell_training
 from permafrost.pipeline.tasks.rows import FeatureFiles
+from permafrost.pipeline.units import describe_bytes
 from permafrost.stages.errors import StageError, UnknownNameError
 from permafrost.stages.matrices.matrix import Rows
 
@@ -118,7 +120,7 @@ def write_report(options: ReportOptions) -> dict[str, Any]:
 
 def describe_report(figures: Mapping[str, Any]) -> str:
     """Say what `write_report` wrote, as a person wants it."""
-    lines = [f"{figures['report']}: {figures['bytes'] / 1e6:.1f} MB"]
+    lines = [f"{figures['report']}: {describe_bytes(figures['bytes'])}"]
     for one in figures["chapters"]:
         lines.append(f"  {one['folder']}: {next(iter(one['sections'].values()))}")
         if one["missing"]:
@@ -144,10 +146,9 @@ def _list_sections(
 ) -> Iterator[Section]:
     """Yield the sections in the order of the page; without `fit`, those that take no features."""
     files = fit.bench.files if fit else None
-    pictures = files and find_pictures(files)
+    photos = files and find_photos(files)
     found, measured = _predict(chapter, fit)
     learning = fit and measure_learning(fit, n_folds=chapter.n_folds)
-    how = MapOptions(kind=options.map, memory_bytes=options.memory_bytes)
     sections = (
         tell_verdict(chapter),
         tell_board(chapter),
@@ -155,11 +156,11 @@ def _list_sections(
         tell_training(chapter),
         measured and tell_classes(chapter, measured),
         measured and tell_values(chapter, measured),
-        found and pictures and tell_mistakes(chapter, found, pictures),
+        found and photos and tell_mistakes(chapter, found, photos),
         measured and tell_reliability(chapter, measured),
         learning and tell_learning(chapter, learning),
-        files and pictures and tell_map(chapter, files, found=found, pictures=pictures, how=how),
-        files and pictures and tell_images(chapter, files, pictures),
+        fit and photos and tell_map(chapter, fit, found=found, photos=photos, kind=options.map),
+        files and photos and tell_images(chapter, files, photos),
         tell_audit(chapter),
         tell_cost(chapter, files),
     )
@@ -211,6 +212,7 @@ def _render(told: Sequence[Told], best: Table | None) -> str:
         script=script,
         script_hash=base64.b64encode(digest).decode("ascii"),
         write_data=_write_data,
+        name_kind=lambda part: type(part).__name__,
     )
 
 

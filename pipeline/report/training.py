@@ -8,18 +8,18 @@ from typing import Any
 
 from permafrost.pipeline.models.kept import shorten_layers
 from permafrost.pipeline.models.learning import LearningPoint
-from permafrost.pipeline.report.board import form_axis
 from permafrost.pipeline.report.chapter import Chapter, Entry, read_float
-from permafrost.pipeline.report.charts import SERIES, make_chart, paint, plot_curves
+from permafrost.pipeline.report.charts import SERIES, paint, plot_curves
 from permafrost.pipeline.report.parts import (
+    Axis,
     Chart,
+    Metric,
+    Part,
     Section,
     Table,
     show_number,
-    show_score,
-    show_seconds,
-    title_metric,
 )
+from permafrost.pipeline.units import describe_seconds
 
 # The best of each kind; more curves would hide one another.
 _CURVES = 3
@@ -29,11 +29,11 @@ Row = Mapping[str, Any]
 
 def tell_learning(chapter: Chapter, points: Sequence[LearningPoint]) -> Section | None:
     """Say whether more labelled images would help."""
-    metric, name = chapter.metric, title_metric(chapter.metric)
+    metric = chapter.metric
     known = [
-        (one, mean, one.scores.get(f"{metric}_std") or 0.0)
+        (one, mean, one.scores.get(f"{metric.name}_std") or 0.0)
         for one in points
-        if (mean := one.scores.get(f"{metric}_mean")) is not None
+        if (mean := one.scores.get(f"{metric.name}_mean")) is not None
     ]
     if len(known) < 2:
         return None
@@ -45,7 +45,7 @@ def tell_learning(chapter: Chapter, points: Sequence[LearningPoint]) -> Section 
             "high": mean + std,
             "series": chapter.head,
             "dashed": False,
-            "said": f"{one.n_train:,} training rows: {show_score(metric, mean)}",
+            "said": f"{one.n_train:,} training rows: {metric.show(mean)}",
         }
         for one, mean, std in known
     ]
@@ -55,15 +55,16 @@ def tell_learning(chapter: Chapter, points: Sequence[LearningPoint]) -> Section 
         f" {_show_points(metric, most - less)}:"
         f" {_judge_gain(most - less, std / max(1, len(chapter.folds)) ** 0.5)}."
     )
-    colours = paint([chapter.head])
-    svg = plot_curves(rows, x="Training rows", y=name, colours=colours, form=form_axis(metric))
-    note = "Mean over the folds, with one standard deviation to each side."
-    cells = [(f"{p.n_train:,}", f"{p.share:.0%}", show_score(metric, mean)) for p, mean, _ in known]
-    parts: list[Chart | Table] = [
-        make_chart(f"{name} on held-out folds, by training rows", svg, colours, note),
-        Table(title="Its points", header=("Rows", "Share", name), rows=cells, texts=frozenset()),
-    ]
-    return Section(name="learning", title="Learning curve", finding=finding, parts=parts)
+    chart = plot_curves(
+        f"{metric.title} on held-out folds, by training rows",
+        rows,
+        axes=(Axis("Training rows"), metric.axis),
+        colours=paint([chapter.head]),
+        note="Mean over the folds, with one standard deviation to each side.",
+    )
+    cells = [(f"{p.n_train:,}", f"{p.share:.0%}", metric.show(mean)) for p, mean, _ in known]
+    table = Table(title="Its points", header=(">Rows", ">Share", f">{metric.title}"), rows=cells)
+    return Section(name="learning", title="Learning curve", finding=finding, parts=[chart, table])
 
 
 def _judge_gain(gain: float, error: float) -> str:
@@ -81,13 +82,13 @@ def tell_training(chapter: Chapter) -> Section | None:
     learnt = [entry for entry in chapter.fitted if not entry.is_from_scratch]
     scratch = [entry for entry in chapter.fitted if entry.is_from_scratch]
     chosen = _choose(chapter, learnt) + _choose(chapter, scratch)
-    curves = {_name(one): _average(rows) for one in chosen if (rows := _find_epochs(chapter, one))}
-    if not chapter.entries and chapter.epochs:
+    curves = {_name(one): _average(_find_epochs(chapter, one)) for one in chosen}
+    if not chapter.entries:
         curves = {chapter.head: _average([row for row in chapter.epochs if not row["fold"]])}
     curves = {name: rows for name, rows in curves.items() if rows}
     if not transfer and not curves:
         return None
-    parts: list[Chart | Table] = []
+    parts: list[Part] = []
     if curves:
         parts += [_plot(chapter, chosen, curves, x) for x in ("epoch", "seconds")]
     if transfer:
@@ -102,7 +103,7 @@ def _choose(chapter: Chapter, entries: Sequence[Entry]) -> list[Entry]:
     return [*entries[:1], *(one for one in entries[1:] if _find_epochs(chapter, one))][:_CURVES]
 
 
-def _tell_transfer(metric: str, found: Row) -> str:
+def _tell_transfer(metric: Metric, found: Row) -> str:
     kind = f"{found['verdict'].capitalize()} transfer"
     if found["verdict"] == "undecided":
         kind = "Neither positive nor negative transfer can be shown"
@@ -116,13 +117,13 @@ def _tell_transfer(metric: str, found: Row) -> str:
     )
 
 
-def _show_points(metric: str, value: float) -> str:
-    return f"{100 * value:+.1f} points" if metric == "accuracy" else f"{value:+.2g}"
+def _show_points(metric: Metric, value: float) -> str:
+    return f"{100 * value:+.1f} points" if metric.name == "accuracy" else f"{value:+.2g}"
 
 
 def _tell_curves(curves: Mapping[str, Sequence[Row]]) -> str:
     name, rows = next(iter(curves.items()))
-    seconds = show_seconds(rows[-1]["seconds"])
+    seconds = describe_seconds(rows[-1]["seconds"])
     return f"{name} was trained for {len(rows)} epochs, in {seconds} each time."
 
 
@@ -156,7 +157,7 @@ def _plot(
     chapter: Chapter, chosen: Sequence[Entry], curves: Mapping[str, Sequence[Row]], x: str
 ) -> Chart:
     column = next(iter(curves.values()))[0]["of"]
-    metric = "accuracy" if column == _ACCURACY else "loss"
+    metric = Metric("accuracy" if column == _ACCURACY else "loss")
     scratch = [_name(one) for one in chosen if one.is_from_scratch]
     names = [_name(one) for one in chosen] or list(curves)
     colours = paint([name for name in names if name not in scratch])
@@ -167,8 +168,8 @@ def _plot(
             "y": row["value"],
             "series": name,
             "dashed": name in scratch,
-            "said": f"{name}, epoch {row['epoch']}, {show_seconds(row['seconds'])}:"
-            f" {show_score(metric, row['value'])}",
+            "said": f"{name}, epoch {row['epoch']}, {describe_seconds(row['seconds'])}:"
+            f" {metric.show(row['value'])}",
         }
         for name, several in curves.items()
         for row in several
@@ -177,32 +178,30 @@ def _plot(
     if x == "seconds" and metric == chapter.metric:
         rows += [_point(chapter, one) for one in chosen if _name(one) not in curves]
     drawn = {row["series"] for row in rows}
-    shown = {name: colour for name, colour in colours.items() if name in drawn}
-    title = title_metric(metric)
-    across = {"epoch": "Epoch", "seconds": "Seconds of training"}[x]
-    svg = plot_curves(rows, x=across, y=title, colours=shown, form=form_axis(metric))
     notes = ["Mean over the folds."] * bool(chapter.entries)
     notes += ["Dashed: from scratch."] * bool(scratch)
     notes += ["A single point: a head without epochs, on its folds."] * (len(drawn) > len(curves))
-    return make_chart(f"{title} on rows held out, by {x}", svg, shown, " ".join(notes))
+    across = {"epoch": "Epoch", "seconds": "Seconds of training"}[x]
+    return plot_curves(
+        f"{metric.title} on rows held out, by {x}",
+        rows,
+        axes=(Axis(across), metric.axis),
+        colours={name: colour for name, colour in colours.items() if name in drawn},
+        note=" ".join(notes),
+    )
 
 
 def _point(chapter: Chapter, entry: Entry) -> dict[str, Any]:
     seconds, name = entry.seconds / max(1, len(chapter.folds)), _name(entry)
-    said = f"{name}, {show_seconds(seconds)}: {show_score(chapter.metric, entry.score)}"
+    said = f"{name}, {describe_seconds(seconds)}: {chapter.metric.show(entry.score)}"
     return {"x": seconds, "y": entry.score, "series": name, "dashed": False, "said": said}
 
 
 def _compare(chapter: Chapter, learnt: Entry, scratch: Entry) -> Table:
-    n_folds = max(1, len(chapter.folds))
+    metric, n_folds = chapter.metric, max(1, len(chapter.folds))
     rows = [
-        (
-            f"{kind}: {_name(one)}",
-            show_score(chapter.metric, one.score),
-            show_number(one.seconds / n_folds),
-        )
+        (f"{kind}: {_name(one)}", metric.show(one.score), show_number(one.seconds / n_folds))
         for kind, one in (("transferred", learnt), ("from scratch", scratch))
     ]
-    header = ("The best", title_metric(chapter.metric), "Seconds a fold")
-    title = "The best of both kinds, on the same folds"
-    return Table(title=title, header=header, rows=rows, texts=frozenset({0}))
+    header = ("The best", f">{metric.title}", ">Seconds a fold")
+    return Table(title="The best of both kinds, on the same folds", header=header, rows=rows)

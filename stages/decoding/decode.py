@@ -237,6 +237,35 @@ def decode_grey(data: bytes, *, longest: int) -> tuple[Size, NDArray[np.uint8]]:
         return picture.size, np.asarray(image)
 
 
+def decode_whole(
+    data: bytes,
+    *,
+    orient: str,
+    box: tuple[int, int, int, int] | None = None,
+    side: int | None = None,
+) -> Image.Image:
+    """Decode an image to RGB at its own size, or a smaller one, to be looked at.
+
+    Parameters
+    ----------
+    data : bytes
+        As `decode_image` takes it, but no array; what is raised is the same.
+    orient, box
+        See `DecodeSpec`.
+    side : int, optional
+        Width and height beyond twice of which an image without a box need not be.
+    """
+
+    def choose_scale(size: Size, _: Transpose | None) -> int:
+        return next((scale for scale in _SCALES if min(size) >= 2 * scale * (side or 0)), 1)
+
+    spec = DecodeSpec(height=1, width=1, orient=orient)
+    with _refusing():
+        picture = _read(data, spec, choose_scale if side and box is None else None)
+        picture = _turn(picture, spec)
+        return (picture if box is None else _cut(picture, box)).image.convert("RGB")
+
+
 @contextmanager
 def _refusing() -> Iterator[None]:
     if ImageFile.LOAD_TRUNCATED_IMAGES:

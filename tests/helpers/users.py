@@ -44,6 +44,16 @@ class User:
 
 
 @contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """Let all threads of this process, which is root's, have the rights of another user alone."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@contextmanager
 def shared_folder(*, group: int, mode: int) -> Iterator[Path]:
     """Make a folder that everybody can reach, which those of `tmp_path` are not."""
     top = Path(tempfile.mkdtemp(prefix="permafrost-team-"))

@@ -16,7 +16,9 @@ from sklearn.metrics.pairwise import cosine_similarity
 from permafrost.pipeline.looking.class_view import MOST_CLASSES
 from tests.helpers.answers import Answer, Command
 from tests.helpers.extracted import find_shards, predict, read_plain
+from tests.helpers.pictures import encode, photo
 
+BICUBIC = Image.Resampling.BICUBIC
 LAYER = "last:avg"
 Look = Callable[..., Answer]
 
@@ -145,6 +147,44 @@ def test_pixels_are_a_map_too(fit: Callable[..., Path], look: Look) -> None:
     (values,) = figures["classes"][0]["maps"]
     assert np.shape(values) == (32, 32)
     assert np.sum(values) == pytest.approx(figures["classes"][0]["score"], rel=1e-5, abs=1e-5)
+
+
+def test_a_box_is_looked_at_as_the_network_saw_it(
+    command: Command, tmp_path: Path, look: Look
+) -> None:
+    whole = photo(240, 160)
+    (tmp_path / "china.png").write_bytes(encode(whole, "PNG"))
+    boxes = [(left, top) for left in range(0, 201, 40) for top in range(0, 121, 40)]
+    lines = [f'china.png,{"up" if y < 80 else "down"},"{x},{y},40,40"' for x, y in boxes]
+    (tmp_path / "boxes.csv").write_text("\n".join(["path,label,box", *lines]))
+    network = ("--backbone", "none", "--size", 8, "--layers", "pixels")
+    where = ("--cache", tmp_path / "cache", "--out", tmp_path / "f.h5")
+    assert command("extract", "--images", tmp_path / "boxes.csv", *network, *where).status == 0
+    model = tmp_path / "model"
+    fitting = ("fit", "--features", tmp_path / "f.h5", "--layer", "pixels", "--head", "ridge")
+    assert command(*fitting, "--out", model).status == 0
+    path = "china.png#xywh=40,80,40,40"
+    answer = look("--model", model, "--json", image=tmp_path / path)
+    assert answer.status == 0, answer.err
+    (row,) = (n for n, box in enumerate(boxes) if box == (40, 80))
+    # Heads are given pixels from 0 to 1.
+    pixels = read_plain(tmp_path / "f.h5", "pixels").reshape(24, -1) / 255
+    (decided,) = decide(model, pixels[[row]])
+    scores = {one["class"]: one["score"] for one in answer.figures["classes"]}
+    assert scores["up"] == pytest.approx(decided, rel=1e-4, abs=1e-4)
+    shown = [near["path"] for one in answer.figures["classes"] for near in one["neighbours"]]
+    assert len(set(shown)) == 8 and path not in shown
+
+    def cut(path: str, side: int) -> np.ndarray:
+        x, y, width, height = map(int, path.partition("#xywh=")[2].split(","))
+        crop = whole.crop((x, y, x + width, y + height)).resize((side, side), BICUBIC)
+        return np.asarray(crop, float)
+
+    with Image.open(tmp_path / "look.png") as picture:
+        drawn = np.asarray(picture, float)
+    # The photo, and the first of the first class' neighbours.
+    assert np.abs(drawn[16:296, 16:296] - cut(path, 280)).max() < 3
+    assert np.abs(drawn[341:501, 316:476] - cut(shown[0], 160)).max() < 3
 
 
 def test_of_a_regression_there_is_one_map_and_of_many_classes_six(

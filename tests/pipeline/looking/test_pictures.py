@@ -11,7 +11,7 @@ from sklearn.datasets import load_sample_image
 
 from permafrost.pipeline.looking.colours import colour, lay_over, spread_map
 from permafrost.pipeline.looking.page import fit_size, measure, shorten
-from permafrost.pipeline.looking.photos import Thumbnails, show_photo
+from permafrost.pipeline.looking.photos import Photos, show_photo
 from permafrost.pipeline.options import FeatureOptions
 
 PHOTO = load_sample_image("china.jpg")
@@ -82,10 +82,11 @@ def test_what_is_shown_is_what_the_network_saw() -> None:
 def test_a_neighbour_that_cannot_be_had_is_a_grey_tile(tmp_path) -> None:
     (tmp_path / "a.png").write_bytes(encode(PHOTO))
     (tmp_path / "b.png").write_text("no image")
-    there = Thumbnails(str(tmp_path), side=20)
-    assert np.ptp(np.asarray(there.read("a.png"))) > 100
-    for root, path in ((tmp_path, "b.png"), (tmp_path, "c.png"), ("gone", "a"), ("s3://b/", "a")):
-        assert np.ptp(np.asarray(Thumbnails(str(root), side=20).read(path))) < 10
+    there = Photos([str(tmp_path)])
+    assert np.ptp(np.asarray(there.cut("a.png", 20))) > 100
+    for root, path in ((tmp_path, "b.png"), (tmp_path, "c.png"), ("gone", "a")):
+        assert np.ptp(np.asarray(Photos([str(root)]).cut(path, 20))) < 10
+    assert Photos().open("a.png", 20) is None
 
 
 def test_lines_are_cut_in_their_middle() -> None:

@@ -48,6 +48,29 @@ def test_suspects_and_copies_are_those_of_the_table(audited, audited_page):
     assert section.count('src="data:image/webp;base64,') == len(suspects[:12]) + len(pairs)
 
 
+def test_an_audit_that_lies_elsewhere_is_found_where_its_run_put_it(
+    command, audited, audited_page, tmp_path, monkeypatch
+):
+    # As with `audit: {out: looks/wrong}`, and whatever an earlier run left in its place.
+    shutil.copytree(audited, tmp_path / "deep" / "runs")
+    shutil.copytree(audited / "audit", tmp_path / "looks" / "wrong")
+    stale = tmp_path / "deep" / "runs" / "audit" / "audit.json"
+    stale.write_text(json.dumps(json.loads(stale.read_text()) | {"images": 7}))
+    summary = tmp_path / "deep" / "runs" / "summary.json"
+    told = json.loads(summary.read_text())
+    told["audit"]["out"] = "looks/wrong"
+    summary.write_text(json.dumps(told))
+    out = tmp_path / "page.html"
+    expected = read_finding(read_sections(audited_page)["audit"])
+    for folder in (tmp_path, tmp_path / "looks"):
+        monkeypatch.chdir(folder)
+        command("report", tmp_path / "deep" / "runs", "--out", out)
+        assert read_finding(read_sections(out)["audit"]) == expected
+    shutil.rmtree(tmp_path / "looks" / "wrong")
+    command("report", tmp_path / "deep" / "runs", "--out", out)
+    assert "audit" not in read_sections(out)
+
+
 def test_an_audit_alone_is_a_chapter(command, audited, tmp_path):
     out = tmp_path / "page.html"
     figures = command("report", audited / "audit", "--out", out, "--json").figures

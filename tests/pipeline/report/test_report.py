@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from permafrost.pipeline.models.reopened import predict_unseen, reopen_fit
+from tests.helpers import ROOT
 from tests.helpers.reports import (
     DIGITS,
     LABELS,
@@ -23,6 +25,7 @@ from tests.helpers.reports import (
     sweep,
     write_digits,
 )
+from tests.helpers.users import acting_as, needs_root, shared_folder
 
 _SECTION = re.compile(r'<section aria-labelledby="c1-(\w+)[^"]*">(.*?)</section>', re.DOTALL)
 _FINDING = re.compile(r'<p class="finding">(.*?)</p>', re.DOTALL)
@@ -139,6 +142,29 @@ def test_without_its_features_a_folder_still_tells_what_it_holds(command, swept,
     kept = {"verdict", "leaderboard", "classes", "reliability", "cost"}
     assert set(chapter["sections"]) == kept
     assert read_table(read_sections(out)["classes"], "Confusion matrix")
+
+
+@needs_root
+def test_a_folder_that_cannot_be_written_is_reported_as_any_other(swept, page):
+    with shared_folder(group=0, mode=0o755) as folder:
+        shutil.copy(swept.parent / "features.h5", folder)
+        shutil.copytree(swept.parent / "digits", folder / "digits")
+        shutil.copytree(swept, folder / "runs")
+        kept = [folder / "runs" / "best" / name for name in ("unseen.npz", "learning.json")]
+        for file in kept:
+            file.unlink()
+        (folder / "out").mkdir()
+        (folder / "out").chmod(0o777)
+        out = folder / "out" / "page.html"
+        with acting_as(12345):
+            if not os.access(ROOT / "pipeline/report/page.html", os.R_OK, effective_ids=True):
+                pytest.skip("other users may not read this checkout")
+            call("report", folder / "runs", "--out", out)
+        found, expected = read_sections(out), read_sections(page)
+        assert [found[name] for name in ("pictures", "learning", "map")] == [
+            expected[name] for name in ("pictures", "learning", "map")
+        ]
+        assert not any(file.exists() for file in kept)
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, Path.touch, lambda path: None])
