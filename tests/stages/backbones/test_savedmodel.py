@@ -11,9 +11,10 @@ import tensorflow as tf
 from keras import layers as kl
 
 from permafrost.stages.backbones.applications import family_preprocess, parse_backbone
-from permafrost.stages.backbones.layers import parse_layer_specs
+from permafrost.stages.backbones.layers import LayerSpec, parse_layer_specs
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
-from permafrost.stages.engines.program import ProgramSpec
+from permafrost.stages.engines.program import ProgramSpec, Work
+from permafrost.stages.engines.registry import BUILDERS
 from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
 from permafrost.stages.errors import InputError, WeightsError
 
@@ -105,6 +106,21 @@ def test_every_layer_of_an_exported_model_equals_plain_keras(model, folder, pixe
         ours = run(network, list(theirs), pixels[:batch_size])
         for name, features in zip(theirs, ours, strict=True):
             assert difference(features, theirs[name][:batch_size]) < TOLERANCE
+
+
+def test_a_graph_that_exists_already_is_run_in_one_way(folder, pixels):
+    network = load(folder)
+    layers = (LayerSpec(list(network.describe().layers)[-1]),)
+    verdicts = []
+    program = BUILDERS["tensorflow"](
+        lambda: network,
+        ProgramSpec(layers=layers, preprocess="none"),
+        Work(batch_size=len(pixels), n_images=10**9, note=verdicts.append),
+    )
+    for _ in range(5):
+        program(pixels)
+    (verdict,) = verdicts
+    assert list(verdict.images_per_second) == ["plain"]
 
 
 def test_a_card_lists_the_layers_as_keras_names_them(model, folder):
