@@ -205,14 +205,17 @@ def _list_images(
     names: Sequence[str] = paths
     if isinstance(source, ShardedSource):
         names = [name for _, names in source.list_shards() for name in names]
+        if absent := source.find_absent():
+            _log.warning("%r: shards are missing: %s; get the others, too", source.root, absent)
     layout = read_layout(names, others=listing.others, split_names=split_names)
     ignored = count_ignored(listing, layout)
     for line in ignored.describe():
         _log.warning("%r: %s", source.root, line)
     if not paths:
-        raise InputError(
-            f"no images in {source.root!r}: no file name ends in {', '.join(IMAGE_SUFFIXES)}"
-        )
+        why = f"no file name ends in {', '.join(IMAGE_SUFFIXES)}"
+        if isinstance(source, ShardedSource):
+            why = "it has no rows; name another"
+        raise InputError(f"no images in {source.root!r}: {why}")
     by_folder, splits = _read_folders(names, layout)
     if isinstance(source, ShardedSource):
         told = name_splits(source, split_names)

@@ -10,7 +10,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def run_afresh(call: Callable[[], Result]) -> Result:
+def run_afresh(call: Callable[[], Result], *, timeout_s: float | None = None) -> Result:
     """Call in a thread of its own, and wait for what it returns or raises.
 
     Keras counts layers (conv2d_94 in a second InceptionV3) and keeps its dtype policy, seeds and
@@ -22,6 +22,13 @@ def run_afresh(call: Callable[[], Result]) -> Result:
     ----------
     call : callable
         An interrupted process does not wait for it.
+    timeout_s : float, optional
+        For how long it is waited for; then it is left to itself.
+
+    Raises
+    ------
+    TimeoutError
+        It took longer.
     """
     result: Future[Result] = Future()
 
@@ -32,4 +39,4 @@ def run_afresh(call: Callable[[], Result]) -> Result:
             result.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return result.result()
+    return result.result(timeout_s)

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError, in_one_line
+from permafrost.stages.frameworks.afresh import run_afresh
 from permafrost.stages.frameworks.model_file import check_config
+from permafrost.stages.frameworks.reaching import PATIENCE_S, is_reached
 from permafrost.stages.frameworks.weights_file import check_weights
 from permafrost.stages.presets.handles import (
     CONFIG_NAME,
@@ -147,7 +149,8 @@ def _find_handle(name: str) -> str:
 def _fetch(handle: str, name: str, preset: str) -> Path | None:
     """Return where a file lies; None where the preset has none."""
     try:
-        return Path(_download(handle, name))
+        found = _download(handle, name)
+        return Path(found) if found else None
     except Exception as error:  # The hubs raise their own, and those of what they stand on.
         if _is_missing(error):
             return None
@@ -158,19 +161,40 @@ def _fetch(handle: str, name: str, preset: str) -> Path | None:
         ) from error
 
 
-def _download(handle: str, name: str) -> str:
+def _download(handle: str, name: str) -> str | None:
     try:
         if handle.startswith(HUGGING_FACE):
-            from huggingface_hub import hf_hub_download
-
-            return str(hf_hub_download(handle.removeprefix(HUGGING_FACE), name))
-        from kagglehub import model_download
-
-        return str(model_download(handle.removeprefix(KAGGLE), name))
+            return _download_from_hugging_face(handle.removeprefix(HUGGING_FACE), name)
+        return _download_from_kaggle(handle.removeprefix(KAGGLE), name)
     except ImportError as error:
         raise InputError(
             f"{handle} needs the package {error.name}; get it with: pip install {error.name}"
         ) from error
+
+
+def _download_from_hugging_face(repository: str, name: str) -> str | None:
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    if is_reached(constants.ENDPOINT):
+        return str(hf_hub_download(repository, name))
+    found = try_to_load_from_cache(repository, name)
+    if found is None:
+        raise OSError(f"{constants.ENDPOINT} does not answer")
+    # Otherwise a mark that there is none.
+    return found if isinstance(found, str) else None
+
+
+def _download_from_kaggle(model: str, name: str) -> str:
+    from kagglehub import model_download
+    from kagglesdk.kaggle_env import get_endpoint, get_env
+
+    endpoint = get_endpoint(get_env())
+    # A file of a certain version that lies here is found without a question.
+    timeout_s = None if is_reached(endpoint) else PATIENCE_S
+    try:
+        return str(run_afresh(lambda: model_download(model, name), timeout_s=timeout_s))
+    except TimeoutError as error:
+        raise OSError(f"{endpoint} does not answer") from error
 
 
 def _is_missing(error: Exception) -> bool:

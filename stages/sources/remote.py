@@ -172,7 +172,7 @@ def open_remote(root: str) -> RemoteSource:
             f"{root!r} is not a folder; archives and tables are read from the disk: download it"
         )
     filesystem, prefix = _open_filesystem(root, os.getpid())
-    found = retry_listing(lambda: filesystem.find(prefix, detail=True), root)
+    found = retry_listing(lambda: _find_all(filesystem, prefix), root)
     return RemoteSource(
         root,
         {
@@ -183,6 +183,14 @@ def open_remote(root: str) -> RemoteSource:
             if name.startswith(prefix)
         },
     )
+
+
+def _find_all(filesystem: Any, prefix: str) -> Mapping[str, Mapping[str, Any]]:
+    found: Mapping[str, Mapping[str, Any]] = filesystem.find(prefix, detail=True)
+    if not found:
+        # It leaves out what cannot be listed; this says why.
+        filesystem.ls(prefix)
+    return found
 
 
 def _find_version(info: Mapping[str, Any]) -> str | None:

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from permafrost.stages.sources.folder import Listing, stat_regular
 from permafrost.stages.sources.members import MemberError
 from permafrost.stages.sources.sharded.pattern import find_base, is_pattern, list_files
 from permafrost.stages.sources.sharded.shard import Columns, Shard
-from permafrost.stages.sources.sharded.tables import open_table
+from permafrost.stages.sources.sharded.tables import TableShard, open_table, reserve_memory
 from permafrost.stages.sources.sharded.webdataset import open_tar
 from permafrost.stamps import write_exact_stamp
 
@@ -27,6 +28,8 @@ KINDS: Mapping[str, Callable[[str], Shard]] = {
     ".parquet": open_table,
     ".arrow": open_table,
 }
+# As Hugging Face and TensorFlow call shards: train-00000-of-00008.parquet.
+_NUMBERED = re.compile(r"(?P<before>.*-)\d{5,}-of-(?P<of>\d{5,})(?:-[0-9a-f]+)?(?P<after>\.\w+)")
 _END = re.compile(rf"(?:{'|'.join(map(re.escape, KINDS))})(?=/)", re.IGNORECASE)
 
 
@@ -67,6 +70,19 @@ class ShardedSource:
                 f" {', '.join(KINDS)} files, and unpack what is compressed as a whole"
             )
         return names
+
+    def find_absent(self) -> str:
+        """Name the first set of shards of which some are not there, as their names tell; or ""."""
+        if _is_one(self.root):
+            return ""
+        there: Counter[tuple[str, str, str]] = Counter()
+        for name in self.find_shards():
+            if told := _NUMBERED.fullmatch(name):
+                there[told.group("before", "of", "after")] += 1
+        absent = ((names, n) for names, n in there.items() if n < int(names[1]))
+        return next(
+            (f"{before}…-of-{of}{after} ({n} are there)" for (before, of, after), n in absent), ""
+        )
 
     def list_columns(self) -> Columns:
         """Read what is told of the rows besides their images, in the order of `list_images`."""
@@ -127,6 +143,16 @@ class ShardedSource:
             row = shard.find(name)
             found.append(self._no_row(path) if row is None else f"{shard.fingerprint(row)}:{stamp}")
         return found
+
+    def reserve_memory(self, memory_bytes: int) -> int:
+        """Fit what is kept of tables into a budget; see `tables.reserve_memory`."""
+        shards = [] if _is_one(self.root) else self.find_shards()
+        files = [os.path.join(_find_place(self.root), name) for name in shards] or [self.root]  # noqa: PTH118
+        found = [_look_at(file) for file in files if not file.lower().endswith(".tar")]
+        # What cannot be opened is for reading its rows to say.
+        tables = [one[0] for one in found if not isinstance(one, OSError)]
+        sizes = [size for one in tables if isinstance(one, TableShard) for size in one.sizes]
+        return reserve_memory(sizes, memory_bytes)
 
     def make_absolute(self) -> ShardedSource:
         """Return the same shards by their absolute path."""

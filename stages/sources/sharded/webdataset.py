@@ -171,4 +171,6 @@ def _place(member: Member | None) -> tuple[int, int]:
 
 
 def _write(value: str | float) -> str:
+    if value != value:  # noqa: PLR0124 - NaN says as little as null
+        return ""
     return value if isinstance(value, str) else json.dumps(value)

@@ -20,6 +20,7 @@ from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import InputError, StageError, UnknownNameError, WeightsError
 from permafrost.stages.frameworks.model_file import load_model
 from permafrost.stages.presets.converter import describe_converter
+from permafrost.stages.presets.folder import fetch_file
 from tests.helpers import ROOT
 from tests.helpers.presets import SIDE, save_preset
 
@@ -167,6 +168,29 @@ def test_without_network_one_line_says_what_to_fetch(
     assert line.startswith("permafrost: config.json of the preset")
     assert page in line
     assert "hub:./folder" in line
+
+
+def test_without_network_what_lies_in_the_cache_of_a_hub_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--a--b"
+    for file, text in {
+        f"snapshots/{'1' * 40}/config.json": "{}",
+        f".no_exist/{'1' * 40}/image_converter.json": "",
+        "refs/main": "1" * 40,
+    }.items():
+        (kept / file).parent.mkdir(parents=True, exist_ok=True)
+        (kept / file).write_text(text)
+    found = fetch_file("hf://a/b", "config.json")
+    assert found is not None
+    assert found.read_text() == "{}"
+    # The hub has said before that there is none.
+    assert fetch_file("hf://a/b", "image_converter.json") is None
+    with pytest.raises(WeightsError, match=r"127.0.0.1:9 does not answer.*name their folder"):
+        fetch_file("hf://a/b", "model.weights.h5")
 
 
 @pytest.mark.slow
