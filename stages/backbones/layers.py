@@ -56,7 +56,6 @@ class LayerSpec:
     view: str = ""
 
     def __str__(self) -> str:
-        """Write it as a user would."""
         text = self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
         return f"{text}{SEEN_AS}{self.view}" if self.view else text
 

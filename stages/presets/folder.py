@@ -53,7 +53,7 @@ def fetch_preset(preset: str) -> Path:
     config = _fetch(handle, CONFIG_NAME, preset)
     if config is None:
         raise WeightsError(f"the preset {preset!r} has no {CONFIG_NAME}; name another")
-    is_hub = "registered_name" in _read_json(config)
+    is_hub = "registered_name" in read_json(config)
     wanted = [CONVERTER_NAME, _WEIGHTS] if is_hub else [_PREPROCESSOR, _SAFETENSORS]
     found = [_fetch(handle, name, preset) for name in wanted]
     if is_hub and found[-1] is None:
@@ -91,10 +91,10 @@ def check_preset(folder: Path) -> int | None:
         The reason, in one line.
     """
     try:
-        config = _read_json(folder / CONFIG_NAME)
+        config = read_json(folder / CONFIG_NAME)
         check_config(config)
         if (folder / CONVERTER_NAME).is_file():
-            check_config(_read_json(folder / CONVERTER_NAME))
+            check_config(read_json(folder / CONVERTER_NAME))
         if "registered_name" in config:
             return sum(check_weights(folder / name) for name in _list_weights(folder))
         if (folder / _SAFETENSORS).is_file():
@@ -113,7 +113,7 @@ def _list_weights(folder: Path) -> list[str]:
 
 
 def _list_shards(index: Path) -> list[str]:
-    places = _read_json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise WeightsError(f"{index.name} has no weight_map")
     names = {
@@ -127,7 +127,8 @@ def _list_shards(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `WeightsError` where it is something else."""
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise WeightsError(f"{path.name} is no JSON object")

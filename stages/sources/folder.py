@@ -18,31 +18,15 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.sources.boxes import drop_box
 from permafrost.stamps import write_exact_stamp
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif"),
-    *(".bmp", ".webp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
+_IMAGES = ".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm"
+IMAGE_SUFFIXES = tuple(_IMAGES.split())
 ARRAY_SUFFIX = ".npy"
 # What lies beside images and is none, so that nobody misses it: tables, notes, annotations, code.
-_COMPANION_SUFFIXES = (
-    *(
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".cls",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".cfg",
-    ),
-    *(".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".log"),
-    *(".py", ".ipynb", ".sh", ".md5", ".sha1", ".sha256", ".sqlite", ".lnk"),
+_BESIDE = (
+    ".csv .tsv .txt .cls .json .jsonl .xml .yaml .yml .toml .ini .cfg .md .rst .html .htm .pdf .doc"
+    " .docx .xls .xlsx .log .py .ipynb .sh .md5 .sha1 .sha256 .sqlite .lnk"
 )
+_COMPANION_SUFFIXES = tuple(_BESIDE.split())
 _COMPANIONS = ("readme", "license", "licence", "copying", "changelog", "checksums", "md5sums")
 # What a system leaves in a folder, which is empty all the same.
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
@@ -217,6 +201,11 @@ def stat_regular(file: str) -> os.stat_result:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
     raise OSError(errno.EINVAL, "not a regular file", file)
+
+
+def make_missing(name: str) -> OSError:
+    """Return the error of a file that is not there."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
 def check_size(size_bytes: int, name: str) -> None:

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.boxes import drop_box
-from permafrost.stages.sources.folder import Listing, stat_regular
+from permafrost.stages.sources.folder import Listing, make_missing, stat_regular
 from permafrost.stages.sources.members import MemberError
 from permafrost.stages.sources.sharded.pattern import find_base, is_pattern, list_files
 from permafrost.stages.sources.sharded.shard import Columns, Shard
@@ -59,6 +59,13 @@ class ShardedSource:
     def list_files(self) -> Listing:
         """List the rows; what else is in a shard is told by `list_columns`."""
         return Listing(images=self.list_images(), others=[], empty=[])
+
+    def check(self) -> None:
+        """Find the shards of a pattern, or open the only one; raises as `open_shard` does."""
+        if _is_one(self.root):
+            open_shard(self.root)
+        else:
+            self.find_shards()
 
     def find_shards(self) -> list[str]:
         """Find the files that a pattern means; `InputError` where one is missing or of no kind."""
@@ -112,7 +119,7 @@ class ShardedSource:
         shard = open_shard(file)
         row = shard.find(name)
         if row is None:
-            raise self._no_row(path)
+            raise make_missing(path)
         try:
             yield from shard.read_blocks(row)
         except MemberError as error:
@@ -141,7 +148,7 @@ class ShardedSource:
                 continue
             shard, stamp = told
             row = shard.find(name)
-            found.append(self._no_row(path) if row is None else f"{shard.fingerprint(row)}:{stamp}")
+            found.append(make_missing(path) if row is None else f"{shard.fingerprint(row)}:{stamp}")
         return found
 
     def reserve_memory(self, memory_bytes: int) -> int:
@@ -179,9 +186,6 @@ class ShardedSource:
     def _locate(self, path: str) -> tuple[str, str]:
         shard, name = self._split(path)
         return os.path.join(_find_place(self.root), shard) if shard else self.root, name  # noqa: PTH118
-
-    def _no_row(self, path: str) -> OSError:
-        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 @contextmanager
