@@ -35,6 +35,7 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
 from permafrost.stages.sources.names import find_missing, find_names
+from permafrost.stages.sources.remote import is_url
 from permafrost.stages.sources.sharded.shard import Columns
 from permafrost.stages.sources.source import (
     ArchiveSource,
@@ -256,7 +257,7 @@ def _relabel(manifest: Manifest, rule: str, split_names: Mapping[str, str]) -> M
         names = _search_names(manifest.paths, argument)
         relabelled = dataclasses.replace(manifest, labels=names)
     elif kind == "csv":
-        table = read_table(Path(drop_file_scheme(argument)))
+        table = read_table(_find_on_disk(argument))
         if table.extra and "label" not in table.known:
             return join_table(manifest, table, split_names=split_names)
         table.require("label")
@@ -266,7 +267,7 @@ def _relabel(manifest: Manifest, rule: str, split_names: Mapping[str, str]) -> M
         bare = dataclasses.replace(manifest, extra={})
         relabelled = take_columns(bare, columns, label=argument, split_names=split_names)
     elif kind == "coco":
-        table = read_coco(Path(drop_file_scheme(argument)))
+        table = read_coco(_find_on_disk(argument))
         relabelled = join_table(manifest, table, split_names=split_names)
     else:
         raise InputError(
@@ -275,6 +276,13 @@ def _relabel(manifest: Manifest, rule: str, split_names: Mapping[str, str]) -> M
         )
     _check_labelled(relabelled, rule)
     return relabelled
+
+
+def _find_on_disk(table: str) -> Path:
+    file = drop_file_scheme(table)
+    if is_url(file):
+        raise InputError(f"cannot read labels from {table!r}; download it, and name the file")
+    return Path(file)
 
 
 def _check_labelled(manifest: Manifest, rule: str) -> None:
