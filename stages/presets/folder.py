@@ -176,7 +176,8 @@ def _download(handle: str, name: str) -> str | None:
 def _download_from_hugging_face(repository: str, name: str) -> str | None:
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
-    if is_reached(constants.ENDPOINT):
+    # Where it is told to be offline, it asks nobody.
+    if constants.HF_HUB_OFFLINE or is_reached(constants.ENDPOINT):
         return str(hf_hub_download(repository, name))
     found = try_to_load_from_cache(repository, name)
     if found is None:
