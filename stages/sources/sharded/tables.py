@@ -27,6 +27,7 @@ from permafrost.stages.sources.sharded.shard import Columns
 _KEPT_GROUPS = 2
 _MOST_KEPT_BYTES = 256_000_000
 _KEPT_SHARE = 1 / 8  # of the memory budget, beyond those two
+_MOST_GROUP_BYTES = 2 * MAX_FILE_BYTES
 # How an Arrow file begins that has its directory at the end; a stream has none.
 _FILE_MAGIC = b"ARROW1"
 
@@ -42,7 +43,7 @@ class TableShard:
     starts : list of int
         The first row of each group, and how many rows there are.
     sizes : list of int
-        Bytes of each group that are held to read it; none of what is mapped.
+        Of the groups that are read into memory: not of what is mapped, or too large to be read.
     load : callable
         Given a group's number, gives its column of images.
     load_columns : callable
@@ -135,7 +136,7 @@ def _open_parquet(file: str, version: str) -> TableShard:
 
     def load(group: int) -> Any:
         size = groups[group].total_byte_size
-        if size > 2 * MAX_FILE_BYTES:
+        if size > _MOST_GROUP_BYTES:
             raise MemberError(f"it has {size / 1e9:.1f} GB; write smaller ones")
         # In one thread: as many read at once as images are decoded.
         options = {"columns": [column], "use_threads": False}
@@ -149,7 +150,7 @@ def _open_parquet(file: str, version: str) -> TableShard:
         file=file,
         features=features,
         starts=[*accumulate((group.num_rows for group in groups), initial=0)],
-        sizes=[group.total_byte_size for group in groups],
+        sizes=[size for one in groups if (size := one.total_byte_size) <= _MOST_GROUP_BYTES],
         load=load,
         load_columns=lambda: read("read", columns=features.list_needed()),
     )
