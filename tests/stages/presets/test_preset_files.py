@@ -173,9 +173,9 @@ def test_without_network_one_line_says_what_to_fetch(
 def test_without_network_what_lies_in_the_cache_of_a_hub_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-    monkeypatch.setattr(hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     kept = tmp_path / "models--a--b"
     for file, text in {
         f"snapshots/{'1' * 40}/config.json": "{}",
