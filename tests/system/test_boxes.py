@@ -190,7 +190,7 @@ ANNOTATION = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
         ({"categories": [*CATEGORIES, {"id": 1, "name": "sky"}]}, "'sky' have one id, 1"),
         ({"categories": [{"id": 1, "name": None}]}, "the name None"),
         *(
-            ({"annotations": [ANNOTATION | {"bbox": box}]}, f"image 1 has the bbox {str(box)[:4]}")
+            ({"annotations": [ANNOTATION | {"bbox": box}]}, "the image 1 has the bbox ")
             for box in (None, [1, 2, 3], ["1", 2, 3, 4], [1, 2, float("nan"), 4], [1e10, 0, 1, 1])
         ),
     ],
