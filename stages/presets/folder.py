@@ -21,6 +21,7 @@ from permafrost.stages.presets.handles import (
     HUGGING_FACE,
     KAGGLE,
     find_folder,
+    list_versions,
 )
 
 CONVERTER_NAME = "image_converter.json"
@@ -166,7 +167,7 @@ def _download(handle: str, name: str) -> str | None:
     try:
         if handle.startswith(HUGGING_FACE):
             return _download_from_hugging_face(handle.removeprefix(HUGGING_FACE), name)
-        return _download_from_kaggle(handle.removeprefix(KAGGLE), name)
+        return _download_from_kaggle(handle, name)
     except ImportError as error:
         raise InputError(
             f"{handle} needs the package {error.name}; get it with: pip install {error.name}"
@@ -186,13 +187,16 @@ def _download_from_hugging_face(repository: str, name: str) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def _download_from_kaggle(model: str, name: str) -> str:
+def _download_from_kaggle(handle: str, name: str) -> str:
     from kagglehub import model_download
     from kagglesdk.kaggle_env import get_endpoint, get_env
 
-    endpoint = get_endpoint(get_env())
-    # A file of a certain version that lies here is found without a question.
-    timeout_s = None if is_reached(endpoint) else PATIENCE_S
+    endpoint, timeout_s = get_endpoint(get_env()), None
+    if not is_reached(endpoint):
+        # A file of a certain version that lies here is found without a question.
+        timeout_s = PATIENCE_S
+        handle += f"/{max(versions, key=int)}" if (versions := list_versions(handle)) else ""
+    model = handle.removeprefix(KAGGLE)
     try:
         return str(run_afresh(lambda: model_download(model, name), timeout_s=timeout_s))
     except TimeoutError as error:

@@ -193,6 +193,25 @@ def test_without_network_what_lies_in_the_cache_of_a_hub_is_found(
         fetch_file("hf://a/b", "model.weights.h5")
 
 
+def test_without_network_the_newest_version_in_kaggles_cache_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = pytest.importorskip("kagglesdk.kaggle_env")
+    monkeypatch.setitem(environment._env_to_endpoint, environment.KaggleEnv.TEST, "http://[::1]:9")
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    models = tmp_path / "models" / "a" / "b" / "keras" / "c"
+    for version in ("9", "10"):
+        for file in (f"{version}/config.json", f".complete/{version}/config.json.complete"):
+            (models / file).parent.mkdir(parents=True, exist_ok=True)
+            (models / file).write_text(version)
+    found = fetch_file("kaggle://a/b/keras/c", "config.json")
+    assert found is not None
+    assert found.read_text() == "10"
+    with pytest.raises(WeightsError, match=r"cannot be downloaded.*name their folder"):
+        fetch_file("kaggle://a/b/keras/c", "model.weights.h5")
+
+
 @pytest.mark.slow
 def test_without_keras_hub_one_line_names_the_extra() -> None:
     code = (
