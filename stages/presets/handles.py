@@ -38,9 +38,9 @@ def parse_preset(text: str) -> str:
         return preset
     if not preset or "://" in preset:
         raise InputError(f"cannot read the preset {preset!r}; write it as {_EXAMPLES}")
-    folder = Path(preset)
-    if not (folder / CONFIG_NAME).is_file():
-        what = f"has no {CONFIG_NAME}" if folder.is_dir() else "is no folder"
+    # Unlike pathlib, these say no of a name that is longer than one can be.
+    if not os.path.isfile(os.path.join(preset, CONFIG_NAME)):  # noqa: PTH113, PTH118
+        what = f"has no {CONFIG_NAME}" if os.path.isdir(preset) else "is no folder"  # noqa: PTH112
         raise InputError(
             f"{preset!r} {what}; name a folder that save_to_preset wrote, or write {_EXAMPLES}"
         )

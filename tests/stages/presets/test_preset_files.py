@@ -129,7 +129,10 @@ def test_what_lies_in_a_folder_besides_is_not_read(folder: Path) -> None:
     assert load(folder).size == (SIDE, SIDE)
 
 
-@pytest.mark.parametrize("text", ["hub:", "hub:s3://a/b", "hub:hf://a", "hub:./nowhere", "hub:a b"])
+@pytest.mark.parametrize(
+    "text",
+    ["hub:", "hub:s3://a/b", "hub:hf://a", "hub:./nowhere", "hub:a b", f"hub:a/{'x' * 300}"],
+)
 def test_what_is_no_preset_is_refused_with_examples(text: str) -> None:
     with pytest.raises(InputError, match=r"hub:dinov2_base.*hub:./folder"):
         parse_backbone(text)
