@@ -132,6 +132,17 @@ def test_plain_tables_have_a_column_of_bytes_and_one_called_label(tmp_path: Path
     assert manifest.extra == {}
 
 
+def test_a_column_of_splits_is_the_label_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    told = {"features": {"split": {"_type": "ClassLabel", "names": ["train", "test"]}}}
+    metadata = {"huggingface": json.dumps({"info": told})}
+    table = pa.table({"image": encode_digits(2), "split": [0, 1]}).replace_schema_metadata(metadata)
+    file = write_parquet(tmp_path / "a.parquet", table)
+    manifest = build_manifest(file)
+    assert (manifest.labels, manifest.splits) == (["", ""], ["train", "test"])
+    manifest = build_manifest(file, labels="column:split")
+    assert (manifest.labels, manifest.splits) == (["train", "test"], ["", ""])
+
+
 def test_a_number_that_is_none_is_no_label(tmp_path: Path) -> None:
     digits = encode_digits(2)
     table = pa.table({"image": digits, "label": [float("nan"), 1.5]})
