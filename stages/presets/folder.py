@@ -67,10 +67,7 @@ def fetch_preset(preset: str) -> Path:
 def fetch_file(preset: str, name: str) -> Path | None:
     """Return where one more file of a preset lies, after `fetch_preset`; None where it has none.
 
-    Raises
-    ------
-    WeightsError
-        It is neither here nor to be had.
+    `WeightsError` when it is neither here nor to be had.
     """
     folder = find_folder(preset)
     if folder is not None:

@@ -77,13 +77,9 @@ class FolderSource:
     def list_files(self) -> Listing:
         """List the files below the folder.
 
-        Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed,
-        except a link to a folder that contains it.
-
-        Raises
-        ------
-        InputError
-            When a folder cannot be listed: a class that is silently missing would be worse.
+        Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed, except
+        a link to a folder that contains it. `InputError` when a folder cannot be listed: a class
+        that is silently missing would be worse.
         """
         return sort_files(_walk(self.root))
 

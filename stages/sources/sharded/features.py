@@ -74,10 +74,7 @@ class Features:
 def read_features(schema: pyarrow.Schema, file: str) -> Features:
     """Find out what the columns of a file are.
 
-    Raises
-    ------
-    InputError
-        None is of images, or two are of one name.
+    `InputError` when none is of images, or two are of one name.
     """
     types = import_pyarrow(file).types
     told = _read_told(schema.metadata or {}, file)
