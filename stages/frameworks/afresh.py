@@ -18,17 +18,8 @@ def run_afresh(call: Callable[[], Result], *, timeout_s: float | None = None) ->
     what the caller has set is neither heeded nor lost. `keras.utils.clear_session` would take it
     from all threads.
 
-    Parameters
-    ----------
-    call : callable
-        An interrupted process does not wait for it.
-    timeout_s : float, optional
-        For how long it is waited for; then it is left to itself.
-
-    Raises
-    ------
-    TimeoutError
-        It took longer.
+    An interrupted process does not wait for it. After `timeout_s` it is left to itself, and
+    `TimeoutError` is raised.
     """
     result: Future[Result] = Future()
 

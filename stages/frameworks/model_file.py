@@ -188,18 +188,7 @@ def _read_config(path: Path) -> str | bytes:
 def check_count(build: Callable[[], Any], n_values: int) -> None:
     """Refuse a model of far more weights than its file holds, before they take their memory.
 
-    Parameters
-    ----------
-    build : callable
-        Returns the model: some text may ask for terabytes.
-    n_values : int
-        In the file.
-
-    Raises
-    ------
-    WeightsError
-    Exception
-        Whatever `build` raises.
+    Some text may ask for terabytes. `build` returns the model, and may raise what it likes.
     """
     import keras
 

@@ -85,14 +85,10 @@ def load_preset(preset: str, size: tuple[int, int] | None) -> Preset:
 
 @contextmanager
 def opening(preset: str, failure: str) -> Iterator[Path]:
-    """Fetch and check a preset, and tell what is raised on its folder in one line.
+    """Fetch and check a preset, and give its folder.
 
-    Parameters
-    ----------
-    preset : str
-        As `parse_preset` returns it.
-    failure : str
-        What messages of the parsers and layers of Keras and KerasHub begin with.
+    What the parsers and layers of Keras and KerasHub raise on it becomes one line, which begins
+    with `failure`.
     """
     start_hub()
     import keras_hub

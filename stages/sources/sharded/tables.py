@@ -205,12 +205,7 @@ _kept_bytes = _MOST_KEPT_BYTES
 def reserve_memory(sizes: Sequence[int], memory_bytes: int) -> int:
     """Fit what is kept of row groups into a budget, and return the bytes that it may take.
 
-    Parameters
-    ----------
-    sizes : sequence of int
-        Of all row groups that may be read.
-    memory_bytes : int
-        The budget of this process.
+    `sizes` are of all row groups that may be read, in bytes.
     """
     global _kept_bytes  # noqa: PLW0603 - as what is kept, it is the process's own
     _kept_bytes = int(min(_MOST_KEPT_BYTES, memory_bytes * _KEPT_SHARE))
