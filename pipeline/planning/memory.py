@@ -16,7 +16,7 @@ from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
 from permafrost.pipeline.units import describe_bytes
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.frameworks.start import NVIDIA_DEVICES
-from permafrost.stages.sources.source import ShardedSource
+from permafrost.stages.sources.sharded.source import ShardedSource
 
 # Measured on two cores: beyond 32 images, or 300 MB of activations, batches are no faster (VGG16
 # with 8, 16 and 32 images alike), they only cost memory (2.0 and 2.5 GB with 8 and 16). A GPU wants

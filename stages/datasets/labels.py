@@ -32,18 +32,14 @@ from permafrost.stages.datasets.table import explain_bytes, read_table
 from permafrost.stages.datasets.targets import warn_of_lookalikes
 from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.archive import ArchiveSource
 from permafrost.stages.sources.boxes import drop_box
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
+from permafrost.stages.sources.folder import IMAGE_SUFFIXES, FolderSource, drop_file_scheme
 from permafrost.stages.sources.names import find_missing, find_names
 from permafrost.stages.sources.remote import is_url
 from permafrost.stages.sources.sharded.shard import Columns
-from permafrost.stages.sources.source import (
-    ArchiveSource,
-    FolderSource,
-    ShardedSource,
-    Source,
-    open_source,
-)
+from permafrost.stages.sources.sharded.source import ShardedSource
+from permafrost.stages.sources.source import Source, open_source
 
 _log = logging.getLogger(__name__)
 

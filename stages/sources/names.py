@@ -11,7 +11,8 @@ from functools import cache
 
 from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, FolderSource
-from permafrost.stages.sources.source import RemoteSource, Source
+from permafrost.stages.sources.remote import RemoteSource
+from permafrost.stages.sources.source import Source
 
 # What the system says of a name that is no file's.
 GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)

@@ -11,8 +11,9 @@ from itertools import groupby, islice, repeat
 from typing import TypeVar
 
 from permafrost.stages.sources.boxes import drop_box, identify_row
+from permafrost.stages.sources.folder import FolderSource
 from permafrost.stages.sources.remote import REMOTE_READERS, RemoteSource
-from permafrost.stages.sources.source import FolderSource, Reader, Source
+from permafrost.stages.sources.source import Reader, Source
 
 _Told = TypeVar("_Told")
 

@@ -15,20 +15,9 @@ from typing import Protocol
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.archive import ArchiveSource, load_members
 from permafrost.stages.sources.folder import FolderSource, Listing, drop_file_scheme
-from permafrost.stages.sources.remote import RemoteSource, is_url, open_remote, split_url
+from permafrost.stages.sources.remote import is_url, open_remote, split_url
 from permafrost.stages.sources.sharded.pattern import is_pattern
 from permafrost.stages.sources.sharded.source import ShardedSource
-
-__all__ = [
-    "ArchiveSource",
-    "FolderSource",
-    "Reader",
-    "RemoteSource",
-    "ShardedSource",
-    "Source",
-    "find_file",
-    "open_source",
-]
 
 
 class Reader(Protocol):
