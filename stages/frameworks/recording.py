@@ -9,14 +9,7 @@ from typing import Any
 
 
 def walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the layers with their names, ``outer/inner`` for one of a nested model, in its order.
-
-    Parameters
-    ----------
-    model : keras.Model
-    prefix : str
-        Of the names.
-    """
+    """Yield the layers with their names, ``outer/inner`` for one of a nested model, in its order."""
     import keras
 
     for layer in model.layers:

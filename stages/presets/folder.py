@@ -35,17 +35,8 @@ _PREPROCESSOR = "preprocessor_config.json"
 def fetch_preset(preset: str) -> Path:
     """Return the folder that holds the files of a preset; what is not here is downloaded.
 
-    Parameters
-    ----------
-    preset : str
-        As `parse_preset` returns it.
-
-    Raises
-    ------
-    UnknownNameError
-        KerasHub has no preset of that name.
-    WeightsError
-        A file is neither here nor to be had.
+    `UnknownNameError` when KerasHub has none of that name, `WeightsError` when a file is neither
+    here nor to be had.
     """
     folder = find_folder(preset)
     if folder is not None:
@@ -78,15 +69,8 @@ def fetch_file(preset: str, name: str) -> Path | None:
 def check_preset(folder: Path) -> int | None:
     """Refuse a preset that is more than KerasHub's own vision models, and numbers.
 
-    Returns
-    -------
-    int, optional
-        How many numbers, where they are in Keras' format.
-
-    Raises
-    ------
-    WeightsError
-        The reason, in one line.
+    Returns how many numbers, where they are in Keras' format; `WeightsError` with the reason, in
+    one line.
     """
     try:
         config = read_json(folder / CONFIG_NAME)

@@ -151,12 +151,8 @@ def is_visible(path: str) -> bool:
 def sort_files(names: Iterable[str]) -> Listing:
     """Tell images from other files, and find the folders that hold none.
 
-    Where there are none, they are the arrays of NumPy.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Paths of files, and of folders with a slash at the end.
+    Where there are none, they are the arrays of NumPy. `names` are paths of files, and of folders
+    with a slash at the end.
     """
     images, others, folders, filled = [], [], [], set()
     for path in names:
