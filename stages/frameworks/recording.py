@@ -9,7 +9,7 @@ from typing import Any
 
 
 def walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the layers with their names, ``outer/inner`` for one of a nested model, in its order."""
+    """Yield the layers with their names, ``outer/inner`` for one of a nested model, in order."""
     import keras
 
     for layer in model.layers:
