@@ -82,7 +82,7 @@ class ShardedSource:
         """Name the first set of shards of which some are not there, as their names tell; or ""."""
         if _is_one(self.root):
             return ""
-        there: Counter[tuple[str, str, str]] = Counter()
+        there: Counter[tuple[str, ...]] = Counter()
         for name in self.find_shards():
             if told := _NUMBERED.fullmatch(name):
                 there[told.group("before", "of", "after")] += 1
