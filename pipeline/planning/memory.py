@@ -11,10 +11,12 @@ import numpy as np
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import RunOptions
 from permafrost.pipeline.planning.backbone import Backbone
+from permafrost.pipeline.planning.dataset import Dataset
 from permafrost.pipeline.planning.missing import ExtractionPlan, LayerPlan
 from permafrost.pipeline.units import describe_bytes
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.frameworks.start import NVIDIA_DEVICES
+from permafrost.stages.sources.sharded.source import ShardedSource
 
 # Measured on two cores: beyond 32 images, or 300 MB of activations, batches are no faster (VGG16
 # with 8, 16 and 32 images alike), they only cost memory (2.0 and 2.5 GB with 8 and 16). A GPU wants
@@ -45,7 +47,7 @@ def fit_memory(
     run: RunOptions,
     backbone: Backbone,
     *,
-    manifest: Manifest,
+    dataset: Dataset,
     plan: ExtractionPlan,
     n_rows: int | None = None,
 ) -> Fitting:
@@ -55,7 +57,8 @@ def fit_memory(
     ----------
     run : RunOptions
     backbone : Backbone
-    manifest : Manifest
+    dataset : Dataset
+        What its source keeps of Parquet's row groups is taken off, too.
     plan : ExtractionPlan
     n_rows : int, optional
         Of the whole work, where `plan` is a part of it: batches need not be larger.
@@ -69,14 +72,19 @@ def fit_memory(
     activation_bytes = 4 * max((int(np.prod(layer.shape)) for layer in layers), default=0)
     kept_bytes = sum(layer.row.row_bytes for layer in plan.layers)
     # Where nothing is computed, nothing is in flight.
-    plan_bytes = count_plan_bytes(manifest, plan) if plan.digests else 0
+    plan_bytes = count_plan_bytes(dataset.manifest, plan) if plan.digests else 0
+    table_bytes = 0
+    if plan.digests and isinstance(dataset.source, ShardedSource):
+        table_bytes = dataset.source.reserve_memory(run.memory_bytes)
+        plan_bytes += table_bytes
     left_bytes = run.memory_bytes - plan_bytes
     one_bytes = count_image_bytes(activation_bytes, kept_bytes)
     if left_bytes <= 0 or left_bytes < one_bytes <= run.memory_bytes:
         needed = -(-(plan_bytes + one_bytes) // 1_000_000)
+        tables = f", {describe_bytes(table_bytes)} for row groups" if table_bytes else ""
         raise PipelineError(
-            f"the plan of {len(manifest)} images takes {describe_bytes(plan_bytes)} of --memory,"
-            f" which leaves too little to compute; give it {needed}MB or more"
+            f"the plan of {len(dataset.manifest)} images takes {describe_bytes(plan_bytes)} of"
+            f" --memory{tables}, which leaves too little to compute; give it {needed}MB or more"
         )
     on_gpu = NVIDIA_DEVICES.is_dir()
     batch_size = run.batch_size or choose_batch_size(

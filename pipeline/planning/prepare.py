@@ -167,7 +167,7 @@ def prepare_rows(  # noqa: PLR0913
         decoding=sets.decoding,
         failures=failures,
         plan=plan,
-        fitting=fit_memory(options.run, backbone, manifest=manifest, plan=plan, n_rows=n_rows),
+        fitting=fit_memory(options.run, backbone, dataset=dataset, plan=plan, n_rows=n_rows),
         n_rows=n_rows,
     )
 

@@ -147,7 +147,7 @@ def _prepare(
     )
     if plan.of_network:
         check_precision(features.engine, features.precision)
-    fitting = fit_memory(run, prepared.backbone, manifest=manifest, plan=plan)
+    fitting = fit_memory(run, prepared.backbone, dataset=dataset, plan=plan)
     return replace(prepared, plan=plan, fitting=fitting, n_rows=len(digests))
 
 

@@ -134,7 +134,6 @@ class BackboneName:
         return PREFIX * bool(self.preset) + os.path.abspath(self.path)  # noqa: PTH100 - folds ".."
 
     def __str__(self) -> str:
-        """Write it as a user would."""
         inside = ",".join(f"{key}={value!r}" for key, value in self.options)
         return f"{self.name}({inside})" if inside else self.name
 

@@ -56,7 +56,6 @@ class LayerSpec:
     view: str = ""
 
     def __str__(self) -> str:
-        """Write it as a user would."""
         text = self.layer if self.pooling == "none" else f"{self.layer}:{self.pooling}"
         return f"{text}{SEEN_AS}{self.view}" if self.view else text
 
@@ -274,10 +273,7 @@ class BackboneCard:
     def find_first(self, n_layers: int) -> str:
         """Return the last of the first layers, as Keras counts them: those of ``model.layers``.
 
-        Raises
-        ------
-        InputError
-            The network has fewer, or the last of them has no output.
+        `InputError` where the network has fewer, or the last of them has no output.
         """
         for name, card in self.layers.items():
             if card.number == n_layers - 1:

@@ -18,6 +18,7 @@ from permafrost.stages.backbones.preprocessing import TORCH_DEVIATION_RGB
 from permafrost.stages.errors import InputError, StageError, WeightsError, in_one_line
 from permafrost.stages.frameworks.afresh import run_afresh
 from permafrost.stages.frameworks.model_file import load_model
+from permafrost.stages.frameworks.reaching import asking_before_downloads
 from permafrost.stages.frameworks.start import start_keras
 from permafrost.stages.frameworks.weights_file import check_weights, list_saved_layers
 
@@ -118,12 +119,13 @@ def _build_application(request: BackboneRequest, *, with_top: bool) -> Network:
     entry = APPLICATIONS[name]
     height, width = request.size or (entry.size, entry.size)
     try:
-        model = getattr(keras.applications, entry.function)(
-            weights="imagenet" if request.weights == "imagenet" else None,
-            include_top=with_top,
-            input_shape=(height, width, 3),
-            **dict(request.backbone.options),
-        )
+        with asking_before_downloads():
+            model = getattr(keras.applications, entry.function)(
+                weights="imagenet" if request.weights == "imagenet" else None,
+                include_top=with_top,
+                input_shape=(height, width, 3),
+                **dict(request.backbone.options),
+            )
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{request.backbone} with input {height}x{width}: {in_one_line(error)}"
@@ -185,7 +187,10 @@ def _explain_download(name: str, error: Exception) -> StageError:
     """Say which file is needed and where it goes; Keras names its address in the message."""
     address = re.search(r"https?://\S+?(?=[:\s]*(\s|$))", str(error))
     if address is None:
-        return WeightsError(f"the ImageNet weights of {name} cannot be loaded: {error}")
+        return WeightsError(
+            f"the ImageNet weights of {name} cannot be loaded: {in_one_line(error)}; try again, or"
+            " name a file of them with --weights"
+        )
     url = address[0].rstrip(":")
     home = Path(os.environ.get("KERAS_HOME", Path.home() / ".keras"))
     return WeightsError(

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -21,6 +20,11 @@ from permafrost.stages.backbones.input_scaling import scales_input
 from permafrost.stages.backbones.layers import BackboneCard, LayerCard
 from permafrost.stages.backbones.pooling import Tokens
 from permafrost.stages.errors import InputError, in_one_line
+from permafrost.stages.frameworks.recording import (
+    bringing_tensors_along,
+    recording,
+    walk_layers,
+)
 from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.presets.converter import Converter
 from permafrost.stages.shortcuts.batchnorm import folding_normalizations
@@ -201,8 +205,8 @@ class KerasNetwork:
                 folding, values=values, hold=hold, kept=kept, precision=precision
             ) as folded,
             replacing(gaining, values=folded),
-            _bringing_tensors_along(self.model),
-            _recording({name: known[name] for name in layers}) as outputs,
+            bringing_tensors_along(self.model),
+            recording({name: known[name] for name in layers}) as outputs,
             keras.StatelessScope() as scope,
         ):
             for variable in self.model.variables:
@@ -291,7 +295,7 @@ class KerasNetwork:
 
         images = keras.KerasTensor((_BATCH, *self.size, self.input_shape[2]), "float32")
         n_calls: Counter[str] = Counter()
-        with _recording(dict(walk_layers(self.model)), n_calls) as outputs:
+        with recording(dict(walk_layers(self.model)), n_calls) as outputs:
             try:
                 # The base's own: a Functional model's takes shortcuts past its layers.
                 keras.Operation.compute_output_spec(self.model, images)
@@ -321,16 +325,9 @@ def _look_at(variable: Any) -> np.ndarray:
 
 
 def refuse_images(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
-    """Return what a network that cannot be run is refused with.
+    """Return what a network is refused with that cannot be run on images, given what was raised.
 
-    Parameters
-    ----------
-    name : str
-        Of the network.
-    shape : tuple of int
-        Height, width and channels of the images.
-    error : Exception
-        What the framework raised.
+    `shape` is the images' height, width and channels.
     """
     # Keras puts its own advice before what it is about.
     reason = re.split(r"Error encountered:", str(error))[-1]
@@ -338,85 +335,3 @@ def refuse_images(name: str, shape: tuple[int, ...], error: Exception) -> InputE
         f"{name!r} cannot be run on images of {'x'.join(map(str, shape))}:"
         f" {in_one_line(reason)}; if they are too small or too large for it, give another --size"
     )
-
-
-@contextmanager
-def _bringing_tensors_along(model: Any) -> Iterator[None]:
-    """Put tensors that layers hold besides their weights into the graph that is being built.
-
-    Normalization, with which every EfficientNet and ConvNeXt begins, computes its mean when it is
-    built, and a graph takes no tensor from outside.
-    """
-    import tensorflow as tf
-
-    held = [
-        (layer, name, value)
-        for layer in {id(layer): layer for _, layer in walk_layers(model)}.values()
-        for name, value in vars(layer).items()
-        if isinstance(value, tf.Tensor)
-    ]
-    for layer, name, value in held:
-        setattr(layer, name, tf.constant(value.numpy()))
-    try:
-        yield
-    finally:
-        for layer, name, value in held:
-            setattr(layer, name, value)
-
-
-@contextmanager
-def _recording(
-    layers: dict[str, Any], n_calls: Counter[str] | None = None
-) -> Iterator[dict[str, Any]]:
-    """Collect what each layer returns while the network is traced.
-
-    This reaches the layers of nested models, which no ``keras.Model(inputs, outputs)`` can: their
-    tensors belong to the inner model's own graph.
-    """
-    calls = Counter() if n_calls is None else n_calls
-    outputs: dict[str, Any] = {}
-    # One may be part of two models, and one's call may be replaced already.
-    before = {layer: vars(layer).get("call") for layer in layers.values()}
-    for name, layer in layers.items():
-        layer.call = _record(layer.call, name, outputs, calls)
-    try:
-        yield outputs
-    finally:
-        for layer, call in before.items():
-            if call is None:
-                del layer.call
-            else:
-                layer.call = call
-
-
-def _record(
-    call: Callable[..., Any], name: str, outputs: dict[str, Any], calls: Counter[str]
-) -> Callable[..., Any]:
-    def recording_call(*args: Any, **kwargs: Any) -> Any:
-        output = call(*args, **kwargs)
-        calls[name] += 1
-        # A layer with several outputs gives none.
-        if hasattr(output, "shape") and name not in outputs:
-            outputs[name] = output
-        return output
-
-    return recording_call
-
-
-def walk_layers(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the layers with their names, ``outer/inner`` for one of a nested model, in its order.
-
-    Parameters
-    ----------
-    model : keras.Model
-    prefix : str
-        Of the names.
-    """
-    import keras
-
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.InputLayer):
-            continue
-        yield prefix + layer.name, layer
-        if isinstance(layer, keras.Model):
-            yield from walk_layers(layer, f"{prefix}{layer.name}/")

@@ -86,10 +86,7 @@ def _write_figures(figures: list[float]) -> str:
 def parse_views(views: str | Sequence[str]) -> str:
     """Read views, ``"identity,hflip"`` or a sequence of names; repeated ones count once.
 
-    Raises
-    ------
-    UnknownNameError
-        One that there is not; the nearest are proposed.
+    `UnknownNameError` proposes the nearest.
     """
     names = views.split(",") if isinstance(views, str) else views
     found = dict.fromkeys(name.strip() for name in names) or {"": None}

@@ -43,7 +43,6 @@ class Digests(Sequence[bytes]):
         return cls(np.zeros((n_rows, DIGEST_BYTES), np.uint8))
 
     def __len__(self) -> int:
-        """How many rows."""
         return len(self.array)
 
     @overload
@@ -51,21 +50,18 @@ class Digests(Sequence[bytes]):
     @overload
     def __getitem__(self, row: slice) -> Digests: ...
     def __getitem__(self, row: int | slice) -> bytes | Digests:
-        """Return one, or those of some rows."""
         if isinstance(row, slice):
             return Digests(self.array[row])
         raw = self.array[row].tobytes()
         return b"" if raw == _NONE else raw
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield each."""
         for start in range(0, len(self), _ROWS_PER_BLOCK):
             block = np.ascontiguousarray(self.array[start : start + _ROWS_PER_BLOCK])
             for raw in block.view("V32").ravel().tolist():
                 yield b"" if raw == _NONE else raw
 
     def __eq__(self, other: object) -> bool:
-        """Whether another sequence holds the same."""
         if isinstance(other, Digests):
             return np.array_equal(self.array, other.array)
         return isinstance(other, Sequence) and list(self) == list(other)

@@ -32,17 +32,14 @@ from permafrost.stages.datasets.table import explain_bytes, read_table
 from permafrost.stages.datasets.targets import warn_of_lookalikes
 from permafrost.stages.datasets.texts import Texts
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.archive import ArchiveSource
 from permafrost.stages.sources.boxes import drop_box
-from permafrost.stages.sources.folder import IMAGE_SUFFIXES, drop_file_scheme
+from permafrost.stages.sources.folder import IMAGE_SUFFIXES, FolderSource, drop_file_scheme
 from permafrost.stages.sources.names import find_missing, find_names
+from permafrost.stages.sources.remote import is_url
 from permafrost.stages.sources.sharded.shard import Columns
-from permafrost.stages.sources.source import (
-    ArchiveSource,
-    FolderSource,
-    ShardedSource,
-    Source,
-    open_source,
-)
+from permafrost.stages.sources.sharded.source import ShardedSource
+from permafrost.stages.sources.source import Source, open_source
 
 _log = logging.getLogger(__name__)
 
@@ -205,14 +202,17 @@ def _list_images(
     names: Sequence[str] = paths
     if isinstance(source, ShardedSource):
         names = [name for _, names in source.list_shards() for name in names]
+        if absent := source.find_absent():
+            _log.warning("%r: shards are missing: %s; get the others, too", source.root, absent)
     layout = read_layout(names, others=listing.others, split_names=split_names)
     ignored = count_ignored(listing, layout)
     for line in ignored.describe():
         _log.warning("%r: %s", source.root, line)
     if not paths:
-        raise InputError(
-            f"no images in {source.root!r}: no file name ends in {', '.join(IMAGE_SUFFIXES)}"
-        )
+        why = f"no file name ends in {', '.join(IMAGE_SUFFIXES)}"
+        if isinstance(source, ShardedSource):
+            why = "it has no rows; name another"
+        raise InputError(f"no images in {source.root!r}: {why}")
     by_folder, splits = _read_folders(names, layout)
     if isinstance(source, ShardedSource):
         told = name_splits(source, split_names)
@@ -253,7 +253,7 @@ def _relabel(manifest: Manifest, rule: str, split_names: Mapping[str, str]) -> M
         names = _search_names(manifest.paths, argument)
         relabelled = dataclasses.replace(manifest, labels=names)
     elif kind == "csv":
-        table = read_table(Path(drop_file_scheme(argument)))
+        table = read_table(_find_on_disk(argument))
         if table.extra and "label" not in table.known:
             return join_table(manifest, table, split_names=split_names)
         table.require("label")
@@ -263,7 +263,7 @@ def _relabel(manifest: Manifest, rule: str, split_names: Mapping[str, str]) -> M
         bare = dataclasses.replace(manifest, extra={})
         relabelled = take_columns(bare, columns, label=argument, split_names=split_names)
     elif kind == "coco":
-        table = read_coco(Path(drop_file_scheme(argument)))
+        table = read_coco(_find_on_disk(argument))
         relabelled = join_table(manifest, table, split_names=split_names)
     else:
         raise InputError(
@@ -272,6 +272,13 @@ def _relabel(manifest: Manifest, rule: str, split_names: Mapping[str, str]) -> M
         )
     _check_labelled(relabelled, rule)
     return relabelled
+
+
+def _find_on_disk(table: str) -> Path:
+    file = drop_file_scheme(table)
+    if is_url(file):
+        raise InputError(f"cannot read labels from {table!r}; download it, and name the file")
+    return Path(file)
 
 
 def _check_labelled(manifest: Manifest, rule: str) -> None:

@@ -192,12 +192,7 @@ def _read_columns(
 class _Rows:
     """The rows of CSV text, of which those that hold no quotes are split many at a time.
 
-    Parameters
-    ----------
-    stream : text file
-        Opened with ``newline=""``.
-    name : str
-        How messages call it.
+    The stream is opened with ``newline=""``, and called `name` by messages.
     """
 
     def __init__(self, stream: TextIO, *, name: str) -> None:

@@ -48,7 +48,6 @@ class Texts(Sequence[str]):
         return cls("".join(part._joined for part in parts), np.cumsum(lengths, dtype=np.int64))
 
     def __len__(self) -> int:
-        """How many rows."""
         return len(self._bounds) - 1
 
     @overload
@@ -56,7 +55,6 @@ class Texts(Sequence[str]):
     @overload
     def __getitem__(self, row: slice) -> list[str]: ...
     def __getitem__(self, row: int | slice) -> str | list[str]:
-        """Return one, or those of some rows."""
         if isinstance(row, slice):
             rows = range(len(self))[row]
             return self.pick(np.arange(rows.start, rows.stop, rows.step))
@@ -65,12 +63,10 @@ class Texts(Sequence[str]):
         return self._joined[start:stop]
 
     def __iter__(self) -> Iterator[str]:
-        """Yield each."""
         for start in range(0, len(self), _ROWS_PER_BLOCK):
             yield from self[start : start + _ROWS_PER_BLOCK]
 
     def __eq__(self, other: object) -> bool:
-        """Whether another sequence holds the same."""
         if isinstance(other, Texts):
             return self._joined == other._joined and np.array_equal(self._bounds, other._bounds)
         return isinstance(other, Sequence) and list(self) == list(other)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from permafrost.stages.backbones.layers import pool_outputs
-from permafrost.stages.backbones.network import KerasNetwork, Network, walk_layers
+from permafrost.stages.backbones.network import KerasNetwork, Network
 from permafrost.stages.backbones.preprocessing import preprocess
 from permafrost.stages.engines.program import (
     OutOfMemoryError,
@@ -25,6 +25,7 @@ from permafrost.stages.engines.program import (
 )
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.frameworks.cutting import cut_model
+from permafrost.stages.frameworks.recording import walk_layers
 from permafrost.stages.shortcuts.half_precision import POLICIES, find_delicate_layers
 
 _REMEDY = "--engine keras runs Functional and Sequential models; use --engine tensorflow"

@@ -10,7 +10,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def run_afresh(call: Callable[[], Result]) -> Result:
+def run_afresh(call: Callable[[], Result], *, timeout_s: float | None = None) -> Result:
     """Call in a thread of its own, and wait for what it returns or raises.
 
     Keras counts layers (conv2d_94 in a second InceptionV3) and keeps its dtype policy, seeds and
@@ -18,10 +18,8 @@ def run_afresh(call: Callable[[], Result]) -> Result:
     what the caller has set is neither heeded nor lost. `keras.utils.clear_session` would take it
     from all threads.
 
-    Parameters
-    ----------
-    call : callable
-        An interrupted process does not wait for it.
+    An interrupted process does not wait for it. After `timeout_s` it is left to itself, and
+    `TimeoutError` is raised.
     """
     result: Future[Result] = Future()
 
@@ -32,4 +30,4 @@ def run_afresh(call: Callable[[], Result]) -> Result:
             result.set_exception(error)
 
     Thread(target=run, daemon=True).start()
-    return result.result()
+    return result.result(timeout_s)

@@ -34,13 +34,7 @@ def find_hub_version() -> str:
 
 
 def start_hub() -> None:
-    """Import KerasHub.
-
-    Raises
-    ------
-    InputError
-        It is not there, or what it needs is not.
-    """
+    """Import KerasHub; `InputError` where it, or what it needs, is not there."""
     remedy = 'get it with: pip install "permafrost[hub]"'
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError(f"KerasHub's models need the package keras-hub; {remedy}")

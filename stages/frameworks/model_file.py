@@ -13,7 +13,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,9 @@ _PLAIN_MODULES = re.compile(
 # Their module has others that call functions.
 _CASTS = {("keras.src.ops.core", "Cast"), ("keras.src.ops.core", "ConvertToTensor")}
 # More weights than the file holds: HDF5 files lack the seeds of layers that are random in training.
-FREE_WEIGHTS = 10_000
+_FREE_WEIGHTS = 10_000
 # A layer that nested models share is kept once and counted in each.
-MOST_SHARING = 8
+_MOST_SHARING = 8
 # What TensorFlow takes as the name of a scope, at the outside and within another.
 _ROOT_SCOPE = re.compile(r"[A-Za-z0-9.][A-Za-z0-9_.\\>-]*")
 _SCOPE = re.compile(r"[A-Za-z0-9_.\\>-]+")
@@ -161,18 +161,13 @@ def check_model(path: Path) -> None:
     # Keras does not look at it, as it is told not to compile.
     config.pop("compile_config", None)
     check_config(config)
-    n_weights = _count_weights(path, config)
-    if n_weights > MOST_SHARING * n_values + FREE_WEIGHTS:
-        raise WeightsError(f"it has {n_values} values for {n_weights} weights")
+    check_count(lambda: _build(path, config), n_values)
 
 
 def check_config(config: object) -> None:
     """Refuse a configuration that names more than Keras' own layers, and KerasHub's vision models.
 
-    Raises
-    ------
-    WeightsError
-        The reason, in one line.
+    `WeightsError` with the reason, in one line.
     """
     for node in _walk_nodes(config):
         _check_node(node)
@@ -190,17 +185,22 @@ def _read_config(path: Path) -> str | bytes:
     return config
 
 
-def _count_weights(path: Path, config: dict[str, Any]) -> int:
-    """Count what the layers will take, before they take it: some text may ask for terabytes."""
+def check_count(build: Callable[[], Any], n_values: int) -> None:
+    """Refuse a model of far more weights than its file holds, before they take their memory.
+
+    Some text may ask for terabytes. `build` returns the model, and may raise what it likes.
+    """
     import keras
 
     def count() -> int:
         with keras.StatelessScope(initialize_variables=False):
-            model = _build(path, config)
+            model = build()
         return sum(math.prod(variable.shape) for variable in model.variables)
 
     # Elsewhere Keras would fill these variables with the next ones.
-    return run_afresh(count)
+    n_weights = run_afresh(count)
+    if n_weights > _MOST_SHARING * n_values + _FREE_WEIGHTS:
+        raise WeightsError(f"it has {n_values} values for {n_weights} weights")
 
 
 def _build(path: Path, config: dict[str, Any]) -> Any:

@@ -63,10 +63,7 @@ def find_keras_settings() -> dict[str, object]:
 def start_keras() -> None:
     """Make ready for importing Keras on the backend it is set to; after this a model can be built.
 
-    Raises
-    ------
-    InputError
-        The backend is not installed, or is none that computes here.
+    `InputError` where the backend is not installed, or is none that computes here.
     """
     backend = find_keras_backend()
     if backend == "tensorflow":

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.stages.errors import InputError, UnknownNameError, WeightsError, in_one_line
+from permafrost.stages.frameworks.afresh import run_afresh
 from permafrost.stages.frameworks.model_file import check_config
+from permafrost.stages.frameworks.reaching import PATIENCE_S, is_reached
 from permafrost.stages.frameworks.weights_file import check_weights
 from permafrost.stages.presets.handles import (
     CONFIG_NAME,
     HUGGING_FACE,
     KAGGLE,
     find_folder,
+    list_versions,
 )
 
 CONVERTER_NAME = "image_converter.json"
@@ -32,17 +35,8 @@ _PREPROCESSOR = "preprocessor_config.json"
 def fetch_preset(preset: str) -> Path:
     """Return the folder that holds the files of a preset; what is not here is downloaded.
 
-    Parameters
-    ----------
-    preset : str
-        As `parse_preset` returns it.
-
-    Raises
-    ------
-    UnknownNameError
-        KerasHub has no preset of that name.
-    WeightsError
-        A file is neither here nor to be had.
+    `UnknownNameError` when KerasHub has none of that name, `WeightsError` when a file is neither
+    here nor to be had.
     """
     folder = find_folder(preset)
     if folder is not None:
@@ -51,7 +45,7 @@ def fetch_preset(preset: str) -> Path:
     config = _fetch(handle, CONFIG_NAME, preset)
     if config is None:
         raise WeightsError(f"the preset {preset!r} has no {CONFIG_NAME}; name another")
-    is_hub = "registered_name" in _read_json(config)
+    is_hub = "registered_name" in read_json(config)
     wanted = [CONVERTER_NAME, _WEIGHTS] if is_hub else [_PREPROCESSOR, _SAFETENSORS]
     found = [_fetch(handle, name, preset) for name in wanted]
     if is_hub and found[-1] is None:
@@ -64,10 +58,7 @@ def fetch_preset(preset: str) -> Path:
 def fetch_file(preset: str, name: str) -> Path | None:
     """Return where one more file of a preset lies, after `fetch_preset`; None where it has none.
 
-    Raises
-    ------
-    WeightsError
-        It is neither here nor to be had.
+    `WeightsError` when it is neither here nor to be had.
     """
     folder = find_folder(preset)
     if folder is not None:
@@ -78,21 +69,14 @@ def fetch_file(preset: str, name: str) -> Path | None:
 def check_preset(folder: Path) -> int | None:
     """Refuse a preset that is more than KerasHub's own vision models, and numbers.
 
-    Returns
-    -------
-    int, optional
-        How many numbers, where they are in Keras' format.
-
-    Raises
-    ------
-    WeightsError
-        The reason, in one line.
+    Returns how many numbers, where they are in Keras' format; `WeightsError` with the reason, in
+    one line.
     """
     try:
-        config = _read_json(folder / CONFIG_NAME)
+        config = read_json(folder / CONFIG_NAME)
         check_config(config)
         if (folder / CONVERTER_NAME).is_file():
-            check_config(_read_json(folder / CONVERTER_NAME))
+            check_config(read_json(folder / CONVERTER_NAME))
         if "registered_name" in config:
             return sum(check_weights(folder / name) for name in _list_weights(folder))
         if (folder / _SAFETENSORS).is_file():
@@ -111,7 +95,7 @@ def _list_weights(folder: Path) -> list[str]:
 
 
 def _list_shards(index: Path) -> list[str]:
-    places = _read_json(index).get("weight_map")
+    places = read_json(index).get("weight_map")
     if not isinstance(places, dict):
         raise WeightsError(f"{index.name} has no weight_map")
     names = {
@@ -125,7 +109,8 @@ def _list_shards(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; `WeightsError` where it is something else."""
     found = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(found, dict):
         raise WeightsError(f"{path.name} is no JSON object")
@@ -147,7 +132,8 @@ def _find_handle(name: str) -> str:
 def _fetch(handle: str, name: str, preset: str) -> Path | None:
     """Return where a file lies; None where the preset has none."""
     try:
-        return Path(_download(handle, name))
+        found = _download(handle, name)
+        return Path(found) if found else None
     except Exception as error:  # The hubs raise their own, and those of what they stand on.
         if _is_missing(error):
             return None
@@ -158,19 +144,44 @@ def _fetch(handle: str, name: str, preset: str) -> Path | None:
         ) from error
 
 
-def _download(handle: str, name: str) -> str:
+def _download(handle: str, name: str) -> str | None:
     try:
         if handle.startswith(HUGGING_FACE):
-            from huggingface_hub import hf_hub_download
-
-            return str(hf_hub_download(handle.removeprefix(HUGGING_FACE), name))
-        from kagglehub import model_download
-
-        return str(model_download(handle.removeprefix(KAGGLE), name))
+            return _download_from_hugging_face(handle.removeprefix(HUGGING_FACE), name)
+        return _download_from_kaggle(handle, name)
     except ImportError as error:
         raise InputError(
             f"{handle} needs the package {error.name}; get it with: pip install {error.name}"
         ) from error
+
+
+def _download_from_hugging_face(repository: str, name: str) -> str | None:
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+
+    # Where it is told to be offline, it asks nobody.
+    if constants.HF_HUB_OFFLINE or is_reached(constants.ENDPOINT):
+        return str(hf_hub_download(repository, name))
+    found = try_to_load_from_cache(repository, name)
+    if found is None:
+        raise OSError(f"{constants.ENDPOINT} does not answer")
+    # Otherwise a mark that there is none.
+    return found if isinstance(found, str) else None
+
+
+def _download_from_kaggle(handle: str, name: str) -> str:
+    from kagglehub import model_download
+    from kagglesdk.kaggle_env import get_endpoint, get_env
+
+    endpoint, timeout_s = get_endpoint(get_env()), None
+    if not is_reached(endpoint):
+        # A file of a certain version that lies here is found without a question.
+        timeout_s = PATIENCE_S
+        handle += f"/{max(versions, key=int)}" if (versions := list_versions(handle)) else ""
+    model = handle.removeprefix(KAGGLE)
+    try:
+        return str(run_afresh(lambda: model_download(model, name), timeout_s=timeout_s))
+    except TimeoutError as error:
+        raise OSError(f"{endpoint} does not answer") from error
 
 
 def _is_missing(error: Exception) -> bool:

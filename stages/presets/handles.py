@@ -38,9 +38,9 @@ def parse_preset(text: str) -> str:
         return preset
     if not preset or "://" in preset:
         raise InputError(f"cannot read the preset {preset!r}; write it as {_EXAMPLES}")
-    folder = Path(preset)
-    if not (folder / CONFIG_NAME).is_file():
-        what = f"has no {CONFIG_NAME}" if folder.is_dir() else "is no folder"
+    # Unlike pathlib, these say no of a name that is longer than one can be.
+    if not os.path.isfile(os.path.join(preset, CONFIG_NAME)):  # noqa: PTH113, PTH118
+        what = f"has no {CONFIG_NAME}" if os.path.isdir(preset) else "is no folder"  # noqa: PTH112
         raise InputError(
             f"{preset!r} {what}; name a folder that save_to_preset wrote, or write {_EXAMPLES}"
         )
@@ -61,10 +61,15 @@ def find_revision(preset: str) -> str:
         name = preset.removeprefix(HUGGING_FACE).replace("/", "--")
         reference = _find_hugging_face_cache() / f"models--{name}" / "refs" / "main"
         return reference.read_text(encoding="utf-8").strip() if reference.is_file() else ""
-    if preset.startswith(KAGGLE) and not re.search(r"/\d+$", preset):
-        folder = _find_kaggle_cache() / "models" / preset.removeprefix(KAGGLE)
-        return ",".join(sorted(path.name for path in folder.glob("[0-9]*")))
-    return ""
+    return ",".join(list_versions(preset))
+
+
+def list_versions(preset: str) -> list[str]:
+    """List the versions that lie in Kaggle's cache, of a handle without one; none for others."""
+    if not preset.startswith(KAGGLE) or re.search(r"/\d+$", preset):
+        return []
+    folder = _find_kaggle_cache() / "models" / preset.removeprefix(KAGGLE)
+    return sorted(path.name for path in folder.glob("[0-9]*") if path.name.isdigit())
 
 
 def _find_hugging_face_cache() -> Path:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from permafrost.stages.errors import InputError, StageError, WeightsError, in_one_line
-from permafrost.stages.frameworks.afresh import run_afresh
 from permafrost.stages.frameworks.hub_classes import list_hub_classes, start_hub
-from permafrost.stages.frameworks.model_file import FREE_WEIGHTS, MOST_SHARING
+from permafrost.stages.frameworks.model_file import check_count
 from permafrost.stages.presets.converter import Converter, describe_converter
 from permafrost.stages.presets.expanding import expand_model
-from permafrost.stages.presets.folder import check_preset, fetch_preset
+from permafrost.stages.presets.folder import check_preset, fetch_preset, read_json
 from permafrost.stages.presets.handles import CONFIG_NAME, IMAGE_EMBEDDING
 
 # Of each family of transformers: how many tokens come before those of the patches, the class token
@@ -75,19 +73,8 @@ def load_preset(preset: str, size: tuple[int, int] | None) -> Preset:
     UnknownNameError, WeightsError
         The preset is not known, cannot be had, or is refused.
     """
-    start_hub()
-    folder = fetch_preset(preset)
-    n_values = check_preset(folder)
-    try:
-        if n_values is not None:
-            check_size(folder, n_values)
+    with opening(preset, f"the preset {preset!r} cannot be loaded") as folder:
         backbone = _load_backbone(folder, preset, size)
-    except StageError:
-        raise
-    except Exception as error:  # What Keras' and KerasHub's parsers and layers raise.
-        raise WeightsError(
-            f"the preset {preset!r} cannot be loaded: {in_one_line(error)}"
-        ) from error
     images = _find_images(backbone, preset)
     return Preset(
         model=_take_apart(backbone, images),
@@ -96,37 +83,33 @@ def load_preset(preset: str, size: tuple[int, int] | None) -> Preset:
     )
 
 
-def check_size(folder: Path, n_values: int) -> None:
-    """Refuse a model of far more weights than its files hold, before it takes their memory.
+@contextmanager
+def opening(preset: str, failure: str) -> Iterator[Path]:
+    """Fetch and check a preset, and give its folder.
 
-    Parameters
-    ----------
-    folder : Path
-    n_values : int
-        As `check_preset` counts them.
-
-    Raises
-    ------
-    WeightsError
-    Exception
-        Whatever Keras and KerasHub raise.
+    What the parsers and layers of Keras and KerasHub raise on it becomes one line, which begins
+    with `failure`.
     """
-    import keras
+    start_hub()
     import keras_hub
 
-    def count() -> int:
-        with keras.StatelessScope(initialize_variables=False):
-            model = keras_hub.models.Backbone.from_preset(str(folder), load_weights=False)
-        return sum(math.prod(variable.shape) for variable in model.variables)
-
-    # Elsewhere Keras would fill these variables with the next ones.
-    n_weights = run_afresh(count)
-    if n_weights > MOST_SHARING * n_values + FREE_WEIGHTS:
-        raise WeightsError(f"it has {n_values} values for {n_weights} weights")
+    folder = fetch_preset(preset)
+    n_values = check_preset(folder)
+    try:
+        if n_values is not None:
+            build = keras_hub.models.Backbone.from_preset
+            check_count(lambda: build(str(folder), load_weights=False), n_values)
+        yield folder
+    except StageError:
+        raise
+    except ImportError as error:
+        raise InputError(f"{failure}: {in_one_line(error)}") from error
+    except Exception as error:
+        raise WeightsError(f"{failure}: {in_one_line(error)}") from error
 
 
 def _load_backbone(folder: Path, preset: str, size: tuple[int, int] | None) -> Any:
-    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    config = read_json(folder / CONFIG_NAME)
     shape = config.get("config", {}).get("image_shape")
     if size is None or (shape and tuple(shape[:2]) == size):
         return build_backbone(folder)
@@ -145,12 +128,7 @@ def _load_backbone(folder: Path, preset: str, size: tuple[int, int] | None) -> A
 def build_backbone(folder: Path, **options: Any) -> Any:
     """Build the model of a preset that was checked, with its weights, in float32.
 
-    Raises
-    ------
-    InputError
-        It is none of KerasHub's vision models.
-    Exception
-        Whatever Keras and KerasHub raise.
+    `InputError` where it is none of KerasHub's vision models; or whatever Keras and KerasHub raise.
     """
     import keras_hub
 
@@ -214,10 +192,7 @@ def _load_converter(folder: Path, preset: str, n_channels: int) -> Converter | N
 def list_blocks(names: list[str]) -> list[str]:
     """List the blocks among the layers of a model: the outermost ones with a number, in its order.
 
-    Parameters
-    ----------
-    names : list of str
-        Of its layers, as `expand_model` gives them.
+    `names` are those of its layers, as `expand_model` gives them.
     """
     numbered = [name for name in names if re.search(r"_\d+$", name)]
     inside = {name for name in names if "." in name}

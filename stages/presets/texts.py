@@ -6,7 +6,6 @@ is looked up, so that a stranger's folder stays data here, too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.errors import InputError, StageError, WeightsError, in_one_line
+from permafrost.stages.errors import InputError, WeightsError
 from permafrost.stages.frameworks.afresh import run_afresh
-from permafrost.stages.frameworks.hub_classes import start_hub
 from permafrost.stages.frameworks.start import start_keras
-from permafrost.stages.presets.folder import check_preset, fetch_file, fetch_preset
+from permafrost.stages.presets.folder import fetch_file, read_json
 from permafrost.stages.presets.handles import CONFIG_NAME
-from permafrost.stages.presets.loading import build_backbone, check_size
+from permafrost.stages.presets.loading import build_backbone, opening
 
 # Prompts that are run at a time.
 _BATCH = 64
@@ -30,24 +28,16 @@ _VOCABULARY, _MERGES, _PIECES = "vocabulary.json", "merges.txt", "vocabulary.spm
 # What of a tokenizer's and a preprocessor's configuration decides about tokens.
 _SETTINGS: Mapping[str, type] = {
     "sequence_length": int,
-    "add_start_token": bool,
-    "add_end_token": bool,
-    "to_lower": bool,
-    "canonicalize_text": bool,
-    "pad_with_end_token": bool,
-    "add_prefix_space": bool,
-    "add_bos": bool,
-    "add_eos": bool,
+    **dict.fromkeys(("add_start_token", "add_end_token", "add_bos", "add_eos"), bool),
+    **dict.fromkeys(("to_lower", "canonicalize_text"), bool),
+    **dict.fromkeys(("pad_with_end_token", "add_prefix_space"), bool),
 }
 
 
 # Of each model: the tokenizer and the preprocessor, of KerasHub's, and the tokenizer's files.
 _TOWERS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
     "CLIPBackbone": ("CLIPTokenizer", "CLIPPreprocessor", (_VOCABULARY, _MERGES)),
-    "MetaCLIP2Backbone": (
-        *("MetaCLIP2Tokenizer", "MetaCLIP2CausalLMPreprocessor"),
-        (_PIECES,),
-    ),
+    "MetaCLIP2Backbone": ("MetaCLIP2Tokenizer", "MetaCLIP2CausalLMPreprocessor", (_PIECES,)),
     "SigLIPBackbone": ("SigLIPTokenizer", "SigLIPPreprocessor", (_PIECES,)),
 }
 
@@ -92,28 +82,16 @@ def embed_texts(preset: str, texts: Sequence[str]) -> TextEmbeddings:
 
 
 def _embed(preset: str, texts: Sequence[str]) -> TextEmbeddings:
-    start_hub()
-    folder = fetch_preset(preset)
-    n_values = check_preset(folder)
-    kind = _find_kind(folder, preset)
-    _fetch_tokenizer(preset, _TOWERS[kind][2])
-    try:
-        if n_values is not None:
-            check_size(folder, n_values)
+    failure = f"the text tower of the preset {preset!r} cannot be run"
+    with opening(preset, failure) as folder:
+        kind = _find_kind(folder, preset)
+        _fetch_tokenizer(preset, _TOWERS[kind][2])
         backbone = build_backbone(folder)
         return _run(backbone, _tokenize(folder, kind, backbone, texts))
-    except StageError:
-        raise
-    except ImportError as error:
-        raise InputError(f"the tokenizer of {preset!r}: {in_one_line(error)}") from error
-    except Exception as error:  # What Keras', KerasHub's and the tokenizers' parsers raise.
-        raise WeightsError(
-            f"the text tower of the preset {preset!r} cannot be run: {in_one_line(error)}"
-        ) from error
 
 
 def _find_kind(folder: Path, preset: str) -> str:
-    name = _read_object(folder / CONFIG_NAME).get("class_name", "")
+    name = read_json(folder / CONFIG_NAME).get("class_name", "")
     if not isinstance(name, str) or name not in _TOWERS:
         raise InputError(
             f"the preset {preset!r} has no text tower that is known here"
@@ -144,7 +122,7 @@ def _tokenize(folder: Path, kind: str, backbone: Any, texts: Sequence[str]) -> N
         given: dict[str, Any] = {"proto": (assets / _PIECES).read_bytes()}
     else:
         merges = (assets / _MERGES).read_text(encoding="utf-8").splitlines()
-        given = {"vocabulary": _read_object(assets / _VOCABULARY), "merges": merges}
+        given = {"vocabulary": read_json(assets / _VOCABULARY), "merges": merges}
     tokenizer = getattr(models, name)(**given, **_read_settings(folder / "tokenizer.json", name))
     packing = _read_settings(folder / "preprocessor.json", packer)
     preprocessor = getattr(models, packer)(tokenizer=tokenizer, **packing)
@@ -177,15 +155,8 @@ def _run(backbone: Any, tokens: NDArray[np.int32]) -> TextEmbeddings:
 
 def _read_settings(file: Path, kind: str) -> dict[str, Any]:
     """Return the plain settings in a configuration; none where it is of another class."""
-    found = _read_object(file) if file.is_file() else {}
+    found = read_json(file) if file.is_file() else {}
     config = found.get("config")
     if found.get("class_name") != kind or not isinstance(config, dict):
         return {}
     return {name: config[name] for name, of in _SETTINGS.items() if type(config.get(name)) is of}
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    found = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
-        raise WeightsError(f"{file.name} is no JSON object")
-    return found

@@ -19,6 +19,7 @@ from permafrost.stages.sources.folder import (
     Listing,
     check_size,
     is_visible,
+    make_missing,
     sort_files,
     stat_regular,
 )
@@ -83,7 +84,7 @@ class ArchiveSource:
         """Yield the member's bytes, at most 1 MiB at a time."""
         member = load_members(self.root).get(drop_box(path))
         if member is None:
-            raise self._no_member(path)
+            raise make_missing(self._name(path))
         check_size(member.size_bytes, self._name(path))
         try:
             yield from member.read_blocks(self.root)
@@ -100,7 +101,7 @@ class ArchiveSource:
         members, archive = load_members(self.root), write_exact_stamp(os.stat(self.root))
         found = map(members.get, map(drop_box, paths))
         return [
-            f"{member.fingerprint}:{archive}" if member else self._no_member(path)
+            f"{member.fingerprint}:{archive}" if member else make_missing(self._name(path))
             for path, member in zip(paths, found, strict=True)
         ]
 
@@ -111,9 +112,6 @@ class ArchiveSource:
     def _name(self, path: str) -> str:
         return self.file_keys([path])[0]
 
-    def _no_member(self, path: str) -> OSError:
-        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self._name(path))
-
 
 _parsing = threading.Lock()
 
@@ -121,12 +119,8 @@ _parsing = threading.Lock()
 def load_members(archive: str) -> Mapping[str, Member]:
     """Return the files in an archive by name.
 
-    Raises
-    ------
-    OSError
-        When it cannot be read or is no archive.
-    InputError
-        When it is an archive that must be unpacked or saved in another way first.
+    `OSError` when it cannot be read or is no archive; `InputError` when it is one that must be
+    unpacked or saved in another way first.
     """
     return _load(archive)[0]
 

@@ -18,31 +18,15 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.sources.boxes import drop_box
 from permafrost.stamps import write_exact_stamp
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif"),
-    *(".bmp", ".webp", ".tif", ".tiff"),
-    *(".ppm", ".pgm", ".pbm", ".pnm"),
-)
+_IMAGES = ".jpg .jpeg .jpe .jfif .png .gif .bmp .webp .tif .tiff .ppm .pgm .pbm .pnm"
+IMAGE_SUFFIXES = tuple(_IMAGES.split())
 ARRAY_SUFFIX = ".npy"
 # What lies beside images and is none, so that nobody misses it: tables, notes, annotations, code.
-_COMPANION_SUFFIXES = (
-    *(
-        ".csv",
-        ".tsv",
-        ".txt",
-        ".cls",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".toml",
-        ".ini",
-        ".cfg",
-    ),
-    *(".md", ".rst", ".html", ".htm", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".log"),
-    *(".py", ".ipynb", ".sh", ".md5", ".sha1", ".sha256", ".sqlite", ".lnk"),
+_BESIDE = (
+    ".csv .tsv .txt .cls .json .jsonl .xml .yaml .yml .toml .ini .cfg .md .rst .html .htm .pdf .doc"
+    " .docx .xls .xlsx .log .py .ipynb .sh .md5 .sha1 .sha256 .sqlite .lnk"
 )
+_COMPANION_SUFFIXES = tuple(_BESIDE.split())
 _COMPANIONS = ("readme", "license", "licence", "copying", "changelog", "checksums", "md5sums")
 # What a system leaves in a folder, which is empty all the same.
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
@@ -93,13 +77,9 @@ class FolderSource:
     def list_files(self) -> Listing:
         """List the files below the folder.
 
-        Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed,
-        except a link to a folder that contains it.
-
-        Raises
-        ------
-        InputError
-            When a folder cannot be listed: a class that is silently missing would be worse.
+        Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed, except
+        a link to a folder that contains it. `InputError` when a folder cannot be listed: a class
+        that is silently missing would be worse.
         """
         return sort_files(_walk(self.root))
 
@@ -171,12 +151,8 @@ def is_visible(path: str) -> bool:
 def sort_files(names: Iterable[str]) -> Listing:
     """Tell images from other files, and find the folders that hold none.
 
-    Where there are none, they are the arrays of NumPy.
-
-    Parameters
-    ----------
-    names : iterable of str
-        Paths of files, and of folders with a slash at the end.
+    Where there are none, they are the arrays of NumPy. `names` are paths of files, and of folders
+    with a slash at the end.
     """
     images, others, folders, filled = [], [], [], set()
     for path in names:
@@ -217,6 +193,11 @@ def stat_regular(file: str) -> os.stat_result:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), file)
     raise OSError(errno.EINVAL, "not a regular file", file)
+
+
+def make_missing(name: str) -> OSError:
+    """Return the error of a file that is not there."""
+    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
 
 
 def check_size(size_bytes: int, name: str) -> None:

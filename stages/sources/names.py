@@ -11,7 +11,8 @@ from functools import cache
 
 from permafrost.stages.sources.boxes import drop_box
 from permafrost.stages.sources.folder import IMAGE_SUFFIXES, FolderSource
-from permafrost.stages.sources.source import RemoteSource, Source
+from permafrost.stages.sources.remote import RemoteSource
+from permafrost.stages.sources.source import Source
 
 # What the system says of a name that is no file's.
 GONE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -50,11 +51,6 @@ def find_names(source: Source, names: Iterable[str]) -> FoundNames:
 
     A backslash may stand for a slash; letters may be composed otherwise (NFC, NFD); an image
     suffix may be missing.
-
-    Parameters
-    ----------
-    source : Source
-    names : iterable of str
     """
     list_folder: Callable[[str], _Folder] | None = None
     found: dict[str, str] = {}

@@ -236,8 +236,8 @@ def _check_images(header: _Header, archive: str) -> None:
     what = f"{header.name} in {archive!r}"
     if header.dtype != np.uint8:
         raise InputError(
-            f"{what} holds {header.dtype}, and images are of uint8; save x.astype('uint8'), times"
-            " 255 before if they lie in 0..1"
+            f"{what} holds {header.dtype}, and images are of uint8; save x.astype('uint8') of what"
+            " lies in 0..255, x * 255 before of 0..1, and x // 257 of 0..65535"
         )
     n, *pixels = header.shape or (0,)
     if len(pixels) not in (2, 3) or pixels[2:] not in ([], [1], [3]) or not all(pixels):

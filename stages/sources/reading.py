@@ -8,10 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from itertools import groupby, islice, repeat
+from typing import TypeVar
 
 from permafrost.stages.sources.boxes import drop_box, identify_row
+from permafrost.stages.sources.folder import FolderSource
 from permafrost.stages.sources.remote import REMOTE_READERS, RemoteSource
-from permafrost.stages.sources.source import FolderSource, Reader, Source
+from permafrost.stages.sources.source import Reader, Source
+
+_Told = TypeVar("_Told")
 
 # A future costs about a kilobyte and a lock; a million images must not make a million of them.
 _PATHS_PER_TASK = 64
@@ -48,10 +52,9 @@ def _hash_files(source: Source, paths: Sequence[str], *, workers: int) -> list[b
     size = _PATHS_PER_TASK
     if isinstance(source, RemoteSource):
         workers, size = max(workers, REMOTE_READERS), 1
-    tasks = [paths[start : start + size] for start in range(0, len(paths), size)]
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        results = pool.map(lambda task: [_hash_image(source, path) for path in task], tasks)
-        return [digest for task in results for digest in task]
+    return _map_parts(
+        lambda part: [_hash_image(source, path) for path in part], paths, size, workers
+    )
 
 
 def read_fingerprints(source: Source, paths: Sequence[str], *, workers: int) -> list[str | OSError]:
@@ -63,9 +66,16 @@ def read_fingerprints(source: Source, paths: Sequence[str], *, workers: int) -> 
     if not isinstance(source, FolderSource):
         return source.fingerprints(paths)
     size = max(_PATHS_PER_TASK, -(-len(paths) // workers))
-    tasks = [paths[start : start + size] for start in range(0, len(paths), size)]
+    return _map_parts(source.fingerprints, paths, size, workers)
+
+
+def _map_parts(
+    function: Callable[[Sequence[str]], list[_Told]], paths: Sequence[str], size: int, workers: int
+) -> list[_Told]:
+    """Call for so many paths at a time, in parallel threads."""
+    parts = [paths[start : start + size] for start in range(0, len(paths), size)]
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        return [text for texts in pool.map(source.fingerprints, tasks) for text in texts]
+        return [one for told in pool.map(function, parts) for one in told]
 
 
 def start_reading(source: Reader, paths: Sequence[str]) -> Iterator[Callable[[], bytes]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import secrets
@@ -21,6 +20,7 @@ from permafrost.stages.sources.folder import (
     Listing,
     check_size,
     is_visible,
+    make_missing,
     sort_files,
 )
 from permafrost.stages.sources.retries import (
@@ -120,7 +120,7 @@ class RemoteSource:
         if self.files is None:
             return None
         file = self.files.get(path)
-        return _make_missing(path) if file is None else file.version
+        return make_missing(path) if file is None else file.version
 
     def _ask(self, path: str) -> str | OSError | None:
         filesystem, name = _locate(self.root, path)
@@ -128,14 +128,10 @@ class RemoteSource:
             return _find_version(filesystem.info(name))
         except FileNotFoundError:
             # Of a web server that is any failure, and what is listed is there.
-            return None if self.files else _make_missing(path)
+            return None if self.files else make_missing(path)
         # Why a file cannot be had is for reading it to say.
         except Exception:  # noqa: BLE001
             return None
-
-
-def _make_missing(path: str) -> OSError:
-    return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 def _make_unknown() -> str:
@@ -162,17 +158,15 @@ def split_url(url: str) -> tuple[RemoteSource, str]:
 def open_remote(root: str) -> RemoteSource:
     """List what lies at a URL.
 
-    Raises
-    ------
-    InputError
-        When there is no such place, it does not answer, or a package for it is missing.
+    `InputError` when there is no such place, it does not answer, or a package for it is
+    missing.
     """
     if root.lower().endswith(_NOT_A_FOLDER):
         raise InputError(
             f"{root!r} is not a folder; archives and tables are read from the disk: download it"
         )
     filesystem, prefix = _open_filesystem(root, os.getpid())
-    found = retry_listing(lambda: filesystem.find(prefix, detail=True), root)
+    found = retry_listing(lambda: _find_all(filesystem, prefix), root)
     return RemoteSource(
         root,
         {
@@ -183,6 +177,14 @@ def open_remote(root: str) -> RemoteSource:
             if name.startswith(prefix)
         },
     )
+
+
+def _find_all(filesystem: Any, prefix: str) -> Mapping[str, Mapping[str, Any]]:
+    found: Mapping[str, Mapping[str, Any]] = filesystem.find(prefix, detail=True)
+    if not found:
+        # It leaves out what cannot be listed; this says why.
+        filesystem.ls(prefix)
+    return found
 
 
 def _find_version(info: Mapping[str, Any]) -> str | None:

@@ -18,7 +18,8 @@ _Result = TypeVar("_Result")
 READ_TIMEOUT_S = 120
 # Before each further attempt; half a minute in all outlasts throttling and a server's restart.
 READ_WAITS_S: tuple[float, ...] = (0.5, 1, 2, 4, 8, 16)
-# Somebody is waiting for the answer, which is a wrong address more often than not.
+# Somebody is waiting for the answer, which is a wrong address more often than not; and one that
+# nobody answers at is not asked again.
 LIST_WAITS_S: tuple[float, ...] = (0.5, 1, 2)
 # After attempts that took so long together there is none any more.
 _PATIENCE_S = 150
@@ -65,17 +66,12 @@ _outage = _Outage()
 
 
 def retry_reading(read: Callable[[], _Result], name: str) -> _Result:
-    """Read until it succeeds.
+    """Read until it succeeds; `OSError` with the last reason.
 
-    Raises
-    ------
-    OSError
-        With the last reason.
-    UnreachableError
-        When no reading at all has succeeded for five minutes.
+    `UnreachableError` when no reading at all has succeeded for five minutes.
     """
     try:
-        result = _retry(read, READ_WAITS_S)
+        result = _retry(read, READ_WAITS_S, is_final=_is_final)
     # Whatever the libraries below raise: aiohttp and botocore have hierarchies of their own.
     except Exception as error:
         reason = explain(error)
@@ -95,7 +91,9 @@ def retry_reading(read: Callable[[], _Result], name: str) -> _Result:
 def retry_listing(find: Callable[[], _Result], root: str) -> _Result:
     """List until it succeeds; else raise `InputError`, or `UnreachableError` of a busy server."""
     try:
-        return _retry(find, LIST_WAITS_S)
+        return _retry(
+            find, LIST_WAITS_S, is_final=lambda error: _is_final(error) or _is_silent(error)
+        )
     # As above.
     except Exception as error:
         is_busy = find_status(error) is not None and not _is_final(error)
@@ -131,6 +129,11 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, _FINAL) or (400 <= status < 500 and status not in _BUSY)
 
 
+def _is_silent(error: Exception) -> bool:
+    """Whether nobody answered; those of botocore are none of Python's."""
+    return isinstance(error, TimeoutError) or type(error).__name__.endswith("TimeoutError")
+
+
 def _number(error: Exception) -> int:
     if isinstance(error, FileNotFoundError):
         return errno.ENOENT
@@ -139,7 +142,12 @@ def _number(error: Exception) -> int:
     return getattr(error, "errno", None) or errno.EIO
 
 
-def _retry(action: Callable[[], _Result], waits_s: tuple[float, ...]) -> _Result:
+def _retry(
+    action: Callable[[], _Result],
+    waits_s: tuple[float, ...],
+    *,
+    is_final: Callable[[Exception], bool],
+) -> _Result:
     spent_s = 0.0
     for wait_s in waits_s:
         started_s = time.monotonic()
@@ -148,7 +156,7 @@ def _retry(action: Callable[[], _Result], waits_s: tuple[float, ...]) -> _Result
         except Exception as error:
             # No attempt takes longer: this process was stopped, and its connections are gone.
             spent_s += wait_s + min(time.monotonic() - started_s, READ_TIMEOUT_S)
-            if _is_final(error) or spent_s > _PATIENCE_S:
+            if is_final(error) or spent_s > _PATIENCE_S:
                 raise
         # At random, so that many readers do not come back all at once.
         time.sleep(wait_s * random.uniform(0.5, 1))

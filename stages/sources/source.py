@@ -8,27 +8,16 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.archive import ArchiveSource, load_members
 from permafrost.stages.sources.folder import FolderSource, Listing, drop_file_scheme
-from permafrost.stages.sources.remote import RemoteSource, is_url, open_remote, split_url
+from permafrost.stages.sources.remote import is_url, open_remote, split_url
 from permafrost.stages.sources.sharded.pattern import is_pattern
-from permafrost.stages.sources.sharded.source import ShardedSource, open_shard
-
-__all__ = [
-    "ArchiveSource",
-    "FolderSource",
-    "Reader",
-    "RemoteSource",
-    "ShardedSource",
-    "Source",
-    "find_file",
-    "open_source",
-]
+from permafrost.stages.sources.sharded.source import ShardedSource
 
 
 class Reader(Protocol):
@@ -86,7 +75,7 @@ def open_source(location: str) -> Source:
     """
     location = drop_file_scheme(location)
     try:
-        return next(source for opener in _OPENERS if (source := opener(location)) is not None)
+        return _open(location)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(
@@ -95,44 +84,19 @@ def open_source(location: str) -> Source:
         ) from error
 
 
-def _open_url(location: str) -> Source | None:
-    return open_remote(location) if is_url(location) else None
-
-
-def _open_folder(location: str) -> Source | None:
-    return FolderSource(location) if Path(location).is_dir() else None
-
-
-def _open_folder_of_table(location: str) -> Source | None:
-    is_table = location.lower().endswith(".csv") and Path(location).is_file()
-    return FolderSource(str(Path(location).parent)) if is_table else None
-
-
-def _open_shards(location: str) -> Source | None:
-    if is_pattern(location):
+def _open(location: str) -> Source:
+    if is_url(location):
+        return open_remote(location)
+    if Path(location).is_dir():
+        return FolderSource(location)
+    if location.lower().endswith(".csv") and Path(location).is_file():
+        return FolderSource(str(Path(location).parent))
+    if is_pattern(location) or location.lower().endswith((".parquet", ".arrow")):
         source = ShardedSource(location)
-        source.find_shards()
+        source.check()
         return source
-    if not location.lower().endswith((".parquet", ".arrow")):
-        return None
-    open_shard(location)
-    return ShardedSource(location)
-
-
-def _open_archive(location: str) -> Source | None:
     load_members(location)
     return ArchiveSource(location)
-
-
-# Tried in this order; each returns None for what is not of its kind, and the last says what is
-# wrong with the location.
-_OPENERS: tuple[Callable[[str], Source | None], ...] = (
-    _open_url,
-    _open_folder,
-    _open_folder_of_table,
-    _open_shards,
-    _open_archive,
-)
 
 
 def find_file(key: str) -> tuple[Source, str] | None:

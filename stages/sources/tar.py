@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import struct
@@ -11,6 +12,8 @@ import zlib
 from collections.abc import Iterator
 
 from permafrost.stages.sources.members import Span, refuse_archive
+
+_log = logging.getLogger(__name__)
 
 # At byte 257 of every member's header since POSIX.1-1988.
 TAR_MAGIC = b"ustar"
@@ -37,12 +40,8 @@ class _Headers(io.FileIO):
 def list_tar(archive: str) -> Iterator[tuple[str, Span | None]]:
     """Yield the members as they are written; None for links, devices, sparse files and folders.
 
-    Hard links are the file that they link to.
-
-    Raises
-    ------
-    OSError
-        When it is no tar archive, or is damaged or cut off.
+    Hard links are the file that they link to. `OSError` when it is no tar archive, or is damaged or
+    cut off.
     """
     try:
         yield from _walk(archive)
@@ -81,7 +80,7 @@ def _walk(archive: str) -> Iterator[tuple[str, Span | None]]:
             # tarfile remembers all members, at a kilobyte each.
             tar.members = []  # type: ignore[attr-defined]
         headers.budget_bytes = _HEADER_BYTES
-        _check_end(headers, tar.offset)
+        _check_end(headers, tar.offset, archive)
 
 
 def _describe(member: tarfile.TarInfo, files: dict[str, Span]) -> tuple[str, Span | None]:
@@ -148,8 +147,15 @@ def _fill_block(size: int) -> int:
     return -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
-def _check_end(headers: _Headers, offset: int) -> None:
-    """Tell the end from a header that tarfile cannot read: it stops at both."""
+def _check_end(headers: _Headers, offset: int, archive: str) -> None:
+    """Tell the end from a header that tarfile cannot read, and from no end: it stops at all."""
     headers.seek(offset)
-    if any(headers.read(tarfile.BLOCKSIZE)):
+    block = headers.read(tarfile.BLOCKSIZE)
+    if any(block):
         raise tarfile.ReadError(f"no header at byte {offset}")
+    if not block:
+        _log.warning(
+            "%r has no mark of its end behind its last member: if it was cut off there, download it"
+            " again",
+            archive,
+        )

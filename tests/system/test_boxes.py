@@ -176,6 +176,45 @@ def test_an_image_is_read_once_for_its_boxes_and_found_again_by_the_index(folder
     np.testing.assert_array_equal(pixels, [crop("china", box) for box in BOXES])
 
 
+IMAGES = [{"id": 1, "file_name": "china.jpg"}, {"id": 2, "file_name": "flower.jpg"}]
+CATEGORIES = [{"id": 1, "name": "roof"}]
+ANNOTATION = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"annotations": [ANNOTATION | {"image_id": 9}]}, "id 9, which has no file_name"),
+        ({"annotations": [ANNOTATION | {"category_id": 7}]}, "id 7, which has no name"),
+        ({"images": [*IMAGES, {"id": 1, "file_name": "b.jpg"}]}, "'b.jpg' have one id, 1"),
+        ({"categories": [*CATEGORIES, {"id": 1, "name": "sky"}]}, "'sky' have one id, 1"),
+        ({"categories": [{"id": 1, "name": None}]}, "the name None"),
+        *(
+            ({"annotations": [ANNOTATION | {"bbox": box}]}, "the image 1 has the bbox ")
+            for box in (None, [1, 2, 3], ["1", 2, 3, 4], [1, 2, float("nan"), 4], [1e10, 0, 1, 1])
+        ),
+    ],
+)
+def test_what_a_coco_file_does_not_tell_or_tells_twice_is_one_line_that_names_it(
+    folder, changed, said
+):
+    told = {"images": IMAGES, "categories": CATEGORIES, "annotations": [ANNOTATION]}
+    Path("coco.json").write_text(json.dumps(told | changed))
+    with pytest.raises(InputError, match=r"^'coco\.json': .*correct it") as caught:
+        list_dataset("photos", labels="coco:coco.json")
+    assert said in str(caught.value)
+
+
+def test_annotations_without_a_box_are_counted(folder, caplog):
+    told = {"images": IMAGES, "categories": CATEGORIES}
+    others = [{"id": 2, "image_id": 1, "category_id": 1}, ANNOTATION | {"iscrowd": 1}]
+    told["annotations"] = [ANNOTATION, *others]
+    Path("coco.json").write_text(json.dumps(told))
+    assert len(list_dataset("photos", labels="coco:coco.json").manifest) == 1
+    assert "1 annotations without a bbox" in caplog.text
+    assert "1 boxes of crowds" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text",
     [

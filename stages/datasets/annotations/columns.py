@@ -73,9 +73,10 @@ def take_columns(
     if label and label not in texts:
         raise UnknownNameError("column", label, tuple(texts), where=f"of {manifest.root!r}")
     usual = [name for name in texts if name.casefold() in COLUMN_NAMES["label"]]
-    label = label or columns.label or next(iter(usual), "")
-    splits = normalise_splits(texts.pop("split", [""] * len(manifest)), split_names)
+    # Splits are labels only where that is asked for.
+    label = label or (columns.label if columns.label != "split" else "") or next(iter(usual), "")
     labels = texts.pop(label) if label else manifest.labels
+    splits = normalise_splits(texts.pop("split", [""] * len(manifest)), split_names)
     return dataclasses.replace(
         manifest,
         labels=[*labels],

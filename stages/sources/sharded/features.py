@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,8 @@ from permafrost.stages.sources.sharded.shard import Columns
 
 if TYPE_CHECKING:
     import pyarrow
+
+_log = logging.getLogger(__name__)
 
 _LABEL_NAMES = ("label", "labels", "class", "target")
 
@@ -69,14 +74,14 @@ class Features:
 def read_features(schema: pyarrow.Schema, file: str) -> Features:
     """Find out what the columns of a file are.
 
-    Raises
-    ------
-    InputError
-        None is of images.
+    `InputError` when none is of images, or two are of one name.
     """
     types = import_pyarrow(file).types
     told = _read_told(schema.metadata or {}, file)
     fields = dict(zip(schema.names, schema.types, strict=True))
+    twice = next((name for name, n in Counter(schema.names).items() if n > 1), None)
+    if twice is not None:
+        raise InputError(f"{file!r} has two columns {twice!r}; rename one")
     structs = {
         name
         for name, kind in fields.items()
@@ -85,18 +90,24 @@ def read_features(schema: pyarrow.Schema, file: str) -> Features:
     binary = [
         name
         for name, kind in fields.items()
-        if types.is_binary(kind) or types.is_large_binary(kind) or name in structs
+        if name in structs
+        or any(
+            is_it(kind) for is_it in (types.is_binary, types.is_large_binary, types.is_binary_view)
+        )
     ]
     said = [name for name in binary if _get(told, name).get("_type") == "Image"]
     usual = [name for name in binary if name.lower() in ("image", "img", "jpg", "png", "picture")]
     image = next(iter((*said, *usual, *binary)), None)
     if image is None:
-        have = ", ".join(map(repr, fields)) or "none"
+        have = ", ".join(f"{name!r} ({kind})" for name, kind in fields.items())[:500] or "none"
         raise InputError(
             f"{file!r} has no column of images, which are bytes or structs of bytes and path; its"
             f" columns are {have}"
         )
-    plain = (types.is_primitive, types.is_string, types.is_large_string, types.is_decimal)
+    if image not in usual:
+        _warn_of_choice(image, tuple(said or binary))
+    texts = (types.is_string, types.is_large_string, types.is_string_view)
+    plain = (types.is_primitive, types.is_decimal, *texts)
     others = [
         name
         for name, kind in fields.items()
@@ -109,6 +120,15 @@ def read_features(schema: pyarrow.Schema, file: str) -> Features:
         and types.is_integer(fields[name])
     }
     return Features(image=image, is_struct=image in structs, classes=classes, others=others)
+
+
+@lru_cache(maxsize=64)  # Once for all shards.
+def _warn_of_choice(image: str, candidates: tuple[str, ...]) -> None:
+    if len(candidates) > 1:
+        _log.warning(
+            "columns that may be of images: %s; %r is read; call another one 'image' to read it",
+            *(", ".join(map(repr, candidates)), image),
+        )
 
 
 def _read_told(metadata: Mapping[bytes, bytes], file: str) -> Mapping[str, Any]:
@@ -155,6 +175,8 @@ def _write_texts(column: pyarrow.ChunkedArray, classes: Sequence[str] | None) ->
 
     if pyarrow.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if pyarrow.types.is_string_view(column.type):
+        column = column.cast(pyarrow.large_string())
     encoded = column.dictionary_encode().unify_dictionaries().combine_chunks()
     if isinstance(encoded, pyarrow.ChunkedArray):  # of no rows
         return []
@@ -163,7 +185,8 @@ def _write_texts(column: pyarrow.ChunkedArray, classes: Sequence[str] | None) ->
         # Datasets write -1 where no class is known.
         written = [classes[value] if 0 <= value < len(classes) else "" for value in values]
     else:
-        written = [value if isinstance(value, str) else str(value) for value in values]
+        # NaN, which nothing equals, says as little as no value does.
+        written = [str(value) if value == value else "" for value in values]  # noqa: PLR0124
     numbers = encoded.indices.fill_null(len(written)).to_numpy(zero_copy_only=False)
     shared: list[str] = np.array([*written, ""], object)[numbers].tolist()
     return shared

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from functools import lru_cache
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.sources.boxes import drop_box
-from permafrost.stages.sources.folder import Listing, stat_regular
+from permafrost.stages.sources.folder import Listing, make_missing, stat_regular
 from permafrost.stages.sources.members import MemberError
 from permafrost.stages.sources.sharded.pattern import find_base, is_pattern, list_files
 from permafrost.stages.sources.sharded.shard import Columns, Shard
-from permafrost.stages.sources.sharded.tables import open_table
+from permafrost.stages.sources.sharded.tables import TableShard, open_table, reserve_memory
 from permafrost.stages.sources.sharded.webdataset import open_tar
 from permafrost.stamps import write_exact_stamp
 
@@ -27,6 +28,8 @@ KINDS: Mapping[str, Callable[[str], Shard]] = {
     ".parquet": open_table,
     ".arrow": open_table,
 }
+# As Hugging Face and TensorFlow call shards: train-00000-of-00008.parquet.
+_NUMBERED = re.compile(r"(?P<before>.*-)\d{5,}-of-(?P<of>\d{5,})(?:-[0-9a-f]+)?(?P<after>\.\w+)")
 _END = re.compile(rf"(?:{'|'.join(map(re.escape, KINDS))})(?=/)", re.IGNORECASE)
 
 
@@ -57,6 +60,13 @@ class ShardedSource:
         """List the rows; what else is in a shard is told by `list_columns`."""
         return Listing(images=self.list_images(), others=[], empty=[])
 
+    def check(self) -> None:
+        """Find the shards of a pattern, or open the only one; raises as `open_shard` does."""
+        if _is_one(self.root):
+            open_shard(self.root)
+        else:
+            self.find_shards()
+
     def find_shards(self) -> list[str]:
         """Find the files that a pattern means; `InputError` where one is missing or of no kind."""
         names = list_files(self.root)
@@ -67,6 +77,19 @@ class ShardedSource:
                 f" {', '.join(KINDS)} files, and unpack what is compressed as a whole"
             )
         return names
+
+    def find_absent(self) -> str:
+        """Name the first set of shards of which some are not there, as their names tell; or ""."""
+        if _is_one(self.root):
+            return ""
+        there: Counter[tuple[str, ...]] = Counter()
+        for name in self.find_shards():
+            if told := _NUMBERED.fullmatch(name):
+                there[told.group("before", "of", "after")] += 1
+        absent = ((names, n) for names, n in there.items() if n < int(names[1]))
+        return next(
+            (f"{before}…-of-{of}{after} ({n} are there)" for (before, of, after), n in absent), ""
+        )
 
     def list_columns(self) -> Columns:
         """Read what is told of the rows besides their images, in the order of `list_images`."""
@@ -96,7 +119,7 @@ class ShardedSource:
         shard = open_shard(file)
         row = shard.find(name)
         if row is None:
-            raise self._no_row(path)
+            raise make_missing(path)
         try:
             yield from shard.read_blocks(row)
         except MemberError as error:
@@ -125,8 +148,18 @@ class ShardedSource:
                 continue
             shard, stamp = told
             row = shard.find(name)
-            found.append(self._no_row(path) if row is None else f"{shard.fingerprint(row)}:{stamp}")
+            found.append(make_missing(path) if row is None else f"{shard.fingerprint(row)}:{stamp}")
         return found
+
+    def reserve_memory(self, memory_bytes: int) -> int:
+        """Fit what is kept of tables into a budget; see `tables.reserve_memory`."""
+        shards = [] if _is_one(self.root) else self.find_shards()
+        files = [os.path.join(_find_place(self.root), name) for name in shards] or [self.root]  # noqa: PTH118
+        found = [_look_at(file) for file in files if not file.lower().endswith(".tar")]
+        # What cannot be opened is for reading its rows to say.
+        tables = [one[0] for one in found if not isinstance(one, OSError)]
+        sizes = [size for one in tables if isinstance(one, TableShard) for size in one.sizes]
+        return reserve_memory(sizes, memory_bytes)
 
     def make_absolute(self) -> ShardedSource:
         """Return the same shards by their absolute path."""
@@ -153,9 +186,6 @@ class ShardedSource:
     def _locate(self, path: str) -> tuple[str, str]:
         shard, name = self._split(path)
         return os.path.join(_find_place(self.root), shard) if shard else self.root, name  # noqa: PTH118
-
-    def _no_row(self, path: str) -> OSError:
-        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
 
 
 @contextmanager
@@ -193,12 +223,7 @@ _open: dict[str, tuple[tuple[int, ...], Shard]] = {}
 def open_shard(file: str) -> Shard:
     """Return a shard; what it holds is found out once, and again when the file changes.
 
-    Raises
-    ------
-    OSError
-        It cannot be read.
-    InputError
-        It has no images, or a package that reads it is missing.
+    `OSError` when it cannot be read; `InputError` when it has no images, or a package is missing.
     """
     status = stat_regular(file)
     version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -24,8 +24,10 @@ from permafrost.stages.sources.sharded.features import (
 from permafrost.stages.sources.sharded.shard import Columns
 
 # Of row groups that are kept: two at least, because threads that decode neighbours meet there.
-_KEPT_BYTES = 256_000_000
 _KEPT_GROUPS = 2
+_MOST_KEPT_BYTES = 256_000_000
+_KEPT_SHARE = 1 / 8  # of the memory budget, beyond those two
+_MOST_GROUP_BYTES = 2 * MAX_FILE_BYTES
 # How an Arrow file begins that has its directory at the end; a stream has none.
 _FILE_MAGIC = b"ARROW1"
 
@@ -40,6 +42,8 @@ class TableShard:
     features : Features
     starts : list of int
         The first row of each group, and how many rows there are.
+    sizes : list of int
+        Of the groups that are read into memory: not of what is mapped, or too large to be read.
     load : callable
         Given a group's number, gives its column of images.
     load_columns : callable
@@ -49,6 +53,7 @@ class TableShard:
     file: str
     features: Features
     starts: Sequence[int]
+    sizes: Sequence[int]
     load: Callable[[int], Any]
     load_columns: Callable[[], Any]
 
@@ -97,12 +102,8 @@ class TableShard:
 def open_table(file: str) -> TableShard:
     """Read what a Parquet or an Arrow file tells of itself.
 
-    Raises
-    ------
-    OSError
-        When it is neither, or is damaged or cut off.
-    InputError
-        It has no images, or the package that reads it is missing.
+    `OSError` when it is neither, or is damaged or cut off; `InputError` when it has no images, or
+    the package that reads it is missing.
     """
     import_pyarrow(file)
     status = os.stat(file)  # noqa: PTH116
@@ -131,7 +132,7 @@ def _open_parquet(file: str, version: str) -> TableShard:
 
     def load(group: int) -> Any:
         size = groups[group].total_byte_size
-        if size > 2 * MAX_FILE_BYTES:
+        if size > _MOST_GROUP_BYTES:
             raise MemberError(f"it has {size / 1e9:.1f} GB; write smaller ones")
         # In one thread: as many read at once as images are decoded.
         options = {"columns": [column], "use_threads": False}
@@ -145,6 +146,7 @@ def _open_parquet(file: str, version: str) -> TableShard:
         file=file,
         features=features,
         starts=[*accumulate((group.num_rows for group in groups), initial=0)],
+        sizes=[size for one in groups if (size := one.total_byte_size) <= _MOST_GROUP_BYTES],
         load=load,
         load_columns=lambda: read("read", columns=features.list_needed()),
     )
@@ -169,7 +171,7 @@ def _open_arrow(file: str, version: str) -> TableShard:
     def load(group: int) -> Any:
         images = batches[group].column(features.image)
         # Of garbage it is not known before that its offsets lie inside of it.
-        return _keep(f"{version} {group}", images.nbytes, lambda: _check(images))
+        return _keep(f"{version} {group}", 0, lambda: _check(images))
 
     def load_columns() -> Any:
         table = pyarrow.Table.from_batches(batches, reader.schema)
@@ -180,6 +182,7 @@ def _open_arrow(file: str, version: str) -> TableShard:
         file=file,
         features=features,
         starts=[*accumulate((batch.num_rows for batch in batches), initial=0)],
+        sizes=[],
         load=load,
         load_columns=load_columns,
     )
@@ -192,6 +195,19 @@ def _check(values: Any) -> Any:
 
 _keeping = threading.Lock()
 _kept: OrderedDict[str, tuple[int, Future[Any]]] = OrderedDict()
+_kept_bytes = _MOST_KEPT_BYTES
+
+
+def reserve_memory(sizes: Sequence[int], memory_bytes: int) -> int:
+    """Fit what is kept of row groups into a budget, and return the bytes that it may take.
+
+    `sizes` are of all row groups that may be read, in bytes.
+    """
+    global _kept_bytes  # noqa: PLW0603 - as what is kept, it is the process's own
+    _kept_bytes = int(min(_MOST_KEPT_BYTES, memory_bytes * _KEPT_SHARE))
+    least = sum(sorted(sizes)[-_KEPT_GROUPS:])
+    # And one more that is being read, by the time that another is dropped.
+    return min(sum(sizes), max(least, _kept_bytes) + max(sizes, default=0))
 
 
 def _keep(key: str, size_bytes: int, read: Callable[[], Any]) -> Any:
@@ -204,7 +220,7 @@ def _keep(key: str, size_bytes: int, read: Callable[[], Any]) -> Any:
         while (
             not known
             and len(_kept) > _KEPT_GROUPS
-            and sum(it[0] for it in _kept.values()) > _KEPT_BYTES
+            and sum(it[0] for it in _kept.values()) > _kept_bytes
         ):
             _kept.popitem(last=False)
     if known is None:

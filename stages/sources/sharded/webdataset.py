@@ -135,10 +135,7 @@ class _Table:
 def open_tar(file: str) -> TarShard:
     """Find the images in a tar, and what lies beside each.
 
-    Raises
-    ------
-    OSError
-        When it is no tar archive, or is damaged or cut off.
+    `OSError` when it is no tar archive, or is damaged or cut off.
     """
     return collect_samples(file, index_members(file, list_tar(file))[0])
 
@@ -171,4 +168,6 @@ def _place(member: Member | None) -> tuple[int, int]:
 
 
 def _write(value: str | float) -> str:
+    if value != value:  # noqa: PLR0124 - NaN says as little as null
+        return ""
     return value if isinstance(value, str) else json.dumps(value)

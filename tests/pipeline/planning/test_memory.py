@@ -24,6 +24,7 @@ from permafrost.pipeline.planning.prepare import Preparation, prepare
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest, read_manifest, write_manifest
 from permafrost.stages.datasets.texts import Texts
+from permafrost.stages.sources.source import Source, open_source
 from tests.helpers.inputs import LAYERS
 
 
@@ -65,12 +66,13 @@ def test_the_plan_is_taken_off_the_memory_that_batches_and_loaders_have(
     prepared: Preparation,
 ) -> None:
     manifest, plan = enlarge(prepared, 20_000)
+    dataset = dataclasses.replace(prepared.dataset, manifest=manifest)
     plan_bytes = count_plan_bytes(manifest, plan)
     assert 20_000 * 100 < plan_bytes < 20_000 * 200
 
     def fit(memory_bytes: int, some: ExtractionPlan = plan) -> tuple[int, int]:
         run = RunOptions(memory_bytes=memory_bytes)
-        found = fit_memory(run, prepared.backbone, manifest=manifest, plan=some)
+        found = fit_memory(run, prepared.backbone, dataset=dataset, plan=some)
         return found.memory_bytes, found.batch_size
 
     left_bytes, batch_size = fit(plan_bytes + 1_000_000)
@@ -82,12 +84,40 @@ def test_the_plan_is_taken_off_the_memory_that_batches_and_loaders_have(
 
 def test_a_plan_that_leaves_too_little_says_how_much_is_needed(prepared: Preparation) -> None:
     manifest, plan = enlarge(prepared, 20_000)
+    dataset = dataclasses.replace(prepared.dataset, manifest=manifest)
     run = RunOptions(memory_bytes=2_000_000)
     with pytest.raises(PipelineError, match=r"images takes [0-9.]+ MB .* give it (.)MB") as told:
-        fit_memory(run, prepared.backbone, manifest=manifest, plan=plan)
+        fit_memory(run, prepared.backbone, dataset=dataset, plan=plan)
     needed = int(str(told.value).partition("give it ")[2].partition("MB")[0])
     enough = RunOptions(memory_bytes=needed * 1_000_000)
-    assert fit_memory(enough, prepared.backbone, manifest=manifest, plan=plan).memory_bytes > 0
+    assert fit_memory(enough, prepared.backbone, dataset=dataset, plan=plan).memory_bytes > 0
+
+
+def test_row_groups_that_are_kept_are_taken_off_the_memory(
+    prepared: Preparation, tmp_path: Path
+) -> None:
+    pytest.importorskip("pyarrow")
+    from tests.helpers.sharding import make_table, write_parquet
+
+    # Of noise, which is not compressed; four images a group.
+    noise = np.random.default_rng(0).integers(0, 256, (20, 1_000_000), np.uint8)
+    for number in range(2):
+        write_parquet(tmp_path / f"{number}.parquet", make_table([row.tobytes() for row in noise]))
+    manifest, plan = enlarge(prepared, 40)
+
+    def count(source: Source, memory_bytes: int) -> int:
+        dataset = dataclasses.replace(prepared.dataset, manifest=manifest, source=source)
+        run = RunOptions(memory_bytes=memory_bytes)
+        found = fit_memory(run, prepared.backbone, dataset=dataset, plan=plan)
+        return memory_bytes - found.memory_bytes - count_plan_bytes(manifest, plan)
+
+    tables = open_source(f"{tmp_path}/*.parquet")
+    groups = 4_000_000  # and some hundred bytes of labels and notes
+    assert count(open_source(str(tmp_path)), 10**8) == 0
+    # Two at least and one that is being read, an eighth of the budget, and no more than there is.
+    assert count(tables, 5 * 10**7) == pytest.approx(3 * groups, rel=0.01)
+    assert count(tables, 2 * 10**8) == pytest.approx(25_000_000 + groups, rel=0.01)
+    assert count(tables, 10**9) == pytest.approx(10 * groups, rel=0.01)
 
 
 def test_what_is_counted_of_a_manifest_is_what_it_takes(

@@ -132,6 +132,49 @@ def test_plain_tables_have_a_column_of_bytes_and_one_called_label(tmp_path: Path
     assert manifest.extra == {}
 
 
+def test_a_column_of_splits_is_the_label_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    told = {"features": {"split": {"_type": "ClassLabel", "names": ["train", "test"]}}}
+    metadata = {"huggingface": json.dumps({"info": told})}
+    table = pa.table({"image": encode_digits(2), "split": [0, 1]}).replace_schema_metadata(metadata)
+    file = write_parquet(tmp_path / "a.parquet", table)
+    manifest = build_manifest(file)
+    assert (manifest.labels, manifest.splits) == (["", ""], ["train", "test"])
+    manifest = build_manifest(file, labels="column:split")
+    assert (manifest.labels, manifest.splits) == (["train", "test"], ["", ""])
+
+
+def test_a_number_that_is_none_is_no_label(tmp_path: Path) -> None:
+    digits = encode_digits(2)
+    table = pa.table({"image": digits, "label": [float("nan"), 1.5]})
+    assert build_manifest(write_parquet(tmp_path / "a.parquet", table)).labels == ["", "1.5"]
+    told = {f"{n}.png": digits[n] for n in range(2)}
+    told |= {"0.json": b'{"grade": NaN}', "1.json": b'{"grade": 2.5}'}
+    tar = str(pack_tar(tmp_path / "a.tar", told))
+    assert build_manifest(tar, labels="column:grade").labels == ["", "2.5"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_shards_that_their_names_tell_are_missing_are_named(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write = {"parquet": write_parquet, "arrow": write_arrow}[kind]
+    files = [
+        write(tmp_path / f"{name}-{n:05d}-of-{of:05d}.{kind}", make_table(encode_digits(1)))
+        for name, of in (("train", 3), ("test", 1))
+        for n in range(of)
+    ]
+    assert len(build_manifest(str(tmp_path))) == 4
+    assert "missing" not in caplog.text
+    Path(files[1]).unlink()
+    assert len(build_manifest(str(tmp_path))) == 3
+    assert f"shards are missing: train-…-of-00003.{kind} (2 are there)" in caplog.text
+
+
+def test_a_table_without_rows_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="it has no rows"):
+        list_dataset(write_parquet(tmp_path / "a.parquet", make_table([])))
+
+
 def test_a_column_of_a_table_may_be_the_label(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("path,label,species\na.png,1,cat\nb.png,2,dog\n")
     for name, digit in zip("ab", encode_digits(2), strict=True):

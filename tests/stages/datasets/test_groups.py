@@ -8,6 +8,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from permafrost.stages.datasets.groups import find_group_column, join_groups
+from permafrost.stages.errors import UnknownNameError
 
 
 def test_rows_are_joined_through_digests_and_columns_in_turn() -> None:
@@ -54,3 +55,10 @@ def test_an_array_of_digests_is_as_good_as_their_bytes() -> None:
 def test_the_group_column_is_found_in_any_case(name: str) -> None:
     assert find_group_column({"groups": ["no"], name: ["yes"]}) == ["yes"]
     assert find_group_column({"groups": ["no"]}) is None
+
+
+def test_a_column_that_was_named_has_to_be_there() -> None:
+    with pytest.raises(UnknownNameError, match=r"'x' for --group; there is none"):
+        find_group_column({}, "x")
+    with pytest.raises(UnknownNameError, match="did you mean 'patient'"):
+        find_group_column({"patient": ["1"]}, "patients")

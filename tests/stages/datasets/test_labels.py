@@ -236,6 +236,8 @@ def test_folder_labels_of_a_csv_look_through_what_its_paths_share(tmp_path: Path
         ("filename:^zebra", "finds a label for none of the 1 images"),
         ("filename:(", "bad regular expression '\\('"),
         ("csv:none.csv", "cannot read 'none.csv'"),
+        ("csv:https://a.b/c.csv", "labels from 'https://a.b/c.csv'; download it"),
+        ("coco:s3://a/b.json", "labels from 's3://a/b.json'; download it"),
         ("colour", "unknown labels 'colour'; write folder, filename:REGEX,"),
     ],
 )

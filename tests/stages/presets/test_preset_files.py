@@ -20,6 +20,7 @@ from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.errors import InputError, StageError, UnknownNameError, WeightsError
 from permafrost.stages.frameworks.model_file import load_model
 from permafrost.stages.presets.converter import describe_converter
+from permafrost.stages.presets.folder import fetch_file
 from tests.helpers import ROOT
 from tests.helpers.presets import SIDE, save_preset
 
@@ -128,7 +129,10 @@ def test_what_lies_in_a_folder_besides_is_not_read(folder: Path) -> None:
     assert load(folder).size == (SIDE, SIDE)
 
 
-@pytest.mark.parametrize("text", ["hub:", "hub:s3://a/b", "hub:hf://a", "hub:./nowhere", "hub:a b"])
+@pytest.mark.parametrize(
+    "text",
+    ["hub:", "hub:s3://a/b", "hub:hf://a", "hub:./nowhere", "hub:a b", f"hub:a/{'x' * 300}"],
+)
 def test_what_is_no_preset_is_refused_with_examples(text: str) -> None:
     with pytest.raises(InputError, match=r"hub:dinov2_base.*hub:./folder"):
         parse_backbone(text)
@@ -167,6 +171,48 @@ def test_without_network_one_line_says_what_to_fetch(
     assert line.startswith("permafrost: config.json of the preset")
     assert page in line
     assert "hub:./folder" in line
+
+
+def test_without_network_what_lies_in_the_cache_of_a_hub_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    kept = tmp_path / "models--a--b"
+    for file, text in {
+        f"snapshots/{'1' * 40}/config.json": "{}",
+        f".no_exist/{'1' * 40}/image_converter.json": "",
+        "refs/main": "1" * 40,
+    }.items():
+        (kept / file).parent.mkdir(parents=True, exist_ok=True)
+        (kept / file).write_text(text)
+    found = fetch_file("hf://a/b", "config.json")
+    assert found is not None
+    assert found.read_text() == "{}"
+    # The hub has said before that there is none.
+    assert fetch_file("hf://a/b", "image_converter.json") is None
+    with pytest.raises(WeightsError, match=r"127.0.0.1:9 does not answer.*name their folder"):
+        fetch_file("hf://a/b", "model.weights.h5")
+
+
+def test_without_network_the_newest_version_in_kaggles_cache_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment = pytest.importorskip("kagglesdk.kaggle_env")
+    monkeypatch.setitem(environment._env_to_endpoint, environment.KaggleEnv.TEST, "http://[::1]:9")
+    monkeypatch.setenv("KAGGLE_API_ENVIRONMENT", "TEST")
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    models = tmp_path / "models" / "a" / "b" / "keras" / "c"
+    for version in ("9", "10"):
+        for file in (f"{version}/config.json", f".complete/{version}/config.json.complete"):
+            (models / file).parent.mkdir(parents=True, exist_ok=True)
+            (models / file).write_text(version)
+    found = fetch_file("kaggle://a/b/keras/c", "config.json")
+    assert found is not None
+    assert found.read_text() == "10"
+    with pytest.raises(WeightsError, match=r"cannot be downloaded.*name their folder"):
+        fetch_file("kaggle://a/b/keras/c", "model.weights.h5")
 
 
 @pytest.mark.slow

@@ -129,6 +129,19 @@ def test_a_tar_is_read_as_tarfile_reads_it(tmp_path: Path) -> None:
         assert read_all(str(archive)) == expected
 
 
+def test_a_tar_that_was_cut_off_between_members_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archive = pack_tar(tmp_path / "a.tar", {f"{n}.png": b"%d" % n for n in range(3)})
+    whole = Path(archive).read_bytes()
+    Path(archive).write_bytes(whole[: 3 * 1024 + 512])  # half of its end
+    assert len(read_all(str(archive))) == 3
+    assert not caplog.text
+    Path(archive).write_bytes(whole[: 2 * 1024])
+    assert len(read_all(str(archive))) == 2
+    assert "has no mark of its end" in caplog.text
+
+
 def test_hard_links_in_a_tar_are_their_files_and_other_links_are_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -179,6 +179,22 @@ def test_a_bucket_that_does_not_answer_or_exist_is_one_line(
         open_source("s3://bucket/photos")
 
 
+def test_nobody_waits_for_a_listing_where_nobody_answers() -> None:
+    with pytest.raises(
+        InputError, match=r"cannot list 'http://127.0.0.1:9/x': .*check the address"
+    ):
+        open_source("http://127.0.0.1:9/x")
+    asked = []
+
+    def ask() -> None:
+        asked.append(1)
+        raise TimeoutError("no answer")
+
+    with pytest.raises(InputError, match="no answer"):
+        patience.retry_listing(ask, "s3://bucket")
+    assert len(asked) == 1
+
+
 def test_a_busy_server_that_lists_nothing_may_answer_later(proxy: Proxy) -> None:
     proxy.fault = lambda _path, _before: "503"
     with pytest.raises(UnreachableError, match=r"cannot list 's3://bucket/photos'"):

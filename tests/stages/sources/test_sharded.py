@@ -149,8 +149,26 @@ def test_garbage_is_one_line(tmp_path: Path, name: str, content: bytes | str) ->
 
 def test_tables_without_images_say_which_columns_they_have(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", pa.table({"age": [1], "name": ["x"]}))
-    with pytest.raises(InputError, match=r"no column of images.*'age', 'name'"):
+    with pytest.raises(InputError, match=r"no column of images.*'age' \(int64\), 'name'"):
         open_source(file)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = pa.Table.from_arrays([pa.array([b"1"]), pa.array([b"2"])], names=["image", "image"])
+    with pytest.raises(InputError, match=r"two columns 'image'; rename one"):
+        open_source(write_parquet(tmp_path / "a.parquet", table))
+
+
+def test_of_several_columns_of_bytes_a_line_says_which_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = pa.table({"depth": [b"1"], "view": pa.array([b"2"], pa.binary_view())})
+    source = open_source(write_arrow(tmp_path / "a.arrow", table))
+    assert source.read("000000") == b"1"
+    assert "'depth', 'view'; 'depth' is read" in caplog.text
+    image = open_source(write_arrow(tmp_path / "b.arrow", table.rename_columns(["mask", "img"])))
+    assert image.read("000000") == b"2"
+    assert "'mask'" not in caplog.text
 
 
 def test_a_missing_package_is_one_line_that_names_the_extra(tmp_path: Path, monkeypatch) -> None:

@@ -13,15 +13,11 @@ import numpy as np
 import pytest
 
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.archive import ArchiveSource
+from permafrost.stages.sources.folder import FolderSource
 from permafrost.stages.sources.reading import hash_images
-from permafrost.stages.sources.source import (
-    ArchiveSource,
-    FolderSource,
-    RemoteSource,
-    Source,
-    find_file,
-    open_source,
-)
+from permafrost.stages.sources.remote import RemoteSource
+from permafrost.stages.sources.source import Source, find_file, open_source
 from tests.helpers import packing
 from tests.helpers.packing import encode_digits
 from tests.helpers.serving import serve_bucket, serve_folder
