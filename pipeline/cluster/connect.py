@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,7 @@ def connect(address: str) -> Iterator[Client]:
     """
     with _dask_as_a_guest():
         if address.startswith(_LOCAL):
-            with _start_workers(address) as cluster, Client(cluster) as client:
+            with _start_workers(address) as cluster, _Client(cluster) as client:
                 yield client
             return
         try:
@@ -83,21 +83,43 @@ def connect(address: str) -> Iterator[Client]:
             yield client
 
 
+class _Client(Client):
+    """A client that is closed where it cannot be opened.
+
+    Dask closes it when it is collected. Where that happens in a thread that starts another client
+    just then, it waits for a lock that the thread itself has (seen with Dask 2026.8).
+    """
+
+    def __init__(self, scheduler: str | LocalCluster, **options: float) -> None:
+        try:
+            super().__init__(scheduler, **options)
+        except BaseException:
+            with suppress(AttributeError):  # It may have failed before there was anything to close.
+                self.close()
+            raise
+
+
 def _open_client(address: str) -> Client:
     """Connect, in a thread that is left alone: Dask waits for an open port without an end."""
     opened: Future[Client] = Future()
 
     def connect_once() -> None:
         try:
-            opened.set_result(Client(address, timeout=_CONNECT_TIMEOUT_S))
+            client = _Client(address, timeout=_CONNECT_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - raised by who waits for it
-            opened.set_exception(error)
+            with suppress(InvalidStateError):  # nobody does any more
+                opened.set_exception(error)
+            return
+        try:
+            opened.set_result(client)
+        except InvalidStateError:
+            client.close()
 
     threading.Thread(target=connect_once, name="connect", daemon=True).start()
     try:
         return opened.result(_OPEN_TIMEOUT_S)
     except TimeoutError as error:
-        if opened.done():
+        if not opened.cancel():
             raise
         raise TimeoutError(f"silent for {_OPEN_TIMEOUT_S} s") from error
 

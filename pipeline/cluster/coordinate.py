@@ -63,7 +63,8 @@ def compute_on_cluster(
         client = stack.enter_context(connect(str(options.run.scheduler)))
         folder = stack.enter_context(temporary_folder(prepared.layout.leases_folder))
         write_rows(folder, digests=plan.digests, paths=plan.paths)
-        dispatcher = Dispatcher(client, _describe_job(options, prepared, folder))
+        job = _describe_job(options, prepared, folder)
+        dispatcher = stack.enter_context(Dispatcher(client, job))
         progress = show_progress(
             len(plan.digests), unit="images", note=dispatcher.describe, quiet=quiet
         )

@@ -164,8 +164,9 @@ class Claims:
         with self._leases.choosing() as others:
             if others.are_waiting and len(self._taken):
                 self._writer.commit()
-            for layer in self._plan.active:
-                layer.features.refresh()
+            if has_lapsed or len(self._ahead):
+                for layer in self._plan.active:
+                    layer.features.refresh()
             if has_lapsed:
                 self._give_up(others.held, advance)
             rows = self._choose(others, advance)
