@@ -248,9 +248,7 @@ class Features(ImageTable):
     def _shard_folder(self, node: h5py.Group) -> Path:
         with self._naming_damage():
             folder = read_text(node, "folder")
-        # A link leads to the file where it was written; or, as DVC's do, into a store, from the
-        # place where it was written.
-        places = [self.path.resolve().parent / folder, self.path.parent.resolve() / folder]
+        places = [base / folder for base in self._list_folders()]
         return next(filter(Path.is_dir, places), places[0])
 
     def _follow(

@@ -87,7 +87,7 @@ def find_neighbours(
             )
             for name in names
         ]
-        return files.opened[0].root, found
+        return files.opened[0].place, found
 
 
 def _find_layer(files: FeatureFiles, part: ClassifierPart) -> StoredLayer:

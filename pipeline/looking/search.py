@@ -161,7 +161,7 @@ def search(options: SearchOptions) -> Found:
             for row in find_largest(cosines, others, n=options.n).tolist()
         )
         found = Found(
-            options=options, images=images, n_images=int(others.sum()), root=files.opened[0].root
+            options=options, images=images, n_images=int(others.sum()), root=files.opened[0].place
         )
     if options.out is not None:
         ranked = enumerate(found.images, start=1)

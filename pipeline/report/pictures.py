@@ -116,7 +116,7 @@ def encode(image: Image, quality: int) -> str:
 
 def find_pictures(files: FeatureFiles) -> Pictures:
     """Find where the images of files lie: where they were, or beside the file."""
-    return place_pictures(files.opened[0].root, files.opened[0].path.parent)
+    return Pictures((files.opened[0].place,))
 
 
 def place_pictures(root: str, folder: Path) -> Pictures:
