@@ -34,15 +34,8 @@ _SURVEY_BYTES = 2000
 class StoredRows:
     """Rows of one feature set, n of them.
 
-    Attributes
-    ----------
-    folder : Path
-        Where the shards lie.
-    key : str
-        The feature set's key.
-    locations : RowLocations
-    digests : ndarray of uint8, shape (n, 32)
-        Which image each row must belong to.
+    Its shards lie in `folder`, and `key` is its key. `digests`, uint8 of shape (n, 32), say which
+    image each row must belong to.
     """
 
     folder: Path

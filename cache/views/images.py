@@ -111,17 +111,9 @@ class ImageTable:
         return sorted(self._column_nodes)
 
     def column(self, name: str) -> list[str]:
-        """Return a column of the dataset's table.
+        """Return a column of the dataset's table, ``""`` where it has nothing.
 
-        Parameters
-        ----------
-        name : str
-            One of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
-
-        Returns
-        -------
-        list of str, length n
-            ``""`` where the table has nothing.
+        It is one of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
 
         Raises
         ------

@@ -48,18 +48,10 @@ _LAYOUT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewImages:
-    """The images of a view, n of each.
+    """The images of a view, n of each; `digests` are uint8 of shape (n, 32).
 
-    Attributes
-    ----------
-    root : str
-        Where `paths` start from.
-    base : Path or None
-        The folder that a relative `root` starts from; None where it is none, as a URL.
-    paths, labels, splits : sequence of str
-    digests : ndarray of uint8, shape (n, 32)
-    columns : mapping of str to sequence of str
-        Further columns, under any names.
+    `paths` start from `root`, and a relative `root` from the folder `base`; None where it is none,
+    as a URL. Further `columns` may have any names.
     """
 
     root: str
@@ -95,8 +87,7 @@ def write_view(  # noqa: PLR0913
 
     Parameters
     ----------
-    out : Path
-    images : ViewImages
+    out, images : Path and ViewImages
     layers : sequence of ViewLayer
         Every row of every layer exists.
     origin : str
@@ -104,12 +95,8 @@ def write_view(  # noqa: PLR0913
     materialize : bool
         Copy the values instead of pointing at the shards.
     known : str, optional
-        What an earlier call returned for the same `out`.
-
-    Returns
-    -------
-    str
-        What the file was made of, and the checksum of its bytes.
+        What an earlier call returned for the same `out`: what the file was made of, and the
+        checksum of its bytes.
     """
     made_of = digest_parts(_list_inputs(out, images, layers, origin, materialize=materialize))
     if known and known.startswith(made_of) and known == f"{made_of} {sum_file(out)}":

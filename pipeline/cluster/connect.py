@@ -42,13 +42,8 @@ _DASK_LOGGERS = (
 class Worker:
     """A worker as the scheduler knows it.
 
-    Attributes
-    ----------
-    address : str
-    is_silent : bool
-        Whether others were heard of `SILENT_S` after it.
-    has_resource : bool
-        Whether it offers `RESOURCE`.
+    It `is_silent` if others were heard of `SILENT_S` after it, and `has_resource` if it offers
+    `RESOURCE`.
     """
 
     address: str

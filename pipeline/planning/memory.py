@@ -29,12 +29,8 @@ _ROWS_PER_BLOCK = 500
 class Fitting:
     """How a run fits its memory budget.
 
-    Attributes
-    ----------
-    memory_bytes : int
-        What the plan leaves for images and activations in flight.
-    batch_size : int
-        Images that go through the backbone at once.
+    `memory_bytes` is what the plan leaves for images and activations in flight; `batch_size` images
+    go through the backbone at once.
     """
 
     memory_bytes: int
@@ -51,14 +47,8 @@ def fit_memory(
 ) -> Fitting:
     """Take the plan off the memory budget, and choose the size of batches unless it is given.
 
-    Parameters
-    ----------
-    run : RunOptions
-    backbone : Backbone
-    manifest : Manifest
-    plan : ExtractionPlan
-    n_rows : int, optional
-        Of the whole work, where `plan` is a part of it: batches need not be larger.
+    Where the plan is a part of the whole work, `n_rows` is that of all of it: batches need not be
+    larger.
 
     Raises
     ------
@@ -131,13 +121,8 @@ def count_image_bytes(activation_bytes: int, kept_bytes: int) -> int:
 
 
 def choose_batch_size(image_bytes: int, *, memory_bytes: int, largest: int) -> int:
-    """Choose the largest power of two that fits the memory budget.
+    """Choose the largest power of two that fits the memory budget, up to `largest`.
 
-    Parameters
-    ----------
-    image_bytes, memory_bytes : int
-        See `count_image_bytes`.
-    largest : int
-        Beyond which a larger batch is no faster.
+    See `count_image_bytes`; beyond `largest`, more images are no faster.
     """
     return 1 << (max(1, min(largest, memory_bytes // image_bytes)).bit_length() - 1)
