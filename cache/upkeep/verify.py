@@ -36,6 +36,10 @@ class Damage:
     file: Path
     reason: str
 
+    def to_dict(self) -> dict[str, str]:
+        """Return it as a JSON object."""
+        return {"file": str(self.file), "reason": self.reason}
+
 
 @dataclass(slots=True, kw_only=True)
 class CacheExam:

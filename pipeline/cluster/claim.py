@@ -21,7 +21,7 @@ from permafrost.cores import limit_cores
 from permafrost.pipeline.cluster.rows import PlanRows
 from permafrost.pipeline.computing.claims import Others
 from permafrost.pipeline.computing.compute import compute_missing
-from permafrost.pipeline.computing.tally import Tally
+from permafrost.pipeline.computing.tally import COMPUTING, Tally
 from permafrost.pipeline.errors import BUG_STATUS, PipelineError
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.backbone import Backbone
@@ -81,7 +81,7 @@ class ClaimRecord:
     n_left : int
         Rows that another run holds.
     seconds : tuple of float
-        Of building the program, and of waiting for loading, for the backbone and for the disk.
+        Of each of `COMPUTING`.
     failed : bytes
         A compressed mask of the rows without features, one bit each.
     reasons : tuple of str
@@ -96,7 +96,7 @@ class ClaimRecord:
     n_rotated: int = 0
     bytes_written: int = 0
     n_left: int = 0
-    seconds: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    seconds: tuple[float, ...] = (0.0,) * len(COMPUTING)
     failed: bytes = b""
     reasons: tuple[str, ...] = ()
 
@@ -256,7 +256,6 @@ class _OpenJob:
 
 
 def _record(tally: Tally, digests: Digests, *, worker: str, n_left: int) -> ClaimRecord:
-    shares = tally.shares
     is_failed = [digest in tally.failed for digest in digests] if tally.failed else []
     reasons = [tally.failed[digest] for digest in digests if digest in tally.failed]
     return ClaimRecord(
@@ -265,7 +264,7 @@ def _record(tally: Tally, digests: Digests, *, worker: str, n_left: int) -> Clai
         n_rotated=tally.n_rotated,
         bytes_written=tally.bytes_written,
         n_left=n_left,
-        seconds=(shares.building, shares.loading, shares.backbone, shares.disk),
+        seconds=tuple(getattr(tally.shares, name) for name in COMPUTING),
         failed=pack_mask(is_failed),
         reasons=tuple(reason[:_LONGEST_REASON] for reason in reasons[:_MOST_REASONS]),
     )

@@ -150,7 +150,7 @@ def _preview(
     digests = manifest.digests
     kept = digests.known & ~digests.is_in(prepared.failures.keys())
     n_distinct = int(prepared.countable.sum())
-    rate = recall_rate(index, plan.layers)
+    rate = recall_rate(index, plan.keys)
     seconds = len(plan.digests) / rate if rate else 0.0
     layers = [
         LayerPreview(
@@ -169,7 +169,7 @@ def _preview(
         batch_size=prepared.fitting.batch_size,
         images_per_second=rate,
         seconds=round(seconds, 1) if rate else None,
-        worker_images_per_second=recall_rate(index, plan.layers, on_workers=True),
+        worker_images_per_second=recall_rate(index, plan.keys, on_workers=True),
         shards=sum(max(1, _count_shards(layer, seconds)) for layer in layers if layer.rows_missing),
         layers=layers,
         fast_decoding=measure_fast_decoding(prepared),

@@ -67,6 +67,16 @@ class ExtractionPlan:
         return [layer for layer in self.active if not layer.spec.is_pixels]
 
     @property
+    def keys(self) -> list[str]:
+        """Of the feature sets of all layers."""
+        return [layer.features.key for layer in self.layers]
+
+    @property
+    def active_keys(self) -> list[str]:
+        """Of the feature sets that the run adds to."""
+        return [layer.features.key for layer in self.active]
+
+    @property
     def bytes_to_write(self) -> int:
         """Bytes of the missing activations, before compression."""
         return sum(int(layer.missing.sum()) * layer.row.row_bytes for layer in self.layers)
