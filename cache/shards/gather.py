@@ -57,15 +57,9 @@ class StoredRows:
 
 
 def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> None:
-    """Read rows into an array.
+    """Read the `block` of each row that is wanted into an array, (n, *shape of the block).
 
-    Parameters
-    ----------
-    source : StoredRows
-    out : ndarray, shape (n, *shape of the block)
-        In the shards' dtype.
-    block : tuple of slice, optional
-        The part of each row that is wanted.
+    `out` has the shards' dtype.
 
     Raises
     ------

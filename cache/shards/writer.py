@@ -105,13 +105,7 @@ class ShardWriter:
         return self.n_rows * self._row.row_bytes
 
     def append(self, digests: np.ndarray, features: np.ndarray) -> None:
-        """Append rows.
-
-        Parameters
-        ----------
-        digests : ndarray of uint8, shape (n, 32)
-        features : ndarray of float32 or uint8, shape (n, *shape)
-            Stored in the shard's dtype.
+        """Append rows: digests, uint8 (n, 32), and values (n, *shape), kept in the shard's dtype.
 
         Raises
         ------

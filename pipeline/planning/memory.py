@@ -107,15 +107,10 @@ def _count_column_bytes(cells: Sequence[str]) -> int:
 def count_image_bytes(activation_bytes: int, kept_bytes: int) -> int:
     """Count the budget that each image of a batch needs.
 
-    Parameters
-    ----------
-    activation_bytes : int
-        Of the network's largest activation for one image. About three of them live at once: a
-        layer's input and output, and the scratch space of the convolution between: half of the
-        budget.
-    kept_bytes : int
-        Of the activations of one image that are kept. Four batches of them live at once, two with
-        the backbone and two with the writer: a quarter of the budget.
+    About three of the network's largest activation, `activation_bytes` for one image, live at once:
+    a layer's input and output, and the scratch space of the convolution between: half of the
+    budget. Of the activations that are kept, `kept_bytes` for one image, four batches live at once,
+    two with the backbone and two with the writer: a quarter of the budget.
     """
     return max(1, 6 * activation_bytes, 16 * kept_bytes)
 
