@@ -178,9 +178,9 @@ def _close_what_is_over() -> None:
     # Where it is not free, whoever has it calls this in the end.
     if _one_at_a_time.acquire(blocking=False):
         try:
-            if not _over.isdisjoint(_opened):
-                _close_all()
-            _over.clear()
+            while _over:
+                if _over.pop() in _opened:
+                    _close_all()
         finally:
             _one_at_a_time.release()
 
