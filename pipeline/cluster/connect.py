@@ -62,7 +62,7 @@ def connect(address: str) -> Iterator[Client]:
     """
     with _dask_as_a_guest():
         if address.startswith(_LOCAL):
-            with _start_workers(address) as cluster, _Client(cluster) as client:
+            with _start_workers(address) as cluster, _start_client(cluster) as client:
                 yield client
             return
         try:
@@ -78,20 +78,20 @@ def connect(address: str) -> Iterator[Client]:
             yield client
 
 
-class _Client(Client):
-    """A client that is closed where it cannot be opened.
+def _start_client(scheduler: str | LocalCluster, **options: float) -> Client:
+    """Start a client, and close it where that fails.
 
     Dask closes it when it is collected. Where that happens in a thread that starts another client
     just then, it waits for a lock that the thread itself has (seen with Dask 2026.8).
     """
-
-    def __init__(self, scheduler: str | LocalCluster, **options: float) -> None:
-        try:
-            super().__init__(scheduler, **options)
-        except BaseException:
-            with suppress(AttributeError):  # It may have failed before there was anything to close.
-                self.close()
-            raise
+    client = Client.__new__(Client)
+    try:
+        client.__init__(scheduler, **options)
+    except BaseException:
+        with suppress(AttributeError):  # It may have failed before there was anything to close.
+            client.close()
+        raise
+    return client
 
 
 def _open_client(address: str) -> Client:
@@ -100,7 +100,7 @@ def _open_client(address: str) -> Client:
 
     def connect_once() -> None:
         try:
-            client = _Client(address, timeout=_CONNECT_TIMEOUT_S)
+            client = _start_client(address, timeout=_CONNECT_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - raised by who waits for it
             with suppress(InvalidStateError):  # nobody does any more
                 opened.set_exception(error)
