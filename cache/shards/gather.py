@@ -34,15 +34,8 @@ _SURVEY_BYTES = 2000
 class StoredRows:
     """Rows of one feature set, n of them.
 
-    Attributes
-    ----------
-    folder : Path
-        Where the shards lie.
-    key : str
-        The feature set's key.
-    locations : RowLocations
-    digests : ndarray of uint8, shape (n, 32)
-        Which image each row must belong to.
+    Its shards lie in `folder`, and `key` is its key. `digests`, uint8 of shape (n, 32), say which
+    image each row must belong to.
     """
 
     folder: Path
@@ -64,15 +57,9 @@ class StoredRows:
 
 
 def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> None:
-    """Read rows into an array.
+    """Read the `block` of each row that is wanted into an array, (n, *shape of the block).
 
-    Parameters
-    ----------
-    source : StoredRows
-    out : ndarray, shape (n, *shape of the block)
-        In the shards' dtype.
-    block : tuple of slice, optional
-        The part of each row that is wanted.
+    `out` has the shards' dtype.
 
     Raises
     ------

@@ -27,28 +27,17 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 
 class Artefacts:
-    """Arrays in files ``derived-<name>.h5`` of a folder.
+    """Arrays in files ``derived-<name>.h5`` of a feature set's folder; with None nothing is kept.
 
     Nothing depends on them: where one is missing, damaged or cannot be saved, the work is done
-    again.
-
-    Parameters
-    ----------
-    folder : Path or None
-        A feature set's, as `Features.folder` gives it; with None nothing is kept.
+    again. A name is the digest of all that the array depends on, in lower-case hex.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
 
     def load(self, name: str) -> NDArray[Any] | None:
-        """Load an array; None where it is missing, damaged or unreadable, of which the log warns.
-
-        Parameters
-        ----------
-        name : str
-            Digest of all that the array depends on, in lower-case hex.
-        """
+        """Load an array; None where there is none, or none that is sound, as the log says."""
         file = self._find(name)
         if file is None or not file.exists():
             return None
@@ -62,15 +51,7 @@ class Artefacts:
         return values
 
     def save(self, name: str, values: NDArray[Any]) -> None:
-        """Keep an array; the log warns where that cannot be.
-
-        Parameters
-        ----------
-        name : str
-            As for `load`.
-        values : ndarray of numbers, shape (n, …)
-            At least one of them.
-        """
+        """Keep an array of numbers, at least one; the log warns where that cannot be."""
         file = self._find(name)
         if file is None:
             return

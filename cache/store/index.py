@@ -55,10 +55,8 @@ _HEX_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 class Index:
     """The open index. Every method works whatever becomes of the file.
 
-    Parameters
-    ----------
-    path : Path, optional
-        ``index.sqlite``; created when missing, replaced when it is garbage. In memory without.
+    `path` is that of ``index.sqlite``, which is created when missing and replaced when it is
+    garbage; without one the index is in memory.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -76,13 +74,8 @@ class Index:
     def digests_of(self, keys: Sequence[str], fingerprints: Sequence[object]) -> list[bytes]:
         """Return the digest of each file that is known and unchanged, ``b""`` of any other.
 
-        Files that are neighbours by name are found two to three times as fast as others.
-
-        Parameters
-        ----------
-        keys : sequence of str, length n
-        fingerprints : sequence, length n
-            Of the files as they are now; what is no text is nobody's.
+        `fingerprints` are those of the files as they are now; what is no text is nobody's. Files
+        that are neighbours by name are found two to three times as fast as others.
         """
         wanted = dict(zip(keys, fingerprints, strict=True))
         known: dict[str, Any] = {}

@@ -40,13 +40,10 @@ _PIECE_BYTES = 2 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShardExam:
-    """What one shard holds.
+    """What one shard holds, whose file has `n_bytes`.
 
     Attributes
     ----------
-    path : Path
-    n_bytes : int
-        Of the file.
     key : str or None
         The feature set that the shard says it belongs to; None where it does not say.
     digests : ndarray of uint8, shape (n, 32), or None

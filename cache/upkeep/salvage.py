@@ -13,11 +13,10 @@ import numpy as np
 from permafrost.cache.disk.orphans import list_folder
 from permafrost.cache.disk.publish import make_folder, sync
 from permafrost.cache.shards.format import shard_name
-from permafrost.cache.shards.reader import read_format
 from permafrost.cache.store.folders import mark_used
 from permafrost.cache.upkeep.examine import ShardExam, examine_shard
 from permafrost.cache.upkeep.rewrite import Part, write_parts
-from permafrost.cache.upkeep.survey import SetSurvey, StoredShard
+from permafrost.cache.upkeep.survey import SetSurvey, describe_shard
 
 QUARANTINE = "quarantine"
 
@@ -45,14 +44,7 @@ def salvage_rows(shard: ShardExam, folder: Path) -> Path | None:
         if examine_shard(final, shard.key).damage is None:
             return final
         _move(final, folder)
-    status = shard.path.stat()
-    stored = StoredShard(
-        path=shard.path,
-        digests=shard.digests,
-        row=read_format(shard.path, shard.key),
-        n_bytes=shard.n_bytes,
-        time_ns=status.st_mtime_ns,
-    )
+    stored = describe_shard(shard.path, shard.key, shard.digests)
     survey = SetSurvey(folder=folder, key=shard.key, shards=[stored])
     return write_parts(survey, [Part(shard=stored, rows=rows)])
 

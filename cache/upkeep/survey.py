@@ -77,11 +77,12 @@ def _read_shards(folder: Path, key: str) -> Iterator[StoredShard]:
     for path in sorted(path for path, _ in list_shards(folder)):
         # Another upkeep run may have replaced it.
         with contextlib.suppress(MissingShardError, FileNotFoundError):
-            digests, row, status = read_digests(path, key), read_format(path, key), path.stat()
-            yield StoredShard(
-                path=path,
-                digests=digests,
-                row=row,
-                n_bytes=status.st_size,
-                time_ns=status.st_mtime_ns,
-            )
+            yield describe_shard(path, key, read_digests(path, key))
+
+
+def describe_shard(path: Path, key: str, digests: NDArray[np.uint8]) -> StoredShard:
+    """Describe a shard of which it is known which rows it holds."""
+    row, status = read_format(path, key), path.stat()
+    return StoredShard(
+        path=path, digests=digests, row=row, n_bytes=status.st_size, time_ns=status.st_mtime_ns
+    )

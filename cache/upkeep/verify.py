@@ -36,27 +36,19 @@ class Damage:
     file: Path
     reason: str
 
+    def to_dict(self) -> dict[str, str]:
+        """Return it as a JSON object."""
+        return {"file": str(self.file), "reason": self.reason}
+
 
 @dataclass(slots=True, kw_only=True)
 class CacheExam:
     """What a cache holds.
 
-    Attributes
-    ----------
-    feature_sets, shards : int
-    rows : int
-        Different ones, of each feature set.
-    n_bytes : int
-        Of the shards.
-    duplicates : int
-        Rows that a feature set has more than once, each time but the first.
-    temporary : list of Path
-        What dead writers left.
-    quarantined : list of Path
-        What repair put aside.
-    damaged : list of Damage
-    remarks : list of str
-        What is not as it should be, and harmless.
+    `rows` are different ones, of each feature set; `duplicates` those that it has more than once,
+    each time but the first; `n_bytes` are those of the shards. `temporary` is what dead writers
+    left, `quarantined` what repair put aside; `remarks` say what is not as it should be, and
+    harmless.
     """
 
     feature_sets: int = 0
@@ -83,6 +75,10 @@ def verify_cache(
         exam = examine_set(layout, folder, advance=advance)
         _count(exam, found)
         found.damaged += _list_damage(exam)
+        found.remarks += (
+            f"{one.file} is damaged ({one.reason}); delete it: it is made again when it is needed"
+            for one in list_damaged_artefacts(folder)
+        )
         found.temporary += list_orphans(folder)
         found.quarantined += list_quarantined(folder)
         keys[folder] = exam.key or next((shard.key for shard in exam.shards if shard.key), "")
@@ -107,14 +103,18 @@ def _list_damage(exam: SetExam) -> Iterator[Damage]:
     for shard in exam.shards:
         if shard.damage is not None:
             yield Damage(file=shard.path, reason=shard.damage)
-    yield from list_damage_beside(exam.folder)
+    yield from list_damaged_records(exam.folder)
 
 
-def list_damage_beside(folder: Path) -> Iterator[Damage]:
-    """List the damaged records and derived arrays of a feature set, without which all goes on."""
+def list_damaged_records(folder: Path) -> Iterator[Damage]:
+    """List the damaged records of a feature set, without which all goes on."""
     for kind, name in RECORD_FILES.items():
         if (folder / name).exists() and read_record(folder, kind) is None:
             yield Damage(file=folder / name, reason="it is no record of that kind")
+
+
+def list_damaged_artefacts(folder: Path) -> Iterator[Damage]:
+    """List the damaged arrays and models that were derived from a feature set: nothing is lost."""
     for path in sorted(folder.glob("derived-*.h5")):
         with contextlib.suppress(FileNotFoundError):  # gc may run
             try:

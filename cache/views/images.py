@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -59,9 +60,29 @@ class ImageTable:
 
     @property
     def root(self) -> str:
-        """Where the images' paths start from."""
+        """Where the images' paths start from, as it was named when they were read."""
         with self._naming_damage():
             return read_text(self._open("images"), "root")
+
+    @property
+    def place(self) -> str:
+        """Where the images' paths start from, as seen from here.
+
+        A relative `root` starts from the folder where extract ran. Where it is not there, or not
+        known, as in files of the first versions, it may lie here, beside the file or above it.
+        """
+        root = self.root
+        if "://" in root or Path(root).is_absolute():
+            return root
+        with self._naming_damage():
+            images = self._open("images")
+            base = read_text(images, "base") if "base" in images.attrs else None
+        folders = [] if base is None else [folder / base for folder in self._list_folders()]
+        folders += [Path(), *self.path.absolute().parents]
+        places = [os.path.normpath(folder / root) for folder in folders]
+        found = next(filter(os.path.exists, places), places[0])
+        is_here = os.path.abspath(found) == os.path.abspath(root)  # noqa: PTH100 - folds ".."
+        return root if is_here else found
 
     @property
     def origin(self) -> str:
@@ -90,17 +111,9 @@ class ImageTable:
         return sorted(self._column_nodes)
 
     def column(self, name: str) -> list[str]:
-        """Return a column of the dataset's table.
+        """Return a column of the dataset's table, ``""`` where it has nothing.
 
-        Parameters
-        ----------
-        name : str
-            One of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
-
-        Returns
-        -------
-        list of str, length n
-            ``""`` where the table has nothing.
+        It is one of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
 
         Raises
         ------
@@ -127,6 +140,14 @@ class ImageTable:
         """SHA-256 of each image file: ndarray of uint8, shape (n, 32)."""
         with self._naming_damage():
             return read_array(self._open("images/digest"))
+
+    def _list_folders(self) -> tuple[Path, Path]:
+        """List the folders that the file's relative paths may start from.
+
+        A link leads to the file where it was written; or, as DVC's do, into a store, from the place
+        where it was written.
+        """
+        return self.path.resolve().parent, self.path.parent.resolve()
 
     def _open(self, name: str) -> h5py.Dataset | h5py.Group:
         return open_node(self._file, name)

@@ -43,21 +43,15 @@ _log = logging.getLogger(__name__)
 MAX_VIRTUAL_RUNS = 8000
 _ROWS_PER_CHUNK = 4096
 # Raised whenever the same rows are written otherwise than before.
-_LAYOUT = 1
+_LAYOUT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewImages:
-    """The images of a view, n of each.
+    """The images of a view, n of each; `digests` are uint8 of shape (n, 32).
 
-    Attributes
-    ----------
-    root : str
-        Where `paths` start from.
-    paths, labels, splits : sequence of str
-    digests : ndarray of uint8, shape (n, 32)
-    columns : mapping of str to sequence of str
-        Further columns, under any names.
+    `paths` start from `root`, and a relative `root` from the folder `base`; None where it is none,
+    as a URL. Further `columns` may have any names.
     """
 
     root: str
@@ -66,6 +60,7 @@ class ViewImages:
     splits: Sequence[str]
     digests: np.ndarray
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    base: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +87,7 @@ def write_view(  # noqa: PLR0913
 
     Parameters
     ----------
-    out : Path
-    images : ViewImages
+    out, images : Path and ViewImages
     layers : sequence of ViewLayer
         Every row of every layer exists.
     origin : str
@@ -101,12 +95,8 @@ def write_view(  # noqa: PLR0913
     materialize : bool
         Copy the values instead of pointing at the shards.
     known : str, optional
-        What an earlier call returned for the same `out`.
-
-    Returns
-    -------
-    str
-        What the file was made of, and the checksum of its bytes.
+        What an earlier call returned for the same `out`: what the file was made of, and the
+        checksum of its bytes.
     """
     made_of = digest_parts(_list_inputs(out, images, layers, origin, materialize=materialize))
     if known and known.startswith(made_of) and known == f"{made_of} {sum_file(out)}":
@@ -116,7 +106,7 @@ def write_view(  # noqa: PLR0913
     with published(out) as temporary, WriteStream(temporary) as stream:
         with create_file(stream) as file:
             file.attrs["origin"] = as_bytes(origin)
-            _write_images(file, images)
+            _write_images(file, images, out.parent)
             for layer in layers:
                 if materialize:
                     _write_values(file, layer, images.digests, stream)
@@ -140,9 +130,10 @@ def _list_inputs(
     """Yield all that the bytes of a view depend on."""
     yield from (_LAYOUT, origin, materialize, images.root)
     yield from _list_content(images, layers)
+    yield images.base and _relate(images.base, out.parent)
     for layer in layers:
         row, at = layer.row, layer.locations
-        yield _relate_folder(layer, out.parent)
+        yield _relate(layer.folder, out.parent)
         yield from (row.dtype, row.shape, row.compression, at.shards, at.shard, at.row)
 
 
@@ -159,13 +150,15 @@ def digest_content(images: ViewImages, layers: Sequence[ViewLayer]) -> str:
     return digest_parts(_list_content(images, sorted(layers, key=lambda layer: layer.spec)))
 
 
-def _relate_folder(layer: ViewLayer, base: Path) -> str:
-    return os.path.relpath(layer.folder.resolve(), base.resolve())
+def _relate(folder: Path, base: Path) -> str:
+    return os.path.relpath(folder.resolve(), base.resolve())
 
 
-def _write_images(file: h5py.File, images: ViewImages) -> None:
+def _write_images(file: h5py.File, images: ViewImages, folder: Path) -> None:
     group = create_group(file, "images")
     write_text(group, "root", images.root)
+    if images.base is not None:
+        write_text(group, "base", _relate(images.base, folder))
     write_strings(group, "path", images.paths)
     write_strings(group, "label", images.labels)
     write_strings(group, "split", images.splits)
@@ -201,7 +194,7 @@ def _write_recipe(node: h5py.Dataset, recipe: Recipe) -> None:
 
 def _write_pointers(file: h5py.File, layer: ViewLayer, base: Path) -> int:
     """Write where rows lie; return the number of runs where HDF5 is not told of them, or 0."""
-    folder = _relate_folder(layer, base)
+    folder = _relate(layer.folder, base)
     group = create_group(file, f"rows/{layer.spec}")
     group.attrs["recipe"] = as_bytes(canonical_json(layer.recipe))
     group.attrs["key"] = as_bytes(recipe_key(layer.recipe))

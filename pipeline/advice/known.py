@@ -15,7 +15,7 @@ from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.planning.backbone import Backbone
-from permafrost.pipeline.planning.remembered import recall_rate_of
+from permafrost.pipeline.planning.remembered import recall_rate
 from permafrost.stages.backbones.layers import BackboneCard, parse_layer_spec
 from permafrost.stages.errors import StageError
 
@@ -95,7 +95,7 @@ def look_up(file: Features) -> KnownBackbone:
             cache = find_cache(folder.parent.parent)
             with Index(cache.index_file) as index:
                 keys = [recipe_key(file.recipe(layer)) for layer in file.layers]
-                rate = recall_rate_of(index, keys)
+                rate = recall_rate(index, keys)
                 card = None if options is None else Backbone(options, index).card
         except (CacheError, PipelineError, StageError):
             card = None  # The backbone's file is gone, say: depth is then the order asked for.

@@ -79,7 +79,7 @@ def write_experiment(
 
 def _list_images(files: FeatureFiles) -> Manifest:
     return Manifest(
-        root=files.opened[0].root,
+        root=files.opened[0].place,
         paths=Texts.of(files.paths),
         labels=files.column("label"),
         splits=files.column("split"),

@@ -85,7 +85,7 @@ class FeatureReader:
     @property
     def root(self) -> str:
         """Where `paths` start from."""
-        return self._features.root
+        return self._features.place
 
     @property
     def paths(self) -> NDArray[np.str_]:

@@ -102,7 +102,7 @@ def audit(options: AuditOptions) -> AuditResult:
         unseen = _predict(options, files, layers, notes)
         issues = list(_list_unreadable(options))
         issues += list_copies(table)
-        figures["source"] = options.images or files.opened[0].root
+        figures["source"] = options.images or files.opened[0].place
         figures |= {"images": len(files), "labelled": 0 if unseen is None else len(unseen.rows)}
         if unseen is not None:
             issues += _judge_labels(table, files, unseen, figures, notes)
@@ -218,7 +218,7 @@ def _look(
     figures = recall_figures(store, files.digests)
     if figures.known.all():
         return figures
-    root = options.images or files.opened[0].root
+    root = options.images or files.opened[0].place
     try:
         source = open_source(root)
     except StageError as error:

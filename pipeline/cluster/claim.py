@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import threading
 import traceback
@@ -20,12 +21,12 @@ from permafrost.cores import limit_cores
 from permafrost.pipeline.cluster.rows import PlanRows
 from permafrost.pipeline.computing.claims import Others
 from permafrost.pipeline.computing.compute import compute_missing
-from permafrost.pipeline.computing.tally import Tally
+from permafrost.pipeline.computing.tally import COMPUTING, Tally
 from permafrost.pipeline.errors import BUG_STATUS, PipelineError
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
-from permafrost.pipeline.planning.prepare import open_sets, prepare_rows
+from permafrost.pipeline.planning.prepare import Preparation, open_sets, prepare_rows
 from permafrost.refusals import PASSING, find_errno, raise_refusal
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.manifest import Manifest
@@ -47,22 +48,10 @@ _LONGEST_ERROR = 600
 class Job:
     """What all claims of a run have in common; it travels with each of them.
 
-    Attributes
-    ----------
-    token : str
-        Of this run alone.
-    options : ExtractOptions
-        With absolute paths: workers run in other folders.
-    source : Reader
-    root : str
-        Where the images lie.
-    rows_folder : Path
-        What `write_rows` wrote.
-    n_rows : int
-    keys, active : tuple of str
-        Feature sets of all layers, and of those that the run adds to.
-    software : mapping of str to str
-        See `describe_software`.
+    The `token` is of this run alone. Paths are absolute: workers run in other folders. `root` is
+    where the images lie, and in `rows_folder` what `write_rows` wrote of `n_rows` rows. `keys` are
+    those of the feature sets of all layers, `active` of those that the run adds to; for `software`
+    see `describe_software`.
     """
 
     token: str
@@ -92,7 +81,7 @@ class ClaimRecord:
     n_left : int
         Rows that another run holds.
     seconds : tuple of float
-        Of building the program, and of waiting for loading, for the backbone and for the disk.
+        Of each of `COMPUTING`.
     failed : bytes
         A compressed mask of the rows without features, one bit each.
     reasons : tuple of str
@@ -107,7 +96,7 @@ class ClaimRecord:
     n_rotated: int = 0
     bytes_written: int = 0
     n_left: int = 0
-    seconds: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    seconds: tuple[float, ...] = (0.0,) * len(COMPUTING)
     failed: bytes = b""
     reasons: tuple[str, ...] = ()
 
@@ -145,28 +134,61 @@ def run_claim(job: Job, start: int, stop: int, others: Others) -> ClaimRecord:
     OSError
         What may pass: Dask has the claim run again.
     """
+    try:
+        with _one_at_a_time:
+            return _run_claim(job, start, stop, others)
+    finally:
+        _close_what_is_over()
+
+
+def _run_claim(job: Job, start: int, stop: int, others: Others) -> ClaimRecord:
     worker = get_worker()
-    with _one_at_a_time:
-        if job.token not in _opened:
-            limit_cores(worker.state.nthreads)
-            try:
-                opened = _OpenJob(job)
-            except (StageError, CacheError, PipelineError, OSError) as error:
-                if find_errno(error) in PASSING:
-                    raise
-                return ClaimRecord(worker=worker.address, refused=str(error))
-            _opened.clear()
-            _opened[job.token] = opened
+    if job.token not in _opened:
+        limit_cores(worker.state.nthreads)
         try:
-            return _opened[job.token].compute(start, stop, others, worker=worker.address)
-        except OSError:
-            raise
-        except Exception as error:  # noqa: BLE001 - not every one of them can travel
-            status = getattr(error, "exit_status", BUG_STATUS)
-            if status == BUG_STATUS:
-                raise_refusal(error, None)
-            text = str(error) if status != BUG_STATUS else traceback.format_exc()[-_LONGEST_ERROR:]
-            return ClaimRecord(worker=worker.address, error=text, exit_status=status)
+            opened = _OpenJob(job)
+        except (StageError, CacheError, PipelineError, OSError) as error:
+            if find_errno(error) in PASSING:
+                raise
+            return ClaimRecord(worker=worker.address, refused=str(error))
+        _close_all()
+        _opened[job.token] = opened
+    try:
+        return _opened[job.token].compute(start, stop, others, worker=worker.address)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - not every one of them can travel
+        status = getattr(error, "exit_status", BUG_STATUS)
+        if status == BUG_STATUS:
+            raise_refusal(error, None)
+        text = str(error) if status != BUG_STATUS else traceback.format_exc()[-_LONGEST_ERROR:]
+        return ClaimRecord(worker=worker.address, error=text, exit_status=status)
+
+
+def close_job(token: str) -> None:
+    """Close what this process keeps open of a job: now, or once the claim is done that is going on.
+
+    Dask runs this where a worker answers the scheduler, which must not wait.
+    """
+    _over.add(token)
+    _close_what_is_over()
+
+
+def _close_what_is_over() -> None:
+    # Where it is not free, whoever has it calls this in the end.
+    if _one_at_a_time.acquire(blocking=False):
+        try:
+            while _over:
+                if _over.pop() in _opened:
+                    _close_all()
+        finally:
+            _one_at_a_time.release()
+
+
+def _close_all() -> None:
+    while _opened:
+        _opened.popitem()[1].close()
+    gc.collect()  # Networks are cycles, and may hold a gigabyte.
 
 
 class _OpenJob:
@@ -198,20 +220,31 @@ class _OpenJob:
 
     def compute(self, start: int, stop: int, others: Others, *, worker: str) -> ClaimRecord:
         """Compute what is missing of rows `start` to `stop`."""
-        job = self._job
-        for *_, features in self._sets.layers:
-            features.refresh()
-        prepared = prepare_rows(
-            *(job.options, self._backbone, self._sets, self._list_images(start, stop), self._index),
-            active=job.active,
-            n_rows=job.n_rows,
-        )
+        images = self._list_images(start, stop)
+        prepared = self._prepare(images)
+        if not prepared.plan.digests:
+            # All of them were there; else whoever computes looks at what lies in the folders.
+            for *_, features in self._sets.layers:
+                features.refresh()
+            prepared = self._prepare(images)
         tally, n_left = Tally(), 0
         if prepared.plan.digests:
             n_left = compute_missing(
-                *(job.options, prepared, self._index, tally), quiet=True, others=others
+                *(self._job.options, prepared, self._index, tally), quiet=True, others=others
             )
-        return _record(tally, prepared.dataset.manifest.digests, worker=worker, n_left=n_left)
+        return _record(tally, images.manifest.digests, worker=worker, n_left=n_left)
+
+    def close(self) -> None:
+        """Close the index."""
+        self._index.__exit__()
+
+    def _prepare(self, images: Dataset) -> Preparation:
+        job = self._job
+        return prepare_rows(
+            *(job.options, self._backbone, self._sets, images, self._index),
+            active=job.active,
+            n_rows=job.n_rows,
+        )
 
     def _list_images(self, start: int, stop: int) -> Dataset:
         paths, digests = self._rows.pick(start, stop)
@@ -223,7 +256,6 @@ class _OpenJob:
 
 
 def _record(tally: Tally, digests: Digests, *, worker: str, n_left: int) -> ClaimRecord:
-    shares = tally.shares
     is_failed = [digest in tally.failed for digest in digests] if tally.failed else []
     reasons = [tally.failed[digest] for digest in digests if digest in tally.failed]
     return ClaimRecord(
@@ -232,7 +264,7 @@ def _record(tally: Tally, digests: Digests, *, worker: str, n_left: int) -> Clai
         n_rotated=tally.n_rotated,
         bytes_written=tally.bytes_written,
         n_left=n_left,
-        seconds=(shares.building, shares.loading, shares.backbone, shares.disk),
+        seconds=tuple(getattr(tally.shares, name) for name in COMPUTING),
         failed=pack_mask(is_failed),
         reasons=tuple(reason[:_LONGEST_REASON] for reason in reasons[:_MOST_REASONS]),
     )
@@ -240,5 +272,7 @@ def _record(tally: Tally, digests: Digests, *, worker: str, n_left: int) -> Clai
 
 # A worker may have several threads; a program uses all cores of one claim.
 _one_at_a_time = threading.Lock()
-# The last job that this process worked for, by its token.
+# The job that this process works for, by its token.
 _opened: dict[str, _OpenJob] = {}
+# Jobs that came to their end since this process last looked.
+_over: set[str] = set()

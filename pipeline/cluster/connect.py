@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +42,8 @@ _DASK_LOGGERS = (
 class Worker:
     """A worker as the scheduler knows it.
 
-    Attributes
-    ----------
-    address : str
-    is_silent : bool
-        Whether others were heard of `SILENT_S` after it.
-    has_resource : bool
-        Whether it offers `RESOURCE`.
+    It `is_silent` if others were heard of `SILENT_S` after it, and `has_resource` if it offers
+    `RESOURCE`.
     """
 
     address: str
@@ -67,7 +62,7 @@ def connect(address: str) -> Iterator[Client]:
     """
     with _dask_as_a_guest():
         if address.startswith(_LOCAL):
-            with _start_workers(address) as cluster, Client(cluster) as client:
+            with _start_workers(address) as cluster, _start_client(cluster) as client:
                 yield client
             return
         try:
@@ -83,21 +78,43 @@ def connect(address: str) -> Iterator[Client]:
             yield client
 
 
+def _start_client(scheduler: str | LocalCluster, **options: float) -> Client:
+    """Start a client, and close it where that fails.
+
+    Dask closes it when it is collected. Where that happens in a thread that starts another client
+    just then, it waits for a lock that the thread itself has (seen with Dask 2026.8).
+    """
+    client = Client.__new__(Client)
+    try:
+        client.__init__(scheduler, **options)
+    except BaseException:
+        with suppress(AttributeError):  # It may have failed before there was anything to close.
+            client.close()
+        raise
+    return client
+
+
 def _open_client(address: str) -> Client:
     """Connect, in a thread that is left alone: Dask waits for an open port without an end."""
     opened: Future[Client] = Future()
 
     def connect_once() -> None:
         try:
-            opened.set_result(Client(address, timeout=_CONNECT_TIMEOUT_S))
+            client = _start_client(address, timeout=_CONNECT_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - raised by who waits for it
-            opened.set_exception(error)
+            with suppress(InvalidStateError):  # nobody does any more
+                opened.set_exception(error)
+            return
+        try:
+            opened.set_result(client)
+        except InvalidStateError:
+            client.close()
 
     threading.Thread(target=connect_once, name="connect", daemon=True).start()
     try:
         return opened.result(_OPEN_TIMEOUT_S)
     except TimeoutError as error:
-        if opened.done():
+        if not opened.cancel():
             raise
         raise TimeoutError(f"silent for {_OPEN_TIMEOUT_S} s") from error
 

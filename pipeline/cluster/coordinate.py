@@ -20,7 +20,7 @@ from permafrost.pipeline.cluster.connect import connect
 from permafrost.pipeline.cluster.dispatch import Dispatcher
 from permafrost.pipeline.cluster.queue import Claim, ClaimQueue
 from permafrost.pipeline.cluster.rows import write_rows
-from permafrost.pipeline.computing.tally import Tally, stop_on_failure
+from permafrost.pipeline.computing.tally import COMPUTING, Tally, stop_on_failure
 from permafrost.pipeline.options import ExtractOptions, FeatureOptions
 from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_failures, remember_rate
@@ -34,20 +34,10 @@ _ROUNDS = 3
 def compute_on_cluster(
     options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
 ) -> None:
-    """Compute what is missing on the workers of a cluster.
+    """Compute what is missing on the workers of a cluster; `tally` is told what happened.
 
     Workers publish shards in the cache as any run does, so they share it with any other run. Only
     the numbers of rows go out, and less than a kilobyte comes back for each claim.
-
-    Parameters
-    ----------
-    options : ExtractOptions
-    prepared : Preparation
-    index : Index
-    tally : Tally
-        Is told what happened.
-    quiet : bool
-        Whether to show no progress.
 
     Raises
     ------
@@ -63,7 +53,8 @@ def compute_on_cluster(
         client = stack.enter_context(connect(str(options.run.scheduler)))
         folder = stack.enter_context(temporary_folder(prepared.layout.leases_folder))
         write_rows(folder, digests=plan.digests, paths=plan.paths)
-        dispatcher = Dispatcher(client, _describe_job(options, prepared, folder))
+        job = _describe_job(options, prepared, folder)
+        dispatcher = stack.enter_context(Dispatcher(client, job))
         progress = show_progress(
             len(plan.digests), unit="images", note=dispatcher.describe, quiet=quiet
         )
@@ -76,7 +67,7 @@ def compute_on_cluster(
                 os.utime(folder)  # or other hosts would clear it away after a day
                 advance(0 if record.n_left else len(claim))
             if claims.rate:
-                remember_rate(index, plan.layers, claims.rate, on_workers=True)
+                remember_rate(index, plan.keys, claims.rate, on_workers=True)
             missing = _find_missing(prepared, index, tally)
             if not missing:
                 break
@@ -102,8 +93,8 @@ def _describe_job(options: ExtractOptions, prepared: Preparation, folder: Path) 
         root=_make_absolute(prepared.dataset.manifest.root),
         rows_folder=folder.absolute(),
         n_rows=len(prepared.plan.digests),
-        keys=tuple(layer.features.key for layer in prepared.plan.layers),
-        active=tuple(layer.features.key for layer in prepared.plan.active),
+        keys=tuple(prepared.plan.keys),
+        active=tuple(prepared.plan.active_keys),
         software=describe_software(),
     )
 
@@ -122,17 +113,13 @@ def _open_queue(prepared: Preparation, runs: Sequence[Claim]) -> ClaimQueue:
 
 def _note(claim: Claim, record: ClaimRecord, prepared: Preparation, tally: Tally) -> None:
     """Take what came of a claim into account."""
-    plan, shares = prepared.plan, tally.shares
     tally.n_computed += record.n_computed
     tally.n_rotated += record.n_rotated
     tally.bytes_written += record.bytes_written
-    building, loading, backbone, disk = record.seconds
-    shares.building += building
-    shares.loading += loading
-    shares.backbone += backbone
-    shares.disk += disk
+    for name, seconds in zip(COMPUTING, record.seconds, strict=True):
+        setattr(tally.shares, name, getattr(tally.shares, name) + seconds)
     for row, reason in record.list_failed(len(claim)).items():
-        tally.failed[plan.digests[claim.start + row]] = reason
+        tally.failed[prepared.plan.digests[claim.start + row]] = reason
 
 
 def _find_missing(prepared: Preparation, index: Index, tally: Tally) -> list[Claim]:
@@ -142,8 +129,7 @@ def _find_missing(prepared: Preparation, index: Index, tally: Tally) -> list[Cla
     for layer in plan.active:
         layer.features.refresh()
         missing |= layer.missing & layer.features.locate(plan.digests).missing
-    keys = [layer.features.key for layer in plan.active]
-    known = recall_failures(index, prepared.decoding, keys)
+    known = recall_failures(index, prepared.decoding, plan.active_keys)
     for row in np.flatnonzero(missing).tolist():
         digest = plan.digests[row]
         if digest in known:
@@ -159,5 +145,5 @@ def _find_missing(prepared: Preparation, index: Index, tally: Tally) -> list[Cla
 
 def _share_out(shares: Shares, n_workers: int) -> None:
     """Turn seconds that workers spent side by side into seconds of the run."""
-    for name in ("building", "loading", "backbone", "disk"):
+    for name in COMPUTING:
         setattr(shares, name, getattr(shares, name) / max(1, n_workers))

@@ -9,13 +9,14 @@ import queue
 import time
 from collections.abc import Collection, Iterator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 from distributed import Client, KilledWorker, get_worker
 
-from permafrost.pipeline.cluster.claim import ClaimRecord, Job, pack_mask, run_claim
+from permafrost.pipeline.cluster.claim import ClaimRecord, Job, close_job, pack_mask, run_claim
 from permafrost.pipeline.cluster.connect import RESOURCE, Worker, find_places, list_workers
 from permafrost.pipeline.cluster.queue import Claim, ClaimQueue
 from permafrost.pipeline.errors import (
@@ -43,6 +44,8 @@ _PATIENCE_S = 300.0
 _WARN_EVERY_S = 60.0
 # What a worker has finished is had in this time, unless the worker is gone by now.
 _FETCH_S = 30.0
+# So long workers are waited for in the end.
+_CLOSE_S = 5.0
 # What a worker evaluates: its record of a claim, or the address of one without this package. What
 # Dask itself unpickles names nothing of the package: a worker that lacks it would end, and a
 # scheduler that lacks it would refuse.
@@ -59,13 +62,8 @@ _NAMES = {
 class _Given:
     """A claim that workers have: one of them, or several once it is late.
 
-    Attributes
-    ----------
-    claim : Claim
-    late_s : float
-        From when on it is late, and given to another worker as well.
-    copies : dict of str to Future
-        By the key of the task.
+    From `late_s` on it is given to another worker as well. `copies` has a future by the key of each
+    task.
     """
 
     claim: Claim
@@ -74,17 +72,9 @@ class _Given:
 
 
 class Dispatcher:
-    """Gives claims to the workers of a scheduler, and yields what came of them.
+    """Gives the claims of a job to the workers of a scheduler, and yields what came of them.
 
-    Parameters
-    ----------
-    client : distributed.Client
-    job : Job
-
-    Attributes
-    ----------
-    n_most : int
-        Workers that there were at most.
+    There were at most `n_most` of them.
     """
 
     def __init__(self, client: Client, job: Job) -> None:
@@ -104,6 +94,17 @@ class Dispatcher:
         self._looked_s = -_LOOK_S
         self._seen_s = self._warned_s = 0.0
         self.n_most = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Have workers close what they keep open of the job, as far as they answer."""
+        if self._client.status == "running":
+            live = [worker.address for worker in self._workers if not worker.is_silent]
+            task = _pack(close_job, self._job.token)
+            with suppress(OSError):
+                self._client.run(*task, workers=live, on_error="ignore", callback_timeout=_CLOSE_S)
 
     def describe(self) -> str:
         """Say who works on what."""
@@ -223,9 +224,8 @@ class Dispatcher:
             if not worker.is_silent and worker.address not in avoid
         ]
         is_bounded = bool(good) and (len(good) < len(self._workers) or bool(self._refusals))
-        packed = pickle.dumps((run_claim, self._job, claim.start, claim.stop, claim.others))
         future = self._client.submit(
-            *(eval, _TASK, {**_NAMES, "packed": packed}),
+            *_pack(run_claim, self._job, claim.start, claim.stop, claim.others),
             key=key,
             retries=_RETRIES,
             resources={RESOURCE: 1} if self._wants_resource else None,
@@ -295,6 +295,11 @@ class Dispatcher:
             f"the Dask cluster at {self._address!r} was lost; what was finished is kept: run again"
             " once it is back, or without --scheduler"
         )
+
+
+def _pack(*call: object) -> tuple[Any, ...]:
+    """Return what a worker is given to make a call: a function of this package, and arguments."""
+    return eval, _TASK, {**_NAMES, "packed": pickle.dumps(call)}
 
 
 # Stands for what Dask says of a task whose workers died, one after the other.

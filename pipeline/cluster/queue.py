@@ -35,13 +35,8 @@ _PATIENCE_S = 600.0
 class Claim:
     """Some rows of a plan, from `start` to `stop`.
 
-    Attributes
-    ----------
-    start, stop : int
-    others : str
-        See `Others`.
-    not_before_s, left_since_s : float
-        When to give it again, and since when another run holds rows of it; 0 where none does.
+    `others` is one of `Others`. `not_before_s` says when to give it again, `left_since_s` since
+    when another run holds rows of it; 0 where neither is so.
     """
 
     start: int
@@ -55,16 +50,7 @@ class Claim:
 
 
 class ClaimQueue:
-    """Cuts runs of rows into claims, in order and in whole batches.
-
-    Parameters
-    ----------
-    runs : sequence of Claim
-        All rows, in order.
-    batch_size : int
-    most_batches : int
-        In one claim.
-    """
+    """Cuts runs of rows, in order, into claims of whole batches, of at most `most_batches` each."""
 
     def __init__(self, runs: Sequence[Claim], *, batch_size: int, most_batches: int) -> None:
         self._runs = deque(runs)

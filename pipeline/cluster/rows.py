@@ -19,14 +19,7 @@ _FILES = ("digests", "paths", "bounds")
 
 
 def write_rows(folder: Path, *, digests: Digests, paths: Texts) -> None:
-    """Write the digests and the paths of n rows into a folder, for `PlanRows`.
-
-    Parameters
-    ----------
-    folder : Path
-    digests : Digests, length n
-    paths : Texts, length n
-    """
+    """Write the digests and the paths of n rows into a folder, for `PlanRows`."""
     share(folder)  # first: files are shared as their folder is
     raw = [os.fsencode(path) for path in paths]
     bounds = np.cumsum([0, *map(len, raw)], dtype=np.int64)
@@ -45,13 +38,8 @@ def write_rows(folder: Path, *, digests: Digests, paths: Texts) -> None:
 class PlanRows:
     """Reads the rows that `write_rows` wrote, those that are asked for alone.
 
-    Attributes
-    ----------
-    digests : ndarray of uint8, shape (n, 32)
-    paths : ndarray of uint8
-        All of them, one behind the other.
-    bounds : ndarray of int64, shape (n + 1,)
-        Where each begins, and the last ends.
+    `digests` are uint8 of shape (n, 32). `paths` are the bytes of all of them, one behind the
+    other; `bounds`, int64 of shape (n + 1,), says where each begins, and the last ends.
     """
 
     digests: NDArray[np.uint8]

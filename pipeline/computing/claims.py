@@ -39,18 +39,16 @@ class Claims:
 
     Rows that others hold come last: by then they are in the cache, or free because the other run
     died or could not read them. A run that is alone takes all rows in order and in whole batches,
-    so that the same images are in the same batches whether it is killed and resumed or not.
-    Once its lease has lapsed, it leaves to others what they took of its rows, and takes the rest
-    again.
+    so that the same images are in the same batches whether it is killed and resumed or not. Once
+    its lease has lapsed, it leaves to others what they took of its rows, and takes the rest again.
 
     Parameters
     ----------
     plan : ExtractionPlan
         Rows that other runs add meanwhile are struck from what its layers are missing.
-    leases : Leases
+    leases, batch_size : Leases and int
     writer : ActivationWriter
         Gets the batches, in order.
-    batch_size : int
     find_failures : callable
         Returns digest → reason of the images that are known by now to be undecodable.
     others : str
@@ -60,10 +58,8 @@ class Claims:
     ----------
     failed : dict of bytes to str
         Images of the plan that another run could not decode: digest → reason.
-    waited_s : float
-        Seconds spent waiting for other runs.
-    n_left : int
-        Rows that were left to other runs.
+    waited_s, n_left : float and int
+        Seconds spent waiting for other runs, and rows that were left to them.
     """
 
     def __init__(  # noqa: PLR0913
@@ -104,12 +100,8 @@ class Claims:
         """Go through the rows until none is left, and yield the batches of each pass.
 
         Hand all batches of a pass to the writer before asking for the next pass, which may wait for
-        another run: that run may be waiting for these rows.
-
-        Parameters
-        ----------
-        advance : callable
-            Is told how many rows need not be computed any more.
+        another run: that run may be waiting for these rows. `advance` is told how many rows need
+        not be computed any more.
         """
         while len(self._ahead):
             rows = self._claim(advance)
@@ -164,8 +156,9 @@ class Claims:
         with self._leases.choosing() as others:
             if others.are_waiting and len(self._taken):
                 self._writer.commit()
-            for layer in self._plan.active:
-                layer.features.refresh()
+            if has_lapsed or len(self._ahead):
+                for layer in self._plan.active:
+                    layer.features.refresh()
             if has_lapsed:
                 self._give_up(others.held, advance)
             rows = self._choose(others, advance)

@@ -42,7 +42,7 @@ def compute_missing(  # noqa: PLR0913
         check_precision(features.engine, features.precision)
     shares, verdicts = tally.shares, Verdicts(index, options.run.program)
     with ExitStack() as stack:
-        keys = [layer.features.key for layer in plan.active]
+        keys = plan.active_keys
         leases = stack.enter_context(Leases(prepared.layout.leases_folder, keys))
         loaders = stack.enter_context(LoaderThreads(options.run.n_threads))
         writer = stack.enter_context(_open_writer(options, prepared, leases, index))

@@ -12,6 +12,9 @@ from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.progress import Shares
 from permafrost.stages.engines.program import Verdict
 
+# The shares of computing, whoever computes.
+COMPUTING = ("building", "loading", "backbone", "disk")
+
 
 @dataclass(slots=True, kw_only=True)
 class Tally:

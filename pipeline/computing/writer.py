@@ -31,8 +31,8 @@ _BATCHES_BEHIND = 1
 class ActivationWriter:
     """Appends the activations of each batch to one open shard a layer.
 
-    Shards of all layers are published together, and only between batches: a run that resumes
-    after a kill then meets the same images in the same batches as one that was left in peace.
+    Shards of all layers are published together, and only between batches: a run that resumes after
+    a kill then meets the same images in the same batches as one that was left in peace.
 
     Parameters
     ----------
@@ -42,8 +42,7 @@ class ActivationWriter:
         Of the rows that are handed over. Once they have lapsed, nothing is published that others
         store or hold by then.
     index : Index
-    decoding : str
-        How the index remembers the images that cannot be decoded in this way.
+        Remembers the images that cannot be decoded, under `decoding`.
     on_error : str
         ``"fail"`` stops at the first value that cannot be stored. ``"skip"`` goes on without its
         image, unless that is more than half of them.
@@ -54,14 +53,11 @@ class ActivationWriter:
         Images with values that cannot be stored: digest → which layer, and why.
     given_up : list of ndarray of int64, each (n,)
         Rows of the plan that were left out of what is published, and may have to be computed again.
-    n_given_up : int
-        Images that were handed over and left to others.
-    n_committed : int
-        Rows of the batches that were handed over and are done with, the unreadable ones included.
-    bytes_written : int
-        Of shards.
-    waited_s : float
-        Seconds that the thread was waited for.
+    n_given_up, n_committed : int
+        Images that were handed over and left to others; rows of the batches that were handed over
+        and are done with, the unreadable ones included.
+    bytes_written, waited_s : int and float
+        Of shards; seconds that the thread was waited for.
     """
 
     def __init__(
@@ -122,11 +118,8 @@ class ActivationWriter:
     def write(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
         """Queue one batch; waits only when the disk is behind.
 
-        Parameters
-        ----------
-        batch : LoadedBatch
-        activations : list of ndarray, each (n, *shape)
-            One for each of the plan's active layers; none where no image could be read.
+        `activations` are one array (n, *shape) for each of the plan's active layers; none where no
+        image could be read.
 
         Raises
         ------

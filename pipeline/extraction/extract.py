@@ -12,7 +12,7 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import CacheLayout, open_cache
 from permafrost.cache.store.leases import Uses
 from permafrost.cache.store.records import Cost, read_record, write_record
-from permafrost.pipeline.computing.tally import Tally, list_failures, stop_on_failure
+from permafrost.pipeline.computing.tally import COMPUTING, Tally, list_failures, stop_on_failure
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.results import write_results
 from permafrost.pipeline.extraction.summary import ExtractSummary, Written, summarize
@@ -25,16 +25,10 @@ from permafrost.pipeline.planning.remembered import remember_rate, remember_sets
 def extract(
     options: ExtractOptions, out: Path, *, dataset: Dataset | None = None
 ) -> ExtractSummary:
-    """Compute what is missing and write ``features.h5``.
+    """Compute what is missing and write ``features.h5``, unless it is a part of a dataset.
 
-    Parameters
-    ----------
-    options : ExtractOptions
-    out : Path
-        The view; ``<out>.failures.csv`` beside it lists the images that could not be read. Neither
-        is written of a part.
-    dataset : Dataset, optional
-        What `options` name, where it is listed and hashed already.
+    Beside `out`, ``<out>.failures.csv`` lists the images that could not be read. `dataset` is what
+    the options name, where it is listed and hashed already.
 
     Raises
     ------
@@ -72,19 +66,8 @@ def fill_cache(  # noqa: PLR0913
 ) -> Preparation:
     """Compute what is missing: `extract` without the view.
 
-    Parameters
-    ----------
-    options : ExtractOptions
-    layout : CacheLayout
-    index : Index
-    tally : Tally
-        Is told what happened.
-    uses : Uses
-        Is told which feature sets the caller reads afterwards.
-    quiet : bool
-        Whether to show no progress.
-    dataset : Dataset, optional
-        As in `extract`.
+    `tally` is told what happened, `uses` which feature sets the caller reads afterwards. `quiet`
+    shows no progress.
     """
     started_s = time.monotonic()
     prepared = prepare(options, layout, index, uses=uses, dataset=dataset)
@@ -106,15 +89,11 @@ def _note_cost(prepared: Preparation, tally: Tally) -> None:
     """Add what this run took to what the rows of its layers have cost."""
     if not tally.n_computed:
         return
-    shares = tally.shares
     cost = Cost(
         images=tally.n_computed,
         runs=1,
         seconds=round(time.monotonic() - tally.started_s, 3),
-        building=round(shares.building, 3),
-        loading=round(shares.loading, 3),
-        backbone=round(shares.backbone, 3),
-        disk=round(shares.disk, 3),
+        **{name: round(getattr(tally.shares, name), 3) for name in COMPUTING},
     )
     for layer in prepared.plan.active:
         folder = layer.features.folder
@@ -135,4 +114,4 @@ def _compute(
 
     compute_missing(options, prepared, index, tally, quiet=quiet)
     if tally.n_computed:
-        remember_rate(index, prepared.plan.layers, tally.n_computed / tally.shares.working)
+        remember_rate(index, prepared.plan.keys, tally.n_computed / tally.shares.working)

@@ -41,26 +41,21 @@ class Preview:
 
     Attributes
     ----------
-    images : int
-        Rows of the dataset.
-    to_compute : int
-        Different images that go through the backbone.
-    failed : int
-        Rows already known to be unreadable.
-    images_per_second : float or None
-        As measured when this backbone last ran here with these layers; None if it never did.
-    seconds : float or None
-        Estimated from that.
+    images, to_compute, failed : int
+        Rows of the dataset; different images that go through the backbone; rows already known to be
+        unreadable.
+    images_per_second, seconds : float or None
+        As measured when this backbone last ran here with these layers, and estimated from that;
+        None if it never did.
     worker_images_per_second : float or None
         The same of one worker of a cluster.
     shards : int
         Files to write, about.
     fast_decoding : FastDecoding or None
         What ``--decode fast`` would give; None where it is chosen already or not worth it.
-    parity : dict of str to Parity
-        What is known of the errors of each layer against TensorFlow and float32.
-    drift : dict of str to Drift
-        What is known of how far the values of each layer depend on the batch.
+    parity, drift : dict
+        What is known of the errors of each layer against TensorFlow and float32, and of how far its
+        values depend on the batch.
     ignored : Ignored
         What lies beside the images.
     digests_kept : bool
@@ -137,11 +132,7 @@ def _count_shards(layer: LayerPreview, seconds: float) -> int:
 def preview(options: ExtractOptions, *, compares: bool = False) -> Preview:
     """Find out what an extraction would do; the cache need not exist yet.
 
-    Parameters
-    ----------
-    options : ExtractOptions
-    compares : bool
-        Whether to time all engines and precisions, see `compare`; it takes about a minute.
+    With `compares` all engines and precisions are timed, which takes about a minute; see `compare`.
     """
     exists = options.cache.exists()
     layout = open_cache(options.cache) if exists else CacheLayout(options.cache)
@@ -159,7 +150,7 @@ def _preview(
     digests = manifest.digests
     kept = digests.known & ~digests.is_in(prepared.failures.keys())
     n_distinct = int(prepared.countable.sum())
-    rate = recall_rate(index, plan.layers)
+    rate = recall_rate(index, plan.keys)
     seconds = len(plan.digests) / rate if rate else 0.0
     layers = [
         LayerPreview(
@@ -178,7 +169,7 @@ def _preview(
         batch_size=prepared.fitting.batch_size,
         images_per_second=rate,
         seconds=round(seconds, 1) if rate else None,
-        worker_images_per_second=recall_rate(index, plan.layers, on_workers=True),
+        worker_images_per_second=recall_rate(index, plan.keys, on_workers=True),
         shards=sum(max(1, _count_shards(layer, seconds)) for layer in layers if layer.rows_missing),
         layers=layers,
         fast_decoding=measure_fast_decoding(prepared),

@@ -20,6 +20,7 @@ from permafrost.pipeline.planning.prepare import Preparation
 from permafrost.pipeline.planning.remembered import recall_view, remember_view
 from permafrost.stages.datasets.table import read_table
 from permafrost.stages.errors import InputError
+from permafrost.stages.sources.remote import is_url
 
 
 def write_results(
@@ -37,8 +38,10 @@ def write_results(
             f"none of the {len(manifest)} images of {manifest.root!r} can be read;"
             f" the first: {failed[0][0]!r}: {failed[0][1]}"
         )
+    is_relative = not (is_url(kept.root) or Path(kept.root).is_absolute())
     images = ViewImages(
         root=kept.root,
+        base=Path.cwd() if is_relative else None,
         paths=kept.paths,
         labels=kept.labels,
         splits=kept.splits,

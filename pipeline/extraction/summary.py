@@ -35,10 +35,8 @@ class ExtractSummary:
     images, computed, reused, failed : int
         Rows of the dataset; different images computed now; rows that were there already; rows that
         could not be read.
-    seconds, images_per_second : float
-        Of the whole run.
-    bytes_written : int
-        Of all new shards.
+    seconds, images_per_second, bytes_written : float, float, int
+        Of the whole run; of all new shards.
     rotated : int
         Images among those computed whose file asks to be shown turned, and that were not.
     shares : dict of str to float
@@ -56,10 +54,9 @@ class ExtractSummary:
         Files that were written; None of a part.
     digest : str
         Of what the features file says: images, truth and recipes, wherever they lie; "" of a part.
-    parity : dict of str to Parity
-        Errors of each layer against TensorFlow and float32; empty where that is what it is.
-    drift : dict of str to Drift
-        How far the values of each layer depend on the batch.
+    parity, drift : dict
+        Errors of each layer against TensorFlow and float32, empty where that is what it is; how far
+        its values depend on the batch.
     ignored : Ignored
         What lies beside the images.
     """

@@ -28,7 +28,7 @@ def show_features(file: Path) -> tuple[list[str | Table], dict[str, Any]]:
     with Features(file) as features:
         labels, splits = features.labels, features.splits
         recipes = {one.layer: features.recipe(one.layer) for one in layers}
-        root, columns = features.root, features.columns
+        root, place, columns = features.root, features.place, features.columns
     failed = read_failures(file)
     parts: list[str | Table] = [
         f"{file}: {count(n_images, 'image')}, {count(len(layers), 'layer')}",
@@ -37,7 +37,7 @@ def show_features(file: Path) -> tuple[list[str | Table], dict[str, Any]]:
         count_rows(labels, splits),
         "",
         list_pairs(
-            [("images", root), *list_points(recipes.values()), ("columns", ", ".join(columns))]
+            [("images", place), *list_points(recipes.values()), ("columns", ", ".join(columns))]
         ),
     ]
     if failed:

@@ -108,10 +108,10 @@ class Photos:
 
 
 def find_photos(files: FeatureFiles) -> Photos:
-    """Find where the images of files lie: where they were, or beside the first file."""
+    """Find where the images of files lie now."""
     first = files.opened[0]
     orient = str(first.recipe(first.layers[0]).get("orient", Photos.orient))
-    return Photos(list_places(first.root, first.path.parent), orient)
+    return Photos((first.place,), orient)
 
 
 def list_places(root: str, folder: Path) -> list[str]:

@@ -108,7 +108,7 @@ def search(options: SearchOptions) -> tuple[list[str | Table], dict[str, Any]]:
         cosines = measure_cosines(matrix, np.arange(len(files)), query)
         others = is_other(files, image.digest if image else bytes(32))
         found = list_nearest(files, cosines, among=others, column="label", n=options.n)
-        root, n_images = files.opened[0].root, int(others.sum())
+        root, n_images = files.opened[0].place, int(others.sum())
     ranked = list(enumerate(found, start=1))
     if options.out is not None:
         rows = [(rank, one.similarity, one.label, one.path) for rank, one in ranked]

@@ -20,13 +20,9 @@ from permafrost.stages.datasets.texts import Texts
 class LayerPlan:
     """One layer of a run.
 
-    Attributes
-    ----------
-    locations : RowLocations or None
-        Where the dataset's rows lay when this was planned, if that was asked.
-    missing : ndarray of bool, shape (n_rows,)
-        Which of the plan's rows this layer lacks; no longer those that another run adds while
-        this one is going.
+    `locations` say where the dataset's rows lay when this was planned, if that was asked.
+    `missing`, bool of shape (n_rows,), which of the plan's rows this layer lacks; no longer those
+    that another run adds while this one is going.
     """
 
     spec: LayerSpec
@@ -46,18 +42,10 @@ class LayerPlan:
 class ExtractionPlan:
     """The work of a run.
 
-    Attributes
-    ----------
-    digests : Digests
-        The different images to compute, in manifest order.
-    paths : Texts
-        Where each is read: its first row in the manifest.
-    layers : list of LayerPlan
-        All layers asked for.
-    active : list of LayerPlan
-        Those that missed at least one row at first: what the run adds to.
-    lacking : dict of str to ndarray of bool, each (n_rows,)
-        View → which rows a layer of the network missed at first.
+    `digests` are the different images to compute, in manifest order; each is read from its first
+    row's path of `paths`. Of all `layers` asked for, the `active` ones missed at least one row at
+    first: the run adds to them. `lacking` has view → which rows, bool of shape (n_rows,), a layer
+    of the network missed at first.
     """
 
     digests: Digests
@@ -79,6 +67,16 @@ class ExtractionPlan:
         return [layer for layer in self.active if not layer.spec.is_pixels]
 
     @property
+    def keys(self) -> list[str]:
+        """Of the feature sets of all layers."""
+        return [layer.features.key for layer in self.layers]
+
+    @property
+    def active_keys(self) -> list[str]:
+        """Of the feature sets that the run adds to."""
+        return [layer.features.key for layer in self.active]
+
+    @property
     def bytes_to_write(self) -> int:
         """Bytes of the missing activations, before compression."""
         return sum(int(layer.missing.sum()) * layer.row.row_bytes for layer in self.layers)
@@ -96,9 +94,8 @@ def plan_extraction(
 
     Parameters
     ----------
-    paths : Texts, length n
-    digests : Digests, length n
-        Of the dataset's rows; an unreadable file's is ``b""``.
+    paths, digests : Texts and Digests, length n
+        Of the dataset's rows; an unreadable file's digest is ``b""``.
     failures : mapping of bytes to str
         Digests known to be undecodable, with the reason.
     layers : sequence of (LayerSpec, Recipe, RowFormat, FeatureSet)

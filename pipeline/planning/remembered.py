@@ -37,19 +37,11 @@ def recall_records(layers: Iterable[LayerPlan], kind: type[Record]) -> dict[str,
     return {layer: record for layer, record in found.items() if record is not None}
 
 
-def recall_rate(
-    index: Index, layers: Sequence[LayerPlan], *, on_workers: bool = False
-) -> float | None:
-    """Return the images/s that these layers were last computed at, if they were.
+def recall_rate(index: Index, keys: Iterable[str], *, on_workers: bool = False) -> float | None:
+    """Return the images/s that feature sets were last computed at together, if they were.
 
     Of this machine, or of one worker of a cluster.
     """
-    keys = [layer.features.key for layer in layers]
-    return recall_rate_of(index, keys, on_workers=on_workers)
-
-
-def recall_rate_of(index: Index, keys: Iterable[str], *, on_workers: bool = False) -> float | None:
-    """Return the images/s that feature sets were last computed at together, if they were."""
     known = index.memo(_rate_key(keys, on_workers=on_workers))
     return float(known) if known else None
 
@@ -59,14 +51,9 @@ def _rate_key(keys: Iterable[str], *, on_workers: bool) -> str:
 
 
 def remember_rate(
-    index: Index,
-    layers: Sequence[LayerPlan],
-    images_per_second: float,
-    *,
-    on_workers: bool = False,
+    index: Index, keys: Iterable[str], images_per_second: float, *, on_workers: bool = False
 ) -> None:
-    """Remember how fast these layers were computed, for the next plan; see `recall_rate`."""
-    keys = [layer.features.key for layer in layers]
+    """Remember how fast feature sets were computed, for the next plan; see `recall_rate`."""
     index.add_memo(_rate_key(keys, on_workers=on_workers), f"{images_per_second:.4g}")
 
 

@@ -128,7 +128,7 @@ def _list_commands(chapter: Chapter, files: FeatureFiles | None) -> Iterator[str
         except (PipelineError, StageError, ValueError):
             continue
         given = " ".join(_list_options(options))
-        root, out = shlex.quote(file.root), shlex.quote(os.path.normpath(file.path))
+        root, out = shlex.quote(file.place), shlex.quote(os.path.normpath(file.path))
         yield f"{COMMAND} extract --images {root} {given} --out {out}"
     yield f"{COMMAND} fit {' '.join(_list_fit_options(chapter))}"
     yield f"{COMMAND} report {shlex.quote(str(chapter.folder))}"

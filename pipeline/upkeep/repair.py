@@ -23,7 +23,7 @@ from permafrost.cache.store.layout import CacheLayout, find_cache
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.cache.upkeep.examine import SetExam, ShardExam, examine_set
 from permafrost.cache.upkeep.salvage import quarantine, salvage_rows
-from permafrost.cache.upkeep.verify import Damage, list_damage_beside
+from permafrost.cache.upkeep.verify import Damage, list_damaged_artefacts, list_damaged_records
 from permafrost.pipeline.planning.remembered import recall_recipe
 from permafrost.pipeline.units import count
 from permafrost.pipeline.upkeep.repair_report import DroppedRow, Repairs
@@ -69,7 +69,7 @@ class _Mending:
         while self._pending:
             folder = self._pending.pop(0)
             remove_orphans(folder)
-            for damage in list_damage_beside(folder):
+            for damage in (*list_damaged_records(folder), *list_damaged_artefacts(folder)):
                 self._put_aside(damage)
             exam = examine_set(self._layout, folder, advance=advance)
             recipe = self._settle_recipe(exam)

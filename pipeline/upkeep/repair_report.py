@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -56,11 +56,11 @@ class Repairs:
     def to_dict(self) -> dict[str, object]:
         """Return the figures as a JSON object."""
         return {
-            "damaged": _to_rows(self.damaged),
-            "repaired": _to_rows(self.done),
+            "damaged": [one.to_dict() for one in self.damaged],
+            "repaired": [one.to_dict() for one in self.done],
             "salvaged": self.salvaged.total(),
             "dropped": [{**asdict(row), "file": str(row.file)} for row in self.dropped],
-            "left": _to_rows(self.left),
+            "left": [one.to_dict() for one in self.left],
         }
 
     def describe(self) -> str:
@@ -98,7 +98,3 @@ class Repairs:
                 f"{name_set(folder)}: {count(self.salvaged[folder], 'row')} salvaged,"
                 f" {count(lost[folder], 'row')} lost{more if n_unknown else ''}"
             )
-
-
-def _to_rows(found: Sequence[Damage]) -> list[dict[str, str]]:
-    return [{"file": str(one.file), "reason": one.reason} for one in found]

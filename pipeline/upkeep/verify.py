@@ -49,7 +49,7 @@ class Verification:
             "shards": exam.shards,
             "rows": exam.rows,
             "bytes": exam.n_bytes,
-            "damaged": [{"file": str(one.file), "reason": one.reason} for one in self.damaged],
+            "damaged": [one.to_dict() for one in self.damaged],
             "duplicates": exam.duplicates,
             "temporary": len(exam.temporary),
             "quarantined": len(exam.quarantined),

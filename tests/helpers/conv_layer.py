@@ -48,6 +48,7 @@ def write_whole_view(
     *,
     materialize: bool = False,
     columns: dict[str, list[str]] | None = None,
+    base: Path | None = None,
 ) -> None:
     rows = FeatureSet(layout, RECIPE, index)
     locations = rows.locate(split_digests(digests))
@@ -60,6 +61,7 @@ def write_whole_view(
         splits=[""] * len(names),
         digests=digests,
         columns=columns or {},
+        base=base,
     )
     layer = ViewLayer(
         spec="conv/1:none", recipe=RECIPE, folder=rows.folder, row=row, locations=locations

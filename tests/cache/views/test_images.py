@@ -66,6 +66,39 @@ def test_the_order_of_the_columns_changes_no_byte(
     assert contents[0] == contents[1]
 
 
+def test_images_are_found_from_any_folder_and_after_a_move(
+    tmp_path: Path, layout: CacheLayout, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = make_digests(3)
+    write_shard(layout, digests, make_rows(3))
+    old, elsewhere = tmp_path / "old", tmp_path / "elsewhere"
+    for folder in (old / "project" / "photos", old / "runs", elsewhere / "photos"):
+        folder.mkdir(parents=True)
+    write_whole_view(old / "runs/f.h5", layout, index, digests, base=old / "project")
+    write_whole_view(old / "project/first.h5", layout, index, digests)  # as the first versions did
+
+    def find(file: Path) -> str:
+        with Features(file) as features:
+            assert features.root == "photos"
+            return features.place
+
+    monkeypatch.chdir(old / "project")
+    assert find(old / "runs/f.h5") == find(Path("../runs/f.h5")) == find(Path("first.h5"))
+    assert find(old / "runs/f.h5") == "photos"
+    # Where others of that name lie.
+    monkeypatch.chdir(elsewhere)
+    assert find(old / "runs/f.h5") == str(old / "project/photos")
+    assert find(old / "project/first.h5") == "photos"
+    monkeypatch.chdir(tmp_path)
+    assert find(old / "project/first.h5") == str(old / "project/photos")
+    (elsewhere / "f.h5").symlink_to(old / "runs/f.h5")
+    assert find(elsewhere / "f.h5") == str(old / "project/photos")
+    old.rename(tmp_path / "new")
+    assert find(tmp_path / "new/runs/f.h5") == str(tmp_path / "new/project/photos")
+    (tmp_path / "new/project/photos").rmdir()
+    assert find(tmp_path / "new/runs/f.h5") == str(tmp_path / "new/project/photos")
+
+
 def test_long_texts_beside_short_ones_take_little_room(
     tmp_path: Path, layout: CacheLayout, index: Index
 ) -> None:

@@ -58,6 +58,19 @@ def test_all_that_was_spoilt_is_found(spoil, features, audit, folder, tmp_path):
     assert figures["pictures"] == figures["images"] == 123
 
 
+def test_pictures_are_found_from_another_folder_and_no_others(
+    features, audit, command, folder, monkeypatch
+):
+    monkeypatch.chdir(folder.parent)
+    view = features(images=folder.name)
+    other = folder.parent / "elsewhere" / folder.name
+    other.mkdir(parents=True)
+    monkeypatch.chdir(other.parent)
+    figures, _ = audit(view)
+    assert figures["pictures"] == figures["images"]
+    assert str(folder) in command("show", view).out
+
+
 def test_a_clean_folder_has_few_suspicions(features, audit):
     figures, issues = audit(features())
     kinds = figures["kinds"]

@@ -11,15 +11,24 @@ from typing import Any
 import numpy as np
 import pytest
 
+from permafrost.cache.disk.publish import make_folder
+from permafrost.cache.store.featureset import FeatureSet
+from permafrost.cache.store.index import Index
+from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.cluster import claim
 from permafrost.pipeline.cluster.claim import ClaimRecord, _record
+from permafrost.pipeline.cluster.coordinate import _describe_job
 from permafrost.pipeline.cluster.rows import PlanRows, write_rows
 from permafrost.pipeline.computing.tally import Tally
+from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions
+from permafrost.pipeline.planning.prepare import prepare
 from permafrost.stages.datasets.digests import Digests
 from permafrost.stages.datasets.texts import Texts
+from tests.helpers.inputs import write_photos
 
 N_ROWS = 3000
 RNG = np.random.default_rng(0)
+HERE = SimpleNamespace(nthreads=1)
 DIGESTS = Digests(RNG.integers(1, 256, (N_ROWS, 32), np.uint8))
 
 
@@ -67,3 +76,44 @@ def test_what_the_system_refuses_a_worker_is_no_bug(monkeypatch: pytest.MonkeyPa
     job: Any = SimpleNamespace(token="full")
     with pytest.raises(OSError, match="No space left on device"):
         claim.run_claim(job, 0, 1, "leave")
+
+
+def test_a_claim_looks_at_what_lies_in_a_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each claim leaves a shard: in the end, listing them takes longer than computing one."""
+    options = ExtractOptions(
+        dataset=DatasetOptions(images=str(write_photos(tmp_path / "photos", n_each=3))),
+        features=FeatureOptions(backbone="none", layers=("pixels",), size=(8, 8)),
+        cache=tmp_path / "cache",
+    )
+    layout, n_looks = open_cache(options.cache), 0
+    refresh = FeatureSet.refresh
+
+    def count(features: FeatureSet) -> None:
+        nonlocal n_looks
+        n_looks += 1
+        refresh(features)
+
+    monkeypatch.setattr(FeatureSet, "refresh", count)
+    monkeypatch.setattr(claim, "get_worker", lambda: SimpleNamespace(address="", state=HERE))
+    monkeypatch.setattr(claim, "limit_cores", lambda _: None)
+    with Index(layout.index_file) as index:
+        prepared = prepare(options, layout, index)
+        plan = prepared.plan
+        make_folder(layout.leases_folder)
+        write_rows(layout.leases_folder, digests=plan.digests, paths=plan.paths)
+        job = _describe_job(options, prepared, layout.leases_folder)
+        try:
+            claim.run_claim(job, 0, 2, "leave")
+            n_looks = 0
+            assert claim.run_claim(job, 2, 4, "leave").n_computed == 2
+            assert n_looks == 1
+            # Rows that are there may have been removed meanwhile.
+            assert claim.run_claim(job, 2, 4, "leave").n_computed == 0
+            for shard in layout.root.rglob("shard-*.h5"):
+                shard.unlink()
+            assert claim.run_claim(job, 2, 4, "leave").n_computed == 2
+        finally:
+            claim.close_job(job.token)
+    assert not claim._opened

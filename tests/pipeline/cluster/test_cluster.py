@@ -142,6 +142,16 @@ def test_workers_compute_what_one_process_does(
     assert (again["computed"], again["reused"], again["bytes_written"]) == (0, 2 * N_EACH, 0)
 
 
+def test_workers_keep_nothing_of_a_run_open(extract: Extract, cluster: DaskCluster) -> None:
+    assert extract(scheduler=cluster.address).status == 0
+    cache = str(extract.folder / "cache")
+    held = cluster.run_on_workers(lambda: [*map(str, psutil.Process().open_files())])
+    mapped = cluster.run_on_workers(lambda: [one.path for one in psutil.Process().memory_maps()])
+    for files in (*held.values(), *mapped.values()):
+        assert files
+        assert not [file for file in files if cache in file]
+
+
 def test_batches_are_those_of_one_process_bit_for_bit(
     extract: Extract, cluster: DaskCluster, expected: dict[str, np.ndarray]
 ) -> None:

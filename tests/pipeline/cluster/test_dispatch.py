@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 
 from permafrost.pipeline.cluster import connect as connecting
 from permafrost.pipeline.cluster import dispatch as module
@@ -140,21 +141,30 @@ def test_a_stopped_worker_is_silent_and_its_claims_go_to_another(
     os.kill(pid, signal.SIGCONT)
 
 
-def connect_elsewhere(address: str) -> str:
-    """Connect in a process of its own: Dask may hang where a client that failed is collected."""
-    command = [sys.executable, "-c", CONNECT, address]
-    told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return told.stdout
+@pytest.mark.parametrize("address", ["foo://bar", "tls://127.0.0.1:1", "tcp://127.0.0.1:1"])
+def test_an_address_that_is_none_is_one_line_and_leaves_no_client_to_be_collected(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Collected while another one starts, it would wait for a lock of the very same thread."""
+    failed: list[Client] = []
+    start = Client.start
 
+    def note(client: Client, **options: Any) -> None:
+        failed.append(client)
+        start(client, **options)
 
-@pytest.mark.parametrize("address", ["foo://bar", "tls://127.0.0.1:1"])
-def test_an_address_that_is_none_is_one_line(address: str) -> None:
-    assert connect_elsewhere(address).startswith(f"no Dask scheduler answers at {address!r} (")
+    monkeypatch.setattr(Client, "start", note)
+    with pytest.raises(PipelineError) as told, connect(address):
+        pass
+    assert str(told.value).startswith(f"no Dask scheduler answers at {address!r} (")
+    assert [client.status for client in failed] == ["closed"]
 
 
 def test_a_port_that_never_answers_is_one_line() -> None:
+    """In a process of its own: a thread stays that goes on waiting."""
     with socket.create_server(("127.0.0.1", 0)) as mute:
-        told = connect_elsewhere(f"tcp://127.0.0.1:{mute.getsockname()[1]}")
+        command = [sys.executable, "-c", CONNECT, f"tcp://127.0.0.1:{mute.getsockname()[1]}"]
+        told = subprocess.check_output(command, cwd=ROOT, text=True)
     assert "(silent for 1 s); start one with dask scheduler" in told
 
 

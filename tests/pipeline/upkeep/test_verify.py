@@ -47,14 +47,12 @@ def test_all_damage_is_named_at_once(cache: Path, command: Command) -> None:
     alien.write_bytes((others[0].parent / alien.name).read_bytes())
     (others[0].parent / "recipe.json").write_text("{")
     (shards[0].parent / "parity.json").write_text("[]")
-    (shards[0].parent / "derived-ab.h5").write_bytes(b"no HDF5")
     expected = {
         shards[0]: "2 of its 2 rows are damaged: ",
         shards[1]: "Unable to ",
         alien: "it holds rows of another feature set (",
         others[0].parent / "recipe.json": "it is no recipe (",
         shards[0].parent / "parity.json": "it is no record of that kind",
-        shards[0].parent / "derived-ab.h5": "Unable to ",
     }
     answer = command("verify", "--cache", cache)
     assert answer.status == 3
@@ -63,7 +61,7 @@ def test_all_damage_is_named_at_once(cache: Path, command: Command) -> None:
     assert remark == f"  {cache}/index.sqlite is behind the shards (entries: 3); harmless"
     for path, reason in expected.items():
         assert any(line.startswith(f"{path}: {reason}") for line in lines), (path, lines)
-    assert last.endswith(f": 6 damaged files; mend with: python run.py repair --cache {cache}")
+    assert last.endswith(f": 5 damaged files; mend with: python run.py repair --cache {cache}")
     assert "Traceback" not in answer.err
 
 
@@ -84,6 +82,20 @@ def test_what_is_not_tidy_is_said_and_no_damage(cache: Path, command: Command) -
     answer = command("verify", "--cache", cache)
     assert answer.status == 0
     assert "index.sqlite is no index" in answer.out
+
+
+def test_what_can_be_derived_again_is_said_and_no_damage(cache: Path, command: Command) -> None:
+    """As reduced rows of a fit, and the model that OpenVINO converted."""
+    derived = find_shards(cache)[0].with_name("derived-ab.h5")
+    derived.write_bytes(b"no HDF5")
+    answer = command("verify", "--cache", cache)
+    assert answer.status == 0, answer.out
+    verdict, remark = answer.out.splitlines()
+    assert verdict.endswith(": no damage")
+    assert remark.startswith(f"  {derived} is damaged (Unable to ")
+    assert remark.endswith("); delete it: it is made again when it is needed")
+    figures = command("verify", "--cache", cache, "--json").figures
+    assert (figures["damaged"], figures["remarks"]) == ([], [remark.strip()])
 
 
 def test_an_index_that_is_wrong_about_rows_is_damage(cache: Path, command: Command) -> None:
