@@ -229,7 +229,8 @@ def _look(
         if options.images is not None:
             raise PipelineError(f"--images {root!r}: {error}") from error
     else:
-        figures = measure_pictures(source, files.paths, files.digests, store)
+        orient = str(layers[0].recipe.get("orient", "ignore"))
+        figures = measure_pictures(source, files.paths, files.digests, store, orient=orient)
     n_unknown = int((~figures.known).sum())
     if n_unknown:
         notes.append(

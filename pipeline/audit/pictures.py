@@ -21,6 +21,7 @@ from permafrost.stages.audit.pictures import (
 )
 from permafrost.stages.decoding.decode import describe_decoder
 from permafrost.stages.errors import DecoderError, ImageError
+from permafrost.stages.sources.boxes import find_box, identify_row
 from permafrost.stages.sources.reading import start_reading
 from permafrost.stages.sources.source import Reader
 
@@ -42,7 +43,12 @@ def recall_figures(store: Artefacts, digests: NDArray[np.uint8]) -> PictureFigur
 
 
 def measure_pictures(
-    source: Reader, paths: Sequence[str], digests: NDArray[np.uint8], store: Artefacts
+    source: Reader,
+    paths: Sequence[str],
+    digests: NDArray[np.uint8],
+    store: Artefacts,
+    *,
+    orient: str,
 ) -> PictureFigures:
     """Measure the images that are not known yet, in threads, and keep what was measured.
 
@@ -50,9 +56,12 @@ def measure_pictures(
     ----------
     source : Reader
     paths : sequence of str, length n
+        Of a box in an image the box is measured.
     digests : ndarray of uint8, shape (n, 32)
         An image whose bytes have another digest by now, or that is gone, stays unknown.
     store : Artefacts
+    orient : str
+        How the features' images were turned, which boxes are told of.
     """
     figures = recall_figures(store, digests)
     todo = np.flatnonzero(~figures.known)
@@ -62,7 +71,10 @@ def measure_pictures(
 
     def measure(rows: NDArray[np.int64]) -> list[NDArray[np.uint8] | None]:
         reading = start_reading(source, [paths[row] for row in rows])
-        return [_measure(read, digests[row]) for read, row in zip(reading, rows, strict=True)]
+        return [
+            _measure(read, paths[row], digests[row], orient)
+            for read, row in zip(reading, rows, strict=True)
+        ]
 
     with (
         show_progress(len(todo), unit="images", note=lambda: "looking at them") as advance,
@@ -78,13 +90,15 @@ def measure_pictures(
     return figures
 
 
-def _measure(read: Callable[[], bytes], digest: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+def _measure(
+    read: Callable[[], bytes], path: str, digest: NDArray[np.uint8], orient: str
+) -> NDArray[np.uint8] | None:
     try:
         data = read()
         # Otherwise one image's figures would be remembered as another's.
-        if hashlib.sha256(data).digest() != digest.tobytes():
+        if identify_row(path, hashlib.sha256(data).digest()) != digest.tobytes():
             return None
-        return measure_picture(data)
+        return measure_picture(data, box=find_box(path), orient=orient)
     except OSError as error:
         explain_os_error(error)  # raises what is no fault of the image
     except (ImageError, DecoderError):

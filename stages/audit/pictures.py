@@ -27,8 +27,16 @@ _DARK, _BRIGHT = 64.0, 200.0
 _TINY, _ODD_FACTOR = 1 / 3, 2.0
 
 
-def measure_picture(data: bytes) -> NDArray[np.uint8]:
-    """Measure an image file.
+def measure_picture(
+    data: bytes, *, box: tuple[int, int, int, int] | None = None, orient: str = "ignore"
+) -> NDArray[np.uint8]:
+    """Measure an image file, or a box in it.
+
+    Parameters
+    ----------
+    data : bytes
+    box, orient : optional
+        See `DecodeSpec`.
 
     Returns
     -------
@@ -41,9 +49,9 @@ def measure_picture(data: bytes) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        The file cannot be read.
+        The file cannot be read, or the box does not lie inside.
     """
-    (width, height), grey = decode_grey(data, longest=LONGEST_SIDE)
+    (width, height), grey = decode_grey(data, longest=LONGEST_SIDE, box=box, orient=orient)
     levels = grey.astype(np.float32)
     low, high = np.percentile(levels, [5, 95])
     figures = [width, height, levels.mean(), low, high, _measure_detail(levels)]
