@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError
-from permafrost.stages.heads.fit_rows import Checkpoint, State, Truth
+from permafrost.stages.heads.fit_rows import Checkpoint, Epoch, State, Truth
 from permafrost.stages.heads.networks.network import make_optimizer
-from permafrost.stages.heads.networks.state import Epoch, Progress, count_epochs, pack, unpack
+from permafrost.stages.heads.networks.state import Progress, count_epochs, pack, unpack
 from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import RowStream
 
