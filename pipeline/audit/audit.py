@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from permafrost.cache.disk.publish import make_folder
-from permafrost.cache.store.derived import Artefacts
 from permafrost.pipeline.audit.findings import (
     Table,
     judge_truth,
@@ -30,9 +29,8 @@ from permafrost.pipeline.audit.issues import (
     write_issues,
 )
 from permafrost.pipeline.audit.options import AuditOptions
-from permafrost.pipeline.audit.pictures import measure_pictures, recall_figures
+from permafrost.pipeline.audit.pictures import look_at_pictures
 from permafrost.pipeline.audit.unseen import UnseenLabels, predict_labels
-from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.extraction.results import read_failures
 from permafrost.pipeline.models.fit import open_bench
 from permafrost.pipeline.outputs import write_summary
@@ -40,25 +38,14 @@ from permafrost.pipeline.progress import tell
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.pipeline.tasks.task import check_classes
-from permafrost.stages.audit.patterns import (
-    OrderLeak,
-    compare_groups,
-    correlate_labels,
-    correlate_values,
-    judge_order,
-    list_groups,
-    order_by_number,
-)
-from permafrost.stages.audit.pictures import PictureFigures
+from permafrost.stages.audit.patterns import compare_groups, list_groups, measure_orders
 from permafrost.stages.datasets.targets import CLASSIFICATION
-from permafrost.stages.errors import InputError, StageError
+from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.neighbours import find_nearest
-from permafrost.stages.sources.source import open_source
 
 ISSUES_NAME = "issues.csv"
 SUMMARY_NAME = "audit.json"
 N_NEIGHBOURS = 10
-_NUMBERS, _ROWS = "the numbers in the file names", "the rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +93,7 @@ def audit(options: AuditOptions) -> AuditResult:
         figures |= {"images": len(files), "labelled": 0 if unseen is None else len(unseen.rows)}
         if unseen is not None:
             issues += _judge_labels(table, files, unseen, figures, notes)
-        pictures = _look(options, files, layers, notes)
+        pictures = look_at_pictures(files, layers[0], images=options.images, notes=notes)
         figures["pictures"] = int(pictures.known.sum())
         issues += list_pictures(table, pictures)
         tell("audit", "comparing every row with all others")
@@ -167,38 +154,16 @@ def _judge_labels(
     codes = np.searchsorted(unseen.targets.classes, unseen.targets.values)
     is_right = unseen.outputs.argmax(axis=1) == codes
     figures["accuracy"] = float(is_right.mean())
-    groups = compare_groups(is_right, _list_columns(files, unseen))
-    orders = list(_measure_orders(table, unseen, codes))
+    columns = {name: files.column(name) for name in files.columns}
+    rows = unseen.rows.tolist()
+    groups = compare_groups(
+        is_right, {name: list_groups([one[row] for row in rows]) for name, one in columns.items()}
+    )
+    paths = [table.paths[row] for row in rows]
+    orders = list(measure_orders(paths, codes, unseen.outputs))
     figures["groups"] = [asdict(one) for one in groups]
     figures["orders"] = [asdict(one) for one in orders]
     yield from list_patterns(groups, orders)
-
-
-def _list_columns(files: FeatureFiles, unseen: UnseenLabels) -> dict[str, dict[str, Any]]:
-    columns = {}
-    for name in files.columns:
-        column = files.column(name)
-        columns[name] = list_groups([column[row] for row in unseen.rows])
-    return columns
-
-
-def _measure_orders(table: Table, unseen: UnseenLabels, codes: np.ndarray) -> Iterator[OrderLeak]:
-    """Correlate labels, and errors as far as the label does not tell them, with orders of rows."""
-    errors = 1 - unseen.outputs[np.arange(len(codes)), codes]
-    means = np.bincount(codes, errors) / np.maximum(np.bincount(codes), 1)
-    errors = errors - means[codes]
-    rows = np.arange(len(codes))
-    numbers = order_by_number([table.paths[row] for row in unseen.rows])
-    # Rows in order of their labels are folders, one after the other.
-    orders = [(_ROWS, "error", correlate_values(errors), rows)]
-    if numbers is not None:
-        orders += [
-            (_NUMBERS, "label", correlate_labels(codes[numbers]), numbers),
-            (_NUMBERS, "error", correlate_values(errors[numbers]), numbers),
-        ]
-    for order, tells, correlation, places in orders:
-        if correlation is not None:
-            yield judge_order(correlation, n=len(places), order=order, tells=tells)
 
 
 def _list_unreadable(options: AuditOptions) -> Iterator[Issue]:
@@ -208,28 +173,3 @@ def _list_unreadable(options: AuditOptions) -> Iterator[Issue]:
         told |= read_failures(file)
     for path, reason in told.items():
         yield Issue(kind="unreadable", score=1.0, path=path, detail=reason)
-
-
-def _look(
-    options: AuditOptions, files: FeatureFiles, layers: list[StoredLayer], notes: list[str]
-) -> PictureFigures:
-    """Measure the pictures, as far as they are there or known."""
-    store = Artefacts(files.artefact_folder(layers[0]))
-    figures = recall_figures(store, files.digests)
-    if figures.known.all():
-        return figures
-    root = options.images or files.opened[0].place
-    try:
-        source = open_source(root)
-    except StageError as error:
-        if options.images is not None:
-            raise PipelineError(f"--images {root!r}: {error}") from error
-    else:
-        figures = measure_pictures(source, files.paths, files.digests, store)
-    n_unknown = int((~figures.known).sum())
-    if n_unknown:
-        notes.append(
-            f"{n_unknown} of {len(files)} pictures were not looked at: not in {root!r} as they"
-            " were; name where they are with --images"
-        )
-    return figures

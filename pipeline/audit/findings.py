@@ -57,11 +57,14 @@ class Table:
         path, label = self.paths[row], self.labels[row]
         return Issue(kind=kind, score=score, path=path, label=label, **told)
 
-    def compare(self, first: int, second: int) -> tuple[bool, bool]:
-        """Tell whether two rows have labels that differ, and lie in different splits."""
-        labels = {self.labels[first], self.labels[second]} - {""}
-        splits = {self.splits[first], self.splits[second]} - {""}
-        return len(labels) > 1, len(splits) > 1
+    def relate(self, row: int, other: int) -> tuple[bool, bool, str]:
+        """Tell whether labels differ, whether splits do, and say so of the other row."""
+        pair = (row, other)
+        contradicts = len({self.labels[one] for one in pair} - {""}) > 1
+        crosses = len({self.splits[one] for one in pair} - {""}) > 1
+        told = [f"the other is labelled {self.labels[other]}"] if contradicts else []
+        told += [f"the other is in split {self.splits[other]}"] if crosses else []
+        return contradicts, crosses, ", ".join(told)
 
 
 def judge_truth(unseen: UnseenLabels) -> tuple[WrongLabels, NDArray[np.int64] | None]:
@@ -110,12 +113,9 @@ def list_labels(
 def list_copies(table: Table) -> Iterator[Issue]:
     """Yield images that are there twice."""
     for first, row in find_duplicates(table.digests):
-        contradicts, crosses = table.compare(first, row)
+        contradicts, crosses, told = table.relate(row, first)
         score = 1.0 if contradicts else _CROSSING if crosses else _HARMLESS
-        detail = _tell_copies(table, first, contradicts=contradicts, crosses=crosses)
-        yield table.name(
-            row, kind="duplicate", score=score, other=table.paths[first], detail=detail
-        )
+        yield table.name(row, kind="duplicate", score=score, other=table.paths[first], detail=told)
 
 
 def list_near(table: Table, nearest: Nearest, figures: PictureFigures) -> Iterator[Issue]:
@@ -126,24 +126,15 @@ def list_near(table: Table, nearest: Nearest, figures: PictureFigures) -> Iterat
         alike[~(figures.known[rows] & figures.known[others])] = np.nan
         return alike
 
-    for pair in find_near_pairs(nearest, table.digests, compare):
-        contradicts, crosses = table.compare(pair.row, pair.other)
-        told = _tell_copies(table, pair.row, contradicts=contradicts, crosses=crosses)
+    for one in find_near_pairs(nearest, table.digests, compare):
+        contradicts, crosses, told = table.relate(one.row, one.other)
         yield table.name(
-            pair.other,
-            kind="near_duplicate",
-            score=(1 + pair.score) / 2 if contradicts or crosses else pair.score,
-            other=table.paths[pair.row],
-            detail="; ".join(filter(None, (told, pair.detail))),
+            one.row,
+            kind=one.kind,
+            score=(1 + one.score) / 2 if contradicts or crosses else one.score,
+            other=table.paths[one.other],
+            detail="; ".join(filter(None, (told, one.detail))),
         )
-
-
-def _tell_copies(table: Table, other: int, *, contradicts: bool, crosses: bool) -> str:
-    told = (
-        f"the other is labelled {table.labels[other]}" if contradicts else "",
-        f"the other is in split {table.splits[other]}" if crosses else "",
-    )
-    return ", ".join(filter(None, told))
 
 
 def list_outliers(table: Table, nearest: Nearest) -> Iterator[Issue]:

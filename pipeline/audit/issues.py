@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from permafrost.pipeline.outputs import write_rows
 
-HEADER = ("path", "kind", "score", "label", "suggested", "other", "detail")
 # In the order in which they are told; those of one score stand in the table so, too.
 KINDS = (
     *("unreadable", "duplicate", "label", "near_duplicate", "group", "order", "outlier"),
@@ -21,27 +20,30 @@ _WIDEST = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Issue:
-    """One suspicion.
+    """One suspicion: a line of ``issues.csv``, with its columns.
 
     Attributes
     ----------
+    path : str
+        The image; "" of what is said of many.
     kind : str
         One of `KINDS`.
     score : float
         From 0 to 1, comparable within a kind.
-    path : str
-        The image; "" of what is said of many.
     label, suggested, other, detail : str
         Its label, a better one, the image that it is a copy of, and why.
     """
 
+    path: str = ""
     kind: str
     score: float
-    path: str = ""
     label: str = ""
     suggested: str = ""
     other: str = ""
     detail: str = ""
+
+
+HEADER = tuple(column.name for column in fields(Issue))
 
 
 def sort_issues(issues: Sequence[Issue]) -> list[Issue]:
@@ -51,11 +53,8 @@ def sort_issues(issues: Sequence[Issue]) -> list[Issue]:
 
 def write_issues(file: Path, issues: Sequence[Issue]) -> None:
     """Write ``issues.csv``."""
-    rows = [
-        (one.path, one.kind, f"{one.score:.4f}", one.label, one.suggested, one.other, one.detail)
-        for one in issues
-    ]
-    write_rows(file, HEADER, rows)
+    rows = [asdict(one) | {"score": f"{one.score:.4f}"} for one in issues]
+    write_rows(file, HEADER, [list(row.values()) for row in rows])
 
 
 def count_kinds(issues: Sequence[Issue]) -> dict[str, int]:

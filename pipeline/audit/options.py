@@ -25,15 +25,8 @@ class AuditOptions:
 
     Attributes
     ----------
-    data : TaskOptions
-    layer : str
-        A layer spec, or several joined by ``+``.
-    head : str, optional
-        What says of each row what it is, without having seen it; ``logreg`` with C=0.01, or for a
-        regression ``ridge``, by default.
     settings : mapping of str to object
-    images : str, optional
-        Where the pictures lie, if they moved since they were extracted.
+        Of the head.
     out : Path
         Folder for ``issues.csv`` and ``audit.json``.
     """
@@ -56,26 +49,7 @@ class AuditOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SelectOptions:
-    """What ``select`` is asked for.
-
-    Attributes
-    ----------
-    data : TaskOptions
-    n : int
-        How many rows.
-    layer : str, optional
-        That of the model, or the only one of the features, by default.
-    model : Path, optional
-        What ``fit`` wrote, instead of a head that is fitted on the labelled rows.
-    strategy : str
-        One of `STRATEGIES`.
-    from_split : str, optional
-        Choose among the rows of this split, as if they had no labels.
-    with_labelled : bool
-        Whether the rows that have a label already are listed, too.
-    out : Path
-        The CSV file.
-    """
+    """What ``select`` is asked for; `out` is the CSV file."""
 
     data: TaskOptions
     n: int = field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 
 from permafrost.cache.store.derived import Artefacts
 from permafrost.cores import count_cores
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.planning.hashing import explain_os_error
 from permafrost.pipeline.progress import show_progress
+from permafrost.pipeline.tasks.layer_matrix import StoredLayer
+from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.audit.pictures import (
     FIGURES,
     RECORD_BYTES,
@@ -20,49 +23,80 @@ from permafrost.stages.audit.pictures import (
     measure_picture,
 )
 from permafrost.stages.decoding.decode import describe_decoder
-from permafrost.stages.errors import DecoderError, ImageError
+from permafrost.stages.errors import DecoderError, ImageError, StageError
+from permafrost.stages.sources.boxes import find_box, identify_row
 from permafrost.stages.sources.reading import start_reading
-from permafrost.stages.sources.source import Reader
+from permafrost.stages.sources.source import Reader, open_source
 
 _DIGEST_BYTES = 32
 _PATHS_PER_TASK = 64
 
 
-def recall_figures(store: Artefacts, digests: NDArray[np.uint8]) -> PictureFigures:
+def look_at_pictures(
+    files: FeatureFiles, layer: StoredLayer, *, images: str | None, notes: list[str]
+) -> PictureFigures:
+    """Measure the pictures, as far as they are there or known; a box where a row is one.
+
+    Parameters
+    ----------
+    layer : StoredLayer
+        What is measured is kept beside it; boxes are of images turned as its own were.
+    images : str, optional
+        Where the pictures lie, if they moved.
+    notes : list of str
+        Is told of pictures that are not there, or that have other bytes by now.
+
+    Raises
+    ------
+    PipelineError
+        `images` cannot be opened.
+    """
+    store = Artefacts(files.artefact_folder(layer))
+    figures = _recall(store, files.digests)
+    if figures.known.all():
+        return figures
+    root = images or files.opened[0].place
+    try:
+        source = open_source(root)
+    except StageError as error:
+        if images is not None:
+            raise PipelineError(f"--images {root!r}: {error}") from error
+    else:
+        if _measure_missing(source, files, figures, str(layer.recipe.get("orient", "ignore"))):
+            _keep(store, files.digests, figures)
+    n_unknown = int((~figures.known).sum())
+    if n_unknown:
+        notes.append(
+            f"{n_unknown} of {len(files)} pictures were not looked at: not in {root!r} as they"
+            " were; name where they are with --images"
+        )
+    return figures
+
+
+def _recall(store: Artefacts, digests: NDArray[np.uint8]) -> PictureFigures:
     """Return what is known of images by their digests, shape (n, 32)."""
     records = np.zeros((len(digests), RECORD_BYTES), np.uint8)
     known = np.zeros(len(digests), np.bool_)
     kept = store.load(_name_figures())
     if kept is not None and kept.shape[1:] == (_DIGEST_BYTES + RECORD_BYTES,):
         places = {row[:_DIGEST_BYTES].tobytes(): place for place, row in enumerate(kept)}
-        found = [places.get(digest.tobytes(), -1) for digest in digests]
-        known = np.array(found) >= 0
-        records[known] = kept[np.array(found)[known], _DIGEST_BYTES:]
+        found = np.array([places.get(digest.tobytes(), -1) for digest in digests])
+        known = found >= 0
+        records[known] = kept[found[known], _DIGEST_BYTES:]
     return PictureFigures(records=records, known=known)
 
 
-def measure_pictures(
-    source: Reader, paths: Sequence[str], digests: NDArray[np.uint8], store: Artefacts
-) -> PictureFigures:
-    """Measure the images that are not known yet, in threads, and keep what was measured.
-
-    Parameters
-    ----------
-    source : Reader
-    paths : sequence of str, length n
-    digests : ndarray of uint8, shape (n, 32)
-        An image whose bytes have another digest by now, or that is gone, stays unknown.
-    store : Artefacts
-    """
-    figures = recall_figures(store, digests)
+def _measure_missing(
+    source: Reader, files: FeatureFiles, figures: PictureFigures, orient: str
+) -> bool:
+    """Measure what is not known yet, in threads; tell whether anything could be."""
     todo = np.flatnonzero(~figures.known)
-    tasks = [
-        todo[start : start + _PATHS_PER_TASK] for start in range(0, len(todo), _PATHS_PER_TASK)
-    ]
+    tasks = np.split(todo, range(_PATHS_PER_TASK, len(todo), _PATHS_PER_TASK))
 
     def measure(rows: NDArray[np.int64]) -> list[NDArray[np.uint8] | None]:
-        reading = start_reading(source, [paths[row] for row in rows])
-        return [_measure(read, digests[row]) for read, row in zip(reading, rows, strict=True)]
+        paths = [files.paths[row] for row in rows]
+        reading = zip(start_reading(source, paths), paths, files.digests[rows], strict=True)
+        return [_measure(*one, orient=orient) for one in reading]
 
     with (
         show_progress(len(todo), unit="images", note=lambda: "looking at them") as advance,
@@ -73,18 +107,19 @@ def measure_pictures(
                 if record is not None:
                     figures.records[row], figures.known[row] = record, True
             advance(len(rows))
-    if figures.known[todo].any():
-        _keep(store, digests, figures)
-    return figures
+    return bool(figures.known[todo].any())
 
 
-def _measure(read: Callable[[], bytes], digest: NDArray[np.uint8]) -> NDArray[np.uint8] | None:
+def _measure(
+    read: Callable[[], bytes], path: str, digest: NDArray[np.uint8], *, orient: str
+) -> NDArray[np.uint8] | None:
+    """Return the figures of one row; None of an image that is gone, or has other bytes by now."""
     try:
         data = read()
         # Otherwise one image's figures would be remembered as another's.
-        if hashlib.sha256(data).digest() != digest.tobytes():
+        if identify_row(path, hashlib.sha256(data).digest()) != digest.tobytes():
             return None
-        return measure_picture(data)
+        return measure_picture(data, box=find_box(path), orient=orient)
     except OSError as error:
         explain_os_error(error)  # raises what is no fault of the image
     except (ImageError, DecoderError):

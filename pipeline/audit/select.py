@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,7 @@ from permafrost.stages.audit.choosing import (
     measure_margins,
     read_directions,
 )
-from permafrost.stages.datasets.targets import (
-    CLASSIFICATION,
-    REGRESSION,
-    parse_targets,
-)
+from permafrost.stages.datasets.targets import CLASSIFICATION, REGRESSION, parse_targets
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.heads import Head, fit_head, load_head
 from permafrost.stages.heads.head import predict_rows
@@ -64,8 +60,7 @@ class Selection:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PartedRows:
+class PartedRows(NamedTuple):
     """Rows to choose from, and rows with a label: ndarray of int64 each."""
 
     pool: Rows
@@ -96,10 +91,8 @@ def select(options: SelectOptions) -> Selection:
         chosen, distances = _choose(options, rows, matrix, said, strategy=strategy, n=n)
         table = _tell(rows, chosen, distances, said, head)
         paths = [files.paths[row] for row in chosen]
-        listed = [
-            [place, path, "", *told]
-            for place, path, told in zip(range(1, n + 1), paths, table, strict=True)
-        ]
+        pairs = enumerate(zip(paths, table, strict=True), start=1)
+        listed = [[place, path, "", *told] for place, (path, told) in pairs]
         if options.with_labelled:
             blank = [""] * len(FIGURES)
             listed += [["", files.paths[row], texts[row], *blank] for row in rows.labelled]
@@ -133,17 +126,13 @@ def _choose_layer(options: SelectOptions, files: FeatureFiles) -> str:
 
 
 def check_table(out: Path, target: str) -> None:
-    """Raise PipelineError where a table of an earlier selection has labels filled in.
-
-    Writing another in its place would lose them.
-    """
+    """Raise PipelineError where writing would lose labels that were filled in."""
     with (
         suppress(FileNotFoundError, csv.Error),
         out.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream,
     ):
-        if any(
-            row.get("rank") and (row.get(target) or "").strip() for row in csv.DictReader(stream)
-        ):
+        table = csv.DictReader(stream)
+        if any(row.get("rank") and (row.get(target) or "").strip() for row in table):
             raise PipelineError(
                 f"{str(out)!r} has labels that were filled in; name another file, and give this one"
                 f" back with --labels csv:{out}"

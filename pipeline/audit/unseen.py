@@ -30,7 +30,6 @@ class UnseenLabels:
         Of these rows.
     outputs : ndarray of float64, shape (m, n_outputs)
         A column for each class of the targets.
-    n_folds : int
     n_doubted : int
         Rows that no head was fitted on in the second round.
     """
@@ -52,8 +51,6 @@ def predict_labels(bench: Bench, candidate: Candidate, *, n_folds: int | None) -
 
     Parameters
     ----------
-    bench : Bench
-    candidate : Candidate
     n_folds : int, optional
         Five by default, or as many as the rows allow.
 

@@ -232,8 +232,8 @@ def _read_audit(sections: ExperimentSection, data: TaskOptions) -> AuditOptions 
         return None
     out = Path(sections.out) / AUDIT_FOLDER if given.out is None else Path(given.out)
     with naming("audit"):
-        keys, layer = given.model_dump(), given.layer or ""
-        options = read_section(AuditOptions, keys, data=data, layer=layer, out=out)
+        keys, named = given.model_dump(), {"layer": given.layer or "", "settings": given.set or {}}
+        options = read_section(AuditOptions, keys, data=data, out=out, **named)
         options.choose_candidate()
     return options
 

@@ -130,6 +130,7 @@ class _AuditKeys(_Section):
     """What looks wrong in the data; the other keys are options of ``audit``."""
 
     layer: str | None = None
+    set: dict[str, Any] | None = None
     out: str | None = None
 
 

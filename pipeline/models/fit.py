@@ -50,10 +50,10 @@ from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.backbones.applications import FITTED_NETWORK
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.errors import StageError
-from permafrost.stages.evaluation.calibrating import plan_calibration
 from permafrost.stages.evaluation.crossfit import Trial
+from permafrost.stages.evaluation.folds import plan_calibration
 from permafrost.stages.evaluation.metrics import PRIMARY
-from permafrost.stages.heads import HEADS, CalibratedHead, Head, fit_head
+from permafrost.stages.heads import HEADS, Head, fit_head
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def fit(options: FitOptions) -> FitResult:
             "data": options.asked,
             **tell_views(bench.views, average_views=bench.averages),
         }
-        if isinstance(head, CalibratedHead):
+        if head.calibration is not None:
             metrics["calibration"] = head.calibration.method
         if options.head == "head2toe":
             metrics["kept"] = list_kept(head, layers, bench.matrix.widths)

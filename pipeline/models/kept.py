@@ -24,7 +24,7 @@ def list_kept(
     head: Head, layers: Sequence[StoredLayer], widths: Sequence[int]
 ) -> list[dict[str, object]]:
     """Tell how many features of each layer a head goes by."""
-    counts = count_kept(cast(EstimatorHead, getattr(head, "base", head)), widths)
+    counts = count_kept(cast(EstimatorHead, head), widths)
     return [
         {"layer": str(layer.spec), "kept": n_kept, "of": width}
         for layer, n_kept, width in zip(layers, counts, widths, strict=True)

@@ -140,8 +140,7 @@ def warn_of_near_duplicates(bench: Bench) -> tuple[dict[str, Any], str | None]:
         ],
     }
     # That a layer cannot tell stands in the figures; as a warning it would come with every fit.
-    warning = describe_near_duplicates(found, bench.files.paths) if found.is_telling else None
-    return figures, warning
+    return figures, describe_near_duplicates(found, bench.files.paths)
 
 
 def warn_of_new_classes(labelled: LabelledRows) -> str | None:

@@ -51,7 +51,7 @@ class Measured:
 def measure_head(candidate: Candidate, bench: Bench, head: Head, trial: Trial | None) -> Measured:
     """Measure a head on the test split, on the val split, and on folds, as far as there are any."""
     labelled = bench.labelled
-    epochs: Epochs = {None: getattr(head, "history", ())}
+    epochs: Epochs = {None: head.history}
     metrics: dict[str, Any] = {"n_train": len(labelled.train), "n_test": len(labelled.test)}
     classes, measured = head.classes, labelled.test
     outputs = np.empty((0, max(1, len(classes))))

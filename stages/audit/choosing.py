@@ -34,7 +34,6 @@ def measure_entropy(outputs: NDArray[np.float64], *, task: str) -> NDArray[np.fl
     Parameters
     ----------
     outputs : ndarray of float64, shape (n, n_classes)
-    task : str
     """
     sides = (outputs, 1 - outputs) if task == MULTILABEL else (outputs,)
     bits = sum(-side * np.log2(np.maximum(side, np.finfo(float).tiny)) for side in sides)

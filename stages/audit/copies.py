@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from permafrost.stages.audit.deviation import measure_deviation, score_beyond
+from permafrost.stages.audit.deviation import Finding, measure_deviation, score_beyond
 from permafrost.stages.audit.pictures import THUMBNAIL
 from permafrost.stages.evaluation.neighbours import Nearest
 
@@ -32,25 +31,6 @@ _PAIRS_AT_ONCE = 256
 
 # Given the rows of pairs, n on each side: how alike their pixels are, shape (n,).
 Compare = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """Two images that are one, or nearly.
-
-    Attributes
-    ----------
-    row, other : int
-        Positions among the rows compared, `row` before `other`.
-    score : float
-        From 0 to 1.
-    detail : str
-    """
-
-    row: int
-    other: int
-    score: float
-    detail: str
 
 
 def find_duplicates(digests: NDArray[np.uint8]) -> Iterator[tuple[int, int]]:
@@ -80,7 +60,9 @@ def score_outliers(nearest: Nearest) -> NDArray[np.float64]:
     return score_beyond(measure_deviation(mean), _FAR)
 
 
-def find_near_pairs(nearest: Nearest, digests: NDArray[np.uint8], compare: Compare) -> list[Pair]:
+def find_near_pairs(
+    nearest: Nearest, digests: NDArray[np.uint8], compare: Compare
+) -> list[Finding]:
     """Find images that are nearly the same: features by far closer than ordinary, pixels alike.
 
     Parameters
@@ -94,9 +76,9 @@ def find_near_pairs(nearest: Nearest, digests: NDArray[np.uint8], compare: Compa
 
     Returns
     -------
-    list of Pair
-        Each pair once, the surest first, of the `MOST_PAIRS` closest. Where no pixels can be
-        compared, only what is as close as half of `NEAR`.
+    list of Finding
+        Each pair once, of the later row, the surest first, of the `MOST_PAIRS` closest. Where no
+        pixels can be compared, only what is as close as half of `NEAR`.
     """
     distances = measure_distances(nearest.cosines)
     is_known = np.isfinite(distances)
@@ -118,7 +100,7 @@ def find_near_pairs(nearest: Nearest, digests: NDArray[np.uint8], compare: Compa
     return sorted(filter(None, found), key=lambda pair: -pair.score)
 
 
-def _judge_pair(rows: tuple[int, int], ratio: float, alike: float) -> Pair | None:
+def _judge_pair(rows: tuple[int, int], ratio: float, alike: float) -> Finding | None:
     told = f"{ratio:.2f} of the usual distance"
     if np.isnan(alike) and ratio < NEAR / 2:
         told, score = f"{told}, pixels not compared", 1 - ratio / 2
@@ -126,7 +108,7 @@ def _judge_pair(rows: tuple[int, int], ratio: float, alike: float) -> Pair | Non
         told, score = f"{told}, pixels correlate {alike:.3f}", alike * (1 - ratio / 2)
     else:
         return None
-    return Pair(row=rows[0], other=rows[1], score=score, detail=told)
+    return Finding(row=rows[1], other=rows[0], kind="near_duplicate", score=score, detail=told)
 
 
 def compare_thumbnails(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -19,7 +19,7 @@ SIGNIFICANT = 0.05
 # Of orders: beyond chance by so many standard deviations, and a correlation that is felt.
 _EVIDENT = 6.0
 _FELT = 0.2
-_Z95 = 1.96
+_NUMBERS, _ROWS = "the numbers in the file names", "the rows"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +28,6 @@ class GroupAccuracy:
 
     Attributes
     ----------
-    column, value : str
-    n_rows : int
     accuracy, rest : float
         Of these rows, and of all others.
     interval : tuple of float
@@ -47,7 +45,7 @@ class GroupAccuracy:
     rest: float
     interval: tuple[float, float]
     p_value: float
-    is_bad: bool = False
+    is_bad: bool
 
 
 def list_groups(column: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
@@ -76,61 +74,49 @@ def compare_groups(
     list of GroupAccuracy
         The least probable first.
     """
-    from scipy.stats import hypergeom
+    from scipy.stats import binomtest, hypergeom
 
-    found, n_right = [], int(is_right.sum())
+    n_all, n_right = len(is_right), int(is_right.sum())
+    counted = []
     for name, groups in columns.items():
         for value, rows in groups.items():
             n_rows, right = int(rows.sum()), int(is_right[rows].sum())
-            if n_rows == len(is_right):
-                continue
-            p_value = float(hypergeom.cdf(right, len(is_right), n_right, n_rows))
-            found.append(
-                GroupAccuracy(
-                    column=name,
-                    value=value,
-                    n_rows=n_rows,
-                    accuracy=right / n_rows,
-                    rest=(n_right - right) / (len(is_right) - n_rows),
-                    interval=bound_share(right, n_rows),
-                    p_value=p_value,
-                )
+            if n_rows < n_all:
+                p_value = float(hypergeom.cdf(right, n_all, n_right, n_rows))
+                counted.append((p_value, name, value, n_rows, right))
+    found, is_bad = [], True
+    for place, one in enumerate(sorted(counted, key=lambda one: one[0])):
+        p_value, name, value, n_rows, right = one
+        # Down from the least probable for as long as each is below its part of the chance.
+        is_bad = is_bad and p_value * (len(counted) - place) < SIGNIFICANT
+        bounds = binomtest(right, n_rows).proportion_ci(method="wilson")
+        found.append(
+            GroupAccuracy(
+                column=name,
+                value=value,
+                n_rows=n_rows,
+                accuracy=right / n_rows,
+                rest=(n_right - right) / (n_all - n_rows),
+                interval=(float(bounds.low), float(bounds.high)),
+                p_value=p_value,
+                is_bad=is_bad,
             )
-    return _mark_bad(sorted(found, key=lambda one: one.p_value))
-
-
-def _mark_bad(found: list[GroupAccuracy]) -> list[GroupAccuracy]:
-    """Go down from the least probable for as long as each is below its part of the chance."""
-    marked, is_bad = [], True
-    for place, one in enumerate(found):
-        is_bad = is_bad and one.p_value * (len(found) - place) < SIGNIFICANT
-        marked.append(replace(one, is_bad=is_bad))
-    return marked
-
-
-def bound_share(count: int, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share (Journal of the American Statistical Ass., 1927)."""
-    share, z = count / n, _Z95
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    reach = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, middle - reach), min(1.0, middle + reach)
+        )
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrderLeak:
-    """What the order of rows tells.
+    """What the order of rows, or of the numbers in their file names, tells.
 
     Attributes
     ----------
-    order : str
-        ``"the numbers in the file names"`` or ``"the rows"``.
     tells : str
         ``"label"`` or ``"error"``.
     correlation : float
         Of a row with the next one in that order.
     deviations : float
         How far that lies above what chance gives.
-    is_evident : bool
     """
 
     order: str
@@ -138,6 +124,33 @@ class OrderLeak:
     correlation: float
     deviations: float
     is_evident: bool
+
+
+def measure_orders(
+    paths: Sequence[str], codes: NDArray[np.int64], outputs: NDArray[np.float64]
+) -> Iterator[OrderLeak]:
+    """Correlate labels, and errors as far as the label does not tell them, with orders of rows.
+
+    Parameters
+    ----------
+    paths : sequence of str, length n
+    codes : ndarray of int64, shape (n,)
+        Of the labels: columns of `outputs`.
+    outputs : ndarray of float64, shape (n, n_classes)
+    """
+    errors = 1 - outputs[np.arange(len(codes)), codes]
+    means = np.bincount(codes, errors) / np.maximum(np.bincount(codes), 1)
+    errors = errors - means[codes]
+    # Rows in order of their labels are folders, one after the other.
+    found = [(_ROWS, "error", correlate_values(errors))]
+    if (numbers := order_by_number(paths)) is not None:
+        found += [
+            (_NUMBERS, "label", correlate_labels(codes[numbers])),
+            (_NUMBERS, "error", correlate_values(errors[numbers])),
+        ]
+    for order, tells, correlation in found:
+        if correlation is not None:
+            yield judge_order(correlation, n=len(codes), order=order, tells=tells)
 
 
 def correlate_labels(codes: NDArray[np.int64]) -> float | None:

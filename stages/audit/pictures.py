@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from permafrost.stages.audit.deviation import measure_deviation, score_beyond
+from permafrost.stages.audit.deviation import Finding, measure_deviation, score_beyond
 from permafrost.stages.decoding.decode import decode_grey
 
 # Bumped when the figures of an image change.
@@ -27,8 +27,15 @@ _DARK, _BRIGHT = 64.0, 200.0
 _TINY, _ODD_FACTOR = 1 / 3, 2.0
 
 
-def measure_picture(data: bytes) -> NDArray[np.uint8]:
-    """Measure an image file.
+def measure_picture(
+    data: bytes, *, box: tuple[int, int, int, int] | None = None, orient: str = "ignore"
+) -> NDArray[np.uint8]:
+    """Measure an image file, or a box in it.
+
+    Parameters
+    ----------
+    box, orient : optional
+        See `DecodeSpec`.
 
     Returns
     -------
@@ -41,9 +48,9 @@ def measure_picture(data: bytes) -> NDArray[np.uint8]:
     Raises
     ------
     ImageError
-        The file cannot be read.
+        The file cannot be read, or the box does not lie inside.
     """
-    (width, height), grey = decode_grey(data, longest=LONGEST_SIDE)
+    (width, height), grey = decode_grey(data, longest=LONGEST_SIDE, box=box, orient=orient)
     levels = grey.astype(np.float32)
     low, high = np.percentile(levels, [5, 95])
     figures = [width, height, levels.mean(), low, high, _measure_detail(levels)]
@@ -90,46 +97,29 @@ class PictureFigures:
         return self.records[rows, 4 * len(NAMES) :].reshape(-1, THUMBNAIL, THUMBNAIL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OddPicture:
-    """An image that stands out: by its row, of which kind, how certainly, and why."""
-
-    row: int
-    kind: str
-    score: float
-    detail: str
-
-
-def judge_pictures(figures: PictureFigures) -> list[OddPicture]:
+def judge_pictures(figures: PictureFigures) -> list[Finding]:
     """Find blurred, dark, bright, tiny and oddly shaped images, each against its own dataset."""
-    width, height = figures.find("width"), figures.find("height")
-    low, high, mean = (figures.find(name) for name in ("low", "high", "mean"))
+    if not figures.known.any():
+        return []
+    width, height, mean, low, high, detail = map(figures.find, NAMES)
     side, shape = np.sqrt(width * height), np.log(width / height)
-    detail = -figures.find("detail")
-    middle = float(np.nanmedian(side)) if figures.known.any() else 0.0
-    usual = float(np.nanmedian(shape)) if figures.known.any() else 0.0
-    is_odd = np.abs(shape - usual) > np.log(_ODD_FACTOR)
-    dark = np.where(high < _DARK, -high, np.nan)
-    scores = {
-        "blurred": score_beyond(measure_deviation(detail), _BLURRED),
-        "dark": _keep(score_beyond(measure_deviation(-high), _LIGHT), ~np.isnan(dark)),
-        "bright": _keep(score_beyond(measure_deviation(low), _LIGHT), low > _BRIGHT),
-        "tiny": np.where(side < _TINY * middle, 1 - side / (2 * _TINY * max(middle, 1)), 0.0),
-        "odd_shape": _keep(score_beyond(np.abs(measure_deviation(shape)), _ODD), is_odd),
-    }
-    texts = {
-        "blurred": lambda row: f"log detail {-detail[row]:.2f}",
-        "dark": lambda row: f"mean level {mean[row]:.0f} of 255",
-        "bright": lambda row: f"mean level {mean[row]:.0f} of 255",
-        "tiny": lambda row: f"{width[row]:.0f} x {height[row]:.0f} pixels",
-        "odd_shape": lambda row: f"{width[row]:.0f} x {height[row]:.0f} pixels",
+    share = side / np.nanmedian(side)
+    is_odd = np.abs(shape - np.nanmedian(shape)) > np.log(_ODD_FACTOR)
+    told = "log detail {detail:.2f}", "mean level {mean:.0f} of 255", "{w:.0f} x {h:.0f} pixels"
+    judged = {
+        "blurred": (score_beyond(measure_deviation(-detail), _BLURRED), told[0]),
+        "dark": (score_beyond(measure_deviation(-high), _LIGHT) * (high < _DARK), told[1]),
+        "bright": (score_beyond(measure_deviation(low), _LIGHT) * (low > _BRIGHT), told[1]),
+        "tiny": (np.where(share < _TINY, 1 - share / (2 * _TINY), 0.0), told[2]),
+        "odd_shape": (score_beyond(np.abs(measure_deviation(shape)), _ODD) * is_odd, told[2]),
     }
     return [
-        OddPicture(row=int(row), kind=kind, score=float(found[row]), detail=texts[kind](row))
-        for kind, found in scores.items()
-        for row in np.flatnonzero(found > 0)
+        Finding(
+            row=row,
+            kind=kind,
+            score=float(scores[row]),
+            detail=text.format(detail=detail[row], mean=mean[row], w=width[row], h=height[row]),
+        )
+        for kind, (scores, text) in judged.items()
+        for row in np.flatnonzero(scores > 0).tolist()
     ]
-
-
-def _keep(scores: NDArray[np.float64], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    return np.where(mask, scores, 0.0)

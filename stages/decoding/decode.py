@@ -210,7 +210,13 @@ def count_levels(
     return picture.size, np.array(counts, np.int64).reshape(3, 256)
 
 
-def decode_grey(data: bytes, *, longest: int) -> tuple[Size, NDArray[np.uint8]]:
+def decode_grey(
+    data: bytes,
+    *,
+    longest: int,
+    box: tuple[int, int, int, int] | None = None,
+    orient: str = "ignore",
+) -> tuple[Size, NDArray[np.uint8]]:
     """Decode an image to grey, and reduce it so that its longer side is at most `longest` pixels.
 
     Parameters
@@ -218,20 +224,26 @@ def decode_grey(data: bytes, *, longest: int) -> tuple[Size, NDArray[np.uint8]]:
     data : bytes
         As `decode_image` takes it; what is raised is the same.
     longest : int
+    box, orient : optional
+        See `DecodeSpec`; without a box no image is turned.
 
     Returns
     -------
     size : tuple of int
-        Width and height in the file, in pixels.
+        Width and height in the file, or of the box, in pixels.
     levels : ndarray of uint8, shape (height, width)
-        As it is stored, never turned; never enlarged.
+        Never enlarged.
     """
 
     def choose_scale(size: Size, _: Transpose | None) -> int:
         return next((scale for scale in _SCALES if max(size) // scale >= longest), 1)
 
     with _refusing():
-        picture = read_picture(data, max_pixels=MAX_PIXELS, choose_scale=choose_scale)
+        if box is None:
+            picture = read_picture(data, max_pixels=MAX_PIXELS, choose_scale=choose_scale)
+        else:
+            spec = DecodeSpec(height=1, width=1, orient=orient)
+            picture = _cut(_turn(_read_near(data, spec), spec), box)
         image = picture.image.convert("L")
         image.thumbnail((longest, longest), Image.Resampling.BILINEAR)
         return picture.size, np.asarray(image)

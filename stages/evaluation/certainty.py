@@ -45,17 +45,15 @@ def list_claims(
     return outputs.max(axis=1), outputs.argmax(axis=1) == truth
 
 
-def fill_bins(
-    claimed: NDArray[np.float64], right: NDArray[np.bool_], *, n_bins: int = N_BINS
-) -> list[Bin]:
+def fill_bins(claimed: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
     """Sort claims by their confidence into bins of as many each, from low to high.
 
     Claims of one confidence are in one bin; empty bins are left out.
     """
-    edges = np.quantile(claimed, np.arange(1, n_bins) / n_bins)
+    edges = np.quantile(claimed, np.arange(1, N_BINS) / N_BINS)
     number = np.searchsorted(edges, claimed, side="left")
     n, claims, kept = (
-        np.bincount(number, weights, minlength=n_bins) for weights in (None, claimed, right)
+        np.bincount(number, weights, minlength=N_BINS) for weights in (None, claimed, right)
     )
     return [
         Bin(n=int(n[one]), claimed=float(claims[one] / n[one]), kept=float(kept[one] / n[one]))
@@ -63,9 +61,7 @@ def fill_bins(
     ]
 
 
-def measure_ece(
-    outputs: NDArray[np.float64], truth: NDArray[Any], *, n_bins: int = N_BINS
-) -> float:
+def measure_ece(outputs: NDArray[np.float64], truth: NDArray[Any]) -> float:
     """Return the expected calibration error.
 
     The mean over claims of how far, in its bin, the mean confidence is from the share that is
@@ -80,7 +76,7 @@ def measure_ece(
         As in `list_claims`.
     """
     claimed, right = list_claims(outputs, truth)
-    bins = fill_bins(claimed, right, n_bins=n_bins)
+    bins = fill_bins(claimed, right)
     return sum(one.n * abs(one.claimed - one.kept) for one in bins) / len(claimed)
 
 

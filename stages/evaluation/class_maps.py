@@ -89,8 +89,13 @@ class PartMap:
 
 
 def find_linear_form(head: Head) -> LinearForm:
-    """Return a head's weights; `InputError` where it is not linear."""
-    form: LinearForm | None = getattr(head, "linear_form", lambda: None)()
+    """Return a head's weights; `InputError` where it is not linear, or calibrated."""
+    if head.calibration is not None:
+        raise InputError(
+            f"the head {head.kind!r} is calibrated: what it says is no sum over positions; fit it"
+            " without --calibrate"
+        )
+    form = head.linear_form()
     if form is None:
         raise InputError(
             f"the head {head.kind!r} is not linear: what it says is no sum over positions; fit"
@@ -118,7 +123,6 @@ def map_classes(head: Head, parts: Sequence[PartMap]) -> list[NDArray[np.float64
 
     Parameters
     ----------
-    head : Head
     parts : sequence of PartMap
         Of the layers whose features stand side by side, in the head's order.
 

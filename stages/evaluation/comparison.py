@@ -32,8 +32,6 @@ class Resamples:
     folds : sequence of Fold
     groups : ndarray, shape (n_rows,)
         Of the rows that the folds speak of: rows with equal keys are drawn together.
-    seed : int
-    n_draws : int, optional
     """
 
     def __init__(
@@ -84,7 +82,6 @@ def collect_evidence(
     ----------
     targets, outputs, classes
         Of the fold's test rows, as in `metrics.score`.
-    resamples : Resamples
     fold : int
         Which of its folds.
 

@@ -22,7 +22,7 @@ from permafrost.stages.evaluation.fold_task import (
 )
 from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.evaluation.processes import Workers, run_tasks
-from permafrost.stages.heads import HEADS, Checkpoint, is_reduced
+from permafrost.stages.heads import HEADS, Checkpoint, FitRows, is_reduced
 from permafrost.stages.matrices.budget import Budget
 from permafrost.stages.matrices.joined import stack_rows
 from permafrost.stages.matrices.matrix import ArrayMatrix, Matrix, Rows, Store, read_rows
@@ -95,7 +95,6 @@ def cross_fit(
     Parameters
     ----------
     candidates : sequence of Candidate
-    trial : Trial
     wanted : sequence of (candidate, fold), optional
         What is to be fitted; everything by default.
 
@@ -148,51 +147,61 @@ def _fit_held(
     budget = _make_budget(trial, [candidates[number].kind for number, _ in dense])
     if not dense and (budget.is_wide or not budget.fits_dense(n_sets=2)):
         # One after the other in this process: others could not read its open file.
-        tasks = _list_tasks(trial, single, memory_bytes=trial.memory_bytes)
+        tasks = (_make_task(trial, *one, memory_bytes=trial.memory_bytes) for one in single)
         yield from run_tasks(tasks, n_jobs=1, workers=None)
         return
-    held = dataclasses.replace(
-        trial,
-        matrix=ArrayMatrix(
-            read_rows(trial.matrix, trial.rows, dtype=trial.matrix.dtype),
-            trial.matrix.origin,
-            trial.matrix.widths,
+    values = read_rows(trial.matrix, trial.rows, dtype=trial.matrix.dtype)
+    held = _hold(trial, ArrayMatrix(values, trial.matrix.origin, trial.matrix.widths))
+    n_jobs = min(trial.n_jobs, budget.count_jobs(is_reduced=False))
+    each = (trial.memory_bytes - budget.rows_bytes) // n_jobs
+    # The longest first, so that no process is left with one of them at the end.
+    longest = (_make_task(held, *one, memory_bytes=each) for one in single)
+    others = (
+        _make_task(held, fold, chosen, memory_bytes=trial.memory_bytes)
+        for _, fold, chosen in _group(candidates, dense)
+    )
+    yield from run_tasks(chain(longest, others), n_jobs=n_jobs, workers=trial.workers)
+
+
+def _make_task(
+    trial: Trial,
+    fold: int,
+    chosen: Mapping[int, Candidate],
+    *,
+    memory_bytes: int,
+    values: NDArray[Any] | None = None,
+) -> FoldTask:
+    """Put together what is to be fitted on a fold: the candidates by number."""
+    train, test = trial.find_fold(fold)
+    first = next(iter(chosen))
+    find = None if HEADS[chosen[first].kind].is_estimator else trial.find_checkpoint
+    return FoldTask(
+        rows=FitRows(
+            matrix=trial.matrix,
+            targets=trial.targets,
+            train=trial.rows[train],
+            groups=trial.groups,
+            seed=trial.seed,
+            memory_bytes=memory_bytes,
+            checkpoint=find((first, fold)) if find else None,
         ),
+        test=trial.rows[test],
+        values=values,
+        number=fold,
+        candidates=chosen,
+        n_averaged=trial.n_averaged,
+    )
+
+
+def _hold(trial: Trial, matrix: Matrix) -> Trial:
+    """Return the same trial of a matrix that has its rows alone, in their order."""
+    return dataclasses.replace(
+        trial,
+        matrix=matrix,
         targets=trial.targets.select(trial.rows),
         groups=trial.groups[trial.rows],
         rows=np.arange(len(trial.rows)),
-        n_jobs=min(trial.n_jobs, budget.count_jobs(is_reduced=False)),
-        memory_bytes=trial.memory_bytes - budget.rows_bytes,
     )
-    together = [(fold, chosen) for _, fold, chosen in _group(candidates, dense)]
-    # The longest first, so that no process is left with one of them at the end.
-    longest = _list_tasks(held, single, memory_bytes=held.memory_bytes // held.n_jobs)
-    others = _list_tasks(held, together, memory_bytes=trial.memory_bytes)
-    yield from run_tasks(chain(longest, others), n_jobs=held.n_jobs, workers=held.workers)
-
-
-def _list_tasks(
-    trial: Trial, groups: Iterable[tuple[int, Mapping[int, Candidate]]], *, memory_bytes: int
-) -> Iterator[FoldTask]:
-    """List fits on unscaled rows: for each task a fold, and the candidates by number."""
-    for fold, chosen in groups:
-        train, test = trial.find_fold(fold)
-        first = next(iter(chosen))
-        is_trained = not HEADS[chosen[first].kind].is_estimator
-        yield FoldTask(
-            matrix=trial.matrix,
-            targets=trial.targets,
-            groups=trial.groups,
-            fold=Fold(trial.rows[train], trial.rows[test]),
-            number=fold,
-            candidates=chosen,
-            seed=trial.seed,
-            memory_bytes=memory_bytes,
-            n_averaged=trial.n_averaged,
-            checkpoint=trial.find_checkpoint((first, fold))
-            if trial.find_checkpoint and is_trained
-            else None,
-        )
 
 
 def _fit_reduced(
@@ -217,7 +226,7 @@ def _list_reduced(
     failed: list[FoldOutputs],
 ) -> Iterator[FoldTask]:
     """Reduce the rows for each fold, and list what is to be fitted; add to `failed` what cannot."""
-    targets, groups_of_rows = trial.targets.select(trial.rows), trial.groups[trial.rows]
+    held = _hold(trial, trial.matrix)
     for scale, same in groupby(_group(candidates, wanted), key=lambda one: one[0]):
         left = list(same)
         scaled_rows = scale_rows(
@@ -232,18 +241,9 @@ def _list_reduced(
         try:
             for scaled in scaled_rows:
                 _, fold, chosen = left.pop(0)
-                yield FoldTask(
-                    matrix=ArrayMatrix(scaled.values),
-                    values=scaled.values,
-                    targets=targets,
-                    groups=groups_of_rows,
-                    fold=trial.find_fold(fold),
-                    number=fold,
-                    candidates=chosen,
-                    seed=trial.seed,
-                    memory_bytes=trial.memory_bytes,
-                    n_averaged=trial.n_averaged,
-                )
+                values = scaled.values
+                own = dataclasses.replace(held, matrix=ArrayMatrix(values))
+                yield _make_task(own, fold, chosen, memory_bytes=trial.memory_bytes, values=values)
         except Exception as error:  # noqa: BLE001
             reason = explain_failure(error)
             failed += [

@@ -7,26 +7,24 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError
-from permafrost.stages.evaluation.calibrating import plan_calibration
-from permafrost.stages.evaluation.folds import Fold
+from permafrost.stages.evaluation.folds import plan_calibration
 from permafrost.stages.heads import (
     HEADS,
-    Checkpoint,
     Epoch,
     FitRows,
-    calibrate_estimator,
-    calibrate_trained,
+    FittedEstimator,
+    Head,
     fit_estimator,
+    fit_trained,
 )
 from permafrost.stages.heads.head import average_views, predict_rows
-from permafrost.stages.matrices.matrix import Matrix
+from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.reduction import scale_rows
 
 # The number of a candidate, and that of a fold.
@@ -91,45 +89,27 @@ class FoldTask:
 
     Attributes
     ----------
+    rows : FitRows
+        Of which those outside the fold are learnt from. The memory is for all of the task; the
+        checkpoint is that of the one head of another kind than an estimator.
+    test : ndarray of int64
+        Rows to predict; view by view, where what is said of several is averaged.
     values : ndarray, shape (n_rows, n_columns), optional
-        The rows of `matrix`, where they are scaled already.
-    targets : Targets
-        Of all rows of `matrix`.
-    groups : ndarray, shape (n_rows,)
-        As in `stages.heads.fit_head`.
-    fold : Fold
-        Rows of `matrix`.
+        The rows of the matrix, where they are scaled already.
     number : int
         Of the fold.
     candidates : mapping of int to Candidate
         By number. Estimators with the same setting ``scale``, or one head of another kind.
-    memory_bytes : int
-        For all of the task.
     n_averaged : int
-        Over so many views predictions are averaged: the fold's test rows come view by view.
-    checkpoint : Checkpoint, optional
-        Of the one head of another kind.
+        Over so many views predictions are averaged.
     """
 
-    matrix: Matrix
+    rows: FitRows
+    test: Rows
     values: NDArray[Any] | None = None
-    targets: Targets
-    groups: NDArray[Any]
-    fold: Fold
     number: int
     candidates: Mapping[int, Candidate]
-    seed: int
-    memory_bytes: int
     n_averaged: int = 1
-    checkpoint: Checkpoint | None = None
-
-
-class FoldAnswer(NamedTuple):
-    """Outputs of a fold's test rows, the classes that they are of, and how the head was trained."""
-
-    outputs: NDArray[np.float64]
-    classes: NDArray[np.str_]
-    epochs: tuple[Epoch, ...] = ()
 
 
 def run_task(task: FoldTask) -> list[FoldOutputs]:
@@ -150,11 +130,11 @@ def run_task(task: FoldTask) -> list[FoldOutputs]:
 
 def _scale(task: FoldTask, scale: str) -> NDArray[Any]:
     scaled_rows = scale_rows(
-        task.matrix,
-        np.arange(task.matrix.shape[0]),
+        task.rows.matrix,
+        np.arange(task.rows.matrix.shape[0]),
         scale=scale,
-        trains=[task.fold.train],
-        memory_bytes=task.memory_bytes,
+        trains=[task.rows.train],
+        memory_bytes=task.rows.memory_bytes,
         may_reduce=False,
         fit_bytes=max(HEADS[one.kind].fit_bytes for one in task.candidates.values()),
     )
@@ -166,18 +146,18 @@ def _try(task: FoldTask, number: int, values: NDArray[Any] | None) -> FoldOutput
     started_s = time.monotonic()
     candidate = task.candidates[number]
     try:
-        answer = _fit(task, candidate, values)
-        if not np.isfinite(answer.outputs).all():
+        fitted, outputs = _fit(task, candidate, values)
+        if not np.isfinite(outputs).all():
             raise InputError(f"{candidate.kind} gives NaN or infinity; scale the features")
     except Exception as error:  # noqa: BLE001
         return FoldOutputs(candidate=number, fold=task.number, error=explain_failure(error))
     return FoldOutputs(
         candidate=number,
         fold=task.number,
-        outputs=average_views(answer.outputs, task.n_averaged),
-        classes=answer.classes,
+        outputs=average_views(outputs, task.n_averaged),
+        classes=fitted.classes,
         seconds=time.monotonic() - started_s,
-        epochs=answer.epochs,
+        epochs=fitted.history if isinstance(fitted, Head) else (),
     )
 
 
@@ -199,33 +179,17 @@ def explain_failure(error: Exception) -> str:
     return f"{type(error).__name__}: {text} ({Path(place.filename).name}, line {place.lineno})"
 
 
-def _fit(task: FoldTask, candidate: Candidate, values: NDArray[Any] | None) -> FoldAnswer:
-    kind, settings = candidate.kind, candidate.settings
-    train, test = task.fold
-    plan = plan_calibration(
-        candidate.calibration, task.targets.select(train), task.groups[train], seed=task.seed
+def _fit(
+    task: FoldTask, candidate: Candidate, values: NDArray[Any] | None
+) -> tuple[Head | FittedEstimator, NDArray[np.float64]]:
+    """Return what was fitted, and what it says of the test rows."""
+    kind, settings, rows = candidate.kind, candidate.settings, task.rows
+    truth = rows.targets.select(rows.train)
+    plan = plan_calibration(candidate.calibration, truth, rows.groups[rows.train], seed=rows.seed)
+    if values is None:
+        head = fit_trained(kind, settings, rows, calibration=plan)
+        return head, predict_rows(head, rows.matrix, task.test)
+    fitted = fit_estimator(
+        kind, settings, values[rows.train], truth, seed=rows.seed, calibration=plan
     )
-    if values is not None:
-        truth = task.targets.select(train)
-        fitted = fit_estimator(kind, settings, values[train], truth, seed=task.seed)
-        outputs = fitted.predict(values[test])
-        if plan is not None:
-            found = calibrate_estimator(
-                kind, settings, values[train], truth, seed=task.seed, plan=plan
-            )
-            outputs = found.apply(outputs)
-        return FoldAnswer(outputs, fitted.classes)
-    rows = FitRows(
-        matrix=task.matrix,
-        targets=task.targets,
-        train=train,
-        groups=task.groups,
-        seed=task.seed,
-        memory_bytes=task.memory_bytes,
-        checkpoint=task.checkpoint,
-    )
-    head = HEADS[kind].fit(settings, rows)
-    outputs = predict_rows(head, task.matrix, test)
-    if plan is not None:
-        outputs = calibrate_trained(kind, settings, rows, plan=plan).apply(outputs)
-    return FoldAnswer(outputs, head.classes, getattr(head, "history", ()))
+    return fitted, fitted.predict(values[task.test])

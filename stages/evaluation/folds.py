@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION, Targets
 from permafrost.stages.errors import InputError
+from permafrost.stages.heads import CalibrationPlan
 from permafrost.stages.matrices.matrix import Rows
 
 N_QUANTILES = 10
+N_CALIBRATION_FOLDS = 5
 # How far folds may be from their fair part of a stratum, on the mean, before groups are weighed.
 TOLERATED_IMBALANCE = 0.1
 
@@ -54,7 +56,6 @@ def make_folds(targets: Targets, groups: NDArray[Any], *, n_folds: int, seed: in
         Equal keys are one group: numbers, digests, text. The folds depend on the keys' order.
     n_folds : int
         From 2 on.
-    seed : int
 
     Returns
     -------
@@ -141,6 +142,37 @@ def check_folds(targets: Targets, folds: Sequence[Fold]) -> None:
             f"the fold that tests {lone!r} leaves only {str(values[0])!r} to learn from: add images"
             f" of {lone!r} that do not belong together"
         )
+
+
+def plan_calibration(
+    method: str, targets: Targets, groups: NDArray[Any], *, seed: int
+) -> CalibrationPlan | None:
+    """Plan how a head is calibrated: on five folds, or fewer where no class has five groups.
+
+    Parameters
+    ----------
+    method : str
+        One of `stages.heads.CALIBRATIONS`; None is returned for ``none``.
+    targets, groups
+        Of the training rows, as in `make_folds`.
+
+    Raises
+    ------
+    InputError
+        There are too few images for two folds with two classes each.
+    """
+    if method == "none":
+        return None
+    n_folds = min(N_CALIBRATION_FOLDS, count_possible_folds(targets, groups))
+    try:
+        folds = make_folds(targets, groups, n_folds=n_folds, seed=seed)
+        check_folds(targets, folds)
+    except InputError as error:
+        raise InputError(
+            f"{len(targets)} training rows are too few, or too much alike, to calibrate on; add"
+            " images, or drop --calibrate"
+        ) from error
+    return CalibrationPlan(method=method, folds=folds)
 
 
 def describe_untrained(targets: Targets, folds: Sequence[Fold]) -> str | None:

@@ -40,8 +40,6 @@ def bootstrap_interval(  # noqa: PLR0913
         As in `metrics.score`.
     groups : ndarray, shape (n,), optional
         Rows with equal keys are drawn together.
-    seed : int
-    n_draws : int, optional
 
     Returns
     -------
@@ -57,7 +55,8 @@ def bootstrap_interval(  # noqa: PLR0913
     units = np.arange(len(targets)) if groups is None else np.unique(groups, return_inverse=True)[1]
     rng = np.random.default_rng(seed)
     if targets.task == CLASSIFICATION:
-        drawn = _draw_accuracies(judged, units, rng, n_draws)
+        right = judged.outputs.argmax(axis=1) == judged.truth
+        drawn = draw_shares(np.bincount(units, right), np.bincount(units), rng, n_draws)
     else:
         n_units = units.max() + 1
         weights = iterate_weights(n_units, rng, np.full(n_draws, n_units))
@@ -74,13 +73,6 @@ def bound_draws(drawn: NDArray[np.float64]) -> Interval | None:
     return float(low), float(high)
 
 
-def _draw_accuracies(
-    judged: Judged, units: NDArray[np.int64], rng: np.random.Generator, n_draws: int
-) -> NDArray[np.float64]:
-    right = judged.outputs.argmax(axis=1) == judged.truth
-    return draw_shares(np.bincount(units, right), np.bincount(units), rng, n_draws)
-
-
 def draw_shares(
     counts: NDArray[Any], sizes: NDArray[Any], rng: np.random.Generator, n_draws: int
 ) -> NDArray[np.float64]:
@@ -90,8 +82,6 @@ def draw_shares(
     ----------
     counts, sizes : ndarray, shape (n_units,)
         Of what is counted, and of all rows, in each unit.
-    rng : numpy.random.Generator
-    n_draws : int
 
     Returns
     -------
@@ -113,8 +103,6 @@ def iterate_weights(
 
     Parameters
     ----------
-    n_units : int
-    rng : numpy.random.Generator
     n_drawn : ndarray of int64, shape (n_draws,)
         How many units each draw takes.
     """

@@ -29,11 +29,7 @@ Scores = dict[str, float | None]
 NUMERICS = 2
 
 # What heads are chosen by: more is better.
-PRIMARY = {
-    CLASSIFICATION: "accuracy",
-    MULTILABEL: "mean_average_precision",
-    REGRESSION: "r2",
-}
+PRIMARY = {CLASSIFICATION: "accuracy", MULTILABEL: "mean_average_precision", REGRESSION: "r2"}
 
 # From this output on a tag is predicted.
 TAG_THRESHOLD = 0.5
@@ -143,13 +139,14 @@ def _score_tags(judged: Judged) -> Scores:
     table = _describe_tags(judged)
     predicted = judged.outputs >= TAG_THRESHOLD
     n_right, n_claimed = (judged.truth & predicted).sum(), judged.truth.sum() + predicted.sum()
+    right = np.where(judged.truth, judged.outputs, 1 - judged.outputs)
     columns = zip(judged.outputs.T, judged.truth.T, strict=True)
     return {
         "mean_average_precision": _average(table["average_precision"]),
         "macro_f1": _average(table["f1"]),
         "micro_f1": float(2 * n_right / n_claimed) if n_claimed else None,
         "roc_auc": _average(roc_auc(*column) for column in columns),
-        "log_loss": float(_measure_tag_losses(judged).mean()),
+        "log_loss": float(_log_loss(right).mean(axis=1).mean()),
     }
 
 
@@ -168,13 +165,6 @@ _SCORERS: dict[str, Callable[[Judged], Scores]] = {
     MULTILABEL: _score_tags,
     REGRESSION: _score_values,
 }
-
-
-def _measure_tag_losses(judged: Judged) -> NDArray[np.float64]:
-    """Return each row's log loss, in nats, the mean over tags."""
-    right = np.where(judged.truth, judged.outputs, 1 - judged.outputs)
-    losses: NDArray[np.float64] = _log_loss(right).mean(axis=1)
-    return losses
 
 
 def _log_loss(right: NDArray[np.float64]) -> NDArray[np.float64]:

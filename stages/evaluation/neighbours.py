@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +50,6 @@ def find_nearest(  # noqa: PLR0913
     rows : ndarray of int64, shape (n,)
     others : ndarray of int64, shape (m,), optional
         Rows to compare with; `rows` themselves by default, each with all but itself.
-    n_best : int
     memory_bytes : int
         What blocks of rows and of cosines may take. All is read once if the rows fit a quarter of
         it, or all cosines a half; otherwise the others are read again for each block of rows.
@@ -195,10 +193,11 @@ def _compare_by_columns(
     n_others = n_rows if others is None else len(others)
     products = np.zeros((n_rows, n_others), np.float32)
     squares: NDArray[np.float64] = np.zeros(n_rows + (0 if others is None else n_others))
-    for columns in _iterate_columns(matrix, rows, others, memory_bytes // 8):
+    wanted = rows if others is None else np.concatenate([rows, others])
+    for stored in matrix.iterate_columns(wanted, n_bytes=min(BLOCK_BYTES, memory_bytes // 8)):
+        columns: NDArray[np.float32] = stored.astype(np.float32, copy=False)
         if is_centred:
-            mean = columns[theirs].mean(axis=0, dtype=np.float64).astype(np.float32)
-            columns = columns - mean  # noqa: PLW2901
+            columns = columns - columns[theirs].mean(axis=0, dtype=np.float64).astype(np.float32)
         products += columns[mine] @ columns[theirs].T
         squares += np.einsum("ij,ij->i", columns, columns)
     lengths = np.sqrt(np.where(squares > 0, squares, 1)).astype(np.float32)
@@ -207,14 +206,6 @@ def _compare_by_columns(
     if others is None:
         np.fill_diagonal(products, -np.inf)
     return products
-
-
-def _iterate_columns(
-    matrix: Matrix, rows: Rows, others: Rows | None, n_bytes: int
-) -> Iterator[NDArray[np.float32]]:
-    wanted = rows if others is None else np.concatenate([rows, others])
-    for stored in matrix.iterate_columns(wanted, n_bytes=min(BLOCK_BYTES, n_bytes)):
-        yield stored.astype(np.float32, copy=False)
 
 
 def compute_cosines(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:

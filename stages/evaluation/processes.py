@@ -45,8 +45,6 @@ def run_tasks(
 
     Parameters
     ----------
-    tasks : iterator of FoldTask
-    n_jobs : int
     workers : Workers or None
         Needed for more than one.
 

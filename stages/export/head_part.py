@@ -12,19 +12,21 @@ from permafrost.stages.backbones.layers import pool_outputs
 from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
-from permafrost.stages.heads import HEADS, CalibratedHead, Calibration, LinearForm
-from permafrost.stages.heads.calibration.calibration import (
+from permafrost.stages.heads import HEADS, Head, LinearForm
+from permafrost.stages.heads.calibration import (
     ISOTONIC,
     LEAST_OF_FLOAT32,
     TEMPERATURE,
+    Calibration,
 )
 from permafrost.stages.heads.head import check_widths
+from permafrost.stages.heads.networks.head import NetworkHead
 
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
 
 
 def join_features(
-    parts: Sequence[ExportPart], activations: Sequence[Mapping[str, Any]], head: Any
+    parts: Sequence[ExportPart], activations: Sequence[Mapping[str, Any]], head: Head
 ) -> Any:
     """Pool each part's activations, scale it if the head does so, and join them side by side.
 
@@ -38,7 +40,7 @@ def join_features(
     numbered = enumerate(zip(activations, parts, strict=True), start=1)
     features = [_pool(activation, part, number=n) for n, (activation, part) in numbered]
     check_widths(head, [one.shape[1] for one in features])
-    if getattr(head, "widths", ()):
+    if head.widths:
         features = [
             layers.UnitNormalization(dtype="float32", name=f"l2_{number}")(one)
             for number, one in enumerate(features, start=1)
@@ -60,13 +62,12 @@ def _pool(activations: Mapping[str, Any], part: ExportPart, *, number: int) -> A
     return layers.Identity(dtype=part.dtype, name=f"features_{number}_{part.dtype}")(pooled)
 
 
-def apply_head(head: Any, features: Any) -> Any:
+def apply_head(head: Head, features: Any) -> Any:
     """Put the head, calibrated if it is, behind the features."""
-    if isinstance(head, CalibratedHead):
-        return _apply_calibrated(head, features)
-    network = getattr(head, "network", None)
-    if network is not None:
-        return network(features, training=False)
+    if head.calibration is not None:
+        return _apply_calibrated(head, head.calibration, features)
+    if isinstance(head, NetworkHead):
+        return head.network(features, training=False)
     form = head.linear_form()
     if form is None:
         others = [name for name, kind in HEADS.items() if not kind.keeps_rows]
@@ -78,7 +79,7 @@ def apply_head(head: Any, features: Any) -> Any:
     return _apply_linear(form, features, name=name)
 
 
-def _apply_calibrated(head: CalibratedHead, features: Any) -> Any:
+def _apply_calibrated(head: Head, found: Calibration, features: Any) -> Any:
     """Put a head and its calibration behind the features; into the weights, where that is the same.
 
     Raises
@@ -86,16 +87,15 @@ def _apply_calibrated(head: CalibratedHead, features: Any) -> Any:
     InputError
         The calibration is no formula.
     """
-    found = head.calibration
     if found.method == ISOTONIC:
         raise InputError(
             "a head with an isotonic calibration cannot be exported; fit it with --calibrate"
             " temperature or sigmoid"
         )
-    form = getattr(head.base, "linear_form", lambda: None)()
+    form = head.linear_form()
     if form is not None and len(found.curves) == 1:
         return _apply_linear(_calibrate_form(form, found), features, name="probabilities")
-    return _calibrate_outputs(apply_head(head.base, features), found)
+    return _calibrate_outputs(apply_head(replace(head, calibration=None), features), found)
 
 
 def _calibrate_form(form: LinearForm, found: Calibration) -> LinearForm:

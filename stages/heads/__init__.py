@@ -1,27 +1,17 @@
 """Heads: what is fitted on features."""
 
-from permafrost.stages.heads.calibration.calibration import (
-    CALIBRATIONS,
-    Calibration,
-    CalibrationPlan,
-)
-from permafrost.stages.heads.calibration.head import CalibratedHead
-from permafrost.stages.heads.estimators import EstimatorHead, FittedEstimator, LinearForm
-from permafrost.stages.heads.fit_rows import Checkpoint, FitRows, State
-from permafrost.stages.heads.head import Head
-from permafrost.stages.heads.networks.state import Epoch
-from permafrost.stages.heads.provenance import describe_code, is_reduced
+from permafrost.stages.heads.calibration import CALIBRATIONS, CalibrationPlan
+from permafrost.stages.heads.estimators import EstimatorHead, FittedEstimator
+from permafrost.stages.heads.fit_rows import Checkpoint, Epoch, FitRows, State
+from permafrost.stages.heads.fitting import check_training, fit_estimator, fit_head, fit_trained
+from permafrost.stages.heads.head import Head, LinearForm
 from permafrost.stages.heads.registry import (
     HEADS,
-    HeadKind,
-    calibrate_estimator,
-    calibrate_trained,
     check_calibration,
     check_retired,
     check_task,
-    check_training,
-    fit_estimator,
-    fit_head,
+    describe_code,
+    is_reduced,
     load_head,
     parse_settings,
 )
@@ -29,8 +19,6 @@ from permafrost.stages.heads.registry import (
 __all__ = [
     "CALIBRATIONS",
     "HEADS",
-    "CalibratedHead",
-    "Calibration",
     "CalibrationPlan",
     "Checkpoint",
     "Epoch",
@@ -38,11 +26,8 @@ __all__ = [
     "FitRows",
     "FittedEstimator",
     "Head",
-    "HeadKind",
     "LinearForm",
     "State",
-    "calibrate_estimator",
-    "calibrate_trained",
     "check_calibration",
     "check_retired",
     "check_task",
@@ -50,6 +35,7 @@ __all__ = [
     "describe_code",
     "fit_estimator",
     "fit_head",
+    "fit_trained",
     "is_reduced",
     "load_head",
     "parse_settings",

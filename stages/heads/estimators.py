@@ -7,7 +7,7 @@ the full width with its scaler in front. Linear ones predict from their weights 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.frameworks.weights_file import check_archive
-from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
+from permafrost.stages.heads.head import Head, HeadFacts, HeadRecord, LinearForm, refuse_damage
 from permafrost.stages.heads.knn import METRIC, ask_neighbors
 from permafrost.stages.heads.linear import list_parts
 from permafrost.stages.matrices.reduction import ScaledRows
@@ -42,50 +42,15 @@ Predictor = Callable[[NDArray[Any]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LinearForm:
-    """A head as ``link(scaled @ weights + bias)``, for export.
-
-    Attributes
-    ----------
-    scale : {"standard", "l2", "none", "layer"}
-        ``(features - mean) / std``, ``features / norm(features)`` (zeros stay zeros), nothing, or
-        the second of these for the features of each layer, see `EstimatorHead.widths`.
-    mean, std : ndarray of float64, shape (n_features,), or None
-        Of scale ``standard`` only.
-    weights : ndarray of float64, shape (n_features, n_outputs)
-        Two classes have two outputs.
-    bias : ndarray of float64, shape (n_outputs,)
-    link : {"softmax", "sigmoid", "identity"}
-    """
-
-    scale: str
-    mean: NDArray[np.float64] | None
-    std: NDArray[np.float64] | None
-    weights: NDArray[np.float64]
-    bias: NDArray[np.float64]
-    link: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FittedEstimator:
+class FittedEstimator(HeadFacts):
     """What was fitted on scaled rows, which may have been reduced to fewer columns.
 
     Attributes
     ----------
-    kind : str
-        Its name in `stages.heads.HEADS`.
-    settings : dataclass
-    task : str
-    classes : ndarray of str, shape (n_classes,)
-        As in `stages.heads.Head`.
     estimator : object
         scikit-learn's.
     """
 
-    kind: str
-    settings: Any
-    task: str
-    classes: NDArray[np.str_]
     estimator: Any
 
     def predict(self, values: NDArray[Any]) -> NDArray[np.float64]:
@@ -95,7 +60,7 @@ class FittedEstimator:
         ----------
         values : ndarray of float32 or float64, shape (n_rows, n_columns)
         """
-        return make_predictor(self.estimator, self.task)(values)
+        return self.finish(make_predictor(self.estimator, self.task)(values))
 
     def to_head(self, scaled: ScaledRows) -> EstimatorHead:
         """Return the head for raw features of the full width.
@@ -109,17 +74,14 @@ class FittedEstimator:
 
         estimator = widen(self.estimator, scaled.restore) if scaled.is_reduced else self.estimator
         return EstimatorHead(
-            kind=self.kind,
-            settings=self.settings,
-            task=self.task,
-            classes=self.classes,
+            **self.facts,
             pipeline=Pipeline([("scaler", scaled.scaler), ("estimator", estimator)]),
             widths=scaled.widths,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EstimatorHead:
+class EstimatorHead(Head):
     """A head for raw features: a scikit-learn Pipeline of scaler and estimator.
 
     What the outputs of a classification or multilabel task are worth depends on the kind.
@@ -127,30 +89,19 @@ class EstimatorHead:
     or sigmoid of decision values, which rank rightly but are not calibrated. ``knn``: shares of
     the neighbours. ``nearest_mean``: those of Gaussians, see `fit_nearest_mean`.
     ``zero_shot``: those of the model that the texts are compared by.
-
-    Attributes
-    ----------
-    widths : tuple of int
-        Of layers whose part of each row gets the length 1 before the pipeline; none for scales
-        other than ``layer``.
     """
 
-    kind: str
-    settings: Any
-    task: str
-    classes: NDArray[np.str_]
     pipeline: Any
-    widths: tuple[int, ...] = ()
 
     @property
     def n_features(self) -> int:
         """The length of one row of features."""
         return int(self.pipeline[-1].n_features_in_)
 
-    def predict(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what `stages.heads.Head.predict` says."""
+    def make_predictor(self) -> Predictor:
+        """Return the function from a batch of rows to outputs."""
         predict = make_predictor(self.pipeline[-1], self.task)
-        return predict_by_batch(self, features, predict=lambda batch: predict(self._scale(batch)))
+        return lambda batch: predict(self._scale(batch))
 
     def _scale(self, batch: NDArray[Any]) -> NDArray[Any]:
         scaler = self.pipeline[0]
@@ -160,12 +111,12 @@ class EstimatorHead:
         return scaled
 
     def linear_form(self) -> LinearForm | None:
-        """Return scaling, weights and link of the head; None for knn, which has none."""
+        """Return scaling, weights and link, before calibration; None for knn."""
         if not _is_linear(self.pipeline[-1]):
             return None
         scaler = self.pipeline[0]
         is_standard = self.settings.scale == "standard"
-        weights, bias = _read_weights(self.pipeline[-1], self.task)
+        weights, bias = read_weights(self.pipeline[-1], self.task)
         return LinearForm(
             scale=self.settings.scale,
             mean=scaler.mean_ if is_standard else None,
@@ -175,20 +126,19 @@ class EstimatorHead:
             link=LINKS[self.task],
         )
 
-    def save(self, folder: Path) -> None:
-        """Write `head.json` and the pipeline into `folder`."""
+    def write_fitted(self, folder: Path) -> Sequence[str]:
+        """Write the pipeline."""
         import skops.io
 
-        folder.mkdir(parents=True, exist_ok=True)
         skops.io.dump(self.pipeline, folder / FILE_NAME)
-        write_record(folder, self, packages=("scikit-learn", "skops"))
+        return "scikit-learn", "skops"
 
 
 def make_predictor(estimator: Any, task: str) -> Predictor:
     """Return the function from scaled rows to outputs of shape (n_rows, n_outputs)."""
     if not _is_linear(estimator):
         return partial(ask_neighbors, estimator)
-    weights, bias = _read_weights(estimator, task)
+    weights, bias = read_weights(estimator, task)
     # scikit-learn would take the softmax in float32, where 1 - p loses every p below 6e-8.
     return lambda values: apply_link(values @ weights + bias, LINKS[task])
 
@@ -209,7 +159,7 @@ def _is_linear(estimator: Any) -> bool:
     return all(hasattr(part, "coef_") for part in list_parts(estimator))
 
 
-def _read_weights(estimator: Any, task: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def read_weights(estimator: Any, task: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return weights, shape (n_features, n_outputs), and bias, shape (n_outputs,)."""
     parts = list_parts(estimator)
     weights = np.vstack([part.coef_ for part in parts]).astype(np.float64)
@@ -235,27 +185,20 @@ def widen(estimator: Any, restore: Callable[[NDArray[np.float64]], NDArray[np.fl
     return wide
 
 
-def load_estimator(folder: Path, settings: Any, record: HeadRecord) -> EstimatorHead:
+def load_estimator(folder: Path, record: HeadRecord) -> EstimatorHead:
     """Load what `EstimatorHead.save` wrote; anything else in the file is an InputError."""
     import skops.io
 
     with refuse_damage(folder):
         check_archive(folder / FILE_NAME)
         pipeline = skops.io.load(folder / FILE_NAME)
-        _check_types(pipeline, settings.scale, record.kind)
+        _check_types(pipeline, record.settings.scale, record.kind)
         if pipeline[-1].n_features_in_ != record.n_features:
             raise ValueError(f"{FILE_NAME} and head.json differ in the number of features")
-        wanted = record.n_features if settings.scale == "layer" else 0
+        wanted = record.n_features if record.settings.scale == "layer" else 0
         if sum(record.widths) != wanted or min(record.widths, default=1) < 1:
             raise ValueError("head.json says other widths of layers than its features have")
-        head = EstimatorHead(
-            kind=record.kind,
-            settings=settings,
-            task=record.task,
-            classes=record.classes,
-            pipeline=pipeline,
-            widths=record.widths,
-        )
+        head = EstimatorHead(**record.facts, pipeline=pipeline, widths=record.widths)
         n_outputs = head.predict(np.zeros((1, record.n_features), np.float32)).shape[1]
         named = getattr(pipeline[-1], "classes_", record.classes)
         is_same = record.task != CLASSIFICATION or np.array_equal(named, record.classes)

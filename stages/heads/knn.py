@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.errors import InputError
-from permafrost.stages.heads.settings import choice, layer_scale_setting, setting, whole
+from permafrost.stages.heads.settings import choice, count_setting, layer_scale_setting, setting
 
 METRIC = "cosine"
 # scikit-learn holds this much of the distances from rows asked about to training rows.
@@ -32,7 +32,7 @@ class KnnSettings:
         variance 1, or what comes from each layer to length 1.
     """
 
-    neighbors: int = setting(5, whole(1), "a whole number from 1 on")
+    neighbors: int = count_setting(5)
     weights: str = setting("uniform", choice("uniform", "distance"), "uniform or distance")
     scale: str = layer_scale_setting("l2")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import warnings
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +19,13 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.heads.settings import (
     ClassWeights,
     class_weight_setting,
+    count_setting,
     find_class_weights,
     layer_scale_setting,
-    number,
-    setting,
-    whole,
+    positive_setting,
 )
+from permafrost.stages.matrices.matrix import ArrayMatrix
+from permafrost.stages.matrices.reduction import ScaledRows, scale_rows
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ ONE_THREAD_BYTES = 64 * 2**20
 # one stops up to 0.25 away from the weights sought. Reduced rows have a column a row, or fewer.
 DUAL_ROWS_PER_COLUMN = 1.25
 
-parse_positive = number(lambda value: 0 < value < np.inf)
+# What the fits add to each value that they are fitted on, see `HeadKind.fit_bytes`.
+LOGREG_BYTES, SVM_BYTES, RIDGE_BYTES = 2, 24, 26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,11 +61,11 @@ class LogregSettings:
         Largest entry of the loss's gradient at which L-BFGS stops.
     """
 
-    C: float = setting(1.0, parse_positive, "a number above 0")
+    C: float = positive_setting(1.0)
     scale: str = layer_scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
-    max_iter: int = setting(1000, whole(1), "a whole number from 1 on")
-    tol: float = setting(1e-4, parse_positive, "a number above 0")
+    max_iter: int = count_setting(1000)
+    tol: float = positive_setting(1e-4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +88,7 @@ class RidgeSettings:
         As in `LogregSettings`; a regression has no classes to weigh.
     """
 
-    alpha: float = setting(1.0, parse_positive, "a number above 0")
+    alpha: float = positive_setting(1.0)
     scale: str = layer_scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
@@ -101,9 +102,7 @@ def fit_logreg(
     estimator = LogisticRegression(
         C=settings.C, max_iter=settings.max_iter, tol=settings.tol, random_state=seed
     )
-    fitted = _fit_iterated(estimator, values, targets, settings.class_weight)
-    _warn_unless_converged("logreg", fitted, settings.max_iter)
-    return fitted
+    return _fit_iterated("logreg", estimator, settings, values, targets)
 
 
 def fit_linear_svm(
@@ -119,9 +118,7 @@ def fit_linear_svm(
         tol=settings.tol,
         random_state=seed,
     )
-    fitted = _fit_iterated(estimator, values, targets, settings.class_weight)
-    _warn_unless_converged("linear_svm", fitted, settings.max_iter)
-    return fitted
+    return _fit_iterated("linear_svm", estimator, settings, values, targets)
 
 
 def fit_ridge(settings: RidgeSettings, values: NDArray[Any], targets: Targets, *, seed: int) -> Any:
@@ -136,34 +133,48 @@ def fit_ridge(settings: RidgeSettings, values: NDArray[Any], targets: Targets, *
     return _fit(Ridge(alpha=settings.alpha, copy_X=False), values, targets.values)
 
 
+def fit_standardised(  # noqa: PLR0913
+    values: NDArray[Any],
+    targets: Targets,
+    *,
+    c: float,
+    class_weight: ClassWeights,
+    seed: int,
+    memory_bytes: int,
+) -> tuple[Any, ScaledRows]:
+    """Standardise rows in memory, and fit `logreg` on them, or `ridge` of values with 1 / `c`."""
+    every = np.arange(len(values))
+    (scaled,) = scale_rows(
+        ArrayMatrix(values),
+        every,
+        scale="standard",
+        trains=[every],
+        memory_bytes=memory_bytes,
+        fit_bytes=RIDGE_BYTES,
+    )
+    if targets.task == REGRESSION:
+        ridge = RidgeSettings(alpha=1 / c, class_weight=class_weight)
+        return fit_ridge(ridge, scaled.values, targets, seed=seed), scaled
+    logreg = LogregSettings(C=c, class_weight=class_weight)
+    return fit_logreg(logreg, scaled.values, targets, seed=seed), scaled
+
+
 def _fit_iterated(
-    estimator: Any, values: NDArray[Any], targets: Targets, weighting: ClassWeights
+    kind: str, estimator: Any, settings: LogregSettings, values: NDArray[Any], targets: Targets
 ) -> Any:
+    """Fit, and say once and clearly when the iterations ran out."""
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return _fit_classes(estimator, values, targets, weighting)
-
-
-def _limit_threads(values: NDArray[Any]) -> AbstractContextManager[Any]:
-    from threadpoolctl import threadpool_limits
-
-    limit = 1 if values.nbytes < ONE_THREAD_BYTES else None
-    limits: AbstractContextManager[Any] = threadpool_limits(limit, user_api="blas")
-    return limits
-
-
-def _warn_unless_converged(kind: str, fitted: Any, max_iter: int) -> None:
-    """Say once and clearly when the iterations ran out."""
-    if max(np.max(part.n_iter_) for part in list_parts(fitted)) >= max_iter:
+        fitted = _fit_classes(estimator, values, targets, settings.class_weight)
+    if max(np.max(part.n_iter_) for part in list_parts(fitted)) >= settings.max_iter:
         logger.warning(
             "%s has not converged after max_iter=%d iterations; raise it with"
             " --set max_iter=%d, or scale the features",
-            kind,
-            max_iter,
-            max_iter * 4,
+            *(kind, settings.max_iter, settings.max_iter * 4),
         )
+    return fitted
 
 
 def list_parts(fitted: Any) -> list[Any]:
@@ -208,17 +219,11 @@ def _fit_tags(
         _fit_tag(clone(estimator).set_params(class_weight=weight), values, has_tag)
         for weight, has_tag in zip(weights, truth.T, strict=True)
     ]
-    return join_taggers(taggers, truth)
+    return _join_taggers(taggers, truth)
 
 
-def join_taggers(taggers: list[Any], truth: NDArray[Any]) -> Any:
-    """Return scikit-learn's OneVsRestClassifier of fitted classifiers, one a tag.
-
-    Parameters
-    ----------
-    taggers : list of estimator
-    truth : ndarray of 0 and 1, shape (n_rows, n_tags)
-    """
+def _join_taggers(taggers: list[Any], truth: NDArray[Any]) -> Any:
+    """Return scikit-learn's OneVsRestClassifier of fitted classifiers, one a tag."""
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.preprocessing import LabelBinarizer
 
@@ -229,20 +234,45 @@ def join_taggers(taggers: list[Any], truth: NDArray[Any]) -> Any:
     return joined
 
 
-def set_weights(
-    estimator: Any, coefficients: NDArray[Any], bias: Any, *, classes: Any = None
+def assemble(  # noqa: PLR0913
+    task: str,
+    coefficients: NDArray[np.float64],
+    bias: NDArray[np.float64],
+    *,
+    classes: NDArray[np.str_],
+    truth: NDArray[Any],
+    c: float = 1.0,
 ) -> Any:
-    """Return a linear estimator of scikit-learn as if these weights had been fitted.
+    """Return scikit-learn's estimator as if these weights had been fitted.
 
     Parameters
     ----------
-    estimator : estimator
-        Not fitted; it is changed.
-    coefficients : ndarray of float64, shape (n_outputs, n_features) or (n_features,)
-    bias : ndarray of float64, shape (n_outputs,), or float
-    classes : ndarray, optional
-        Of a classifier.
+    task : str
+        Of a regression it is a Ridge, else a LogisticRegression, or one for each tag.
+    coefficients : ndarray of float64, shape (n_outputs, n_features)
+    bias : ndarray of float64, shape (n_outputs,)
+    classes : ndarray of str
+        Of a classification.
+    truth : ndarray of 0 and 1, shape (n_rows, n_tags)
+        Of tags.
+    c : float
+        Inverse strength of the L2 penalty.
     """
+    from sklearn.linear_model import LogisticRegression, Ridge
+
+    if task == REGRESSION:
+        return _set_weights(Ridge(alpha=1 / c), coefficients[0], bias[0])
+    if task == MULTILABEL:
+        own = np.array([False, True])
+        parts = zip(coefficients[:, np.newaxis], bias[:, np.newaxis], strict=True)
+        taggers = [_set_weights(LogisticRegression(C=c), *part, classes=own) for part in parts]
+        return _join_taggers(taggers, truth)
+    return _set_weights(LogisticRegression(C=c), coefficients, bias, classes=classes)
+
+
+def _set_weights(
+    estimator: Any, coefficients: NDArray[Any], bias: Any, *, classes: Any = None
+) -> Any:
     estimator.coef_, estimator.intercept_ = coefficients, bias
     estimator.n_features_in_ = coefficients.shape[-1]
     if classes is not None:
@@ -265,9 +295,12 @@ def _fit(
     truth: NDArray[Any],
     weights: NDArray[np.float64] | None = None,
 ) -> Any:
+    from threadpoolctl import threadpool_limits
+
     if not getattr(estimator, "copy_X", True):
         # Ridge centres rows in place. In float32 its normal equations would lose the weights along
         # all but the strongest directions.
         values = values.astype(np.float64)
-    with _limit_threads(values):
+    limit = 1 if values.nbytes < ONE_THREAD_BYTES else None
+    with threadpool_limits(limit, user_api="blas"):
         return estimator.fit(values, truth, sample_weight=weights)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
-from permafrost.stages.heads.estimators import apply_link
-from permafrost.stages.heads.truth import Truth
+from permafrost.stages.heads.estimators import EstimatorHead, apply_link
+from permafrost.stages.heads.fit_rows import Truth
+from permafrost.stages.heads.linear import list_parts
 from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.scaling import scale_layers
 from permafrost.stages.matrices.stream import Features, RowStream, learn_columns
@@ -102,7 +103,6 @@ def pose_problem(
 
     Parameters
     ----------
-    stream : RowStream
     truth : Truth
         Of its rows.
     scale : str
@@ -137,6 +137,37 @@ def pose_problem(
         penalties=1 / (c * totals),
     )
     return problem, columns
+
+
+def make_head(
+    kind: str, settings: Any, problem: Problem, columns: Any, estimator: Any
+) -> EstimatorHead:
+    """Return the head of raw rows, of an estimator of rows as the problem has them.
+
+    Parameters
+    ----------
+    problem, columns
+        What `pose_problem` returned.
+    estimator : estimator
+        A linear one of scikit-learn's; its bias is changed.
+    """
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import Normalizer
+
+    if settings.scale != "standard":
+        # The scaler of the head does not centre, as the problem did.
+        for part in list_parts(estimator):
+            part.intercept_ = part.intercept_ - part.coef_ @ problem.mean
+    scalers = {"standard": columns, "l2": Normalizer().fit(columns.mean_[np.newaxis])}
+    scaler = scalers.get(settings.scale, "passthrough")
+    return EstimatorHead(
+        kind=kind,
+        settings=settings,
+        task=problem.truth.task,
+        classes=problem.truth.classes,
+        pipeline=Pipeline([("scaler", scaler), ("estimator", estimator)]),
+        widths=problem.normalised if settings.scale == "layer" else (),
+    )
 
 
 def normalise(features: Features, widths: tuple[int, ...]) -> Features:

@@ -1,37 +1,25 @@
-"""The heads by name: parse their settings, fit them, load them."""
+"""The heads by name: what they can do, their settings, how they are loaded, what made them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from permafrost.stages.datasets.targets import (
-    CLASSIFICATION,
-    MULTILABEL,
-    REGRESSION,
-    TASKS,
-    Targets,
-)
+from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, TASKS
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.heads.calibration.calibration import (
-    Calibration,
-    CalibrationPlan,
-    calibrate,
-    check_method,
-    find_floor,
-)
-from permafrost.stages.heads.calibration.head import CalibratedHead
-from permafrost.stages.heads.estimators import FittedEstimator, load_estimator
-from permafrost.stages.heads.fit_rows import Checkpoint, FitRows
-from permafrost.stages.heads.head import Head, predict_rows, read_record, refuse_damage
+from permafrost.stages.heads.calibration import check_method
+from permafrost.stages.heads.estimators import load_estimator
+from permafrost.stages.heads.head import Head, read_record
 from permafrost.stages.heads.head2toe.head import Head2ToeSettings, fit_head2toe
 from permafrost.stages.heads.knn import KnnSettings, fit_knn
 from permafrost.stages.heads.linear import (
+    LOGREG_BYTES,
+    RIDGE_BYTES,
+    SVM_BYTES,
     LinearSvmSettings,
     LogregSettings,
     RidgeSettings,
@@ -43,14 +31,13 @@ from permafrost.stages.heads.nearest_mean import NearestMeanSettings, fit_neares
 from permafrost.stages.heads.networks.cnn import CnnSettings, fit_cnn
 from permafrost.stages.heads.networks.finetune import FinetuneSettings, fit_finetune
 from permafrost.stages.heads.networks.head import load_network
-from permafrost.stages.heads.networks.mlp import fit_mlp, load_mlp
-from permafrost.stages.heads.networks.network import MlpSettings
+from permafrost.stages.heads.networks.mlp import MlpSettings, fit_mlp, load_mlp
 from permafrost.stages.heads.settings import parse_fields
 from permafrost.stages.heads.sgd import SgdSettings, fit_sgd
 from permafrost.stages.heads.zero_shot.head import fit_zero_shot
 from permafrost.stages.heads.zero_shot.prompts import ZeroShotSettings
-from permafrost.stages.matrices.matrix import Matrix, RowOrigin, Rows, Store
-from permafrost.stages.matrices.reduction import scale_rows
+from permafrost.stages.matrices.budget import Budget
+from permafrost.stages.matrices.matrix import RowOrigin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +55,7 @@ class HeadKind:
         estimator fitted on scaled rows. Of any other: ``fit(settings, rows)``, with `FitRows`,
         returns the head, which is the same whatever the memory.
     load : callable
-        ``load(folder, settings, record)`` returns the head.
+        ``load(folder, record)`` returns the head; the settings in the record are parsed.
     is_estimator : bool
         Whether `fit_estimator` can fit it, on rows that others share.
     is_network : bool
@@ -93,9 +80,9 @@ class HeadKind:
     """
 
     settings: type[Any]
-    tasks: tuple[str, ...]
     fit: Callable[..., Any]
-    load: Callable[..., Head]
+    tasks: tuple[str, ...] = TASKS
+    load: Callable[..., Head] = load_estimator
     is_estimator: bool = True
     is_network: bool = False
     needs_map: bool = False
@@ -123,37 +110,24 @@ HEADS: dict[str, HeadKind] = {
         settings=LogregSettings,
         tasks=(CLASSIFICATION, MULTILABEL),
         fit=fit_logreg,
-        load=load_estimator,
-        fit_bytes=2,
+        fit_bytes=LOGREG_BYTES,
     ),
     "linear_svm": HeadKind(
         settings=LinearSvmSettings,
         tasks=(CLASSIFICATION, MULTILABEL),
         fit=fit_linear_svm,
-        load=load_estimator,
-        fit_bytes=24,
+        fit_bytes=SVM_BYTES,
     ),
-    "ridge": HeadKind(
-        settings=RidgeSettings, tasks=TASKS, fit=fit_ridge, load=load_estimator, fit_bytes=26
-    ),
-    "knn": HeadKind(
-        settings=KnnSettings,
-        tasks=TASKS,
-        fit=fit_knn,
-        load=load_estimator,
-        fit_bytes=6,
-        keeps_rows=True,
-    ),
+    "ridge": HeadKind(settings=RidgeSettings, fit=fit_ridge, fit_bytes=RIDGE_BYTES),
+    "knn": HeadKind(settings=KnnSettings, fit=fit_knn, fit_bytes=6, keeps_rows=True),
     "nearest_mean": HeadKind(
         settings=NearestMeanSettings,
         tasks=(CLASSIFICATION,),
         fit=fit_nearest_mean,
-        load=load_estimator,
         fit_bytes=10,
     ),
     "mlp": HeadKind(
         settings=MlpSettings,
-        tasks=TASKS,
         fit=fit_mlp,
         load=load_mlp,
         is_estimator=False,
@@ -161,7 +135,6 @@ HEADS: dict[str, HeadKind] = {
     ),
     "cnn": HeadKind(
         settings=CnnSettings,
-        tasks=TASKS,
         fit=fit_cnn,
         load=load_network,
         is_estimator=False,
@@ -171,7 +144,6 @@ HEADS: dict[str, HeadKind] = {
     ),
     "finetune": HeadKind(
         settings=FinetuneSettings,
-        tasks=TASKS,
         fit=fit_finetune,
         load=load_network,
         is_estimator=False,
@@ -181,24 +153,15 @@ HEADS: dict[str, HeadKind] = {
     ),
     "sgd": HeadKind(
         settings=SgdSettings,
-        tasks=TASKS,
         fit=fit_sgd,
-        load=load_estimator,
         is_estimator=False,
         retired={"batch_size": "each of its steps looks at all rows"},
     ),
-    "head2toe": HeadKind(
-        settings=Head2ToeSettings,
-        tasks=TASKS,
-        fit=fit_head2toe,
-        load=load_estimator,
-        is_estimator=False,
-    ),
+    "head2toe": HeadKind(settings=Head2ToeSettings, fit=fit_head2toe, is_estimator=False),
     "zero_shot": HeadKind(
         settings=ZeroShotSettings,
         tasks=(CLASSIFICATION, MULTILABEL),
         fit=fit_zero_shot,
-        load=load_estimator,
         is_estimator=False,
         needs_texts=True,
     ),
@@ -257,183 +220,6 @@ def check_calibration(kind: str, method: str, *, task: str) -> None:
     check_method(method, task=task, kind=kind, is_network=_find_kind(kind).is_network)
 
 
-def fit_head(  # noqa: PLR0913
-    kind: str,
-    settings: Any,
-    matrix: Matrix,
-    targets: Targets,
-    *,
-    train: Rows,
-    seed: int,
-    groups: NDArray[Any] | None = None,
-    memory_bytes: int = 4_000_000_000,
-    store: Store | None = None,
-    checkpoint: Checkpoint | None = None,
-    calibration: CalibrationPlan | None = None,
-) -> Head:
-    """Fit a head; nothing but the training rows is learnt from.
-
-    Parameters
-    ----------
-    kind : str
-        A name in `HEADS`.
-    settings : dataclass
-        What `parse_settings` returned for this kind.
-    matrix : Matrix
-    targets : Targets
-        Of all rows of `matrix`.
-    train : ndarray of int64
-        The training rows of `matrix`.
-    seed : int
-        The same seed and rows give the same head.
-    groups : ndarray, shape (n_rows,), optional
-        Rows of equal keys belong together: none of them is held out while another is learnt from.
-        By default each row is a group of its own.
-    memory_bytes : int
-        What the fit may take.
-    store : Store, optional
-        Keeps reduced rows for the next fit.
-    checkpoint : Checkpoint, optional
-        Keeps the state of a head that is trained.
-    calibration : CalibrationPlan, optional
-        Of a classification.
-
-    Raises
-    ------
-    InputError
-        The head cannot do the task; too few training rows or classes; features that are NaN or
-        infinite; too little memory.
-    """
-    if len(targets) != matrix.shape[0]:
-        raise InputError(
-            f"{matrix.shape[0]} rows of features have {len(targets)} labels; give one each"
-        )
-    truth = targets.select(train)
-    check_training(kind, truth)
-    head_kind = HEADS[kind]
-    if not head_kind.is_estimator:
-        rows = FitRows(
-            matrix=matrix,
-            targets=targets,
-            train=train,
-            groups=np.arange(len(targets)) if groups is None else groups,
-            seed=seed,
-            memory_bytes=memory_bytes,
-            checkpoint=checkpoint,
-        )
-        head: Head = head_kind.fit(settings, rows)
-        if calibration is None:
-            return head
-        return CalibratedHead(
-            base=head, calibration=calibrate_trained(kind, settings, rows, plan=calibration)
-        )
-    scaled = next(
-        scale_rows(
-            matrix,
-            train,
-            scale=settings.scale,
-            trains=[np.arange(len(train))],
-            memory_bytes=memory_bytes,
-            store=store,
-            may_reduce=not head_kind.keeps_rows,
-            fit_bytes=head_kind.fit_bytes,
-        )
-    )
-    fitted = fit_estimator(kind, settings, scaled.values, truth, seed=seed).to_head(scaled)
-    if calibration is None:
-        return fitted
-    found = calibrate_estimator(kind, settings, scaled.values, truth, seed=seed, plan=calibration)
-    return CalibratedHead(base=fitted, calibration=found)
-
-
-def calibrate_trained(
-    kind: str, settings: Any, rows: FitRows, *, plan: CalibrationPlan
-) -> Calibration:
-    """Calibrate a head that is no estimator: it is fitted once more for each fold of `plan`."""
-
-    def predict(train: Rows, test: Rows) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-        own = replace(rows, train=rows.train[train], checkpoint=None)
-        head: Head = HEADS[kind].fit(settings, own)
-        return predict_rows(head, rows.matrix, rows.train[test]), head.classes
-
-    truth = rows.targets.select(rows.train)
-    return calibrate(plan, truth, floor=find_floor(kind, settings), predict=predict)
-
-
-def calibrate_estimator(  # noqa: PLR0913
-    kind: str,
-    settings: Any,
-    values: NDArray[Any],
-    targets: Targets,
-    *,
-    seed: int,
-    plan: CalibrationPlan,
-) -> Calibration:
-    """Calibrate an estimator; the arguments are those of `fit_estimator`, of all training rows.
-
-    The rows are scaled once for all folds, by what is common to all of them.
-    """
-
-    def predict(train: Rows, test: Rows) -> tuple[NDArray[np.float64], NDArray[np.str_]]:
-        fitted = fit_estimator(kind, settings, values[train], targets.select(train), seed=seed)
-        return fitted.predict(values[test]), fitted.classes
-
-    return calibrate(plan, targets, floor=find_floor(kind, settings), predict=predict)
-
-
-def fit_estimator(
-    kind: str, settings: Any, values: NDArray[Any], targets: Targets, *, seed: int
-) -> FittedEstimator:
-    """Fit a kind of which `HEADS` says that it is an estimator, on rows that are scaled already.
-
-    Parameters
-    ----------
-    kind : str
-    settings : dataclass
-        What `parse_settings` returned for this kind; its scale is taken as done.
-    values : ndarray of float32 or float64, shape (n_rows, n_columns)
-        Finite, and not changed. Rotated rows, of whatever number of columns, give the same fit.
-    targets : Targets
-        Of these rows.
-    seed : int
-        The same seed and rows give the same fit.
-
-    Raises
-    ------
-    InputError
-        The head cannot do the task, or there are too few rows or classes.
-    """
-    check_training(kind, targets)
-    is_classification = targets.task == CLASSIFICATION
-    return FittedEstimator(
-        kind=kind,
-        settings=settings,
-        task=targets.task,
-        classes=np.unique(targets.values) if is_classification else targets.classes,
-        estimator=HEADS[kind].fit(settings, values, targets, seed=seed),
-    )
-
-
-def check_training(kind: str, targets: Targets) -> None:
-    """Raise InputError unless there is something to learn from."""
-    check_task(kind, targets.task)
-    n_rows = len(targets)
-    if not n_rows:
-        raise InputError("there are no training rows; give the head at least two that differ")
-    if n_rows == 1 or (targets.values == targets.values[0]).all():
-        said = {CLASSIFICATION: "are labelled", MULTILABEL: "have the tags", REGRESSION: "are of"}
-        raise InputError(
-            f"all {n_rows} training rows {said[targets.task]} {_name_first(targets)!r}; a head"
-            " needs at least two that differ"
-        )
-
-
-def _name_first(targets: Targets) -> str:
-    if targets.task == MULTILABEL:
-        return ";".join(targets.classes[targets.values[0]])
-    return str(targets.values[0])
-
-
 def load_head(folder: Path) -> Head:
     """Load a head that was saved; nothing in the folder is run as code.
 
@@ -445,10 +231,39 @@ def load_head(folder: Path) -> Head:
     record = read_record(folder)
     kind = _find_kind(record.kind)
     given = {name: one for name, one in record.settings.items() if name not in kind.retired}
-    settings = parse_settings(record.kind, given)
-    head = kind.load(folder, settings, record)
-    if record.calibration is None:
-        return head
-    with refuse_damage(folder):
-        found = Calibration.from_dict(record.calibration, n_classes=len(record.classes))
-    return CalibratedHead(base=head, calibration=found)
+    return kind.load(folder, replace(record, settings=parse_settings(record.kind, given)))
+
+
+def describe_code(kind: str) -> list[object]:
+    """Return what code fits a kind of head: our own number, and the versions of packages."""
+    return [HEADS[kind].numerics, _find_versions(HEADS[kind].packages)]
+
+
+@cache
+def _find_versions(packages: tuple[str, ...]) -> list[str]:
+    return [f"{package} {version(package)}" for package in packages]
+
+
+def is_reduced(kind: str, shape: tuple[int, int], *, is_kept: bool, memory_bytes: int) -> bool:
+    """Tell whether a kind of head is fitted on reduced rows, which may depend on the memory.
+
+    Parameters
+    ----------
+    shape : (int, int)
+        Rows that are scaled together, and features.
+    is_kept : bool
+        Whether they are one training set, for a head of the full width; else they hold several.
+
+    Raises
+    ------
+    InputError
+        There is too little memory for either way.
+    """
+    head = HEADS[kind]
+    if not head.is_estimator:
+        return False
+    budget = Budget(
+        n_rows=shape[0], n_features=shape[1], memory_bytes=memory_bytes, fit_bytes=head.fit_bytes
+    )
+    may_reduce = not (is_kept and head.keeps_rows)
+    return budget.should_reduce(n_sets=1 if is_kept else 2, may_reduce=may_reduce)

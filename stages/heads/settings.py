@@ -9,7 +9,7 @@ from numbers import Real
 from typing import Any, TypeVar
 
 from permafrost.stages.errors import InputError, UnknownNameError
-from permafrost.stages.matrices.scaling import LAYER_SCALES, SCALES
+from permafrost.stages.matrices.scaling import LAYER_SCALES
 from permafrost.stages.numbers import parse_number
 
 T = TypeVar("T")
@@ -41,6 +41,9 @@ def number(accepts: Callable[[float], bool]) -> Callable[[object], float]:
         return parsed
 
     return parse
+
+
+_parse_positive = number(lambda value: 0 < value < math.inf)
 
 
 def whole(minimum: int) -> Callable[[object], int]:
@@ -75,15 +78,35 @@ def text(value: object) -> str:
     return parsed
 
 
+def unwrap(listed: str) -> str:
+    """Return what stands between brackets, or all where there are none."""
+    return listed.strip().removeprefix("[").removesuffix("]").strip()
+
+
 def layer_sizes(value: object) -> tuple[int, ...]:
     """Parse ``256,128``, ``[256, 128]``, ``256`` or a sequence of whole numbers from 1 on."""
     parse = whole(1)
     if isinstance(value, str):
-        inside = value.strip().removeprefix("[").removesuffix("]").strip()
-        return tuple(map(parse, inside.split(","))) if inside else ()
-    if isinstance(value, list | tuple):
-        return tuple(map(parse, value))
-    return (parse(value),)
+        value = unwrap(value).split(",") if unwrap(value) else ()
+    return tuple(map(parse, value)) if isinstance(value, list | tuple) else (parse(value),)
+
+
+def parse_pairs(
+    value: object, parse: Callable[[object], T], *, part: Callable[[str], Iterable[str]]
+) -> tuple[tuple[str, T], ...]:
+    """Parse ``cat:1,dog:3``, a mapping or pairs; no class comes twice, and all come sorted.
+
+    `part` parts the text of a pair into the class, the colon, and what `parse` makes the rest of.
+    """
+    if isinstance(value, str):
+        value = [tuple(part(one))[::2] for one in unwrap(value).split(",") if unwrap(value)]
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple):
+        raise TypeError(value)
+    parsed = {str(name).strip(): parse(other) for name, other in pairs}
+    if len(parsed) < len(pairs):
+        raise ValueError(value)
+    return tuple(sorted(parsed.items()))
 
 
 # The classes, or what stands for all of them, by weight.
@@ -95,22 +118,10 @@ def class_weights(value: object) -> ClassWeights:
     """Parse ``none``, ``balanced``, ``cat:1,dog:3`` or a mapping; pairs come sorted by class."""
     if value is None or (isinstance(value, str) and ":" not in value):
         return choice("none", "balanced")(value)
-    if isinstance(value, str):
-        inside = value.strip().removeprefix("[").removesuffix("]")
-        value = [part.rpartition(":")[::2] for part in inside.split(",")]
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    if not isinstance(pairs, list | tuple):
-        raise TypeError(value)
-    parse_weight = number(lambda weight: 0 < weight < math.inf)
-    weights = {str(name).strip(): parse_weight(weight) for name, weight in pairs}
-    if len(weights) < max(1, len(pairs)):
+    weights = parse_pairs(value, _parse_positive, part=lambda text: text.rpartition(":"))
+    if not weights:
         raise ValueError(value)
-    return tuple(sorted(weights.items()))
-
-
-def scale_setting(default: str = "standard") -> str:
-    """Declare ``scale``, which is one thing for all heads."""
-    return setting(default, choice(*SCALES), f"one of {', '.join(SCALES)}")
+    return weights
 
 
 def layer_scale_setting(default: str = "standard") -> str:
@@ -123,9 +134,9 @@ def dropout_setting(default: float) -> float:
     return setting(default, number(lambda d: 0 <= d < 1), "a number from 0 to below 1")
 
 
-def rate_setting(default: float) -> float:
-    """Declare ``learning_rate``."""
-    return setting(default, number(lambda r: 0 < r < math.inf), "a number above 0")
+def positive_setting(default: float) -> float:
+    """Declare a number above 0, as ``C`` or ``learning_rate``."""
+    return setting(default, _parse_positive, "a number above 0")
 
 
 def count_setting(default: int, *, minimum: int = 1) -> int:

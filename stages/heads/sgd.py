@@ -9,28 +9,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.heads.estimators import EstimatorHead
-from permafrost.stages.heads.fit_rows import FitRows
-from permafrost.stages.heads.linear import join_taggers, parse_positive, set_weights
-from permafrost.stages.heads.loss import Problem, pose_problem
+from permafrost.stages.heads.fit_rows import FitRows, encode_targets, standardise
+from permafrost.stages.heads.linear import assemble
+from permafrost.stages.heads.loss import Problem, make_head, pose_problem
 from permafrost.stages.heads.settings import (
     class_weight_setting,
+    count_setting,
     layer_scale_setting,
-    setting,
-    whole,
+    positive_setting,
 )
-from permafrost.stages.heads.truth import Truth, encode_targets, standardise
-from permafrost.stages.matrices.stream import (
-    count_least_bytes,
-    leave_for_rows,
-    open_stream,
-)
+from permafrost.stages.matrices.stream import count_least_bytes, leave_for_rows, open_stream
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +49,9 @@ class SgdSettings:
         As in `LogregSettings`.
     """
 
-    C: float = setting(1.0, parse_positive, "a number above 0")
-    epochs: int = setting(200, whole(1), "a whole number from 1 on")
-    tol: float = setting(1e-4, parse_positive, "a number above 0")
+    C: float = positive_setting(1.0)
+    epochs: int = count_setting(200)
+    tol: float = positive_setting(1e-4)
     scale: str = layer_scale_setting()
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
@@ -82,7 +75,16 @@ def fit_sgd(settings: SgdSettings, rows: FitRows) -> EstimatorHead:
     )
     stream = open_stream(matrix, learnt, n_bytes=n_bytes)
     problem, columns = pose_problem(stream, truth, scale=settings.scale, c=settings.C)
-    return _make_head(settings, problem, columns, weights=_minimise(problem, settings))
+    wide = _minimise(problem, settings).T * truth.spread
+    estimator = assemble(
+        truth.task,
+        wide[:, :-1],
+        wide[:, -1] + truth.centre,
+        classes=truth.classes,
+        truth=truth.values,
+        c=settings.C,
+    )
+    return make_head("sgd", settings, problem, columns, estimator)
 
 
 def _minimise(problem: Problem, settings: SgdSettings) -> NDArray[np.float64]:
@@ -111,60 +113,3 @@ def _minimise(problem: Problem, settings: SgdSettings) -> NDArray[np.float64]:
         )
     weights: NDArray[np.float64] = found.x.reshape(problem.shape)
     return weights
-
-
-def _make_head(
-    settings: SgdSettings, problem: Problem, columns: Any, *, weights: NDArray[np.float64]
-) -> EstimatorHead:
-    """Write the weights into scikit-learn's estimator of such weights, and the scaler before it."""
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import Normalizer
-
-    truth = problem.truth
-    wide = weights.T * truth.spread
-    coefficients, bias = wide[:, :-1], wide[:, -1] + truth.centre
-    if settings.scale != "standard":
-        bias -= coefficients @ problem.mean
-    fit = {CLASSIFICATION: _make_classifier, MULTILABEL: _make_tagger, REGRESSION: _make_regressor}
-    scalers = {
-        "standard": columns,
-        "l2": Normalizer().fit(columns.mean_[np.newaxis]),
-    }
-    estimator = fit[truth.task](settings, truth, coefficients, bias)
-    return EstimatorHead(
-        kind="sgd",
-        settings=settings,
-        task=truth.task,
-        classes=truth.classes,
-        pipeline=Pipeline(
-            [("scaler", scalers.get(settings.scale, "passthrough")), ("estimator", estimator)]
-        ),
-        widths=problem.normalised if settings.scale == "layer" else (),
-    )
-
-
-def _make_classifier(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return set_weights(LogisticRegression(C=settings.C), coefficients, bias, classes=truth.classes)
-
-
-def _make_tagger(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    taggers = [
-        set_weights(
-            LogisticRegression(C=settings.C),
-            coefficients[i : i + 1],
-            bias[i : i + 1],
-            classes=np.array([False, True]),
-        )
-        for i in range(truth.n_outputs)
-    ]
-    return join_taggers(taggers, truth.values)
-
-
-def _make_regressor(settings: SgdSettings, truth: Truth, coefficients: Any, bias: Any) -> Any:
-    from sklearn.linear_model import Ridge
-
-    return set_weights(Ridge(alpha=1 / settings.C), coefficients[0], bias[0])

@@ -91,7 +91,6 @@ class ReducedRows:
         Parameters
         ----------
         weights : ndarray of float64, shape (k, n_columns)
-        matrix : Matrix
         rows : ndarray of int64, shape (m,)
             Those that were reduced.
         n_bytes : int
@@ -153,7 +152,6 @@ def build_grams(
 
     Parameters
     ----------
-    matrix : Matrix
     rows : ndarray of int64, shape (m,)
     trains : sequence of (ndarray of int64 or None)
         For each, the positions in `rows` that the columns are standardised by; None leaves the

@@ -10,27 +10,41 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.matrices.matrix import (
-    Matrix,
-    RowOrigin,
-    Rows,
-    Store,
-)
+from permafrost.stages.matrices.matrix import Matrix, RowOrigin, Rows, Store
 
 
 @dataclass(frozen=True)
-class JoinedMatrix:
-    """Matrices of the same rows, side by side.
+class _Parts:
+    """What both ways of putting matrices together have in common.
 
     Parameters
     ----------
     parts : sequence of Matrix
         At least one.
+    """
+
+    parts: Sequence[Matrix]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """What holds the values of every part."""
+        return np.result_type(*(part.dtype for part in self.parts))
+
+    def _digest_keys(self, *words: str) -> str:
+        keys = [*words, *(part.key for part in self.parts)]
+        return hashlib.sha256(" ".join(keys).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class JoinedMatrix(_Parts):
+    """Matrices of the same rows, side by side.
+
+    Parameters
+    ----------
     stores : sequence of (Store or None), optional
         Where what is made of each part alone is kept.
     """
 
-    parts: Sequence[Matrix]
     stores: Sequence[Store | None] = ()
 
     @property
@@ -41,12 +55,7 @@ class JoinedMatrix:
     @property
     def shape(self) -> tuple[int, int]:
         """The number of rows, and of features in each."""
-        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What holds the values of every part."""
-        return np.result_type(*(part.dtype for part in self.parts))
+        return self.parts[0].shape[0], sum(self.widths)
 
     @property
     def origin(self) -> RowOrigin:
@@ -56,16 +65,14 @@ class JoinedMatrix:
     @property
     def key(self) -> str:
         """Digest of the parts' keys."""
-        return hashlib.sha256(" ".join(part.key for part in self.parts).encode()).hexdigest()
+        return self._digest_keys()
 
     def read(self, rows: Rows) -> NDArray[Any]:
         """Read rows in the given order."""
         out = np.empty((len(rows), self.shape[1]), self.dtype)
-        start = 0
-        for part in self.parts:
-            stop = start + part.shape[1]
-            out[:, start:stop] = part.read(rows)
-            start = stop
+        own = np.split(out, np.cumsum(self.widths)[:-1], axis=1)
+        for part, columns in zip(self.parts, own, strict=True):
+            columns[:] = part.read(rows)
         return out
 
     def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[NDArray[Any]]:
@@ -82,30 +89,17 @@ def split_layers(matrix: Matrix, store: Store | None) -> list[tuple[Matrix, Stor
     return list(zip(matrix.parts, stores, strict=True))
 
 
-@dataclass(frozen=True)
-class StackedMatrix:
+class StackedMatrix(_Parts):
     """Matrices of as many rows and features each, one below the other.
 
     Row i of part k is row ``i + k * n`` of all, each part having n.
-
-    Parameters
-    ----------
-    parts : sequence of Matrix
-        At least one.
     """
-
-    parts: Sequence[Matrix]
 
     @property
     def shape(self) -> tuple[int, int]:
         """The number of rows, and of features in each."""
         n_rows, n_features = self.parts[0].shape
         return n_rows * len(self.parts), n_features
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What holds the values of every part."""
-        return np.result_type(*(part.dtype for part in self.parts))
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -120,8 +114,7 @@ class StackedMatrix:
     @property
     def key(self) -> str:
         """Digest of the parts' keys."""
-        keys = " ".join(part.key for part in self.parts)
-        return hashlib.sha256(f"stacked {keys}".encode()).hexdigest()
+        return self._digest_keys("stacked")
 
     def read(self, rows: Rows) -> NDArray[Any]:
         """Read rows in the given order."""

@@ -39,17 +39,14 @@ class TextEmbeddings(Protocol):
     @property
     def vectors(self) -> NDArray[np.float32]:
         """In the space of the image embeddings, of any length: shape (n_texts, n_features)."""
-        ...
 
     @property
     def scale(self) -> float:
         """What the backbone multiplies the cosine of an image and a text by."""
-        ...
 
     @property
     def bias(self) -> float | None:
         """What it adds, for the log odds that the two belong together; none where it does not."""
-        ...
 
 
 class LayersAbove(Protocol):
@@ -61,11 +58,9 @@ class LayersAbove(Protocol):
     @property
     def has_texts(self) -> bool:
         """Whether texts can be compared with the rows."""
-        ...
 
     def digest_texts(self) -> str:
         """Return a digest of all that `embed_texts` depends on, besides the texts."""
-        ...
 
     def embed_texts(self, texts: Sequence[str]) -> TextEmbeddings:
         """Run texts through the text tower.
@@ -75,11 +70,9 @@ class LayersAbove(Protocol):
         StageError
             The backbone has none, or cannot be had any more.
         """
-        ...
 
     def digest(self, *, until: str) -> str:
         """Return a digest of all that `build` would be made of."""
-        ...
 
     def build(self, *, until: str) -> Any:
         """Return a Keras model with the backbone's weights, from the layer's output on.
@@ -94,7 +87,6 @@ class LayersAbove(Protocol):
         StageError
             The layer is none that everything passes, or the backbone cannot be had any more.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +118,6 @@ def require_texts(origin: RowOrigin, what: str) -> LayersAbove:
 
     Parameters
     ----------
-    origin : RowOrigin
     what : str
         What needs it, for the message.
 
@@ -150,27 +141,22 @@ class Matrix(Protocol):
     @property
     def shape(self) -> tuple[int, int]:
         """The number of rows, and of features in each."""
-        ...
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """What is stored: float32 or float16."""
-        ...
 
     @property
     def origin(self) -> RowOrigin:
         """What a row was before it was flattened."""
-        ...
 
     @property
     def key(self) -> str:
         """Digest of what determines the values, in hex: equal keys, equal matrices."""
-        ...
 
     @property
     def widths(self) -> tuple[int, ...]:
         """How many features each of the layers has that stand side by side."""
-        ...
 
     def read(self, rows: Rows) -> NDArray[Any]:
         """Read rows in the given order.
@@ -184,7 +170,6 @@ class Matrix(Protocol):
         ndarray of `dtype`, shape (m, n_features)
             The caller's own, to change at will.
         """
-        ...
 
     def iterate_columns(self, rows: Rows, *, n_bytes: int) -> Iterator[NDArray[Any]]:
         """Yield the columns from left to right, some of them at a time, for all of `rows`.
@@ -199,7 +184,6 @@ class Matrix(Protocol):
         ------
         ndarray of `dtype`, shape (m, k)
         """
-        ...
 
 
 class Store(Protocol):
@@ -207,11 +191,9 @@ class Store(Protocol):
 
     def load(self, name: str, /) -> NDArray[Any] | None:
         """Return what was saved as `name`, a hex digest, to change at will; None if nothing."""
-        ...
 
     def save(self, name: str, array: NDArray[Any], /) -> None:
         """Keep `array`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -221,7 +203,6 @@ class ArrayMatrix:
     Parameters
     ----------
     values : ndarray of float32 or float16, shape (n_rows, n_features)
-    known_origin : RowOrigin, optional
     layers : tuple of int, optional
         Its `widths`, where it holds several layers.
     """

@@ -18,13 +18,7 @@ from numpy.typing import NDArray
 
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.matrices.budget import Budget
-from permafrost.stages.matrices.gram import (
-    Gram,
-    ReducedRows,
-    build_grams,
-    factor_gram,
-    sum_grams,
-)
+from permafrost.stages.matrices.gram import Gram, ReducedRows, build_grams, factor_gram, sum_grams
 from permafrost.stages.matrices.joined import split_layers
 from permafrost.stages.matrices.matrix import Matrix, Rows, Store, read_rows
 from permafrost.stages.matrices.scaling import (
@@ -85,7 +79,6 @@ def scale_rows(  # noqa: PLR0913
 
     Parameters
     ----------
-    matrix : Matrix
     rows : ndarray of int64, shape (m,)
         All of them are transformed.
     scale : {"standard", "l2", "none", "layer"}

@@ -183,7 +183,6 @@ def learn_columns(
 
     Parameters
     ----------
-    stream : RowStream
     learnt : ndarray of int64
         Positions.
     prepare : callable, optional

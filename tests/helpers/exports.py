@@ -17,7 +17,7 @@ from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.loading import BackboneRequest, load_backbone
 from permafrost.stages.backbones.network import KerasNetwork
 from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.heads import LinearForm, fit_head, parse_settings
+from permafrost.stages.heads import Head, LinearForm, fit_head, parse_settings
 from permafrost.stages.matrices.matrix import ArrayMatrix
 
 SIDE = 96
@@ -71,13 +71,11 @@ def build_shared():
     return keras.Model(image, kl.Conv2D(2, 3, name="end")(shared(shared(image))), name="twice")
 
 
-@dataclass(frozen=True)
-class LinearHead:
+@dataclass(frozen=True, kw_only=True)
+class LinearHead(Head):
     """A linear form and, by itself, what it says of features."""
 
     form: LinearForm
-    kind: str = "logreg"
-    task: str = "classification"
 
     @property
     def n_features(self):
@@ -86,8 +84,18 @@ class LinearHead:
     def linear_form(self):
         return self.form
 
-    def predict(self, features):
-        return softmax(score(self.form, features), axis=1)
+    def make_predictor(self):
+        return lambda features: softmax(score(self.form, features), axis=1)
+
+    def write_fitted(self, folder):
+        raise NotImplementedError
+
+
+def make_head(form):
+    classes = np.array([f"class {n}" for n in range(len(form.bias))])
+    return LinearHead(
+        kind="logreg", settings=None, task="classification", classes=classes, form=form
+    )
 
 
 def score(form, features):
@@ -102,7 +110,7 @@ def make_linear(features):
     std = np.maximum(values.std(axis=0), values.std(axis=0).max() / 100)
     weights, bias = rng.normal(size=(features.shape[1], 3)), rng.normal(size=3)
     form = make_form(mean=values.mean(axis=0), std=std, weights=weights, bias=bias)
-    return LinearHead(replace(form, weights=weights / np.abs(score(form, features)).max()))
+    return make_head(replace(form, weights=weights / np.abs(score(form, features)).max()))
 
 
 def make_form(**arrays):
@@ -120,7 +128,7 @@ def fit_sklearn(features):
         weights=np.column_stack([np.zeros(features.shape[1]), classifier.coef_[0]]),
         bias=np.array([0, classifier.intercept_[0]]),
     )
-    head = LinearHead(form)
+    head = make_head(form)
     expected = pipeline.predict_proba(features.astype(np.float64))
     assert np.allclose(head.predict(features), expected, atol=1e-9)
     return head

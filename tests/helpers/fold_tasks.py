@@ -10,8 +10,7 @@ import psutil
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
 from permafrost.stages.evaluation.fold_task import Candidate, FoldTask
-from permafrost.stages.evaluation.folds import Fold
-from permafrost.stages.heads import parse_settings
+from permafrost.stages.heads import FitRows, parse_settings
 from permafrost.stages.matrices.matrix import ArrayMatrix
 
 N_CLASSES = 10
@@ -28,14 +27,17 @@ def make_task(
     names = rows.astype(np.str_)
     features = generator.normal(size=(len(rows), n_features)) + rows[:, None]
     return FoldTask(
-        matrix=ArrayMatrix(features.astype(np.float32)),
-        targets=Targets(task=CLASSIFICATION, values=names, classes=np.unique(names)),
-        groups=np.arange(len(rows)),
-        fold=Fold(np.arange(100), np.arange(100, len(rows))),
+        rows=FitRows(
+            matrix=ArrayMatrix(features.astype(np.float32)),
+            targets=Targets(task=CLASSIFICATION, values=names, classes=np.unique(names)),
+            train=np.arange(100),
+            groups=np.arange(len(rows)),
+            seed=0,
+            memory_bytes=10**9,
+        ),
+        test=np.arange(100, len(rows)),
         number=number,
         candidates={0: Candidate(kind=kind, settings=parse_settings("nearest_mean", {}))},
-        seed=0,
-        memory_bytes=10**9,
     )
 
 

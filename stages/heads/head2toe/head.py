@@ -18,36 +18,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.datasets.targets import REGRESSION, Targets
+from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.estimators import EstimatorHead, widen
-from permafrost.stages.heads.fit_rows import FitRows
+from permafrost.stages.heads.fit_rows import FitRows, encode_targets, standardise
 from permafrost.stages.heads.head2toe.relevance import measure_relevance, read_columns
-from permafrost.stages.heads.linear import (
-    LogregSettings,
-    RidgeSettings,
-    fit_logreg,
-    fit_ridge,
-    list_parts,
-    parse_positive,
-)
-from permafrost.stages.heads.loss import Problem, pose_problem
+from permafrost.stages.heads.linear import fit_standardised, list_parts
+from permafrost.stages.heads.loss import Problem, make_head, pose_problem
 from permafrost.stages.heads.settings import (
     class_weight_setting,
     layer_scale_setting,
     number,
+    positive_setting,
     setting,
 )
-from permafrost.stages.heads.truth import encode_targets, standardise
 from permafrost.stages.matrices.budget import format_bytes
-from permafrost.stages.matrices.matrix import ArrayMatrix, Rows
-from permafrost.stages.matrices.reduction import scale_rows
+from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import count_least_bytes, leave_for_rows, open_stream
 
 # Weights, slopes, and what a pass over the rows makes of them; moments of columns.
 BYTES_PER_WEIGHT, BYTES_PER_FEATURE = 80, 64
-# What `logreg` and `ridge` add to each value that they are fitted on.
-FIT_BYTES = 26
 
 # What was scored last, by all that the scores depend on: heads that differ in the share, in what
 # comes after, are fitted one after the other on the same folds.
@@ -77,7 +67,7 @@ class Head2ToeSettings:
 
     share: float = setting(0.01, number(lambda s: 0 < s <= 1), "a number above 0 and up to 1")
     relevance: float = setting(0.1, number(lambda r: 0 < r < 1), "a number between 0 and 1")
-    C: float = setting(1.0, parse_positive, "a number above 0")
+    C: float = positive_setting(1.0)
     scale: str = layer_scale_setting("layer")
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
@@ -110,7 +100,7 @@ def fit_head2toe(settings: Head2ToeSettings, rows: FitRows) -> EstimatorHead:
     scores = _score(settings, problem, chosen, n_bytes=n_bytes // 2)
     kept = np.sort(np.argsort(-scores, kind="stable")[:n_kept])
     estimator = _fit_kept(settings, problem, kept, chosen, seed=rows.seed, n_bytes=n_bytes)
-    return _make_head(settings, problem, columns, chosen, estimator)
+    return make_head("head2toe", settings, problem, columns, estimator)
 
 
 def _check_room(settings: Head2ToeSettings, shape: tuple[int, int], *, n_bytes: int) -> None:
@@ -150,23 +140,14 @@ def _fit_kept(  # noqa: PLR0913
     n_bytes: int,
 ) -> Any:
     """Return scikit-learn's estimator of all features, scaled as `problem` has them."""
-    values = read_columns(problem, kept)
-    every = np.arange(len(values))
-    (scaled,) = scale_rows(
-        ArrayMatrix(values),
-        every,
-        scale="standard",
-        trains=[every],
+    narrow, scaled = fit_standardised(
+        read_columns(problem, kept),
+        targets,
+        c=settings.C,
+        class_weight=settings.class_weight,
+        seed=seed,
         memory_bytes=n_bytes,
-        fit_bytes=FIT_BYTES,
     )
-    weighting = settings.class_weight
-    if targets.task == REGRESSION:
-        ridge = RidgeSettings(alpha=1 / settings.C, class_weight=weighting)
-        narrow = fit_ridge(ridge, scaled.values, targets, seed=seed)
-    else:
-        logreg = LogregSettings(C=settings.C, class_weight=weighting)
-        narrow = fit_logreg(logreg, scaled.values, targets, seed=seed)
 
     def restore(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         wide = np.zeros((len(weights), problem.stream.n_features))
@@ -179,29 +160,6 @@ def _fit_kept(  # noqa: PLR0913
     for part in list_parts(estimator):
         part.intercept_ = part.intercept_ - part.coef_ @ shift
     return estimator
-
-
-def _make_head(
-    settings: Head2ToeSettings, problem: Problem, columns: Any, targets: Targets, estimator: Any
-) -> EstimatorHead:
-    from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import Normalizer
-
-    if settings.scale != "standard":
-        # The scaler of the head does not centre, as the problem did.
-        for part in list_parts(estimator):
-            part.intercept_ = part.intercept_ - part.coef_ @ problem.mean
-    scalers = {"standard": columns, "l2": Normalizer().fit(columns.mean_[np.newaxis])}
-    return EstimatorHead(
-        kind="head2toe",
-        settings=settings,
-        task=targets.task,
-        classes=problem.truth.classes,
-        pipeline=Pipeline(
-            [("scaler", scalers.get(settings.scale, "passthrough")), ("estimator", estimator)]
-        ),
-        widths=problem.normalised if settings.scale == "layer" else (),
-    )
 
 
 def count_kept(head: EstimatorHead, widths: Sequence[int]) -> list[int]:

@@ -181,7 +181,6 @@ def minimise_grouped(problem: Problem, start: Weights, penalty: float) -> Weight
         Whose features all have one `deviation`; it only sets the pace.
     start : ndarray of float64, shape (n_features + 1, n_outputs)
         Weights of features that are not divided by it, and last the bias.
-    penalty : float
 
     Returns
     -------

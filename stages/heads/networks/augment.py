@@ -26,7 +26,6 @@ def build_augment(augment: str, origin: RowOrigin) -> Any:
     ----------
     augment : str
         What `augment_setting` parsed.
-    origin : RowOrigin
 
     Raises
     ------

@@ -5,26 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.fit_rows import FitRows
-from permafrost.stages.heads.networks.augment import augment_setting, build_augment
-from permafrost.stages.heads.networks.fitting import Size, fit_network
+from permafrost.stages.heads.networks.augment import augment_setting
+from permafrost.stages.heads.networks.fitting import Design, Size, fit_network
 from permafrost.stages.heads.networks.head import NetworkHead
-from permafrost.stages.heads.networks.network import OUTPUTS
-from permafrost.stages.heads.networks.optimizers import schedule_setting
-from permafrost.stages.heads.networks.training import Course, Lesson
+from permafrost.stages.heads.networks.network import OUTPUTS, schedule_setting
+from permafrost.stages.heads.networks.training import Lesson
 from permafrost.stages.heads.settings import (
     class_weight_setting,
     count_setting,
     dropout_setting,
     layer_sizes,
     optimizer_setting,
-    rate_setting,
+    positive_setting,
     setting,
 )
-from permafrost.stages.matrices.matrix import RowOrigin
 
 SIZES_WANTED = "whole numbers from 1 on, as in 64 or [32,64]"
 
@@ -69,7 +67,7 @@ class CnnSettings:
     dropout: float = dropout_setting(0.25)
     hidden: tuple[int, ...] = setting((128,), layer_sizes, SIZES_WANTED)
     hidden_dropout: float = dropout_setting(0.5)
-    learning_rate: float = rate_setting(1e-3)
+    learning_rate: float = positive_setting(1e-3)
     optimizer: str = optimizer_setting()
     schedule: str = schedule_setting()
     epochs: int = count_setting(30)
@@ -79,14 +77,11 @@ class CnnSettings:
     class_weight: str | tuple[tuple[str, float], ...] = class_weight_setting()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CnnDesign:
-    """A convolutional network that is to be built, see `fitting.Design`."""
+class CnnDesign(Design):
+    """A convolutional network that is to be built."""
 
-    kind: ClassVar[str] = "cnn"
-    smaller: ClassVar[str] = "a smaller batch_size, or fewer filters, with --set filters=16,32"
-    settings: CnnSettings
-    origin: RowOrigin
+    kind = "cnn"
+    smaller = "a smaller batch_size, or fewer filters, with --set filters=16,32"
 
     def measure(self, *, n_outputs: int) -> Size:
         """Return how large the network will be, by what its layers will be."""
@@ -114,7 +109,7 @@ class CnnDesign:
         activation, name = OUTPUTS[truth.task]
         return Sequential(
             [
-                Input((math.prod(self.origin.shape),), name="features"),
+                Input((self.n_features,), name="features"),
                 layers.Reshape(self.origin.shape, name="map"),
                 *self._list_blocks(),
                 layers.Flatten("channels_last", name="flat"),
@@ -144,15 +139,6 @@ class CnnDesign:
         for place, units in enumerate(self.settings.hidden, start=1):
             yield layers.Dense(units, activation="relu", name=f"cnn_hidden{place}")
             yield layers.Dropout(self.settings.hidden_dropout, name=f"cnn_hidden{place}_dropout")
-
-    def plan(self, network: Any) -> Course:
-        """Return how it is trained: all of it alike."""
-        return Course.of(
-            self.kind,
-            self.settings,
-            rates=[1.0] * len(network.trainable_variables),
-            augment=build_augment(self.settings.augment, self.origin),
-        )
 
 
 def fit_cnn(settings: CnnSettings, rows: FitRows) -> NetworkHead:

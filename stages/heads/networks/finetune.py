@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.fit_rows import FitRows
-from permafrost.stages.heads.networks.augment import augment_setting, build_augment
-from permafrost.stages.heads.networks.fitting import Size, fit_network
+from permafrost.stages.heads.networks.augment import augment_setting
+from permafrost.stages.heads.networks.fitting import Design, Size, fit_network
 from permafrost.stages.heads.networks.head import NetworkHead, count_activations
-from permafrost.stages.heads.networks.network import OUTPUTS, seeded
-from permafrost.stages.heads.networks.optimizers import schedule_setting
+from permafrost.stages.heads.networks.network import OUTPUTS, schedule_setting, seeded
 from permafrost.stages.heads.networks.probe import fit_last_layer
 from permafrost.stages.heads.networks.training import Course, Lesson
 from permafrost.stages.heads.settings import (
@@ -27,7 +27,7 @@ from permafrost.stages.heads.settings import (
     layer_sizes,
     number,
     optimizer_setting,
-    rate_setting,
+    positive_setting,
     setting,
     text,
 )
@@ -77,11 +77,11 @@ class FinetuneSettings:
     hidden: tuple[int, ...] = setting((), layer_sizes, "whole numbers from 1 on, or nothing")
     dropout: float = dropout_setting(0.0)
     init: str = setting("probe", choice("probe", "random"), "probe or random")
-    probe_C: float = rate_setting(1.0)  # noqa: N815
+    probe_C: float = positive_setting(1.0)  # noqa: N815
     warmup: int = count_setting(0, minimum=0)
     batchnorm: str = setting("frozen", choice("frozen", "train"), "frozen or train")
     layer_decay: float = setting(1.0, number(lambda d: 0 < d <= 1), "a number above 0, up to 1")
-    learning_rate: float = rate_setting(1e-4)
+    learning_rate: float = positive_setting(1e-4)
     optimizer: str = optimizer_setting()
     schedule: str = schedule_setting()
     epochs: int = count_setting(20)
@@ -92,12 +92,11 @@ class FinetuneSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneDesign:
-    """Layers of a backbone and a new top, see `fitting.Design`."""
+class FinetuneDesign(Design):
+    """Layers of a backbone and a new top."""
 
-    kind: ClassVar[str] = "finetune"
-    smaller: ClassVar[str] = "a smaller batch_size, with --set batch_size=4, or a later layer"
-    settings: FinetuneSettings
+    kind = "finetune"
+    smaller = "a smaller batch_size, with --set batch_size=4, or a later layer"
     rows: FitRows
     above: LayersAbove
 
@@ -169,20 +168,13 @@ class FinetuneDesign:
 
     def plan(self, network: Any) -> Course:
         """Return how it is trained: the top at the full rate, each layer below at a smaller one."""
-        settings = self.settings
         depths = _count_depths(self.body)
-        rates = [
-            settings.layer_decay ** depths[id(one)] if id(one) in depths else 1.0
-            for one in network.trainable_variables
-        ]
-        is_below = [id(one) in depths for one in network.trainable_variables]
-        return Course.of(
-            self.kind,
-            settings,
-            rates=rates,
-            warmup_rates=[0.0 if below else 1.0 for below in is_below],
-            warmup=settings.warmup,
-            augment=build_augment(settings.augment, self.rows.matrix.origin),
+        below = [depths.get(id(one), 0) for one in network.trainable_variables]
+        return dataclasses.replace(
+            super().plan(network),
+            rates=[self.settings.layer_decay**depth for depth in below],
+            warmup_rates=[0.0 if depth else 1.0 for depth in below],
+            warmup=self.settings.warmup,
         )
 
 
@@ -196,13 +188,16 @@ def fit_finetune(settings: FinetuneSettings, rows: FitRows) -> NetworkHead:
     StageError
         The backbone or its layers cannot be had.
     """
-    above = rows.matrix.origin.above
+    origin = rows.matrix.origin
+    above = origin.above
     if above is None:
         raise InputError(
             "finetune needs one layer of one backbone, as it is: name a layer without pooling, and"
             " not several joined by +"
         )
-    return fit_network(FinetuneDesign(settings=settings, rows=rows, above=above), rows)
+    return fit_network(
+        FinetuneDesign(settings=settings, origin=origin, rows=rows, above=above), rows
+    )
 
 
 def _pool(tensor: Any, top: str) -> Any:

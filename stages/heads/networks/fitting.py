@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from permafrost.stages.frameworks.start import start_tensorflow
-from permafrost.stages.heads.fit_rows import FitRows
+from permafrost.stages.heads.fit_rows import FitRows, encode_targets, standardise
+from permafrost.stages.heads.networks.augment import build_augment
 from permafrost.stages.heads.networks.head import NetworkHead
 from permafrost.stages.heads.networks.held_out import hold_out
 from permafrost.stages.heads.networks.network import restore_units, seeded
 from permafrost.stages.heads.networks.training import Course, Lesson, train_network
-from permafrost.stages.heads.truth import encode_targets, standardise
+from permafrost.stages.matrices.matrix import RowOrigin
 from permafrost.stages.matrices.stream import (
     count_least_bytes,
     learn_columns,
@@ -28,52 +31,59 @@ BYTES_PER_WEIGHT = 32 + 12
 BYTES_PER_ACTIVATION = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class Size(NamedTuple):
     """How large a network is: its weights, and what its layers give for one row."""
 
     n_weights: int
     n_activations: int = 0
 
 
-class Design(Protocol):
-    """A network that is to be built and trained."""
+@dataclass(frozen=True, kw_only=True)
+class Design(ABC):
+    """A network that is to be built and trained.
+
+    Attributes
+    ----------
+    kind : str
+        The head's.
+    smaller : str
+        What to do where it does not fit into memory.
+    settings : dataclass
+        The head's, with `batch_size`, `patience` and `class_weight` among them.
+    origin : RowOrigin
+        Of the rows that it is fitted on.
+    """
+
+    kind: ClassVar[str]
+    smaller: ClassVar[str]
+    settings: Any
+    origin: RowOrigin
 
     @property
-    def kind(self) -> str:
-        """The head's."""
-        ...
+    def n_features(self) -> int:
+        """The length of one row."""
+        return math.prod(self.origin.shape)
 
-    @property
-    def settings(self) -> Any:
-        """The head's, with `batch_size`, `patience` and `class_weight` among them."""
-        ...
-
-    @property
-    def smaller(self) -> str:
-        """What to do where it does not fit into memory."""
-        ...
-
+    @abstractmethod
     def measure(self, *, n_outputs: int) -> Size:
         """Return how large the network will be."""
-        ...
 
+    @abstractmethod
     def build(self, lesson: Lesson, columns: Any, *, memory_bytes: int) -> Any:
         """Return the untrained network, from flat rows to outputs.
 
         Parameters
         ----------
-        lesson : Lesson
         columns : StandardScaler
             Fitted on the rows that are learnt from where the settings standardise them, else on
             none.
-        memory_bytes : int
         """
-        ...
 
     def plan(self, network: Any) -> Course:
-        """Return how it is trained."""
-        ...
+        """Return how it is trained: by default all of it alike."""
+        augment = build_augment(getattr(self.settings, "augment", "none"), self.origin)
+        rates = [1.0] * len(network.trainable_variables)
+        return Course(kind=self.kind, settings=self.settings, rates=rates, augment=augment)
 
 
 def fit_network(design: Design, rows: FitRows) -> NetworkHead:

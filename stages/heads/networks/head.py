@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,7 @@ from numpy.typing import NDArray
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.frameworks.model_file import load_model
 from permafrost.stages.frameworks.start import start_tensorflow
-from permafrost.stages.heads.head import HeadRecord, predict_by_batch, refuse_damage, write_record
-from permafrost.stages.heads.networks.state import Epoch
+from permafrost.stages.heads.head import Head, HeadRecord, refuse_damage
 
 FILE_NAME = "head.keras"
 # What the layers of a network may give for one batch of rows.
@@ -22,36 +22,19 @@ _ACTIVATION_BYTES = 2**28
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NetworkHead:
-    """A fitted network: a Keras model from raw, flat features to outputs.
+class NetworkHead(Head):
+    """A fitted network: a Keras model from raw, flat features to outputs."""
 
-    Attributes
-    ----------
-    kind : str
-    settings : dataclass
-    task : str
-    classes : ndarray of str, shape (n_classes,)
-        As in `stages.heads.Head`.
-    network : keras.Model
-    history : tuple of Epoch
-        Of its training; none where it was loaded.
-    """
-
-    kind: str
-    settings: Any
-    task: str
-    classes: NDArray[np.str_]
     network: Any
-    history: tuple[Epoch, ...] = ()
 
     @property
     def n_features(self) -> int:
         """The length of one row of features."""
         return int(self.network.input_shape[1])
 
-    def predict(self, features: NDArray[Any]) -> NDArray[np.float64]:
-        """Return what `stages.heads.Head.predict` says."""
-        return predict_by_batch(self, features, predict=self._predict_batch)
+    def make_predictor(self) -> Callable[[NDArray[np.float32]], NDArray[np.float64]]:
+        """Return the function from a batch of rows to outputs."""
+        return self._predict_batch
 
     def _predict_batch(self, batch: NDArray[np.float32]) -> NDArray[np.float64]:
         # Called eagerly: Model.predict would trace a graph anew for every head and batch size.
@@ -63,11 +46,10 @@ class NetworkHead:
             outputs /= outputs.sum(axis=1, keepdims=True)
         return outputs
 
-    def save(self, folder: Path) -> None:
-        """Write `head.json` and the network into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def write_fitted(self, folder: Path) -> Sequence[str]:
+        """Write the network."""
         self.network.save(folder / FILE_NAME)
-        write_record(folder, self, packages=("keras",))
+        return ("keras",)
 
 
 def count_activations(network: Any) -> int:
@@ -83,7 +65,7 @@ def count_activations(network: Any) -> int:
     return max(1, n_values)
 
 
-def load_network(folder: Path, settings: Any, record: HeadRecord) -> NetworkHead:
+def load_network(folder: Path, record: HeadRecord) -> NetworkHead:
     """Load what `NetworkHead.save` wrote, if nothing but Keras' own layers are in it.
 
     Anything else is an InputError.
@@ -95,10 +77,4 @@ def load_network(folder: Path, settings: Any, record: HeadRecord) -> NetworkHead
         shapes = getattr(network, "input_shape", None), getattr(network, "output_shape", None)
         if shapes != ((None, record.n_features), (None, n_outputs)):
             raise ValueError(f"{FILE_NAME} and head.json are not of one head")
-    return NetworkHead(
-        kind=record.kind,
-        settings=settings,
-        task=record.task,
-        classes=record.classes,
-        network=network,
-    )
+    return NetworkHead(**record.facts, network=network)

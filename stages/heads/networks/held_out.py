@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION
-from permafrost.stages.heads.truth import Truth
+from permafrost.stages.heads.fit_rows import Truth
 from permafrost.stages.matrices.matrix import Rows
 
 HELD_OUT_SHARE = 0.1
@@ -39,7 +39,6 @@ def choose_held_out(codes: NDArray[np.int64], groups: NDArray[Any], *, seed: int
         The class of every row.
     groups : ndarray, shape (n_rows,)
         Rows of equal keys are held out together or not at all.
-    seed : int
 
     Returns
     -------

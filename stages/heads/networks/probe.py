@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.datasets.targets import REGRESSION, Targets
+from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError
-from permafrost.stages.heads.estimators import FittedEstimator
-from permafrost.stages.heads.linear import LogregSettings, RidgeSettings, fit_logreg, fit_ridge
+from permafrost.stages.heads.estimators import read_weights, widen
+from permafrost.stages.heads.linear import fit_standardised
 from permafrost.stages.heads.networks.training import Lesson
 from permafrost.stages.matrices.budget import format_bytes
-from permafrost.stages.matrices.matrix import ArrayMatrix
-from permafrost.stages.matrices.reduction import scale_rows
 
 
 def fit_last_layer(  # noqa: PLR0913
@@ -40,13 +38,10 @@ def fit_last_layer(  # noqa: PLR0913
         From flat features to what the last layer takes, shape (n, n_columns).
     output : keras.layers.Dense
         The last layer; its weights are set.
-    lesson : Lesson
     targets : Targets
         Of the rows of the lesson's stream.
     settings : dataclass
         The head's: its `batch_size`, `class_weight` and `probe_C` count.
-    seed : int
-    memory_bytes : int
 
     Raises
     ------
@@ -54,36 +49,18 @@ def fit_last_layer(  # noqa: PLR0913
         What the layer takes of all rows is more than half of the memory.
     """
     columns = _run(body, lesson, batch_size=settings.batch_size, memory_bytes=memory_bytes)
-    rows = np.arange(len(columns))
     truth = targets.select(lesson.kept)
-    scaled = next(
-        scale_rows(
-            ArrayMatrix(columns),
-            rows,
-            scale="standard",
-            trains=[rows],
-            memory_bytes=memory_bytes,
-            fit_bytes=26,
-        )
+    narrow, scaled = fit_standardised(
+        columns,
+        truth,
+        c=settings.probe_C,
+        class_weight=settings.class_weight,
+        seed=seed,
+        memory_bytes=memory_bytes,
     )
-    is_regression = truth.task == REGRESSION
-    own = (
-        RidgeSettings(alpha=1 / settings.probe_C)
-        if is_regression
-        else LogregSettings(C=settings.probe_C, class_weight=settings.class_weight)
-    )
-    fit: Any = fit_ridge if is_regression else fit_logreg
-    fitted = FittedEstimator(
-        kind="ridge" if is_regression else "logreg",
-        settings=own,
-        task=truth.task,
-        classes=lesson.truth.classes,
-        estimator=fit(own, scaled.values, truth, seed=seed),
-    )
-    form = fitted.to_head(scaled).linear_form()
-    assert form is not None and form.std is not None and form.mean is not None
-    weights = form.weights / form.std[:, np.newaxis]
-    bias = form.bias - form.mean @ weights - lesson.truth.centre
+    weights, bias = read_weights(widen(narrow, scaled.restore), truth.task)
+    weights /= scaled.scaler.scale_[:, np.newaxis]
+    bias = bias - scaled.scaler.mean_ @ weights - lesson.truth.centre
     output.set_weights([weights / lesson.truth.spread, bias / lesson.truth.spread])
 
 

@@ -1,4 +1,4 @@
-"""What a training has come to: its epochs, and what it takes to go on after a kill."""
+"""What a training has come to, and what it takes to go on after a kill."""
 
 from __future__ import annotations
 
@@ -10,35 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from permafrost.stages.heads.fit_rows import State
+from permafrost.stages.heads.fit_rows import Epoch, State
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Epoch:
-    """One pass over the training rows.
-
-    Attributes
-    ----------
-    number : int
-        From 1 on.
-    loss : float
-        Mean over the steps, while the weights were changing.
-    accuracy : float
-        Likewise; NaN where there are no classes, as in every field where there is nothing to say.
-    held_out_loss, held_out_accuracy : float
-        On the rows held out, after the epoch.
-    seconds : float
-        It took.
-    """
-
-    number: int
-    loss: float
-    accuracy: float
-    held_out_loss: float
-    held_out_accuracy: float
-    seconds: float
 
 
 @dataclass(slots=True, kw_only=True)
@@ -47,10 +21,8 @@ class Progress:
 
     Attributes
     ----------
-    epochs : list of Epoch
     best : list of ndarray
         The trained weights after the epoch with the lowest loss on the rows held out.
-    best_loss : float
     best_epoch : int
         How many epochs had passed by then.
     """

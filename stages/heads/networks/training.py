@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL, REGRESSION
 from permafrost.stages.errors import InputError
-from permafrost.stages.heads.fit_rows import Checkpoint, State
-from permafrost.stages.heads.networks.optimizers import make_optimizer
-from permafrost.stages.heads.networks.state import (
-    Epoch,
-    Progress,
-    count_epochs,
-    pack,
-    unpack,
-)
-from permafrost.stages.heads.truth import Truth
+from permafrost.stages.heads.fit_rows import Checkpoint, Epoch, State, Truth
+from permafrost.stages.heads.networks.network import make_optimizer
+from permafrost.stages.heads.networks.state import Progress, count_epochs, pack, unpack
 from permafrost.stages.matrices.matrix import Rows
 from permafrost.stages.matrices.stream import RowStream
 
@@ -62,13 +55,8 @@ class Course:
     ----------
     kind : str
         The head's, for messages.
-    optimizer : {"adam", "sgd"}
-        Keras' Adam, or its SGD with momentum 0.9.
-    learning_rate : float
-    schedule : {"constant", "cosine"}
-        Whether that is the rate of all steps, or the largest one, see `make_optimizer`.
-    epochs, batch_size, patience : int
-        As in `MlpSettings`.
+    settings : dataclass
+        The head's: its learning rate, epochs, rows a step, and so on.
     rates : sequence of float
         What the learning rate of each trainable variable is multiplied with; 0 is not trained.
     warmup_rates : sequence of float
@@ -80,12 +68,7 @@ class Course:
     """
 
     kind: str
-    optimizer: str = "adam"
-    learning_rate: float
-    schedule: str = "constant"
-    epochs: int
-    batch_size: int
-    patience: int
+    settings: Any
     rates: Sequence[float]
     warmup_rates: Sequence[float] = ()
     warmup: int = 0
@@ -94,21 +77,6 @@ class Course:
     def find_rates(self, epoch: int) -> Sequence[float]:
         """Return the rates in an epoch, counted from 0."""
         return self.warmup_rates if epoch < self.warmup else self.rates
-
-    @classmethod
-    def of(cls, kind: str, settings: Any, *, rates: Sequence[float], **more: Any) -> Course:
-        """Return the course that settings ask for; those of `mlp` have one optimizer and rate."""
-        return cls(
-            kind=kind,
-            optimizer=getattr(settings, "optimizer", "adam"),
-            learning_rate=settings.learning_rate,
-            schedule=getattr(settings, "schedule", "constant"),
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            patience=settings.patience,
-            rates=rates,
-            **more,
-        )
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -125,8 +93,6 @@ def train_network(
     ----------
     network : keras.Model
         Its weights are changed.
-    lesson : Lesson
-    course : Course
     seed : int
         Of the order of the rows.
     checkpoint : Checkpoint, optional
@@ -171,7 +137,7 @@ def _describe(course: Course, epoch: Epoch) -> str:
         "held-out accuracy": epoch.held_out_accuracy,
     }
     known = (f"{name} {value:.4f}" for name, value in figures.items() if not np.isnan(value))
-    return f"{course.kind}: epoch {epoch.number} of {course.epochs}, {', '.join(known)}"
+    return f"{course.kind}: epoch {epoch.number} of {course.settings.epochs}, {', '.join(known)}"
 
 
 class _Run:
@@ -200,16 +166,11 @@ class _Run:
 
     def _make_optimizer(self, epoch: int) -> Any:
         """Return the optimizer of what begins at or before an epoch, and goes on to the end."""
-        course = self._course
-        start = max(one for one in course.starts if one <= epoch)
-        steps = -(-len(self._lesson.kept) // course.batch_size)
-        return make_optimizer(
-            course.optimizer,
-            self._trained,
-            learning_rate=course.learning_rate,
-            schedule=course.schedule,
-            n_steps=steps * (course.epochs - start),
-        )
+        settings = self._course.settings
+        start = max(one for one in self._course.starts if one <= epoch)
+        steps = -(-len(self._lesson.kept) // settings.batch_size)
+        n_steps = steps * (settings.epochs - start)
+        return make_optimizer(settings, self._trained, n_steps=n_steps)
 
     @property
     def _variables(self) -> list[Any]:
@@ -224,22 +185,22 @@ class _Run:
     @property
     def is_over(self) -> bool:
         """Whether all epochs have passed, or the last ones were in vain."""
-        n_done, course = len(self.progress.epochs), self._course
+        n_done, settings = len(self.progress.epochs), self._course.settings
         is_watched = len(self._lesson.held_out) and n_done
-        in_vain = is_watched and n_done - self.progress.best_epoch >= course.patience
-        return n_done >= course.epochs or bool(in_vain)
+        in_vain = is_watched and n_done - self.progress.best_epoch >= settings.patience
+        return n_done >= settings.epochs or bool(in_vain)
 
     def pass_once(self) -> None:
         """Train on every row once, and look at the rows held out."""
         started_s = time.monotonic()
-        course, lesson, progress = self._course, self._lesson, self.progress
+        settings, lesson, progress = self._course.settings, self._lesson, self.progress
         rng = np.random.default_rng([self._seed, len(progress.epochs)])
-        batches = lesson.batches(lesson.kept, course.batch_size, rng=rng)
+        batches = lesson.batches(lesson.kept, settings.batch_size, rng=rng)
         losses, n_right = np.array([self._step(*batch) for batch in batches], np.float64).T
         if not np.isfinite(losses).all():
             raise InputError(
-                f"{course.kind} diverged with learning_rate={course.learning_rate}: give a lower"
-                f" one, with --set learning_rate={course.learning_rate / 10:g}"
+                f"{self._course.kind} diverged with learning_rate={settings.learning_rate}: give a"
+                f" lower one, with --set learning_rate={settings.learning_rate / 10:g}"
             )
         watched = self._look()
         figures = float(losses.mean()), float(n_right.sum()) / len(lesson.kept)
@@ -254,7 +215,7 @@ class _Run:
         lesson, n_rows = self._lesson, len(self._lesson.held_out)
         if not n_rows:
             return float("nan"), float("nan")
-        batches = lesson.batches(lesson.held_out, self._course.batch_size)
+        batches = lesson.batches(lesson.held_out, self._course.settings.batch_size)
         found = [(len(batch[0]), *self._watch(*batch)) for batch in batches]
         loss = sum(n * float(loss) for n, loss, _ in found) / n_rows
         return loss, sum(float(n_right) for _, _, n_right in found) / n_rows

@@ -9,8 +9,6 @@ one class of several is true, a bias of all of them changes nothing.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,7 +16,7 @@ from permafrost.stages.datasets.targets import MULTILABEL
 from permafrost.stages.errors import InputError
 from permafrost.stages.heads.estimators import EstimatorHead
 from permafrost.stages.heads.fit_rows import FitRows
-from permafrost.stages.heads.linear import join_taggers, set_weights
+from permafrost.stages.heads.linear import assemble
 from permafrost.stages.heads.zero_shot.prompts import ZeroShotSettings, write_prompts
 from permafrost.stages.matrices.matrix import TextEmbeddings, require_texts
 
@@ -51,12 +49,18 @@ def fit_zero_shot(settings: ZeroShotSettings, rows: FitRows) -> EstimatorHead:
             f"the texts' embeddings have {found.vectors.shape[1]} values and the images'"
             f" {n_features}; extract image_embedding again"
         )
-    weights = found.scale * _average(found.vectors, len(names))
+    weights, classes = found.scale * _average(found.vectors, len(names)), targets.classes
+    bias = np.zeros(len(weights))
     if targets.task == MULTILABEL:
-        classes, estimator = targets.classes, _make_taggers(rows, found, weights)
+        bias += _find_bias(found)
     else:
+        # A bias of all classes changes nothing.
         classes = np.unique(targets.select(rows.train).values)
-        estimator = _make_classifier(weights[np.searchsorted(targets.classes, classes)], classes)
+        weights = weights[np.searchsorted(targets.classes, classes)]
+        if len(classes) == 2:
+            weights = np.diff(weights, axis=0)
+        bias = bias[: len(weights)]
+    estimator = assemble(targets.task, weights, bias, classes=classes, truth=targets.values)
     scaler = Normalizer().fit(np.zeros((1, n_features)))
     return EstimatorHead(
         kind=KIND,
@@ -79,25 +83,10 @@ def _normalise(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     return scaled
 
 
-def _make_classifier(weights: NDArray[np.float64], classes: NDArray[np.str_]) -> Any:
-    """Return scikit-learn's estimator of such weights; a bias of all classes changes nothing."""
-    from sklearn.linear_model import LogisticRegression
-
-    coefficients = np.diff(weights, axis=0) if len(classes) == 2 else weights
-    bias = np.zeros(len(coefficients))
-    return set_weights(LogisticRegression(), coefficients, bias, classes=classes)
-
-
-def _make_taggers(rows: FitRows, found: TextEmbeddings, weights: NDArray[np.float64]) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
+def _find_bias(found: TextEmbeddings) -> float:
     if found.bias is None:
         raise InputError(
             "zero_shot does multilabel with a model of SigLIP's: this one tells classes apart, and"
             " does not say how probable each is by itself; use --task classification or logreg"
         )
-    bias, own = np.array([found.bias]), np.array([False, True])
-    taggers = [
-        set_weights(LogisticRegression(), one[np.newaxis], bias, classes=own) for one in weights
-    ]
-    return join_taggers(taggers, rows.targets.values)
+    return found.bias

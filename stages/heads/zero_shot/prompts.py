@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from permafrost.stages.errors import UnknownNameError
-from permafrost.stages.heads.settings import setting
+from permafrost.stages.heads.settings import parse_pairs, setting, unwrap
 
 # Where the name goes.
 _NAME = "{}"
@@ -18,7 +18,7 @@ def parse_templates(value: object) -> tuple[str, ...]:
     if not isinstance(texts, list | tuple):
         raise TypeError(value)
     if isinstance(value, str):
-        texts = value.strip().removeprefix("[").removesuffix("]").split(";")
+        texts = unwrap(value).split(";")
     templates = tuple(str(text).strip() for text in texts)
     if not templates or not all(one.count(_NAME) == 1 and one.isprintable() for one in templates):
         raise ValueError(value)
@@ -27,16 +27,12 @@ def parse_templates(value: object) -> tuple[str, ...]:
 
 def parse_names(value: object) -> tuple[tuple[str, str], ...]:
     """Parse ``cat:house cat,dog:dog`` or a mapping; pairs come sorted by class."""
-    if isinstance(value, str):
-        inside = value.strip().removeprefix("[").removesuffix("]").strip()
-        value = [part.partition(":")[::2] for part in inside.split(",")] if inside else []
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    if not isinstance(pairs, list | tuple):
-        raise TypeError(value)
-    names = {str(label).strip(): str(name).strip() for label, name in pairs}
-    if len(names) < len(pairs) or not all(one.isprintable() and one for one in names.values()):
+    names = parse_pairs(
+        value, lambda name: str(name).strip(), part=lambda text: text.partition(":")
+    )
+    if not all(name.isprintable() and name for _, name in names):
         raise ValueError(value)
-    return tuple(sorted(names.items()))
+    return names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from permafrost.pipeline.audit import pictures
@@ -92,9 +93,9 @@ def test_pictures_are_looked_at_once_whatever_else_is_new(features, audit, folde
     view, measured = features(), []
     measure = pictures.measure_picture
 
-    def count(data):
+    def count(data, **options):
         measured.append(data)
-        return measure(data)
+        return measure(data, **options)
 
     monkeypatch.setattr(pictures, "measure_picture", count)
     first, _ = audit(view)
@@ -123,6 +124,40 @@ def test_pictures_that_moved_are_found_where_images_says(features, audit, folder
     assert "name where they are with --images" in figures["notes"][0]
     figures, _ = audit(view, "--images", tmp_path / "moved")
     assert (figures["pictures"], figures["notes"]) == (120, [])
+
+
+def write_montage(folder: Path, tiles: list[Path]) -> None:
+    """Put pictures side by side in one, and write `boxes.csv` with a row for each of them."""
+    pictures = [Image.open(tile) for tile in tiles]
+    sheet = Image.new("L", (sum(one.width for one in pictures), 48), 255)
+    lines, left = ["path,label,box"], 0
+    for tile, one in zip(tiles, pictures, strict=True):
+        sheet.paste(one, (left, 0))
+        lines.append(f'sheet.png,{tile.parent.name},"{left},0,{one.width},{one.height}"')
+        left += one.width
+    folder.mkdir()
+    sheet.save(folder / "sheet.png")
+    (folder / "boxes.csv").write_text("\n".join(lines))
+
+
+def test_boxes_are_measured_as_the_crops_are_that_the_network_saw(
+    spoil, features, audit, folder, tmp_path
+):
+    spoil["unreadable"].unlink()
+    Image.open(spoil["label"]).point(lambda level: level // 16).save(spoil["label"])
+    tiles = sorted(folder.glob("*/*.png"))
+    write_montage(tmp_path / "sheets", tiles)
+    _, alone = audit(features("--labels", "folder"))
+    view = features(images=tmp_path / "sheets" / "boxes.csv", out=tmp_path / "b.h5")
+    figures, issues = audit(view, out=tmp_path / "of-boxes")
+    # The near-duplicate among the pictures is the only JPEG, and is not on the sheet.
+    assert figures["pictures"] == figures["images"] == len(tiles)
+
+    def tell(found, kinds=("blurred", "dark", "bright", "tiny", "odd_shape")):
+        return sorted((one["kind"], one["detail"]) for one in found if one["kind"] in kinds)
+
+    assert {"blurred", "dark", "tiny"} <= {kind for kind, _ in tell(issues)}
+    assert tell(issues) == tell(alone)
 
 
 def test_an_image_that_changed_since_is_not_taken_for_it(features, audit, folder):

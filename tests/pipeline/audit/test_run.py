@@ -88,6 +88,17 @@ def test_both_are_done_again_only_where_something_changed(run, folder, monkeypat
     assert done[6:] == ["audit", "select"]
 
 
+def test_settings_of_the_head_that_audits_are_those_that_set_gives(run, command):
+    figures = run("--json", audit={"head": "knn", "set": {"neighbors": 3}}).figures["audit"]
+    shared = ("--features", "runs/none/features.h5", "--layer", "pixels", "--cv", 3)
+    command("audit", *shared, "--head", "knn", "--set", "neighbors=3", "--out", "alone")
+    table = Path("runs/audit/issues.csv").read_bytes()
+    assert table == Path("alone/issues.csv").read_bytes()
+    assert (figures["head"], figures["settings"]["neighbors"]) == ("knn", 3)
+    again = run("--json", audit={"head": "knn", "set": {"neighbors": 4}}).figures["audit"]
+    assert again["settings"]["neighbors"] == 4
+
+
 def test_they_are_steps_of_their_own(run):
     run()
     before = Path("next.csv").read_bytes(), Path("runs/audit/issues.csv").read_bytes()
@@ -109,6 +120,9 @@ def test_they_are_steps_of_their_own(run):
         ({"audit": {"layr": "pixels"}}, "unknown key 'layr' (audit.layr); did you mean 'layer'?"),
         ({"audit": {"layer": "pixls"}}, "audit.layer: "),
         ({"audit": {"head": "logerg"}}, "audit: unknown head 'logerg'; did you mean 'logreg'?"),
+        ({"audit": {"set": {"Q": 1}}}, "audit: unknown setting 'Q' of logreg; there are: C"),
+        ({"audit": {"set": {"C": -1}}}, "audit: logreg cannot use C=-1: give a number above 0"),
+        ({"audit": {"set": "C=1"}}, "audit.set: "),
         ({"audit": {"images": "absent"}}, "audit.images: "),
         ({"audit": {"out": "experiment.yaml"}}, "audit.out: cannot write into the folder"),
         ({"select": {"out": "next.csv"}}, "select.n is missing"),

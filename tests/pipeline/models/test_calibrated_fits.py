@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score, log_loss
 
 from permafrost.pipeline.models.reopened import predict_unseen, reopen_fit
 from permafrost.stages.datasets.targets import Targets
-from permafrost.stages.evaluation.calibrating import plan_calibration
-from permafrost.stages.heads import CalibratedHead, load_head
+from permafrost.stages.evaluation.folds import plan_calibration
+from permafrost.stages.heads import load_head
 from tests.helpers.views import LAYER, write_features
 
 N = 360
@@ -74,7 +74,7 @@ def test_a_calibrated_fit_says_what_scikit_learn_does(fit, tmp_path):
     assert metrics["calibration"] == "temperature"
     assert metrics["log_loss"] == pytest.approx(log_loss(LABELS[test], outputs))
     head = load_head(tmp_path / "out" / "head")
-    assert isinstance(head, CalibratedHead)
+    assert head.calibration is not None
     np.testing.assert_allclose(head.predict(VALUES[test]), outputs, atol=1e-12)
 
 
@@ -103,7 +103,7 @@ def test_a_calibrated_fit_is_another_fit(fit, tmp_path):
         keys.add(json.loads((tmp_path / "out" / "model.json").read_text())["fit"])
     assert len(keys) == 4
     fit()
-    assert not isinstance(load_head(tmp_path / "out" / "head"), CalibratedHead)
+    assert load_head(tmp_path / "out" / "head").calibration is None
 
 
 def test_a_reopened_fit_is_calibrated_on_new_folds(fit, tmp_path):
@@ -127,7 +127,7 @@ def test_the_best_of_a_sweep_is_calibrated(command, view, tmp_path):
     figures = command(*options, "--calibrate", "--by", "patient", "--json").figures
     assert figures["best_metrics"]["calibration"] == "temperature"
     assert figures["best_metrics"]["by"]["column"] == "patient"
-    assert isinstance(load_head(tmp_path / "best" / "head"), CalibratedHead)
+    assert load_head(tmp_path / "best" / "head").calibration is not None
     assert "calibration" not in command(*options, "--json").figures["best_metrics"]
 
 

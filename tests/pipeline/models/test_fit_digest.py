@@ -14,7 +14,7 @@ from permafrost.pipeline.models.fit import find_fit, fit
 from permafrost.pipeline.models.record import FitOptions
 from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.evaluation import metrics
-from permafrost.stages.heads import HEADS, provenance
+from permafrost.stages.heads import HEADS, registry
 from tests.helpers.views import write_features
 
 DIGITS = load_digits()
@@ -80,14 +80,12 @@ def test_other_code_fits_anew_but_not_what_it_does_not_fit(
     elif what == "metrics":
         monkeypatch.setattr(metrics, "NUMERICS", 99)
     else:
-        real = provenance.version
-        monkeypatch.setattr(
-            provenance, "version", lambda name: "99" if name == what else real(name)
-        )
-        provenance._find_versions.cache_clear()
+        real = registry.version
+        monkeypatch.setattr(registry, "version", lambda name: "99" if name == what else real(name))
+        registry._find_versions.cache_clear()
     found = find_fit(options)
     monkeypatch.undo()
-    provenance._find_versions.cache_clear()
+    registry._find_versions.cache_clear()
     assert (found is not None) == (what == "tensorflow")
     assert find_fit(options) is not None
 
@@ -96,6 +94,6 @@ def test_every_head_names_the_packages_that_fit_it() -> None:
     for kind, head_kind in HEADS.items():
         assert "scikit-learn" in head_kind.packages
         assert ("tensorflow" in head_kind.packages) == (kind in ("mlp", "cnn", "finetune"))
-        numerics, versions = provenance.describe_code(kind)
+        numerics, versions = registry.describe_code(kind)
         assert numerics >= 1
         assert len(versions) == len(head_kind.packages)

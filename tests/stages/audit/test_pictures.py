@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
-from PIL import Image, ImageEnhance, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from sklearn.datasets import load_sample_images
 
 from permafrost.stages.audit.pictures import (
@@ -15,7 +17,7 @@ from permafrost.stages.audit.pictures import (
 )
 from permafrost.stages.decoding.decode import decode_grey
 from permafrost.stages.errors import ImageError
-from tests.helpers.pictures import encode, photo
+from tests.helpers.pictures import encode, exif, photo
 
 
 def cut_patches():
@@ -66,6 +68,19 @@ def test_a_picture_is_reduced_and_never_enlarged():
     size, grey = decode_grey(encode(photo(40, 61), "PNG"), longest=256)
     assert (size, grey.shape) == ((40, 61), (61, 40))
     np.testing.assert_array_equal(grey, np.asarray(photo(40, 61).convert("L")))
+
+
+@pytest.mark.parametrize("orient", ["ignore", "exif"])
+def test_a_box_is_cut_out_of_the_picture_as_it_is_turned(orient):
+    data = encode(photo(640, 427), "PNG", exif=exif(6))
+    whole = Image.open(io.BytesIO(data))
+    whole = ImageOps.exif_transpose(whole) if orient == "exif" else whole
+    size, grey = decode_grey(data, longest=256, box=(20, 30, 120, 90), orient=orient)
+    assert size == (120, 90)
+    expected = whole.crop((20, 30, 140, 120)).convert("L")
+    np.testing.assert_array_equal(grey, np.asarray(expected))
+    with pytest.raises(ImageError, match="reaches out"):
+        measure_picture(data, box=(600, 0, 120, 90))
 
 
 def test_garbage_is_no_picture():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.class_maps import PartMap, map_classes
 from permafrost.stages.evaluation.neighbours import find_largest, measure_cosines
 from permafrost.stages.heads import HEADS, fit_head, parse_settings
+from permafrost.stages.heads.calibration import Calibration
 from permafrost.stages.matrices.joined import JoinedMatrix
 from permafrost.stages.matrices.matrix import ArrayMatrix
 from permafrost.stages.matrices.scaling import LAYER_SCALES
@@ -152,6 +154,9 @@ def test_what_is_no_sum_over_positions_is_refused_with_what_is() -> None:
     with pytest.raises(InputError, match=r"'knn' is not linear.*logreg.*--layers"):
         map_classes(fit("knn", "classification", ArrayMatrix(pooled)), [part])
     head = fit("logreg", "classification", ArrayMatrix(pooled))
+    found = Calibration(method="temperature", curves=(np.ones(1),), floor=1e-300)
+    with pytest.raises(InputError, match=r"'logreg' is calibrated.*without --calibrate"):
+        map_classes(replace(head, calibration=found), [part])
     with pytest.raises(InputError, match=r":max are no mean over positions; fit on .*:avg"):
         map_classes(head, [PartMap(values=MAPS[0], pooling="max")])
     with pytest.raises(InputError, match="fitted on 16 features, and the maps give 32"):

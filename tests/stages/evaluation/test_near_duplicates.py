@@ -138,7 +138,7 @@ def test_where_ordinary_pairs_are_as_close_nothing_is_claimed():
     found = find_near_duplicates(ArrayMatrix(values), test, train, memory_bytes=GENEROUS)
     assert not found.is_telling
     assert (found.n_checked, found.n_found, found.pairs) == (0, 0, ())
-    assert "cannot tell whether test images" in describe_near_duplicates(found, [])
+    assert describe_near_duplicates(found, []) is None
 
 
 @pytest.mark.parametrize("value", [0, 1])

@@ -21,7 +21,7 @@ from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError, StageError, UnknownNameError
 from permafrost.stages.heads import HEADS, check_task, fit_head, load_head, parse_settings
 from permafrost.stages.heads.linear import LogregSettings
-from permafrost.stages.heads.networks.network import MlpSettings
+from permafrost.stages.heads.networks.mlp import MlpSettings
 from permafrost.stages.matrices.matrix import ArrayMatrix
 from tests.helpers import ROOT
 

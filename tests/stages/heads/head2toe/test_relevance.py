@@ -12,10 +12,10 @@ from sklearn.linear_model import Lasso, MultiTaskLasso
 
 from permafrost.stages.datasets.targets import Targets
 from permafrost.stages.errors import InputError
+from permafrost.stages.heads.fit_rows import encode_targets, standardise
 from permafrost.stages.heads.head2toe import relevance
 from permafrost.stages.heads.head2toe.relevance import measure_relevance, solve_group_lasso
 from permafrost.stages.heads.loss import pose_problem
-from permafrost.stages.heads.truth import encode_targets, standardise
 from permafrost.stages.matrices.matrix import ArrayMatrix
 from permafrost.stages.matrices.stream import open_stream
 

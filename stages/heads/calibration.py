@@ -165,7 +165,6 @@ def calibrate(
 
     Parameters
     ----------
-    plan : CalibrationPlan
     targets : Targets
         Of the training rows. A row is left out where no other fold has its class.
     floor : float
@@ -194,7 +193,6 @@ def fit_calibration(
         NaN of classes that whoever said it does not know; never of the truth.
     truth : ndarray of int64, shape (n,)
         Columns of `outputs`.
-    floor : float
     """
     n_classes = outputs.shape[1]
     if method == AUTO:
