@@ -103,21 +103,21 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
         extractions.append(extract(experiment.extract(features), view, dataset=checked.dataset))
     steps.say(f"sweep over {checked.n_configurations} configurations")
     found = sweep(experiment.sweep)
-    products = Products(experiment, found.best.out, [one.digest for one in extractions])
+    products = Products(experiment)
     predictions = []
-    for one, images in zip(experiment.predictions, checked.new, strict=True):
-        steps.say(f"predictions for {one.images}")
-        predictions.append(products.predict(one, images))
+    for number, images in enumerate(checked.new):
+        steps.say(f"predictions for {experiment.predictions[number].images}")
+        predictions.append(products.predict(number, images))
     audited = selected = exported = None
     if experiment.audit is not None:
         steps.say("what looks wrong in the data")
-        audited = products.audit(experiment.audit, checked.dataset)
+        audited = products.audit(checked.dataset)
     if experiment.select is not None:
         steps.say("what to label next")
-        selected = products.select(experiment.select, checked.dataset)
+        selected = products.select(checked.dataset)
     if experiment.export is not None:
         steps.say(f"export to {experiment.export}")
-        exported = products.export(experiment.export)
+        exported = products.export()
     result = ExperimentResult(
         extractions=extractions,
         sweep=found,
