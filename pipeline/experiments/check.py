@@ -20,7 +20,7 @@ from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.curation import check_curation
 from permafrost.pipeline.experiments.experiment import Experiment, naming
-from permafrost.pipeline.export.export import check_export_file, share_pixels
+from permafrost.pipeline.export.export import check_export_file, check_preset, share_pixels
 from permafrost.pipeline.models.answers import check_reject
 from permafrost.pipeline.models.predict import check_predictions_file, name_images
 from permafrost.pipeline.models.record import check_by
@@ -31,6 +31,7 @@ from permafrost.pipeline.sweeps.plan import find_missing, plan_configurations, p
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.engines.support import check_precision
+from permafrost.stages.export.formats import choose_format
 from permafrost.stages.heads import HEADS
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
             if experiment.export is not None:
                 for layer in dict.fromkeys(one.layer for one in configurations):
                     _check_pixels(files, layer)
+                if missing:  # A finished experiment was checked before.
+                    _check_presets(experiment)
     return Checked(
         dataset=dataset,
         new=tuple(new),
@@ -268,6 +271,14 @@ def _plan(
         raise PipelineError(f"none of the {len(digests)} images can be read; name others")
     manifest = dataset.manifest.select(kept)
     return _PlannedFeatures(path=path, manifest=manifest, formats=formats or {})
+
+
+def _check_presets(experiment: Experiment) -> None:
+    assert experiment.export is not None
+    form = choose_format(experiment.export, experiment.export_format)
+    for number, features in enumerate(experiment.backbones.values()):
+        with naming(f"export: backbones.{number}"):
+            check_preset(features, form)
 
 
 def _check_pixels(files: FeatureFiles, layer: str) -> None:

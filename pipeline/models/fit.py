@@ -167,6 +167,8 @@ def fit(options: FitOptions) -> FitResult:
             if trial is not None and found.everything is not None:
                 key = name_unseen(record["fit"], len(trial.folds))
                 keep_unseen(options.out, found.everything, key=key)
+            # That of an earlier fit would be another backbone than this head.
+            remove_durably(options.out / FITTED_NETWORK)
             if HEADS[candidate.kind].is_network:
                 _keep_network(options.out, head, record)
             # Its last file vouches for the others.

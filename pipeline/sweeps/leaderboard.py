@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from permafrost.cache.disk.publish import remove_durably
 from permafrost.pipeline.models.checkpoint import EPOCH_COLUMNS, EPOCHS_NAME, describe_epoch
 from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
 from permafrost.pipeline.outputs import write_json, write_rows
@@ -239,7 +240,7 @@ def write_tables(out: Path, board: Leaderboard, *, rows_key: str, data: dict[str
 
 
 def _write_epochs(out: Path, board: Leaderboard) -> None:
-    """Write ``epochs.csv`` where networks were trained."""
+    """Write ``epochs.csv`` where networks were trained, and leave none where none was."""
     rows: list[dict[str, object]] = [
         {
             **_name_configuration(entry),
@@ -252,6 +253,8 @@ def _write_epochs(out: Path, board: Leaderboard) -> None:
     ]
     if rows:
         _write_csv(out / EPOCHS_NAME, rows)
+    else:
+        remove_durably(out / EPOCHS_NAME)
 
 
 def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:

@@ -121,8 +121,8 @@ def describe_answer(
     return {"task": task, "classes": [str(name) for name in classes], "pixels": dict(pixels)}
 
 
-def _check_layers(model: Any) -> None:
-    """Refuse layers of KerasHub's that Keras could not read back from the file."""
+def check_layers(model: Any) -> None:
+    """Raise InputError where Keras could not read a model of KerasHub's layers back from a file."""
     for layer in model._flatten_layers(include_self=False):
         if type(layer).__module__.split(".")[0] != PACKAGE:
             continue
@@ -133,6 +133,16 @@ def _check_layers(model: Any) -> None:
                 f"KerasHub's {type(layer).__name__} cannot be exported: it does not read what it"
                 f" writes ({in_one_line(error)[:120]}); keep the folder, for predict"
             ) from error
+
+
+def check_parts(parts: Sequence[ExportPart]) -> None:
+    """Raise InputError where Keras could not read back what is to stand before any head."""
+    start_tensorflow()
+    import keras
+
+    image = keras.Input(share_input_shape(parts), dtype="uint8", name="image")
+    outputs = [one for found in run_backbones(parts, image) for one in found.values()]
+    check_layers(keras.Model(image, outputs))
 
 
 def save_classifier(
@@ -155,7 +165,7 @@ def save_classifier(
     """
     if path.suffix != SUFFIX:
         raise InputError(f"cannot export to {str(path)!r}; name a file that ends in {SUFFIX}")
-    _check_layers(model)
+    check_layers(model)
     model.save(path)
     record = describe_answer(task=task, classes=classes, pixels=pixels)
     with ZipFile(path, "a") as archive:

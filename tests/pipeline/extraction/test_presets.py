@@ -249,3 +249,18 @@ def test_what_kerashub_cannot_read_back_is_not_exported(
     assert main(["export", "--model", str(tmp_path / "m"), "--out", str(tmp_path / "x.keras")]) == 2
     assert "ViTPatchingAndEmbedding" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "x.keras").exists()
+    # And an experiment is told so before anything is extracted or fitted.
+    experiment = {
+        "images": str(photos),
+        "cache": str(tmp_path / "cache"),
+        "backbones": [{"name": f"hub:{folder}", "layers": ["vit_encoder:cls"]}],
+        "heads": [{"kind": "logreg"}],
+        "out": str(tmp_path / "runs"),
+        "export": str(tmp_path / "x.keras"),
+    }
+    file = tmp_path / "experiment.yaml"
+    file.write_text(json.dumps(experiment))
+    assert main(["run", str(file)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "export: backbones.0: KerasHub's ViTPatchingAndEmbedding cannot be exported" in line
+    assert not any((tmp_path / "runs").iterdir())
