@@ -30,14 +30,13 @@ from permafrost.pipeline.models.checkpoint import (
 from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_layers
 from permafrost.pipeline.models.measure import (
     Bench,
-    Unseen,
+    measure_head,
     name_metric,
     plan_trial,
     warn_of_parted_groups,
 )
-from permafrost.pipeline.models.measured import measure_head
-from permafrost.pipeline.models.record import FitOptions, build_record, tell_views
-from permafrost.pipeline.models.unseen import keep_unseen, name_unseen
+from permafrost.pipeline.models.record import FitOptions, build_record, check_by, tell_views
+from permafrost.pipeline.models.unseen import UnseenRows, keep_unseen, name_unseen
 from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles, read_labels
@@ -112,7 +111,7 @@ def fit(options: FitOptions) -> FitResult:
     started_s = time.monotonic()
     candidate = options.make_candidate()
     with options.data.open_files() as files:
-        options.answer.check(options.data.task, files.columns)
+        check_by(options.answer.by, options.data.task, files.columns)
         layers = files.find_layers(options.layer)
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
@@ -210,7 +209,7 @@ def _keep_network(out: Path, head: Head, record: Mapping[str, Any]) -> None:
         _log.info("%s cannot be a backbone: %s", out, error)
 
 
-def _tell_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> Answers:
+def _tell_unseen(options: FitOptions, files: FeatureFiles, unseen: UnseenRows) -> Answers:
     column, by = files.column(options.data.target), options.answer.by
     keys = files.column(by) if by else []
     return Answers(

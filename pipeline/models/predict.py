@@ -17,7 +17,6 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import (
-    UNSURE,
     Classifier,
     check_recipe,
     list_features,
@@ -26,7 +25,7 @@ from permafrost.pipeline.export.classifier import (
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.results import write_failures
 from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
-from permafrost.pipeline.models.answers import Answers, check_reject, describe_groups
+from permafrost.pipeline.models.answers import UNSURE, Answers, check_reject, describe_groups
 from permafrost.pipeline.models.record import BY_HELP, check_by
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions, declare
 from permafrost.pipeline.parsers import read_number

@@ -54,18 +54,6 @@ class AnswerOptions:
         if self.calibrate not in CALIBRATIONS:
             raise UnknownNameError("calibration", self.calibrate, CALIBRATIONS)
 
-    def check(self, task: str, columns: Sequence[str]) -> None:
-        """Raise where a task, or the columns of the images' table, do not go with it.
-
-        Raises
-        ------
-        UnknownNameError
-            There is no such column.
-        PipelineError
-            Nothing but probabilities of classes is averaged.
-        """
-        check_by(self.by, task, columns)
-
     def to_dict(self) -> dict[str, str]:
         """Return what was asked for, without what is as by default."""
         given = {"calibrate": self.calibrate, "by": self.by}
@@ -73,7 +61,15 @@ class AnswerOptions:
 
 
 def check_by(by: str | None, task: str, columns: Sequence[str]) -> None:
-    """Raise as `AnswerOptions.check` does."""
+    """Raise where nothing can be averaged by a column, or the images' table has no such column.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such column.
+    PipelineError
+        Nothing but probabilities of classes is averaged.
+    """
     if by is None:
         return
     if task != CLASSIFICATION:

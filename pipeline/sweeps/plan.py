@@ -13,7 +13,7 @@ from pathlib import Path
 from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.measure import plan_folds
-from permafrost.pipeline.models.record import AnswerOptions
+from permafrost.pipeline.models.record import AnswerOptions, check_by
 from permafrost.pipeline.options import declare
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.grid import Configuration, choose_layers, list_configurations
@@ -105,7 +105,7 @@ class RowsPlan:
 def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
     """Choose how many folds, and raise now what every single fit would raise."""
     data = choose_folds(options.data, files)
-    options.answer.check(data.task, files.columns)
+    check_by(options.answer.by, data.task, files.columns)
     labelled = read_labels(files, task=data.task, column=data.target)
     check_classes(labelled, data)
     train = labelled.targets.select(labelled.train)
