@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
+# Of an option that names a folder to write.
+OUT = {"type": Path, "metavar": "DIR", "help": "a folder for what is found"}
 PRECISIONS = ("float32", "bfloat16", "float16")
 SOURCES = (
     "a folder, .csv, .zip, .tar, .npz or .parquet, shards as 'train-{000..009}.tar', or a URL as"
@@ -59,7 +61,7 @@ def declare(default: T, **metadata: Any) -> T:
 
     The metadata is what `add_argument` of the command line takes; and, where the field's name does
     not do, a `flag` in its place there and in experiment files, and a `kind` in its place in
-    errors.
+    errors. A field whose metadata is ``options`` holds a group of such fields itself.
     """
     return field(default=default, metadata=metadata)
 
@@ -367,8 +369,14 @@ class ExtractOptions:
 
 def read_options(options: type[Options], given: Mapping[str, Any]) -> Options:
     """Build options from what was given under the names of their fields; ignore the rest."""
-    names = {option.name for option in fields(options)}
-    return options(**{name: value for name, value in given.items() if name in names})
+    read: dict[str, Any] = {}
+    for option in fields(options):
+        if option.name in given:
+            value = given[option.name]
+            read[option.name] = tuple(value) if isinstance(value, list) else value
+        elif "options" in option.metadata:
+            read[option.name] = read_options(option.metadata["options"], given)
+    return options(**read)
 
 
 def _check_choices(options: FeatureOptions | RunOptions) -> None:

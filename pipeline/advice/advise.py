@@ -32,7 +32,7 @@ from permafrost.stages.evaluation.metrics import PRIMARY
 class AdviseOptions:
     """What ``advise`` is asked for; `out` is the folder for all it writes."""
 
-    data: TaskOptions
+    data: TaskOptions = field(metadata={"options": TaskOptions})
     jobs: int = field(default_factory=count_cores)
     out: Path
 

@@ -15,12 +15,11 @@ from permafrost.pipeline.cli.groups import (
     add_options,
     add_settings,
     add_skip_status,
-    add_task_options,
     read_extract_options,
     read_settings,
-    read_task_options,
 )
 from permafrost.pipeline.options import (
+    OUT,
     SOURCES,
     DatasetOptions,
     FeatureOptions,
@@ -183,10 +182,12 @@ def run_plan(parsed: argparse.Namespace) -> Outcome:
 def add_audit(parser: argparse.ArgumentParser) -> None:
     """Add the options of `audit`."""
     from permafrost.pipeline.audit.options import AuditOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    add_task_options(parser)
+    add_options(parser, TaskOptions)
     add_options(parser, AuditOptions)
     add_settings(parser)
+    parser.add_argument("--out", required=True, **OUT)
     add_skip_status(parser)
 
 
@@ -194,9 +195,11 @@ def run_audit(parsed: argparse.Namespace) -> Outcome:
     """Run `audit`."""
     from permafrost.pipeline.audit.audit import audit
     from permafrost.pipeline.audit.options import AuditOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
     settings = read_settings(parsed.settings)
-    given = vars(parsed) | {"data": read_task_options(parsed), "settings": settings}
+    data = read_options(TaskOptions, vars(parsed))
+    given = vars(parsed) | {"data": data, "settings": settings}
     result = audit(read_options(AuditOptions, given))
     return Outcome(result.describe(), result.figures)
 
@@ -204,8 +207,9 @@ def run_audit(parsed: argparse.Namespace) -> Outcome:
 def add_select(parser: argparse.ArgumentParser) -> None:
     """Add the options of `select`."""
     from permafrost.pipeline.audit.options import SelectOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    add_task_options(parser)
+    add_options(parser, TaskOptions)
     add_options(parser, SelectOptions)
     parser.add_argument("--out", type=Path, required=True, metavar="next.csv", help="the table")
     add_skip_status(parser)
@@ -215,7 +219,8 @@ def run_select(parsed: argparse.Namespace) -> Outcome:
     """Run `select`."""
     from permafrost.pipeline.audit.options import SelectOptions
     from permafrost.pipeline.audit.select import select
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    given = vars(parsed) | {"data": read_task_options(parsed)}
+    given = vars(parsed) | {"data": read_options(TaskOptions, vars(parsed))}
     result = select(read_options(SelectOptions, given))
     return Outcome(result.describe(), result.figures)

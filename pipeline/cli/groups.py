@@ -23,8 +23,6 @@ from permafrost.stages.decoding.choices import Isolation
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from permafrost.pipeline.tasks.task import TaskOptions
-
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
     """Read the options of `extract` and `plan`, as their parser gave them."""
@@ -53,13 +51,6 @@ def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
     return Isolation() if timeout_s is None else Isolation(timeout_s=timeout_s)
 
 
-def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
-    """Read what `fit` and `sweep` share."""
-    from permafrost.pipeline.tasks.task import TaskOptions
-
-    return read_options(TaskOptions, vars(parsed) | {"features": tuple(parsed.features)})
-
-
 def read_settings(pairs: list[str]) -> dict[str, str]:
     """Read ``--set KEY=VALUE``, given any number of times."""
     settings: dict[str, str] = {}
@@ -82,6 +73,10 @@ def add_options(
     """
     for option in fields(options):
         shown = dict(option.metadata)
+        if "options" in shown:
+            if not names:
+                add_options(parser, shown["options"])
+            continue
         flag = shown.pop("flag", f"--{option.name.replace('_', '-')}")
         shown.pop("kind", None)
         required = option.default is option.default_factory is MISSING
@@ -104,26 +99,12 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
 
 
-def add_task_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `fit` and `sweep` share."""
-    from permafrost.pipeline.tasks.task import TaskOptions
-
-    parser.add_argument(
-        "--features", type=Path, required=True, action="append", metavar="F.h5",
-        help="may be repeated: the layers of several backbones side by side",
-    )  # fmt: skip
-    add_options(parser, TaskOptions)
-
-
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add what commands that fit one head share: its settings, and where all goes."""
+    """Add the settings of one head."""
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
-    )
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:

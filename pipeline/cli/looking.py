@@ -130,7 +130,7 @@ def run_search(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.looking.search import SearchOptions, search
     from permafrost.pipeline.tables import render
 
-    given = vars(parsed) | {"features": tuple(parsed.features), "run": read_run_options(parsed)}
+    given = vars(parsed) | {"run": read_run_options(parsed)}
     found = search(read_options(SearchOptions, given))
     return Outcome(render(found.describe()), found.to_dict())
 

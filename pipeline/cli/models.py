@@ -12,10 +12,8 @@ from permafrost.pipeline.cli.groups import (
     add_run_options,
     add_settings,
     add_skip_status,
-    add_task_options,
     read_run_options,
     read_settings,
-    read_task_options,
 )
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import SOURCES, read_options
@@ -25,33 +23,20 @@ from permafrost.pipeline.tracking import TrackOptions
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fit`."""
-    from permafrost.pipeline.models.record import AnswerOptions
-    from permafrost.stages.heads import HEADS
+    from permafrost.pipeline.models.record import FitOptions
 
-    add_task_options(parser)
-    parser.add_argument(
-        "--layer", required=True, metavar="SPEC",
-        help="as block5_pool:avg; A+B joins two, all joins all",
-    )  # fmt: skip
-    parser.add_argument("--head", required=True, metavar="HEAD", help=", ".join(HEADS))
+    add_options(parser, FitOptions)
     add_settings(parser)
-    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
 
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
     """Run `fit`."""
     from permafrost.pipeline.models.fit import fit
-    from permafrost.pipeline.models.record import AnswerOptions, FitOptions
+    from permafrost.pipeline.models.record import FitOptions
 
-    options = FitOptions(
-        data=read_task_options(parsed),
-        layer=parsed.layer,
-        head=parsed.head,
-        settings=read_settings(parsed.settings),
-        out=parsed.out,
-        answer=read_options(AnswerOptions, vars(parsed)),
-    )
+    given = vars(parsed) | {"settings": read_settings(parsed.settings)}
+    options = read_options(FitOptions, given)
     tracker = read_options(TrackOptions, vars(parsed)).open()
     result = fit(options)
     tracker.log_fit(result.out, result.metrics)
@@ -60,13 +45,10 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sweep`."""
-    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.stages.heads import HEADS
 
-    add_task_options(parser)
     add_options(parser, SweepOptions)
-    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
     parser.add_argument(
         "--heads", required=True, type=parse_names, metavar="HEAD,HEAD", help=", ".join(HEADS)
@@ -76,24 +58,20 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
-    )
     add_skip_status(parser)
 
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
     """Run `sweep`."""
-    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.grid import HeadGrid
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.pipeline.sweeps.sweep import sweep
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    data = read_task_options(parsed)
+    data = read_options(TaskOptions, vars(parsed))
     settings = tuple(read_settings(parsed.settings).items())
     candidates = HeadGrid(heads=parsed.heads, settings=settings).expand(data.task)
-    answer = read_options(AnswerOptions, vars(parsed))
-    given = vars(parsed) | {"data": data, "candidates": candidates, "answer": answer}
+    given = vars(parsed) | {"data": data, "candidates": candidates}
     tracker = read_options(TrackOptions, given).open()
     result = sweep(read_options(SweepOptions, given))
     tracker.log_sweep(result.out, result.to_dict())

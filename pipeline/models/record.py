@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import declare
+from permafrost.pipeline.options import OUT, declare
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles, read_labels
 from permafrost.pipeline.tasks.task import (
@@ -23,7 +23,7 @@ from permafrost.pipeline.tasks.views import list_views
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.fold_task import Candidate
-from permafrost.stages.heads import CALIBRATIONS
+from permafrost.stages.heads import CALIBRATIONS, HEADS
 
 BY_HELP = "average what is said of images with one value in a column, as patient"
 
@@ -95,12 +95,16 @@ class FitOptions:
     answer : AnswerOptions
     """
 
-    data: TaskOptions
-    layer: str
-    head: str
+    data: TaskOptions = field(metadata={"options": TaskOptions})
+    layer: str = field(
+        metadata={"metavar": "SPEC", "help": "as block5_pool:avg; A+B joins two, all joins all"}
+    )
+    head: str = field(metadata={"metavar": "HEAD", "help": ", ".join(HEADS)})
     settings: Mapping[str, object] = field(default_factory=dict)
-    out: Path
-    answer: AnswerOptions = AnswerOptions()
+    out: Path = field(metadata=OUT)
+    answer: AnswerOptions = field(
+        default_factory=AnswerOptions, metadata={"options": AnswerOptions}
+    )
 
     def make_candidate(self) -> Candidate:
         """Return the head that is asked for, see `task.make_candidate`."""

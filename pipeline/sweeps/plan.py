@@ -14,7 +14,7 @@ from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.measure import plan_folds
 from permafrost.pipeline.models.record import AnswerOptions, check_by
-from permafrost.pipeline.options import declare
+from permafrost.pipeline.options import OUT, declare
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.grid import Configuration, choose_layers, list_configurations
 from permafrost.pipeline.sweeps.journal import Journal
@@ -51,7 +51,7 @@ class SweepOptions:
         Of the best, which is chosen before it is calibrated.
     """
 
-    data: TaskOptions
+    data: TaskOptions = field(metadata={"options": TaskOptions})
     layers: tuple[str, ...] | None = declare(
         None,
         type=parse_names,
@@ -69,8 +69,10 @@ class SweepOptions:
         default_factory=count_cores,
         metadata={"type": read_whole, "metavar": "N", "help": "processes (default: the cores)"},
     )
-    out: Path
-    answer: AnswerOptions = field(default_factory=AnswerOptions)
+    out: Path = field(metadata=OUT)
+    answer: AnswerOptions = field(
+        default_factory=AnswerOptions, metadata={"options": AnswerOptions}
+    )
 
     def __post_init__(self) -> None:
         if self.jobs < 1:

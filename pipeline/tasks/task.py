@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,14 @@ class TaskOptions:
         Budget for features in memory.
     """
 
-    features: tuple[Path, ...]
+    features: tuple[Path, ...] = field(
+        metadata={
+            "type": Path,
+            "action": "append",
+            "metavar": "F.h5",
+            "help": "may be repeated: the layers of several backbones side by side",
+        }
+    )
     task: str = declare(
         CLASSIFICATION,
         choices=TASKS,
