@@ -82,13 +82,10 @@ def estimate(
 
     Parameters
     ----------
-    proposal : Proposal
-    ladder : Ladder
     n_images : int
         Different ones.
     n_rows : int
         Those in folds.
-    n_folds : int
     """
     known = ladder.known
     # A file that holds its rows itself spares the next experiment nothing: it has no cache.

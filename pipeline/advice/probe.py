@@ -40,15 +40,12 @@ class Probed:
 
     Attributes
     ----------
-    stored : StoredLayer
     n_values : int
         Of a row.
     entry : Entry
         The best probe on it.
-    score : float
     interval : tuple of float, optional
         95 % of the score.
-    logme : float
     """
 
     stored: StoredLayer

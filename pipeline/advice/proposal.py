@@ -40,7 +40,6 @@ class Ladder:
 
     Attributes
     ----------
-    known : KnownBackbone
     layers : list of Probed
         The best of each network layer.
     """

@@ -120,11 +120,8 @@ class Advice:
     ----------
     ranked : list of Probed
         Every layer of every backbone, best first.
-    evidence : Evidence
     n_outputs : int
         Of a head.
-    proposal : Proposal
-    cost : Cost
     experiment : Path, optional
         None where nobody knows how the features were asked for.
     sweep : SweepResult

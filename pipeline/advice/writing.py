@@ -38,9 +38,6 @@ def write_experiment(
 
     Parameters
     ----------
-    proposal : Proposal
-    known : KnownBackbone
-    files : FeatureFiles
     options : SweepOptions
         Of the probe, with the folds that were chosen, and with the folder to write into; what the
         experiment writes comes into another one in it.

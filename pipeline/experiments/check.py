@@ -117,7 +117,6 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
 
     Parameters
     ----------
-    experiment : Experiment
     dry : bool
         Whether to create neither the folders that will be written into nor a cache, and so not to
         try whether that can be done.

@@ -56,14 +56,10 @@ class Experiment:
     ----------
     file : Path
         Where it is written down.
-    dataset : DatasetOptions
-    cache : Path
-    run : RunOptions
     backbones : dict of Path to FeatureOptions
         By the ``features.h5`` that each is extracted into.
     sweep : SweepOptions
         Over all these files.
-    tracking : TrackOptions
     predictions : tuple of Prediction
     audit : AuditOptions, optional
     select : SelectOptions, optional

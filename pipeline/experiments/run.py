@@ -28,7 +28,6 @@ class ExperimentResult:
     ----------
     extractions : list of ExtractSummary
         One for each backbone.
-    sweep : SweepResult
     predictions : list of dict
         What `predict` says of each.
     audit, select, export : dict, optional

@@ -37,7 +37,6 @@ class Step:
 
     Attributes
     ----------
-    name : str
     inputs, outputs : tuple of str
         Files and folders, as the experiment names them: outputs that are there after every run.
     do : callable

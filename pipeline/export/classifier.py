@@ -184,7 +184,6 @@ def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | N
 
     Parameters
     ----------
-    folder : Path
     classes : sequence of str
         The head's, which tell a class called ``p:path`` from one called ``path``.
 

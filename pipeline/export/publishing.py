@@ -25,7 +25,6 @@ def publish_format(network: Any, out: Path, form: str) -> None:
 
     Parameters
     ----------
-    network : keras.Model
     out : Path
         The file, or of a SavedModel the folder.
     form : str

@@ -38,7 +38,6 @@ class Answers:
     outputs : ndarray of float64, shape (n, n_outputs)
         As `Head.predict` gives them.
     classes : ndarray of str, shape (n_classes,)
-    task : str
     order : sequence of str
         In which classes are told.
     keys : sequence of str

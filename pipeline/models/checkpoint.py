@@ -33,7 +33,6 @@ class FileCheckpoint:
 
     Attributes
     ----------
-    path : Path
     rows : str
         What people call the rows that are fitted on.
     """

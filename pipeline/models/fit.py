@@ -95,14 +95,6 @@ class FitResult:
 def fit(options: FitOptions) -> FitResult:
     """Fit a head, measure it, and keep it with all that ``predict`` needs.
 
-    Parameters
-    ----------
-    options : FitOptions
-
-    Returns
-    -------
-    FitResult
-
     Raises
     ------
     StageError, CacheError, PipelineError

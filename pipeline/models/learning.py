@@ -53,7 +53,6 @@ def measure_learning(
 
     Parameters
     ----------
-    fit : ReopenedFit
     n_folds : int, optional
         As `predict_unseen` takes it.
     shares : sequence of float

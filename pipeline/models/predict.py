@@ -91,12 +91,10 @@ def predict(  # noqa: PLR0913
         The CSV file; ``<out>.failures.csv`` lists the images that could not be read.
     cache : Path
         Activations are kept here, as in any extraction.
-    run : RunOptions
     average_views : bool
         Whether what is said of an image is the mean over the views that the head was fitted on.
     dataset : Dataset, optional
         The images, where they are listed and hashed already.
-    telling : TellOptions
 
     Returns
     -------

@@ -84,15 +84,12 @@ class FitOptions:
 
     Attributes
     ----------
-    data : TaskOptions
     layer : str
         A layer spec, or several joined by ``+``.
-    head : str
     settings : mapping of str to object
         As typed (``"0.1"``) or as YAML gives them (``0.1``).
     out : Path
         Folder for what is fitted and measured.
-    answer : AnswerOptions
     """
 
     data: TaskOptions = field(metadata={"options": TaskOptions})

@@ -68,7 +68,6 @@ def join_unseen(
 
     Parameters
     ----------
-    labelled : LabelledRows
     folds : sequence of Fold
         Positions into its rows for folds.
     out_of_fold : ndarray of float64, shape (n_folds_rows, n_outputs)

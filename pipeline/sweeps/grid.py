@@ -38,7 +38,6 @@ class Configuration:
     ----------
     layer : str
         A layer spec, or several joined by ``+``.
-    candidate : Candidate
     settings : str
         What sets the head apart, as text: ``C=0.1 scale=l2``.
     key : str
@@ -185,10 +184,8 @@ def list_configurations(
 
     Parameters
     ----------
-    files : FeatureFiles
     layers : sequence of str
     candidates : sequence of Candidate
-    data : TaskOptions
     n_rows : int
         Images that are in folds.
     """

@@ -38,7 +38,6 @@ class Entry:
 
     Attributes
     ----------
-    configuration : Configuration
     folds : list of FoldRecord
     summary : dict
         Mean and standard deviation of each score over the folds.

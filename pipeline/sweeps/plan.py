@@ -46,7 +46,6 @@ class SweepOptions:
         The heads.
     jobs : int
         Processes.
-    out : Path
     answer : AnswerOptions
         Of the best, which is chosen before it is calibrated.
     """
@@ -87,7 +86,6 @@ class RowsPlan:
     ----------
     data : TaskOptions
         As asked for, and the folds that were chosen.
-    labelled : LabelledRows
     """
 
     data: TaskOptions

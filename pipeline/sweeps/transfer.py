@@ -20,7 +20,6 @@ def is_from_scratch(candidate: Candidate, *, learnt: Sequence[StoredLayer]) -> b
 
     Parameters
     ----------
-    candidate : Candidate
     learnt : sequence of StoredLayer
         Those of its layers that were extracted with a backbone of learnt weights. It has no part in
         pixels, unless the head goes on from its weights.

@@ -190,9 +190,6 @@ def find_above(
 
     Parameters
     ----------
-    layer : LayerSpec
-    recipe : Recipe
-    features : FeatureOptions
     folder : Path, optional
         Its feature set's, in a cache.
     """

@@ -62,10 +62,6 @@ def export_layer(features: tuple[Path, ...], layer: str, out: Path) -> dict[str,
         ``.parquet``, with a column ``features`` of lists of one length, float16 as float32; or
         ``.npy``, an array of shape (n, *shape), and the other columns as ``<out>.csv``.
 
-    Returns
-    -------
-    dict
-
     Raises
     ------
     PipelineError

@@ -65,7 +65,6 @@ class TaskOptions:
         Only the rows of these classes, which are written in this order.
     average_views : bool
         Whether what is said of an image is the mean over its views, and not of the first alone.
-    seed : int
     memory_bytes : int
         Budget for features in memory.
     """
@@ -248,10 +247,8 @@ class Scaling:
 
     Attributes
     ----------
-    n_rows, n_features : int
     is_kept : bool
         Whether for a head that is kept, or for many on folds.
-    memory_bytes : int
     """
 
     n_rows: int
@@ -287,7 +284,6 @@ def digest_fit(
     rows_key : str
         As `digest_rows` gives it.
     layers : sequence of StoredLayer
-    candidate : Candidate
     scalings : sequence of Scaling
         Those of the fit. Not the memory is in the digest, but what follows from it.
     above : LayersAbove or None
