@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ from permafrost.pipeline.options import OUT, declare
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles, read_labels
 from permafrost.pipeline.tasks.task import (
-    Scaling,
     TaskOptions,
+    decide_scaling,
     digest_fit,
     digest_rows,
     make_candidate,
@@ -156,27 +155,28 @@ def build_record(
             digest_rows(options.data, files, by=options.answer.by),
             layers,
             candidate,
-            scalings=_list_scalings(options.data, files, layers),
+            scalings=_list_scalings(options.data, files, layers, candidate.kind),
             above=files.open_matrix(layers).origin.above,
         ),
     }
 
 
 def _list_scalings(
-    options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
-) -> list[Scaling]:
+    options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer], kind: str
+) -> list[bool | None]:
+    """Decide for the head that is kept, and for those on folds."""
     labelled = read_labels(files, task=options.task, column=options.target)
     n_features, n_views = files.open_matrix(layers).shape[1], len(list_views(layers))
-    kept = Scaling(
-        n_rows=len(labelled.train) * n_views,
-        n_features=n_features,
-        is_kept=True,
-        memory_bytes=options.memory_bytes,
-    )
-    if options.cv is None:
-        return [kept]
-    n_rows = len(labelled.folds) * n_views
-    return [kept, dataclasses.replace(kept, n_rows=n_rows, is_kept=False)]
+    rows = [labelled.train] if options.cv is None else [labelled.train, labelled.folds]
+    return [
+        decide_scaling(
+            kind,
+            (len(some) * n_views, n_features),
+            is_kept=some is labelled.train,
+            memory_bytes=options.memory_bytes,
+        )
+        for some in rows
+    ]
 
 
 def tell_views(views: Sequence[str], **others: object) -> dict[str, object]:

@@ -181,23 +181,3 @@ def _opening(index_file: Path | None) -> Iterator[Index | None]:
 def find_index_file(folder: Path | None) -> Path | None:
     """Return the index of the cache that a feature set's folder lies in."""
     return None if folder is None else CacheLayout(folder.parents[1]).index_file
-
-
-def find_above(
-    layer: LayerSpec, recipe: Recipe, features: FeatureOptions, folder: Path | None
-) -> BackboneAbove | None:
-    """Return what lies above a layer that is stored as it is; None of a pooled one.
-
-    Parameters
-    ----------
-    folder : Path, optional
-        Its feature set's, in a cache.
-    """
-    if layer.pooling != "none":
-        return None
-    return BackboneAbove(
-        layer=layer,
-        recipe=recipe,
-        features=features,
-        index_file=find_index_file(folder),
-    )

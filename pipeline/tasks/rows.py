@@ -17,7 +17,7 @@ from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.tasks.above import BackboneAbove, find_above, name_layer
+from permafrost.pipeline.tasks.above import BackboneAbove, find_index_file, name_layer
 from permafrost.pipeline.tasks.layer_matrix import (
     LayerMatrix,
     StoredLayer,
@@ -238,11 +238,19 @@ class FeatureFiles:
         return parts[0] if len(parts) == 1 else StackedMatrix(parts)
 
     def _find_above(self, layer: StoredLayer) -> BackboneAbove | None:
-        """Return what lies above a layer; nothing where the file does not say how it was made."""
+        """Return what lies above a layer that is stored as it is.
+
+        Nothing where it is pooled, or the file does not say how it was made.
+        """
+        if layer.spec.pooling != "none":
+            return None
         with suppress(PipelineError, ValueError):
-            features = FeatureOptions.from_json(json.dumps(self.read_origin(layer)))
-            folder = self._files[layer.file].folder(layer.name)
-            return find_above(layer.spec, layer.recipe, features, folder)
+            return BackboneAbove(
+                layer=layer.spec,
+                recipe=layer.recipe,
+                features=FeatureOptions.from_json(json.dumps(self.read_origin(layer))),
+                index_file=find_index_file(self._files[layer.file].folder(layer.name)),
+            )
         return None
 
     def read_origin(self, layer: StoredLayer) -> dict[str, Any]:

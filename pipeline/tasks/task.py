@@ -241,32 +241,24 @@ def digest_rows(options: TaskOptions, files: FeatureFiles, *, by: str | None = N
     return _digest(facts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
-    """Rows that are scaled together for fits, of which memory decides whether they are reduced.
+def decide_scaling(
+    kind: str, shape: tuple[int, int], *, is_kept: bool, memory_bytes: int
+) -> bool | None:
+    """Tell whether a kind of head gets reduced rows; None where there is room for neither.
 
-    Attributes
+    Parameters
     ----------
+    kind : str
+    shape : (int, int)
+        Rows that are scaled together, in all views, and features of each.
     is_kept : bool
         Whether for a head that is kept, or for many on folds.
+    memory_bytes : int
     """
-
-    n_rows: int
-    n_features: int
-    is_kept: bool
-    memory_bytes: int
-
-    def decide(self, kind: str) -> bool | None:
-        """Tell whether a kind of head gets reduced rows; None where there is room for neither."""
-        try:
-            return is_reduced(
-                kind,
-                (self.n_rows, self.n_features),
-                is_kept=self.is_kept,
-                memory_bytes=self.memory_bytes,
-            )
-        except InputError:
-            return None
+    try:
+        return is_reduced(kind, shape, is_kept=is_kept, memory_bytes=memory_bytes)
+    except InputError:
+        return None
 
 
 def digest_fit(
@@ -274,7 +266,7 @@ def digest_fit(
     layers: Sequence[StoredLayer],
     candidate: Candidate,
     *,
-    scalings: Sequence[Scaling],
+    scalings: Sequence[bool | None],
     above: LayersAbove | None,
 ) -> str:
     """Return a digest of all that a fit depends on.
@@ -284,8 +276,8 @@ def digest_fit(
     rows_key : str
         As `digest_rows` gives it.
     layers : sequence of StoredLayer
-    scalings : sequence of Scaling
-        Those of the fit. Not the memory is in the digest, but what follows from it.
+    scalings : sequence of bool or None
+        As `decide_scaling` tells them: not the memory is in the digest, but what follows from it.
     above : LayersAbove or None
         What of the backbone lies above the layer.
 
@@ -299,8 +291,7 @@ def digest_fit(
     ]
     settings = dataclasses.asdict(candidate.settings)
     kind = candidate.kind
-    ways = [one.decide(kind) for one in scalings]
-    facts = [rows_key, features, kind, settings, describe_code(kind), ways]
+    facts = [rows_key, features, kind, settings, describe_code(kind), scalings]
     if candidate.calibration != "none":
         facts.append(candidate.calibration)
     if HEADS[kind].needs_backbone and above is not None:
