@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
+    Outcome,
     add_extraction_options,
     add_options,
     add_settings,

@@ -6,8 +6,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
+    Outcome,
     add_options,
     add_run_options,
     add_skip_status,

@@ -1,9 +1,10 @@
-"""Options that several commands share: added to their parsers, and read as typed values."""
+"""What commands share: options, added to their parsers and read as typed values; and an outcome."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,20 @@ from permafrost.stages.decoding.choices import Isolation
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command has to say: to a person, and to a program with ``--json``.
+
+    `status` is not 0 where the command did its work and found damage; `is_dry` is true where it was
+    asked to do none.
+    """
+
+    text: str
+    figures: Mapping[str, object]
+    status: int = 0
+    is_dry: bool = False
 
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:

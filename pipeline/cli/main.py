@@ -18,7 +18,7 @@ from pathlib import Path
 
 from permafrost.cache.disk.publish import noting_changes
 from permafrost.cache.errors import CacheError
-from permafrost.pipeline.cli.command import Outcome
+from permafrost.pipeline.cli.groups import Outcome
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.cli.reporting import find_reporting, open_log, reporting
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals

@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 from permafrost.about import NAME
 from permafrost.command import COMMAND
 from permafrost.pipeline.cli import data, experiments, looking, models, upkeep
-from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_cache
+from permafrost.pipeline.cli.groups import Outcome, add_cache
 from permafrost.pipeline.cli.help import HelpFormatter, write_examples
 from permafrost.pipeline.cli.reporting import add_reporting
 from permafrost.pipeline.errors import PipelineError

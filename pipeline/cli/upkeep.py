@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
+    Outcome,
     add_cache,
     add_run_options,
     read_run_options,

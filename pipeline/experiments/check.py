@@ -189,15 +189,15 @@ def _open(planned: Sequence[_PlannedFeatures], experiment: Experiment) -> Featur
 
 
 def _check_folders(experiment: Experiment) -> None:
-    _check_folder(experiment.sweep.out, "out")
+    check_folder(experiment.sweep.out, "out")
     for number, one in enumerate(experiment.predictions):
-        _check_folder(one.out.parent, f"predict.{number}.out")
+        check_folder(one.out.parent, f"predict.{number}.out")
     if experiment.audit is not None:
-        _check_folder(experiment.audit.out, "audit.out")
+        check_folder(experiment.audit.out, "audit.out")
     if experiment.select is not None:
-        _check_folder(experiment.select.out.parent, "select.out")
+        check_folder(experiment.select.out.parent, "select.out")
     if experiment.export is not None:
-        _check_folder(experiment.export.parent, "export")
+        check_folder(experiment.export.parent, "export")
 
 
 def _check_outputs(experiment: Experiment) -> None:
@@ -227,7 +227,7 @@ def _check_outputs(experiment: Experiment) -> None:
             )
 
 
-def _check_folder(folder: Path, key: str) -> None:
+def check_folder(folder: Path, key: str) -> None:
     """Raise PipelineError where nothing can be written."""
     try:
         make_folder(folder.absolute())

@@ -79,8 +79,8 @@ class Products:
             return self._make(f"predict-{number}", wanted.out, [self._fit, facts], make)
         return known | _NOTHING_DONE | {"reused": known["computed"] + known["reused"]}
 
-    def export(self) -> dict[str, Any]:
-        """Write the best head and its backbones as one model."""
+    def export(self, _images: Dataset | None = None) -> dict[str, Any]:
+        """Write the best head and its backbones as one model, for any images."""
         out, form = self._experiment.export, self._experiment.export_format
         assert out is not None
         facts = [self._fit, form]
