@@ -125,11 +125,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache``."""
     parser.add_argument(
-        "--cache",
-        type=Path,
-        default=DEFAULT_CACHE,
-        metavar="DIR",
-        help="where features are kept",
+        "--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="where features are kept"
     )
 
 

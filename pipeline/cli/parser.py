@@ -51,16 +51,8 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
     ),
     "layers": ("list a backbone's layers, shapes and sizes", data.add_layers, data.run_layers),
     "index": ("list a dataset's images, labels and splits", data.add_index, data.run_index),
-    "extract": (
-        "compute activations, and write features.h5",
-        data.add_extract,
-        data.run_extract,
-    ),
-    "plan": (
-        "say what extract would do; compute nothing",
-        data.add_plan,
-        data.run_plan,
-    ),
+    "extract": ("compute activations, and write features.h5", data.add_extract, data.run_extract),
+    "plan": ("say what extract would do; compute nothing", data.add_plan, data.run_plan),
     "fit": ("fit a head on cached features", models.add_fit, models.run_fit),
     "sweep": (
         "try layers, poolings, heads and settings on the same folds, and rank them",

@@ -5,12 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from permafrost.pipeline.cli.groups import (
-    Outcome,
-    add_cache,
-    add_run_options,
-    read_run_options,
-)
+from permafrost.pipeline.cli.groups import Outcome, add_cache, add_run_options, read_run_options
 from permafrost.pipeline.parsers import read_number, read_whole
 
 

@@ -19,12 +19,7 @@ from permafrost.pipeline.export.classifier import (
     load_classifier,
     make_classifier,
 )
-from permafrost.pipeline.export.publishing import (
-    SAVED_MODEL,
-    is_empty,
-    list_files,
-    publish_format,
-)
+from permafrost.pipeline.export.publishing import SAVED_MODEL, is_empty, list_files, publish_format
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.outputs import write_json
 from permafrost.pipeline.planning.backbone import Backbone

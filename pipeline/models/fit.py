@@ -22,11 +22,7 @@ from permafrost.pipeline.export.classifier import (
 )
 from permafrost.pipeline.export.export import write_backbone
 from permafrost.pipeline.models.answers import Answers, describe_groups
-from permafrost.pipeline.models.checkpoint import (
-    find_checkpoint,
-    forget_checkpoints,
-    write_epochs,
-)
+from permafrost.pipeline.models.checkpoint import find_checkpoint, forget_checkpoints, write_epochs
 from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_layers
 from permafrost.pipeline.models.measure import (
     Bench,
@@ -40,10 +36,7 @@ from permafrost.pipeline.models.unseen import UnseenRows, keep_unseen, name_unse
 from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles, read_labels
-from permafrost.pipeline.tasks.task import (
-    TaskOptions,
-    check_classes,
-)
+from permafrost.pipeline.tasks.task import TaskOptions, check_classes
 from permafrost.pipeline.tasks.views import list_views
 from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.backbones.applications import FITTED_NETWORK

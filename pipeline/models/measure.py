@@ -17,12 +17,7 @@ from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, spread_c
 from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.crossfit import Trial, collect_outputs, cross_fit
 from permafrost.stages.evaluation.fold_task import Candidate
-from permafrost.stages.evaluation.folds import (
-    Fold,
-    check_folds,
-    describe_untrained,
-    make_folds,
-)
+from permafrost.stages.evaluation.folds import Fold, check_folds, describe_untrained, make_folds
 from permafrost.stages.evaluation.intervals import bootstrap_interval
 from permafrost.stages.evaluation.metrics import count_confusions, describe_classes, score
 from permafrost.stages.evaluation.near_duplicates import (
@@ -114,10 +109,7 @@ def _measure_test(head: Head, bench: Bench) -> tuple[dict[str, Any], np.ndarray]
 def _warn_of_near_duplicates(bench: Bench) -> tuple[dict[str, Any], str | None]:
     """Look for test rows that are all but equal to a training row; return figures and a line."""
     found = find_near_duplicates(
-        bench.matrix,
-        bench.labelled.test,
-        bench.labelled.train,
-        memory_bytes=bench.memory_bytes,
+        bench.matrix, bench.labelled.test, bench.labelled.train, memory_bytes=bench.memory_bytes
     )
     figures = {
         "near_duplicates": found.n_found if found.is_telling else None,

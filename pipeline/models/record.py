@@ -144,11 +144,7 @@ def build_record(
         "target": options.data.target,
         "layer": JOINED_BY.join(dict.fromkeys(str(layer.spec) for layer in layers)),
         "parts": [
-            {
-                "layer": str(layer.spec),
-                "recipe": layer.recipe,
-                "features": files.read_origin(layer),
-            }
+            {"layer": str(layer.spec), "recipe": layer.recipe, "features": files.read_origin(layer)}
             for layer in layers
         ],
         "fit": digest_fit(

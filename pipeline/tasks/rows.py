@@ -30,12 +30,7 @@ from permafrost.pipeline.tasks.views import list_views
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits
-from permafrost.stages.datasets.targets import (
-    CLASSIFICATION,
-    Targets,
-    find_classes,
-    parse_targets,
-)
+from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, find_classes, parse_targets
 from permafrost.stages.matrices.joined import JoinedMatrix, StackedMatrix
 from permafrost.stages.matrices.matrix import Matrix, Rows, Store
 from permafrost.warn import warn_once

@@ -17,12 +17,7 @@ from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES, GROUP_HELP, declar
 from permafrost.pipeline.parsers import parse_bytes, parse_names, read_whole
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows, read_labels
-from permafrost.stages.datasets.targets import (
-    CLASSIFICATION,
-    SEPARATOR,
-    TASKS,
-    warn_of_lookalikes,
-)
+from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS, warn_of_lookalikes
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.evaluation import metrics
 from permafrost.stages.evaluation.fold_task import Candidate
@@ -78,9 +73,7 @@ class TaskOptions:
         }
     )
     task: str = declare(
-        CLASSIFICATION,
-        choices=TASKS,
-        help="one class, any tags, or a value of each image",
+        CLASSIFICATION, choices=TASKS, help="one class, any tags, or a value of each image"
     )
     target: str = declare("label", metavar="COLUMN", help="the column with the truth")
     cv: int | None = declare(None, type=read_whole, metavar="K", help="cross-validate with K folds")

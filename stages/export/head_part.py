@@ -13,11 +13,7 @@ from permafrost.stages.datasets.targets import REGRESSION
 from permafrost.stages.errors import InputError
 from permafrost.stages.export.backbone_part import ExportPart
 from permafrost.stages.heads import HEADS, CalibratedHead, Calibration, LinearForm
-from permafrost.stages.heads.calibration.calibration import (
-    ISOTONIC,
-    LEAST_OF_FLOAT32,
-    TEMPERATURE,
-)
+from permafrost.stages.heads.calibration.calibration import ISOTONIC, LEAST_OF_FLOAT32, TEMPERATURE
 from permafrost.stages.heads.head import check_widths
 
 _ACTIVATIONS = {"softmax": "softmax", "sigmoid": "sigmoid", "identity": "linear"}
