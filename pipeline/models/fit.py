@@ -86,13 +86,7 @@ class FitResult:
 
 
 def fit(options: FitOptions) -> FitResult:
-    """Fit a head, measure it, and keep it with all that ``predict`` needs.
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        One line for the user each.
-    """
+    """Fit a head, measure it, and keep it with all that ``predict`` needs."""
     started_s = time.monotonic()
     candidate = options.make_candidate()
     with options.data.open_files() as files:
