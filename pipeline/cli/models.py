@@ -16,7 +16,7 @@ from permafrost.pipeline.cli.groups import (
     read_settings,
 )
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import SOURCES, read_options
+from permafrost.pipeline.options import read_options
 from permafrost.pipeline.parsers import parse_names
 from permafrost.pipeline.tracking import TrackOptions
 
@@ -123,18 +123,9 @@ def _run_export_layer(parsed: argparse.Namespace) -> Outcome:
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`."""
-    from permafrost.pipeline.models.predict import TellOptions
+    from permafrost.pipeline.models.predict import PredictOptions
 
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
-    parser.add_argument("--images", required=True, metavar="SOURCE", help=SOURCES)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="predictions.csv", help="the table"
-    )
-    parser.add_argument(
-        "--average-views", action="store_true",
-        help="say the mean over the views that the head was fitted on, not what the first gives",
-    )  # fmt: skip
-    add_options(parser, TellOptions)
+    add_options(parser, PredictOptions)
     add_cache(parser)
     add_run_options(parser)
     add_skip_status(parser)
@@ -142,15 +133,8 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
     """Run `predict`."""
-    from permafrost.pipeline.models.predict import TellOptions, describe_predictions, predict
+    from permafrost.pipeline.models.predict import PredictOptions, describe_predictions, predict
 
-    figures = predict(
-        parsed.model,
-        parsed.images,
-        out=parsed.out,
-        cache=parsed.cache,
-        run=read_run_options(parsed),
-        average_views=parsed.average_views,
-        telling=read_options(TellOptions, vars(parsed)),
-    )
+    given = vars(parsed) | {"run": read_run_options(parsed)}
+    figures = predict(read_options(PredictOptions, given))
     return Outcome(describe_predictions(figures, parsed.out), figures)

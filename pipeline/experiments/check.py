@@ -147,8 +147,8 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
                     new.append(open_dataset(name_images(one.images), index, workers=workers))
                 with naming(f"predict.{number}"):
                     task, columns = experiment.sweep.data.task, sorted(new[-1].manifest.extra)
-                    check_by(one.telling.by, task, columns)
-                    check_reject(one.telling.reject, task=task, classes=dataset.manifest.labels)
+                    check_by(one.by, task, columns)
+                    check_reject(one.reject, task=task, classes=dataset.manifest.labels)
             planned = [
                 _check_backbone(experiment, number, dataset, layout, index)
                 for number in range(len(paths))

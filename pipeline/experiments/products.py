@@ -24,7 +24,7 @@ from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import CurationOptions, Experiment
 from permafrost.pipeline.export.classifier import MODEL_NAME
 from permafrost.pipeline.export.export import export
-from permafrost.pipeline.models.predict import TellOptions, name_images, predict
+from permafrost.pipeline.models.predict import name_images, predict
 from permafrost.pipeline.options import DatasetOptions
 from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.pipeline.planning.dataset import Dataset, open_dataset
@@ -54,29 +54,21 @@ class Products:
 
     def predict(self, number: int, images: Dataset | None = None) -> dict[str, Any]:
         """Classify the images of one of the predictions."""
-        experiment, wanted = self._experiment, self._experiment.predictions[number]
+        wanted = self._experiment.predictions[number]
         listed = images or self._list_images(name_images(wanted.images))
         rows = listed.manifest
         digests = [digest.hex() for digest in rows.digests]
         facts: list[object] = [rows.root, list(rows.paths), digests, rows.labels, rows.extra]
-        if wanted.telling != TellOptions():
-            facts.append(asdict(wanted.telling))
-
-        def make() -> dict[str, Any]:
-            return predict(
-                self._model,
-                wanted.images,
-                out=wanted.out,
-                cache=experiment.cache,
-                run=experiment.run,
-                average_views=experiment.sweep.data.average_views,
-                dataset=listed,
-                telling=wanted.telling,
-            )
-
+        if wanted.reject or wanted.by:
+            facts.append({"reject": wanted.reject, "by": wanted.by})
         known = self._find(wanted.out, [self._fit, facts])
         if known is None:
-            return self._make(f"predict-{number}", wanted.out, [self._fit, facts], make)
+            return self._make(
+                f"predict-{number}",
+                wanted.out,
+                [self._fit, facts],
+                lambda: predict(wanted, dataset=listed),
+            )
         return known | _NOTHING_DONE | {"reused": known["computed"] + known["reused"]}
 
     def export(self, _images: Dataset | None = None) -> dict[str, Any]:
