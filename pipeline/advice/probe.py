@@ -38,8 +38,6 @@ class Probed:
 
     Attributes
     ----------
-    n_values : int
-        Of a row.
     entry : Entry
         The best probe on it.
     interval : tuple of float, optional

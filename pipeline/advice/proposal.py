@@ -94,8 +94,6 @@ class Proposal:
 
     Attributes
     ----------
-    recipe : str
-        In words.
     extracted : tuple of str
         Layer specs of the backbone.
     tried : tuple of str

@@ -44,12 +44,6 @@ class Checked:
 
     Attributes
     ----------
-    dataset : Dataset
-        The images of the experiment.
-    new : tuple of Dataset
-        Those of each prediction.
-    n_configurations : int
-        What the sweep will compare.
     n_fits : int
         Those of the sweep that are not done yet.
     n_computed : dict of Path to int

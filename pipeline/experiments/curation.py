@@ -14,13 +14,7 @@ from permafrost.stages.sources.source import open_source
 
 
 def check_curation(experiment: Experiment, files: FeatureFiles) -> None:
-    """Look at all that ``audit`` and ``select`` name.
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        One line for the user each, with the key.
-    """
+    """Look at all that ``audit`` and ``select`` name."""
     for key, options in (("audit", experiment.audit), ("select", experiment.select)):
         if options is not None and options.layer:
             with naming(f"{key}.layer"):

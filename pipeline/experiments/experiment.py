@@ -45,18 +45,10 @@ class Experiment:
 
     Attributes
     ----------
-    file : Path
-        Where it is written down.
     backbones : dict of Path to FeatureOptions
         By the ``features.h5`` that each is extracted into.
-    sweep : SweepOptions
-        Over all these files.
-    predictions : tuple of PredictOptions
-        Of the best head.
-    audit : AuditOptions, optional
     select : SelectOptions, optional
         Of both, no layer stands for that of the best head.
-    export : Path, optional
     export_format : str, optional
         Where it does not follow from the file's name.
     """

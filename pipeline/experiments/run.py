@@ -27,12 +27,8 @@ class ExperimentResult:
 
     Attributes
     ----------
-    extractions : list of ExtractSummary
-        One for each backbone.
     made : dict
         Figures of the ``predictions``, a list, and of ``audit``, ``select`` and ``export``.
-    seconds : float
-        Of all of it.
     """
 
     extractions: list[ExtractSummary]

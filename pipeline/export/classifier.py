@@ -50,12 +50,8 @@ class ClassifierPart:
 
     Attributes
     ----------
-    layer : str
-        Its spec.
     recipe : Recipe
         Of the features; new ones must have the same.
-    features : FeatureOptions
-        How to ask for them.
     """
 
     layer: str
@@ -69,8 +65,6 @@ class Classifier:
 
     Attributes
     ----------
-    parts : tuple of ClassifierPart
-        The layers that the head wants side by side.
     target : str
         The column with the truth that it was fitted on.
     order : tuple of str
@@ -180,17 +174,12 @@ class Predictions:
 
 
 def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | None:
-    """Read the labelled rows of what `models.answers` wrote beside a head.
+    """Read the labelled rows of what `models.answers` wrote beside a head; None for no such rows.
 
     Parameters
     ----------
     classes : sequence of str
         The head's, which tell a class called ``p:path`` from one called ``path``.
-
-    Returns
-    -------
-    Predictions or None
-        None where there are no such rows, or no such file.
 
     Raises
     ------

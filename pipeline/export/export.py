@@ -49,8 +49,6 @@ def export(model: Path, out: Path, *, form: str | None = None) -> dict[str, obje
 
     Parameters
     ----------
-    model : Path
-        What ``fit`` wrote.
     out : Path
         Beside it, in any format but Keras' own, ``<out>.json`` says what its outputs stand for.
     form : str, optional
@@ -119,15 +117,6 @@ def _list_members(file: Path) -> object:
 
 def write_backbone(out: Path, head: Head, record: Mapping[str, Any]) -> None:
     """Write a fitted network, from pixels on, as one flat Keras model: a backbone as any other.
-
-    Parameters
-    ----------
-    out : Path
-        Ends in ``.keras``.
-    head : Head
-        A network.
-    record : mapping
-        That of ``model.json``.
 
     Raises
     ------

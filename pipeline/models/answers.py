@@ -43,8 +43,6 @@ class Answers:
     keys : sequence of str
         The value of each in the column that groups are made by; ``""`` is none. None at all where
         nobody asked for groups.
-    reject : float
-        Where no class is so probable, nothing is answered.
     """
 
     paths: Sequence[str]

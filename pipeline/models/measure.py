@@ -45,7 +45,6 @@ class Bench:
         The rows of all images in the first view, below them those in the next, and so on.
     labelled : LabelledRows
         Of the images, which are rows of the first view.
-    views : tuple of str
     averages : bool
         Whether what is said of an image is the mean over its views.
     """
@@ -178,12 +177,8 @@ class Measured:
 
     Attributes
     ----------
-    metrics : dict
-        Ready for JSON.
     unseen : UnseenRows
         What is said of the test split, without one of the folds, and of rows without a label.
-    epochs : Epochs
-        Of the trainings.
     everything : UnseenRows or None
         What is said of every labelled row, where there were folds.
     """

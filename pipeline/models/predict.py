@@ -56,20 +56,8 @@ class PredictOptions:
 
     Attributes
     ----------
-    model : Path
-        What ``fit`` wrote.
-    images : str
-        A source, labelled or not.
     out : Path
         The CSV file; ``<out>.failures.csv`` lists the images that could not be read.
-    average_views : bool
-        Whether what is said of an image is the mean over the views that the head was fitted on.
-    reject : float
-        Where no class is so probable, none is predicted.
-    by : str, optional
-        A column: what is said of images with one value of it is averaged, and told too.
-    cache : Path
-        Activations are kept here, as in any extraction.
     """
 
     model: Path = field(metadata={"type": Path, "metavar": "DIR", "help": "what fit wrote"})
@@ -100,7 +88,6 @@ def predict(options: PredictOptions, *, dataset: Dataset | None = None) -> dict[
 
     Parameters
     ----------
-    options : PredictOptions
     dataset : Dataset, optional
         The images, where they are listed and hashed already.
 

@@ -29,15 +29,7 @@ BY_HELP = "average what is said of images with one value in a column, as patient
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerOptions:
-    """How the head that is kept answers, and is measured besides.
-
-    Attributes
-    ----------
-    calibrate : str
-        One of `stages.heads.CALIBRATIONS`.
-    by : str, optional
-        A column: what is said of images with one value of it is averaged, and measured too.
-    """
+    """How the head that is kept answers, and is measured besides."""
 
     calibrate: str = declare(
         "none",
@@ -83,12 +75,8 @@ class FitOptions:
 
     Attributes
     ----------
-    layer : str
-        A layer spec, or several joined by ``+``.
     settings : mapping of str to object
         As typed (``"0.1"``) or as YAML gives them (``0.1``).
-    out : Path
-        Folder for what is fitted and measured.
     """
 
     data: TaskOptions = field(metadata={"options": TaskOptions})

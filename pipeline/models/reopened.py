@@ -32,10 +32,6 @@ class ReopenedFit:
 
     Attributes
     ----------
-    folder : Path
-        What ``fit --out`` wrote.
-    metrics : dict
-        What ``metrics.json`` holds.
     key : str
         Digest of all that the fit depends on.
     """

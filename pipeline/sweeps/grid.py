@@ -37,8 +37,6 @@ class Configuration:
 
     Attributes
     ----------
-    layer : str
-        A layer spec, or several joined by ``+``.
     settings : str
         What sets the head apart, as text: ``C=0.1 scale=l2``.
     key : str
@@ -79,7 +77,6 @@ class HeadGrid:
 
     Attributes
     ----------
-    heads : tuple of str
     settings : tuple of (str, str)
         As typed: ``("C", "0.1,1")`` for all heads that have such a setting,
         ``("mlp.dropout", "0,0.5")`` for one of them, ``("mlp.layers", "A,B")`` for the layers
@@ -185,8 +182,6 @@ def list_configurations(
 
     Parameters
     ----------
-    layers : sequence of str
-    candidates : sequence of Candidate
     n_rows : int
         Images that are in folds.
     """

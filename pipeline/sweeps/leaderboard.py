@@ -38,7 +38,6 @@ class Entry:
 
     Attributes
     ----------
-    folds : list of FoldRecord
     summary : dict
         Mean and standard deviation of each score over the folds.
     interval : tuple of float, optional
@@ -46,8 +45,6 @@ class Entry:
     p_value : float or None
         Of the paired comparison with the first, on the same rows, of what all are ranked by; None
         for the first itself.
-    error : str
-        Why the head could not be fitted.
     """
 
     configuration: Configuration

@@ -38,14 +38,6 @@ class SweepOptions:
     ----------
     data : TaskOptions
         Without ``cv``: the val split if there is one, else five folds.
-    layers : tuple of str, optional
-        All of the files by default.
-    poolings : tuple of str, optional
-        Tried on each layer that has height and width.
-    candidates : sequence of Candidate
-        The heads.
-    jobs : int
-        Processes.
     answer : AnswerOptions
         Of the best, which is chosen before it is calibrated.
     """

@@ -54,8 +54,6 @@ def export_layer(features: tuple[Path, ...], layer: str, out: Path) -> dict[str,
 
     Parameters
     ----------
-    features : tuple of Path
-        One ``features.h5`` or several.
     layer : str
         As `FeatureFiles.find_layers` takes it.
     out : Path

@@ -46,7 +46,6 @@ class FeatureFiles:
 
     Parameters
     ----------
-    files : sequence of Path
     group : str, optional
         The column to keep together by, instead of ``group``.
     open_file : callable, optional
@@ -212,7 +211,6 @@ class FeatureFiles:
 
         Parameters
         ----------
-        layers : sequence of StoredLayer
         stores : sequence of Store, optional
             Where what is made of each layer alone is kept.
         """

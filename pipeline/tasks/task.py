@@ -48,20 +48,8 @@ class TaskOptions:
     ----------
     features : tuple of Path
         One ``features.h5`` or several; of several, the rows that all of them have.
-    task : str
-        ``classification``, ``multilabel`` or ``regression``.
-    target : str
-        The column with the truth.
-    cv : int, optional
-        Folds over all rows that are not in the test split.
-    group : str, optional
-        Column of which rows with one value are in one fold; ``group`` if there is one.
     classes : tuple of str, optional
         Only the rows of these classes, which are written in this order.
-    average_views : bool
-        Whether what is said of an image is the mean over its views, and not of the first alone.
-    memory_bytes : int
-        Budget for features in memory.
     """
 
     features: tuple[Path, ...] = field(
@@ -241,12 +229,10 @@ def decide_scaling(
 
     Parameters
     ----------
-    kind : str
     shape : (int, int)
         Rows that are scaled together, in all views, and features of each.
     is_kept : bool
         Whether for a head that is kept, or for many on folds.
-    memory_bytes : int
     """
     try:
         return is_reduced(kind, shape, is_kept=is_kept, memory_bytes=memory_bytes)
@@ -268,11 +254,8 @@ def digest_fit(
     ----------
     rows_key : str
         As `digest_rows` gives it.
-    layers : sequence of StoredLayer
     scalings : sequence of bool or None
         As `decide_scaling` tells them: not the memory is in the digest, but what follows from it.
-    above : LayersAbove or None
-        What of the backbone lies above the layer.
 
     Raises
     ------

@@ -31,8 +31,6 @@ def build_classifier(parts: Sequence[ExportPart], head: Any, *, order: Sequence[
     ----------
     parts : sequence of ExportPart
         At least one. Their features, each flattened, are joined in this order.
-    head : Head
-        Fitted on those features.
     order : sequence of int
         Which of the head's outputs stands in each place; as they are by default.
 
@@ -152,10 +150,6 @@ def save_classifier(
 
     Parameters
     ----------
-    model : keras.Model
-        What `build_classifier` returned.
-    path : Path
-        Ends in ``.keras``.
     task : str
         One of `stages.datasets.targets.TASKS`.
     classes : iterable of str

@@ -26,10 +26,6 @@ class Format:
     ----------
     name : str
         What Keras calls it.
-    suffix : str
-        Of the file; a folder has none.
-    packages : tuple of str
-        What is needed to write it, besides what is needed anyway.
     companion : str
         The suffix of a second file, of weights, if there is one.
     """
