@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from permafrost.pipeline.cli.groups import (
     Outcome,
@@ -27,9 +27,6 @@ from permafrost.pipeline.options import (
     read_options,
 )
 from permafrost.pipeline.units import describe_bytes
-
-if TYPE_CHECKING:
-    from permafrost.stages.backbones.layers import LayerCard
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
@@ -52,39 +49,31 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     shared = {name: layer.n_calls for name, layer in card.layers.items() if layer.n_calls > 1}
     images = {} if PIXELS in card.layers else {PIXELS: card.find_layer(PIXELS)}
     listed = images | {name: one for name, one in card.layers.items() if name not in shared}
-    rows = [
-        (name, layer.shape, math.prod(layer.shape) * (1 if name in images else 4))
-        for name, layer in listed.items()
+    layers: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "shape": list(one.shape),
+            "bytes": math.prod(one.shape) * (1 if name in images else 4),
+            "number": one.number,
+            "is_cut": one.is_cut,
+        }
+        for name, one in listed.items()
     ]
     width = max(map(len, listed), default=0)
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
     lines += [
-        f"  {_number(listed[name])} {name:<{width}}  {'x'.join(map(str, shape)):>14}"
-        f"  {describe_bytes(n):>9} an image{'  cut' * listed[name].is_cut}"
-        for name, shape, n in rows
+        f"  {'' if one['number'] is None else one['number']:>4} {one['name']:<{width}}"
+        f"  {'x'.join(map(str, one['shape'])):>14}  {describe_bytes(one['bytes']):>9} an image"
+        f"{'  cut' * one['is_cut']}"
+        for one in layers
     ]
-    if any(one.is_cut for one in listed.values()):
+    if any(one["is_cut"] for one in layers):
         lines.append("  cut: everything passes this layer, so `finetune` can train what lies above")
     lines += [
         f"  {name} is called {n} times, and gives no one output" for name, n in shared.items()
     ]
-    layers = [
-        {
-            "name": name,
-            "shape": list(shape),
-            "bytes": n,
-            "number": listed[name].number,
-            "is_cut": listed[name].is_cut,
-        }
-        for name, shape, n in rows
-    ]
-    return Outcome(
-        "\n".join(lines), {"backbone": card.name, "size": list(card.size), "layers": layers}
-    )
-
-
-def _number(layer: LayerCard) -> str:
-    return f"{'' if layer.number is None else layer.number:>4}"
+    figures = {"backbone": card.name, "size": list(card.size), "layers": layers}
+    return Outcome("\n".join(lines), figures)
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:
