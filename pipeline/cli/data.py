@@ -18,6 +18,7 @@ from permafrost.pipeline.cli.groups import (
     read_extract_options,
     read_settings,
 )
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import (
     OUT,
     SOURCES,
@@ -98,6 +99,8 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.planning.statistics import measure_images
     from permafrost.stages.datasets.manifest import write_manifest
 
+    if parsed.out.is_dir():
+        raise PipelineError(f"--out {str(parsed.out)!r} is a folder; name a file in it")
     options = read_options(DatasetOptions, vars(parsed))
     workers = read_options(RunOptions, vars(parsed)).n_threads
     dataset = open_dataset(options, None, workers=workers)

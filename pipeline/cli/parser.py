@@ -128,6 +128,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise PipelineError(f"{message}; see: {self.prog} --help")
 
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse what a shell makes of variables that are not set, and what Python takes so."""
+        if action.type is Path and "" in arg_strings:
+            raise argparse.ArgumentError(action, "'' is no name; give that of a file or folder")
+        if action.option_strings and arg_strings == ["--"]:  # of --option=--
+            raise argparse.ArgumentError(action, "'--' is no value; give one")
+        return super()._get_values(action, arg_strings)  # type: ignore[misc]
+
 
 class _CommandParser(_Parser):
     """The parser of one command; it gets its options when asked, as naming heads takes long."""

@@ -98,6 +98,7 @@ class BackboneAbove:
         """
         from permafrost.stages.backbones.above import build_above
         from permafrost.stages.backbones.network import KerasNetwork
+        from permafrost.stages.export.classifier import check_layers
 
         with self._open(until) as (backbone, _):
             self._check(backbone)
@@ -107,13 +108,16 @@ class BackboneAbove:
                 "a backbone in a SavedModel folder cannot be trained on: Keras has no layers of it;"
                 " save it as a .keras file with model.save('model.keras') and extract with that"
             )
-        return build_above(
+        above = build_above(
             network.model,
             network.list_cuts(),
             self.layer.layer,
             until=until,
             preprocess_mode=preprocess,
         )
+        # Not after hours of training, when the head is to be loaded.
+        check_layers(above, what="trained", remedy="extract a layer above it, and train from there")
+        return above
 
     def _check(self, backbone: Backbone, *, is_fitted: bool = True) -> None:
         """Raise InputError unless the backbone still gives the features."""

@@ -119,8 +119,13 @@ def describe_answer(
     return {"task": task, "classes": [str(name) for name in classes], "pixels": dict(pixels)}
 
 
-def check_layers(model: Any) -> None:
-    """Raise InputError where Keras could not read a model of KerasHub's layers back from a file."""
+def check_layers(
+    model: Any, *, what: str = "exported", remedy: str = "keep the folder, for predict"
+) -> None:
+    """Raise InputError where Keras could not read a model of KerasHub's layers back from a file.
+
+    It says what cannot be done with such layers, and what can be.
+    """
     for layer in model._flatten_layers(include_self=False):
         if type(layer).__module__.split(".")[0] != PACKAGE:
             continue
@@ -128,8 +133,8 @@ def check_layers(model: Any) -> None:
             type(layer).from_config(layer.get_config())
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"KerasHub's {type(layer).__name__} cannot be exported: it does not read what it"
-                f" writes ({in_one_line(error)[:120]}); keep the folder, for predict"
+                f"KerasHub's {type(layer).__name__} cannot be {what}: it does not read what it"
+                f" writes ({in_one_line(error)[:120]}); {remedy}"
             ) from error
 
 
