@@ -181,7 +181,7 @@ def test_bad_options_end_in_one_line(
         (["show", ""], ["THING: ''"]),
         (["report", ""], ["DIR: ''"]),
     ],
-    ids=lambda value: " ".join(value),
+    ids=" ".join,
 )
 def test_names_that_are_none_end_in_one_line(
     command: Command, arguments: list[str], words: list[str]
