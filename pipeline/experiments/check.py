@@ -156,10 +156,9 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
             if missing:
                 rows.make_folds(files)  # which tells whether there are such folds
             if experiment.export is not None:
-                for layer in dict.fromkeys(one.layer for one in configurations):
-                    _check_pixels(files, layer)
-                if missing:  # A finished experiment was checked before.
-                    _check_presets(experiment)
+                layers = dict.fromkeys(one.layer for one in configurations)
+                # The presets of a finished experiment were checked before.
+                _check_export(experiment, files, list(layers), checks_presets=bool(missing))
     return Checked(
         dataset=dataset,
         new=tuple(new),
@@ -266,14 +265,15 @@ def _plan(
     return _PlannedFeatures(path=path, manifest=manifest, formats=formats or {})
 
 
-def _check_presets(experiment: Experiment) -> None:
+def _check_export(
+    experiment: Experiment, files: FeatureFiles, layers: Sequence[str], *, checks_presets: bool
+) -> None:
+    """Raise where the best head on one of these layers could not be exported."""
     assert experiment.export is not None
-    form = choose_format(experiment.export, experiment.export_format)
-    for number, features in enumerate(experiment.backbones.values()):
-        with naming(f"export: backbones.{number}"):
-            check_preset(features, form)
-
-
-def _check_pixels(files: FeatureFiles, layer: str) -> None:
     with naming("export"):
-        share_pixels([(str(one.spec), one.recipe) for one in files.find_layers(layer)])
+        for layer in layers:
+            share_pixels([(str(one.spec), one.recipe) for one in files.find_layers(layer)])
+        form = choose_format(experiment.export, experiment.export_format)
+        for number, features in enumerate(experiment.backbones.values() if checks_presets else ()):
+            with naming(f"backbones.{number}"):
+                check_preset(features, form)

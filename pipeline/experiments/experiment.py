@@ -256,11 +256,7 @@ def name_folders(texts: Iterable[str]) -> list[str]:
     names: list[str] = []
     taken = [BEST_NAME]
     for text in texts:
-        name = _as_name(text)
+        name = re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "unnamed"
         numbered = (f"{name}-{number}" for number in count(2))
         names.append(next(one for one in chain([name], numbered) if one not in taken + names))
     return names
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "unnamed"

@@ -105,7 +105,9 @@ def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
         check_training(kind, train)
         check_calibration(kind, options.answer.calibrate, task=data.task)
     if data.task != REGRESSION:
-        _check_weights(options.candidates, labelled)
+        classes = labelled.targets.classes.tolist()
+        for one in options.candidates:
+            find_class_weights(getattr(one.settings, "class_weight", "none"), classes)
     return RowsPlan(data=data, labelled=labelled)
 
 
@@ -130,10 +132,3 @@ def find_missing(
         for fold in range(n_folds)
         if journal.find(one.key, fold) is None
     ]
-
-
-def _check_weights(candidates: Sequence[Candidate], labelled: LabelledRows) -> None:
-    for one in candidates:
-        find_class_weights(
-            getattr(one.settings, "class_weight", "none"), labelled.targets.classes.tolist()
-        )
