@@ -78,20 +78,10 @@ class DatasetOptions:
 
     Attributes
     ----------
-    images : str, optional
-        A folder, a CSV, a zip, tar, npz or Parquet file, a pattern of shards, or a URL.
     manifest : Path, optional
         What ``index`` wrote; instead of `images`.
     labels, split : str, optional
         Rules as on the command line; what the source itself says by default.
-    split_names : str, optional
-        What splits are called besides their usual names, as in ``holdout=test``.
-    seed : int
-        Of a random split.
-    group : str, optional
-        Column of which rows with one value are in one split; ``group`` if there is one.
-    classes : tuple of str, optional
-        Only the images with these labels.
     """
 
     images: str | None = declare(None, metavar="SOURCE", help=SOURCES)
@@ -132,13 +122,8 @@ class FeatureOptions:
 
     Attributes
     ----------
-    backbone : str
-    layers : tuple of str
-        Layer specs.
-    weights : str
     size : tuple of int, optional
         Height and width in pixels.
-    resize, resize_mode, preprocess, orient, dtype, engine, precision, decode : str
     view : str
         One or several with commas between: each is a feature set of its own.
     """
@@ -159,10 +144,7 @@ class FeatureOptions:
         help="of an application; model files bring their own",
     )
     size: tuple[int, int] | None = declare(
-        None,
-        type=parse_size,
-        metavar="N",
-        help="input size in pixels (default: its own)",
+        None, type=parse_size, metavar="N", help="input size in pixels (default: its own)"
     )
     resize: str = declare(
         "bilinear", choices=RESIZE_METHODS, kind="resize method", help="how pixels are interpolated"
@@ -271,13 +253,6 @@ class RunOptions:
         Chosen from the memory budget if not given.
     memory_bytes : int
         Budget for the plan, and for images and activations in flight.
-    compression : str
-    program : str
-        ``"auto"``, or ``"plain"``: without Winograd's filtering and folded normalization.
-    on_error : str
-        ``"skip"`` or ``"fail"``.
-    scheduler : str, optional
-        Address of a Dask scheduler whose workers compute; this process by default.
     workers : int, optional
         Threads that read and decode images, here or on each worker of a cluster; by default as many
         as there are cores.
@@ -345,10 +320,6 @@ class ExtractOptions:
 
     Attributes
     ----------
-    dataset : DatasetOptions
-    features : FeatureOptions
-    cache : Path
-    run : RunOptions
     part : Part, optional
         Only these rows of the dataset; then no ``features.h5`` is written.
     """
