@@ -89,7 +89,8 @@ class UnknownNameError(StageError):
         if near:
             hint = f"did you mean {' or '.join(repr(n) for n in near)}?" + (remedy and " ")
         else:
-            hint = f"there are: {', '.join(names[:20])}" + (", …" if len(names) > 20 else "")
+            hint = f"there are: {', '.join(names[:20])}" if names else "there are none"
+            hint += ", …" if len(names) > 20 else ""
             hint += remedy and "; "
         super().__init__(f"unknown {kind} {name!r}{place}; {hint}{remedy}")
 

@@ -57,6 +57,11 @@ def run_show(parsed: argparse.Namespace) -> Outcome:
         raise PipelineError("name one thing to show, or one image: show THING, or show --image X")
     if parsed.image is not None:
         return _show_image(parsed)
+    for name in ("model", "features", "out", "backbone", "layers"):
+        if getattr(parsed, name):
+            raise PipelineError(
+                f"--{name} goes with --image FILE, not with {str(parsed.thing)!r}; drop one"
+            )
     from permafrost.pipeline.inspection.things import show
 
     parts, figures = show(parsed.thing)

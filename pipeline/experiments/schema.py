@@ -238,10 +238,14 @@ def read_sections(file: Path) -> ExperimentSection:
         with file.open(encoding="utf-8") as stream:
             content = read_yaml(stream)
     except OSError as error:
-        raise PipelineError(f"cannot read {str(file)!r}: {error.strerror}") from error
+        raise PipelineError(
+            f"cannot read {str(file)!r}: {error.strerror}; name an experiment.yaml"
+        ) from error
     except ValueError as error:
         # Also of bytes that are not UTF-8, and of an unquoted 2024-13-01, which is no date.
-        raise PipelineError(f"{str(file)!r} is not YAML: {error}") from error
+        raise PipelineError(
+            f"{str(file)!r} is not YAML: {error}; mend it, or name an experiment.yaml"
+        ) from error
     if not isinstance(content, dict):
         raise PipelineError(
             f"{str(file)!r} should hold keys: {', '.join(ExperimentSection.model_fields)}"

@@ -108,7 +108,10 @@ def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
         classes = labelled.targets.classes.tolist()
         for one in options.candidates:
             find_class_weights(getattr(one.settings, "class_weight", "none"), classes)
-    return RowsPlan(data=data, labelled=labelled)
+    rows = RowsPlan(data=data, labelled=labelled)
+    if rows.n_folds > len(labelled.folds):
+        rows.make_folds(files)  # Says how many there may be, before so many fits are listed.
+    return rows
 
 
 def plan_configurations(

@@ -61,7 +61,7 @@ def choose_format(file: Path, asked: str | None) -> str:
             f"cannot export to {str(file)!r}; name a file that ends in {', '.join(by_suffix)},"
             " or a folder with --format saved_model"
         )
-    name = asked or by_suffix[file.suffix]
+    name = by_suffix[file.suffix] if asked is None else asked
     if name not in FORMATS:
         raise UnknownNameError("format", name, FORMATS)
     chosen = FORMATS[name]

@@ -180,6 +180,10 @@ def test_bad_options_end_in_one_line(
         (["index", "photos", "--out", "a.csv", "--labels=--"], ["--labels: '--'"]),
         (["show", ""], ["THING: ''"]),
         (["report", ""], ["DIR: ''"]),
+        (["show", "runs", "--model", "m"], ["--model goes with --image", "'runs'"]),
+        (["export", "--model", "m", "--out", "a.keras", "--format", ""], ["unknown format ''"]),
+        (["export", "--model", "m", "--out", "a", "--format", ""], ["unknown format ''"]),
+        (["run", "absent.yaml"], ["'absent.yaml'", "name an experiment.yaml"]),
     ],
     ids=" ".join,
 )
