@@ -147,7 +147,9 @@ def test_a_step_is_done_again_where_its_file_or_what_it_is_made_of_is_another(pl
     before = file.read_bytes()
     file.write_bytes(b"mine")
     ask("--step", name, "--json", **MAKING)
-    assert len(file.read_bytes()) == len(before)
+    after = file.read_bytes()
+    # Keras counts its layers, and says when it wrote a file.
+    assert after == before or (name == "export" and after != b"mine")
     for step in ("sweep", name):
         ask("--step", step, "--json", **MAKING, heads=[{"kind": "logreg", "C": 7}])
     # The other two go by the layer of the best head, not by its settings.
