@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
 # Of an option that names a folder to write.
-OUT = {"type": Path, "metavar": "DIR", "help": "a folder for what is found"}
+OUT: dict[str, Any] = {"type": Path, "metavar": "DIR", "help": "a folder for what is found"}
 PRECISIONS = ("float32", "bfloat16", "float16")
 SOURCES = (
     "a folder, .csv, .zip, .tar, .npz or .parquet, shards as 'train-{000..009}.tar', or a URL as"

@@ -134,7 +134,7 @@ class _Parser(argparse.ArgumentParser):
             raise argparse.ArgumentError(action, "'' is no name; give that of a file or folder")
         if action.option_strings and arg_strings == ["--"]:  # of --option=--
             raise argparse.ArgumentError(action, "'--' is no value; give one")
-        return super()._get_values(action, arg_strings)  # type: ignore[misc]
+        return super()._get_values(action, arg_strings)
 
 
 class _CommandParser(_Parser):
