@@ -264,3 +264,20 @@ def test_what_kerashub_cannot_read_back_is_not_exported(
     line = capsys.readouterr().err.splitlines()[-1]
     assert "export: backbones.0: KerasHub's ViTPatchingAndEmbedding cannot be exported" in line
     assert not any((tmp_path / "runs").iterdir())
+
+
+def test_what_kerashub_cannot_read_back_is_not_trained_but_what_lies_above_it_is(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_preset("vit", tmp_path / "preset")
+    view, head = tmp_path / "features.h5", tmp_path / "head"
+    above = "vit_encoder.transformer_block_3"
+    extract(photos, folder, view, "--layers", f"pixels,{above}")
+    fit = ["fit", "--features", str(view), "--head", "finetune", "--set", "epochs=1", "--layer"]
+    assert main([*fit, "pixels", "--out", str(head)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "ViTPatchingAndEmbedding cannot be trained" in line and "extract a layer above" in line
+    call(*fit, above, "--out", head)
+    call("predict", "--model", head, "--images", photos, "--out", tmp_path / "p.csv")
+    # It is no backbone itself: from pixels on, nobody could open it.
+    assert not (head / "backbone.keras").exists()
