@@ -281,3 +281,16 @@ def test_what_kerashub_cannot_read_back_is_not_trained_but_what_lies_above_it_is
     call("predict", "--model", head, "--images", photos, "--out", tmp_path / "p.csv")
     # It is no backbone itself: from pixels on, nobody could open it.
     assert not (head / "backbone.keras").exists()
+
+
+def test_a_preset_with_weights_that_nothing_depends_on_is_trained_from_pixels_on(
+    photos: Path, tmp_path: Path
+) -> None:
+    folder = save_preset("dinov2", tmp_path / "preset")
+    view, head = tmp_path / "features.h5", tmp_path / "head"
+    extract(photos, folder, view, "--layers", "pixels")
+    call(
+        *("fit", "--features", view, "--layer", "pixels", "--head", "finetune"),
+        *("--set", "epochs=1", "--out", head),
+    )
+    call("predict", "--model", head, "--images", photos, "--out", tmp_path / "p.csv")
