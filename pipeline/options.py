@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 DEFAULT_MEMORY_BYTES = 4_000_000_000
 DEFAULT_CACHE = Path(".permafrost")
+# Of an option that names a folder to write.
+OUT: dict[str, Any] = {"type": Path, "metavar": "DIR", "help": "a folder for what is found"}
 PRECISIONS = ("float32", "bfloat16", "float16")
 SOURCES = (
     "a folder, .csv, .zip, .tar, .npz or .parquet, shards as 'train-{000..009}.tar', or a URL as"
@@ -59,7 +61,7 @@ def declare(default: T, **metadata: Any) -> T:
 
     The metadata is what `add_argument` of the command line takes; and, where the field's name does
     not do, a `flag` in its place there and in experiment files, and a `kind` in its place in
-    errors.
+    errors. A field whose metadata is ``options`` holds a group of such fields itself.
     """
     return field(default=default, metadata=metadata)
 
@@ -76,20 +78,10 @@ class DatasetOptions:
 
     Attributes
     ----------
-    images : str, optional
-        A folder, a CSV, a zip, tar, npz or Parquet file, a pattern of shards, or a URL.
     manifest : Path, optional
         What ``index`` wrote; instead of `images`.
     labels, split : str, optional
         Rules as on the command line; what the source itself says by default.
-    split_names : str, optional
-        What splits are called besides their usual names, as in ``holdout=test``.
-    seed : int
-        Of a random split.
-    group : str, optional
-        Column of which rows with one value are in one split; ``group`` if there is one.
-    classes : tuple of str, optional
-        Only the images with these labels.
     """
 
     images: str | None = declare(None, metavar="SOURCE", help=SOURCES)
@@ -130,13 +122,8 @@ class FeatureOptions:
 
     Attributes
     ----------
-    backbone : str
-    layers : tuple of str
-        Layer specs.
-    weights : str
     size : tuple of int, optional
         Height and width in pixels.
-    resize, resize_mode, preprocess, orient, dtype, engine, precision, decode : str
     view : str
         One or several with commas between: each is a feature set of its own.
     """
@@ -157,10 +144,7 @@ class FeatureOptions:
         help="of an application; model files bring their own",
     )
     size: tuple[int, int] | None = declare(
-        None,
-        type=parse_size,
-        metavar="N",
-        help="input size in pixels (default: its own)",
+        None, type=parse_size, metavar="N", help="input size in pixels (default: its own)"
     )
     resize: str = declare(
         "bilinear", choices=RESIZE_METHODS, kind="resize method", help="how pixels are interpolated"
@@ -269,13 +253,6 @@ class RunOptions:
         Chosen from the memory budget if not given.
     memory_bytes : int
         Budget for the plan, and for images and activations in flight.
-    compression : str
-    program : str
-        ``"auto"``, or ``"plain"``: without Winograd's filtering and folded normalization.
-    on_error : str
-        ``"skip"`` or ``"fail"``.
-    scheduler : str, optional
-        Address of a Dask scheduler whose workers compute; this process by default.
     workers : int, optional
         Threads that read and decode images, here or on each worker of a cluster; by default as many
         as there are cores.
@@ -343,10 +320,6 @@ class ExtractOptions:
 
     Attributes
     ----------
-    dataset : DatasetOptions
-    features : FeatureOptions
-    cache : Path
-    run : RunOptions
     part : Part, optional
         Only these rows of the dataset; then no ``features.h5`` is written.
     """
@@ -367,8 +340,14 @@ class ExtractOptions:
 
 def read_options(options: type[Options], given: Mapping[str, Any]) -> Options:
     """Build options from what was given under the names of their fields; ignore the rest."""
-    names = {option.name for option in fields(options)}
-    return options(**{name: value for name, value in given.items() if name in names})
+    read: dict[str, Any] = {}
+    for option in fields(options):
+        if option.name in given:
+            value = given[option.name]
+            read[option.name] = tuple(value) if isinstance(value, list) else value
+        elif "options" in option.metadata:
+            read[option.name] = read_options(option.metadata["options"], given)
+    return options(**read)
 
 
 def _check_choices(options: FeatureOptions | RunOptions) -> None:

@@ -63,8 +63,6 @@ def tell(event: str, text: str, *, shown: _Shown = "as progress", **figures: obj
     ----------
     event : str
         What kind of event it is.
-    text : str
-        The line for people.
     shown : str
         Whether those see it who want no progress, or who want quiet; and whether people see it, or
         programs only.
@@ -152,13 +150,10 @@ def show_progress(
 
     Parameters
     ----------
-    total : int
     unit : str
         What is counted, as in "images".
     note : callable
         Returns what else to say at this moment.
-    quiet : bool
-        Whether to show nothing.
     """
     if quiet:
         yield lambda _n: None

@@ -38,6 +38,10 @@ class TrackOptions:
         None, metavar="URI", help="log it in MLflow too: sqlite:///mlflow.db or http://HOST:5000"
     )
 
+    def __post_init__(self) -> None:
+        if self.track == "":  # as a shell makes it of a variable that is not set
+            raise PipelineError("--track '': name a store, as sqlite:///mlflow.db, or drop it")
+
     def open(self) -> Tracker:
         """Open the store before anything is computed, so that a wrong name costs nothing.
 

@@ -39,7 +39,9 @@ class ImageTable:
             raise NotAViewError(f"there is no {str(path)!r}; make it with: extract") from error
         except OSError as error:
             raise_refusal(error, path)
-            raise NotAViewError(f"{str(path)!r} is not a readable HDF5 file ({error})") from error
+            raise NotAViewError(
+                f"{str(path)!r} is not a readable HDF5 file ({error}); name what extract wrote"
+            ) from error
         with self._naming_damage():
             if has_node(self._file, "images/digest"):
                 check_kind(self._open("images/digest"), ("uint8",), row_shape=(32,))

@@ -12,39 +12,30 @@ import numpy as np
 from permafrost.cores import count_cores
 from permafrost.pipeline.advice.cost import estimate
 from permafrost.pipeline.advice.known import look_up
-from permafrost.pipeline.advice.probe import Measuring, Probed, list_probed, list_probes
+from permafrost.pipeline.advice.probe import Probed, list_probed, list_probes, measure_layers
 from permafrost.pipeline.advice.proposal import Ladder, propose
 from permafrost.pipeline.advice.report import SUMMARY_NAME, Advice, Evidence
 from permafrost.pipeline.advice.writing import write_experiment
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.outputs import write_summary
-from permafrost.pipeline.sweeps.leaderboard import Entry, Leaderboard
 from permafrost.pipeline.sweeps.plan import SweepOptions, plan_rows
 from permafrost.pipeline.sweeps.sweep import sweep
-from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows
 from permafrost.pipeline.tasks.task import TaskOptions
 from permafrost.stages.datasets.targets import CLASSIFICATION, MULTILABEL
-from permafrost.stages.evaluation.metrics import PRIMARY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdviseOptions:
     """What ``advise`` is asked for; `out` is the folder for all it writes."""
 
-    data: TaskOptions
+    data: TaskOptions = field(metadata={"options": TaskOptions})
     jobs: int = field(default_factory=count_cores)
     out: Path
 
 
 def advise(options: AdviseOptions) -> Advice:
-    """Probe every layer on the same folds, judge what that says, and write the next experiment.
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        One line for the user each.
-    """
+    """Probe every layer on the same folds, judge what that says, and write the next experiment."""
     with options.data.open_files() as files:
         layers = list_probed(files)
         probes = SweepOptions(
@@ -56,8 +47,7 @@ def advise(options: AdviseOptions) -> Advice:
         )
         found = sweep(probes)
         rows = plan_rows(probes, files)
-        measuring = Measuring.plan(files, rows)
-        ranked = _measure_each(measuring, layers, found.board)
+        ranked = measure_layers(files, rows, layers, found.board)
         ladders = _build_ladders(files, ranked)
         evidence = Evidence(ladders=ladders, **_count_rows(rows.labelled))
         proposal = propose(ladders[0], evidence.size, task=rows.data.task)
@@ -86,18 +76,6 @@ def advise(options: AdviseOptions) -> Advice:
     )
     write_summary(options.out / SUMMARY_NAME, advice.to_dict())
     return advice
-
-
-def _measure_each(
-    measuring: Measuring, layers: dict[str, StoredLayer], board: Leaderboard
-) -> list[Probed]:
-    """Measure each layer with its best probe, best first; one without any has no place."""
-    name = f"{PRIMARY[board.task]}_mean"
-    best: dict[str, Entry] = {}
-    for entry in board.entries:
-        if entry.summary.get(name) is not None:
-            best.setdefault(entry.configuration.layer, entry)
-    return [measuring.measure(layers[layer], entry) for layer, entry in best.items()]
 
 
 def _build_ladders(files: FeatureFiles, ranked: list[Probed]) -> list[Ladder]:

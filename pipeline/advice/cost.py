@@ -20,14 +20,10 @@ class Cost:
     ----------
     n_images : int
         Different ones.
-    new_layers : tuple of str
-        That are not in the cache behind the file.
     bytes_to_write : int, optional
         At most: the cache may have some already. None where shapes are not on record.
     images_per_second, extract_seconds : float, optional
         As measured when the cached layers were computed; None where that is not on record.
-    linear_fits : int
-        Of linear heads, on all folds.
     linear_seconds : float
         Of them, at the seconds that the probe took for a fit on these layers.
     untimed : tuple of str
@@ -82,13 +78,10 @@ def estimate(
 
     Parameters
     ----------
-    proposal : Proposal
-    ladder : Ladder
     n_images : int
         Different ones.
     n_rows : int
         Those in folds.
-    n_folds : int
     """
     known = ladder.known
     # A file that holds its rows itself spares the next experiment nothing: it has no cache.

@@ -26,8 +26,6 @@ class KnownBackbone:
 
     Attributes
     ----------
-    name : str
-        As it was asked for.
     options : FeatureOptions, optional
         How the features were asked for, of all layers of the file; None where nobody knows.
     cache : CacheLayout, optional
@@ -36,8 +34,6 @@ class KnownBackbone:
         Its layers in the network's order.
     images_per_second : float, optional
         As measured when these layers were last computed together.
-    stored : tuple of str
-        The layer specs of the file.
     """
 
     name: str

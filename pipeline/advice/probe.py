@@ -6,16 +6,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.fit import open_bench
 from permafrost.pipeline.sweeps.intervals import bound_score, count_groups
-from permafrost.pipeline.sweeps.leaderboard import Entry
+from permafrost.pipeline.sweeps.leaderboard import Entry, Leaderboard
 from permafrost.pipeline.sweeps.plan import RowsPlan
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles
-from permafrost.pipeline.tasks.task import TaskOptions, make_candidate
+from permafrost.pipeline.tasks.task import make_candidate
 from permafrost.stages.advice.logme import decompose, encode_targets, maximise_evidence
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import REGRESSION
@@ -23,7 +22,6 @@ from permafrost.stages.evaluation.comparison import Resamples
 from permafrost.stages.evaluation.fold_task import Candidate
 from permafrost.stages.evaluation.intervals import Interval
 from permafrost.stages.evaluation.metrics import PRIMARY
-from permafrost.stages.matrices.matrix import Rows
 
 # The head of the probe, its setting, and the values that are tried on every layer.
 GRIDS: Mapping[str, tuple[str, str, tuple[float, ...]]] = {
@@ -40,15 +38,10 @@ class Probed:
 
     Attributes
     ----------
-    stored : StoredLayer
-    n_values : int
-        Of a row.
     entry : Entry
         The best probe on it.
-    score : float
     interval : tuple of float, optional
         95 % of the score.
-    logme : float
     """
 
     stored: StoredLayer
@@ -112,43 +105,36 @@ def _name_alone(files: FeatureFiles, number: int, text: str) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measuring:
-    """What layers are measured with besides the sweep: the same for all.
+def measure_layers(
+    files: FeatureFiles, rows: RowsPlan, layers: Mapping[str, StoredLayer], board: Leaderboard
+) -> list[Probed]:
+    """Add interval and LogME to the best probe of each layer, best first.
 
-    Attributes
-    ----------
-    sizes : ndarray of int64
-        As `count_groups` gives them.
-    logme_rows : ndarray of int64
+    A layer without any probe that was fitted has no place.
     """
-
-    files: FeatureFiles
-    data: TaskOptions
-    sizes: NDArray[np.int64]
-    logme_rows: Rows
-
-    @classmethod
-    def plan(cls, files: FeatureFiles, rows: RowsPlan) -> Measuring:
-        """Find the groups of the folds, and draw the rows for LogME."""
-        folds, held = rows.make_folds(files), rows.labelled.folds
-        sizes = count_groups(folds, Resamples(folds, files.groups[held], seed=rows.data.seed))
-        if len(held) > MOST_LOGME_ROWS:
-            rng = np.random.default_rng(rows.data.seed)
-            held = np.sort(rng.choice(held, MOST_LOGME_ROWS, replace=False))
-        return cls(files=files, data=rows.data, sizes=sizes, logme_rows=held)
-
-    def measure(self, stored: StoredLayer, entry: Entry) -> Probed:
-        """Add interval and LogME to the best probe of a layer."""
-        bench = open_bench(self.data, self.files, [stored])
-        outputs = encode_targets(bench.labelled.targets.select(self.logme_rows))
-        n_bytes = bench.memory_bytes // 4
-        spectrum = decompose(bench.matrix, self.logme_rows, outputs, n_bytes=n_bytes)
-        return Probed(
-            stored=stored,
-            n_values=bench.matrix.shape[1],
-            entry=entry,
-            score=entry.summary[f"{PRIMARY[self.data.task]}_mean"] or 0.0,
-            interval=bound_score(entry.folds, self.sizes),
-            logme=float(maximise_evidence(spectrum).mean()),
+    name, data = f"{PRIMARY[board.task]}_mean", rows.data
+    best: dict[str, Entry] = {}
+    for entry in board.entries:
+        if entry.summary.get(name) is not None:
+            best.setdefault(entry.configuration.layer, entry)
+    folds, held = rows.make_folds(files), rows.labelled.folds
+    sizes = count_groups(folds, Resamples(folds, files.groups[held], seed=data.seed))
+    if len(held) > MOST_LOGME_ROWS:
+        rng = np.random.default_rng(data.seed)
+        held = np.sort(rng.choice(held, MOST_LOGME_ROWS, replace=False))
+    outputs = encode_targets(rows.labelled.targets.select(held))
+    found = []
+    for layer, entry in best.items():
+        matrix = open_bench(data, files, [layers[layer]]).matrix
+        spectrum = decompose(matrix, held, outputs, n_bytes=data.memory_bytes // 4)
+        found.append(
+            Probed(
+                stored=layers[layer],
+                n_values=matrix.shape[1],
+                entry=entry,
+                score=entry.summary[name] or 0.0,
+                interval=bound_score(entry.folds, sizes),
+                logme=float(maximise_evidence(spectrum).mean()),
+            )
         )
+    return found

@@ -40,7 +40,6 @@ class Ladder:
 
     Attributes
     ----------
-    known : KnownBackbone
     layers : list of Probed
         The best of each network layer.
     """
@@ -95,8 +94,6 @@ class Proposal:
 
     Attributes
     ----------
-    recipe : str
-        In words.
     extracted : tuple of str
         Layer specs of the backbone.
     tried : tuple of str

@@ -39,8 +39,6 @@ class Evidence:
     ----------
     ladders : list of Ladder
         The backbones, the one with the best layer first: the advice is about that one.
-    n_rows : int
-        For training.
     rows_per_class : float
         The mean over classes or tags; of values, all rows.
     """
@@ -120,15 +118,8 @@ class Advice:
     ----------
     ranked : list of Probed
         Every layer of every backbone, best first.
-    evidence : Evidence
-    n_outputs : int
-        Of a head.
-    proposal : Proposal
-    cost : Cost
     experiment : Path, optional
         None where nobody knows how the features were asked for.
-    sweep : SweepResult
-        The probe itself.
     """
 
     ranked: list[Probed]

@@ -29,13 +29,11 @@ class LazyRows:
     ----------
     path : Path
         Absolute.
-    layer : str
     key : str
         Digest of the recipe and of the images, in order. When the file was written anew with
         others, reading it is an error.
     shape : tuple of int
         The number of images, then the shape of a row.
-    dtype : numpy.dtype
     """
 
     path: Path

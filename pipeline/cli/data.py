@@ -7,20 +7,20 @@ import math
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
+    Outcome,
     add_extraction_options,
     add_options,
     add_settings,
     add_skip_status,
-    add_task_options,
     read_extract_options,
     read_settings,
-    read_task_options,
 )
+from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import (
+    OUT,
     SOURCES,
     DatasetOptions,
     FeatureOptions,
@@ -28,9 +28,6 @@ from permafrost.pipeline.options import (
     read_options,
 )
 from permafrost.pipeline.units import describe_bytes
-
-if TYPE_CHECKING:
-    from permafrost.stages.backbones.layers import LayerCard
 
 
 def add_layers(parser: argparse.ArgumentParser) -> None:
@@ -53,39 +50,31 @@ def run_layers(parsed: argparse.Namespace) -> Outcome:
     shared = {name: layer.n_calls for name, layer in card.layers.items() if layer.n_calls > 1}
     images = {} if PIXELS in card.layers else {PIXELS: card.find_layer(PIXELS)}
     listed = images | {name: one for name, one in card.layers.items() if name not in shared}
-    rows = [
-        (name, layer.shape, math.prod(layer.shape) * (1 if name in images else 4))
-        for name, layer in listed.items()
+    layers: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "shape": list(one.shape),
+            "bytes": math.prod(one.shape) * (1 if name in images else 4),
+            "number": one.number,
+            "is_cut": one.is_cut,
+        }
+        for name, one in listed.items()
     ]
     width = max(map(len, listed), default=0)
     lines = [f"{card.name}, input {card.size[0]}x{card.size[1]}x{card.channels}"]
     lines += [
-        f"  {_number(listed[name])} {name:<{width}}  {'x'.join(map(str, shape)):>14}"
-        f"  {describe_bytes(n):>9} an image{'  cut' * listed[name].is_cut}"
-        for name, shape, n in rows
+        f"  {'' if one['number'] is None else one['number']:>4} {one['name']:<{width}}"
+        f"  {'x'.join(map(str, one['shape'])):>14}  {describe_bytes(one['bytes']):>9} an image"
+        f"{'  cut' * one['is_cut']}"
+        for one in layers
     ]
-    if any(one.is_cut for one in listed.values()):
+    if any(one["is_cut"] for one in layers):
         lines.append("  cut: everything passes this layer, so `finetune` can train what lies above")
     lines += [
         f"  {name} is called {n} times, and gives no one output" for name, n in shared.items()
     ]
-    layers = [
-        {
-            "name": name,
-            "shape": list(shape),
-            "bytes": n,
-            "number": listed[name].number,
-            "is_cut": listed[name].is_cut,
-        }
-        for name, shape, n in rows
-    ]
-    return Outcome(
-        "\n".join(lines), {"backbone": card.name, "size": list(card.size), "layers": layers}
-    )
-
-
-def _number(layer: LayerCard) -> str:
-    return f"{'' if layer.number is None else layer.number:>4}"
+    figures = {"backbone": card.name, "size": list(card.size), "layers": layers}
+    return Outcome("\n".join(lines), figures)
 
 
 def add_index(parser: argparse.ArgumentParser) -> None:
@@ -110,6 +99,8 @@ def run_index(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.planning.statistics import measure_images
     from permafrost.stages.datasets.manifest import write_manifest
 
+    if parsed.out.is_dir():
+        raise PipelineError(f"--out {str(parsed.out)!r} is a folder; name a file in it")
     options = read_options(DatasetOptions, vars(parsed))
     workers = read_options(RunOptions, vars(parsed)).n_threads
     dataset = open_dataset(options, None, workers=workers)
@@ -183,10 +174,12 @@ def run_plan(parsed: argparse.Namespace) -> Outcome:
 def add_audit(parser: argparse.ArgumentParser) -> None:
     """Add the options of `audit`."""
     from permafrost.pipeline.audit.options import AuditOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    add_task_options(parser)
+    add_options(parser, TaskOptions)
     add_options(parser, AuditOptions)
     add_settings(parser)
+    parser.add_argument("--out", required=True, **OUT)
     add_skip_status(parser)
 
 
@@ -194,9 +187,11 @@ def run_audit(parsed: argparse.Namespace) -> Outcome:
     """Run `audit`."""
     from permafrost.pipeline.audit.audit import audit
     from permafrost.pipeline.audit.options import AuditOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
     settings = read_settings(parsed.settings)
-    given = vars(parsed) | {"data": read_task_options(parsed), "settings": settings}
+    data = read_options(TaskOptions, vars(parsed))
+    given = vars(parsed) | {"data": data, "settings": settings}
     result = audit(read_options(AuditOptions, given))
     return Outcome(result.describe(), result.figures)
 
@@ -204,8 +199,9 @@ def run_audit(parsed: argparse.Namespace) -> Outcome:
 def add_select(parser: argparse.ArgumentParser) -> None:
     """Add the options of `select`."""
     from permafrost.pipeline.audit.options import SelectOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    add_task_options(parser)
+    add_options(parser, TaskOptions)
     add_options(parser, SelectOptions)
     parser.add_argument("--out", type=Path, required=True, metavar="next.csv", help="the table")
     add_skip_status(parser)
@@ -215,7 +211,8 @@ def run_select(parsed: argparse.Namespace) -> Outcome:
     """Run `select`."""
     from permafrost.pipeline.audit.options import SelectOptions
     from permafrost.pipeline.audit.select import select
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    given = vars(parsed) | {"data": read_task_options(parsed)}
+    given = vars(parsed) | {"data": read_options(TaskOptions, vars(parsed))}
     result = select(read_options(SelectOptions, given))
     return Outcome(result.describe(), result.figures)

@@ -6,14 +6,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
+    Outcome,
     add_options,
     add_run_options,
     add_skip_status,
-    add_task_options,
     read_run_options,
-    read_task_options,
 )
 from permafrost.pipeline.options import read_options
 from permafrost.pipeline.tracking import TrackOptions
@@ -76,8 +74,9 @@ def run_experiment(parsed: argparse.Namespace) -> Outcome:
 def add_advise(parser: argparse.ArgumentParser) -> None:
     """Add the options of `advise`."""
     from permafrost.pipeline.sweeps.plan import SweepOptions
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    add_task_options(parser)
+    add_options(parser, TaskOptions)
     add_options(parser, SweepOptions, "jobs")
     parser.add_argument(
         "--out",
@@ -93,8 +92,7 @@ def run_advise(parsed: argparse.Namespace) -> Outcome:
     """Run `advise`."""
     from permafrost.pipeline.advice.advise import AdviseOptions, advise
 
-    data = read_task_options(parsed)
-    advice = advise(read_options(AdviseOptions, vars(parsed) | {"data": data}))
+    advice = advise(read_options(AdviseOptions, vars(parsed)))
     return Outcome(advice.describe(), advice.to_dict())
 
 
@@ -119,6 +117,5 @@ def run_report(parsed: argparse.Namespace) -> Outcome:
     """Run `report`."""
     from permafrost.pipeline.report.report import ReportOptions, describe_report, write_report
 
-    given = vars(parsed) | {"folders": tuple(parsed.folders)}
-    figures = write_report(read_options(ReportOptions, given))
+    figures = write_report(read_options(ReportOptions, vars(parsed)))
     return Outcome(describe_report(figures), figures)

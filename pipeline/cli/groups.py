@@ -1,9 +1,10 @@
-"""Options that several commands share: added to their parsers, and read as typed values."""
+"""What commands share: options, added to their parsers and read as typed values; and an outcome."""
 
 from __future__ import annotations
 
 import argparse
-from dataclasses import MISSING, fields, replace
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,19 @@ from permafrost.stages.decoding.choices import Isolation
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from permafrost.pipeline.tasks.task import TaskOptions
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command has to say: to a person, and to a program with ``--json``.
+
+    `status` is not 0 where the command did its work and found damage; `is_dry` is true where it was
+    asked to do none.
+    """
+
+    text: str
+    figures: Mapping[str, object]
+    status: int = 0
+    is_dry: bool = False
 
 
 def read_extract_options(parsed: argparse.Namespace) -> ExtractOptions:
@@ -53,13 +66,6 @@ def _read_isolation(parsed: argparse.Namespace) -> Isolation | None:
     return Isolation() if timeout_s is None else Isolation(timeout_s=timeout_s)
 
 
-def read_task_options(parsed: argparse.Namespace) -> TaskOptions:
-    """Read what `fit` and `sweep` share."""
-    from permafrost.pipeline.tasks.task import TaskOptions
-
-    return read_options(TaskOptions, vars(parsed) | {"features": tuple(parsed.features)})
-
-
 def read_settings(pairs: list[str]) -> dict[str, str]:
     """Read ``--set KEY=VALUE``, given any number of times."""
     settings: dict[str, str] = {}
@@ -82,6 +88,10 @@ def add_options(
     """
     for option in fields(options):
         shown = dict(option.metadata)
+        if "options" in shown:
+            if not names:
+                add_options(parser, shown["options"])
+            continue
         flag = shown.pop("flag", f"--{option.name.replace('_', '-')}")
         shown.pop("kind", None)
         required = option.default is option.default_factory is MISSING
@@ -104,36 +114,18 @@ def add_extraction_options(parser: argparse.ArgumentParser) -> None:
     add_run_options(parser)
 
 
-def add_task_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `fit` and `sweep` share."""
-    from permafrost.pipeline.tasks.task import TaskOptions
-
-    parser.add_argument(
-        "--features", type=Path, required=True, action="append", metavar="F.h5",
-        help="may be repeated: the layers of several backbones side by side",
-    )  # fmt: skip
-    add_options(parser, TaskOptions)
-
-
 def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add what commands that fit one head share: its settings, and where all goes."""
+    """Add the settings of one head."""
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="a setting of the head, as C=0.1 or hidden=256,128; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
-    )
 
 
 def add_cache(parser: argparse.ArgumentParser) -> None:
     """Add ``--cache``."""
     parser.add_argument(
-        "--cache",
-        type=Path,
-        default=DEFAULT_CACHE,
-        metavar="DIR",
-        help="where features are kept",
+        "--cache", type=Path, default=DEFAULT_CACHE, metavar="DIR", help="where features are kept"
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
+    Outcome,
     add_cache,
     add_options,
     add_run_options,
@@ -57,6 +57,11 @@ def run_show(parsed: argparse.Namespace) -> Outcome:
         raise PipelineError("name one thing to show, or one image: show THING, or show --image X")
     if parsed.image is not None:
         return _show_image(parsed)
+    for name in ("model", "features", "out", "backbone", "layers"):
+        if getattr(parsed, name):
+            raise PipelineError(
+                f"--{name} goes with --image FILE, not with {str(parsed.thing)!r}; drop one"
+            )
     from permafrost.pipeline.inspection.things import show
 
     parts, figures = show(parsed.thing)
@@ -130,7 +135,7 @@ def run_search(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.looking.search import SearchOptions, search
     from permafrost.pipeline.tables import render
 
-    given = vars(parsed) | {"features": tuple(parsed.features), "run": read_run_options(parsed)}
+    given = vars(parsed) | {"run": read_run_options(parsed)}
     parts, figures = search(read_options(SearchOptions, given))
     return Outcome(render(parts), figures)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from permafrost.cache.disk.publish import noting_changes
 from permafrost.cache.errors import CacheError
-from permafrost.pipeline.cli.command import Outcome
+from permafrost.pipeline.cli.groups import Outcome
 from permafrost.pipeline.cli.parser import build_parser
 from permafrost.pipeline.cli.reporting import find_reporting, open_log, reporting
 from permafrost.pipeline.cli.signals import INTERRUPTED, interrupt, list_signals
@@ -46,6 +46,7 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission denied: allow it with chmod or chown",
     errno.EPERM: "operation not permitted: see to the owner and the flags of the file",
+    errno.ENOENT: "no such file or folder: see to it, and to the folder that this runs in",
     errno.EISDIR: "it is a folder, not a file",
     errno.ENOTDIR: "it is a file, not a folder",
     errno.EEXIST: "it is a file, not a folder",

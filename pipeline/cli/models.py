@@ -5,53 +5,38 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from permafrost.pipeline.cli.command import Outcome
 from permafrost.pipeline.cli.groups import (
+    Outcome,
     add_cache,
     add_options,
     add_run_options,
     add_settings,
     add_skip_status,
-    add_task_options,
     read_run_options,
     read_settings,
-    read_task_options,
 )
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import SOURCES, read_options
+from permafrost.pipeline.options import read_options
 from permafrost.pipeline.parsers import parse_names
 from permafrost.pipeline.tracking import TrackOptions
 
 
 def add_fit(parser: argparse.ArgumentParser) -> None:
     """Add the options of `fit`."""
-    from permafrost.pipeline.models.record import AnswerOptions
-    from permafrost.stages.heads import HEADS
+    from permafrost.pipeline.models.record import FitOptions
 
-    add_task_options(parser)
-    parser.add_argument(
-        "--layer", required=True, metavar="SPEC",
-        help="as block5_pool:avg; A+B joins two, all joins all",
-    )  # fmt: skip
-    parser.add_argument("--head", required=True, metavar="HEAD", help=", ".join(HEADS))
+    add_options(parser, FitOptions)
     add_settings(parser)
-    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
 
 
 def run_fit(parsed: argparse.Namespace) -> Outcome:
     """Run `fit`."""
     from permafrost.pipeline.models.fit import fit
-    from permafrost.pipeline.models.record import AnswerOptions, FitOptions
+    from permafrost.pipeline.models.record import FitOptions
 
-    options = FitOptions(
-        data=read_task_options(parsed),
-        layer=parsed.layer,
-        head=parsed.head,
-        settings=read_settings(parsed.settings),
-        out=parsed.out,
-        answer=read_options(AnswerOptions, vars(parsed)),
-    )
+    given = vars(parsed) | {"settings": read_settings(parsed.settings)}
+    options = read_options(FitOptions, given)
     tracker = read_options(TrackOptions, vars(parsed)).open()
     result = fit(options)
     tracker.log_fit(result.out, result.metrics)
@@ -60,13 +45,10 @@ def run_fit(parsed: argparse.Namespace) -> Outcome:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add the options of `sweep`."""
-    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.stages.heads import HEADS
 
-    add_task_options(parser)
     add_options(parser, SweepOptions)
-    add_options(parser, AnswerOptions)
     add_options(parser, TrackOptions)
     parser.add_argument(
         "--heads", required=True, type=parse_names, metavar="HEAD,HEAD", help=", ".join(HEADS)
@@ -76,24 +58,20 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         help="values to try, of all heads that have the setting, as C=0.1,1, or of one, as"
         " mlp.hidden=[256],[256,128]; may be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="a folder for what is found"
-    )
     add_skip_status(parser)
 
 
 def run_sweep(parsed: argparse.Namespace) -> Outcome:
     """Run `sweep`."""
-    from permafrost.pipeline.models.record import AnswerOptions
     from permafrost.pipeline.sweeps.grid import HeadGrid
     from permafrost.pipeline.sweeps.plan import SweepOptions
     from permafrost.pipeline.sweeps.sweep import sweep
+    from permafrost.pipeline.tasks.task import TaskOptions
 
-    data = read_task_options(parsed)
+    data = read_options(TaskOptions, vars(parsed))
     settings = tuple(read_settings(parsed.settings).items())
     candidates = HeadGrid(heads=parsed.heads, settings=settings).expand(data.task)
-    answer = read_options(AnswerOptions, vars(parsed))
-    given = vars(parsed) | {"data": data, "candidates": candidates, "answer": answer}
+    given = vars(parsed) | {"data": data, "candidates": candidates}
     tracker = read_options(TrackOptions, given).open()
     result = sweep(read_options(SweepOptions, given))
     tracker.log_sweep(result.out, result.to_dict())
@@ -145,18 +123,9 @@ def _run_export_layer(parsed: argparse.Namespace) -> Outcome:
 
 def add_predict(parser: argparse.ArgumentParser) -> None:
     """Add the options of `predict`."""
-    from permafrost.pipeline.models.predict import TellOptions
+    from permafrost.pipeline.models.predict import PredictOptions
 
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="what fit wrote")
-    parser.add_argument("--images", required=True, metavar="SOURCE", help=SOURCES)
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="predictions.csv", help="the table"
-    )
-    parser.add_argument(
-        "--average-views", action="store_true",
-        help="say the mean over the views that the head was fitted on, not what the first gives",
-    )  # fmt: skip
-    add_options(parser, TellOptions)
+    add_options(parser, PredictOptions)
     add_cache(parser)
     add_run_options(parser)
     add_skip_status(parser)
@@ -164,15 +133,8 @@ def add_predict(parser: argparse.ArgumentParser) -> None:
 
 def run_predict(parsed: argparse.Namespace) -> Outcome:
     """Run `predict`."""
-    from permafrost.pipeline.models.predict import TellOptions, describe_predictions, predict
+    from permafrost.pipeline.models.predict import PredictOptions, describe_predictions, predict
 
-    figures = predict(
-        parsed.model,
-        parsed.images,
-        out=parsed.out,
-        cache=parsed.cache,
-        run=read_run_options(parsed),
-        average_views=parsed.average_views,
-        telling=read_options(TellOptions, vars(parsed)),
-    )
+    given = vars(parsed) | {"run": read_run_options(parsed)}
+    figures = predict(read_options(PredictOptions, given))
     return Outcome(describe_predictions(figures, parsed.out), figures)

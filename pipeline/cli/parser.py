@@ -10,8 +10,7 @@ from typing import Any, NoReturn
 from permafrost.about import NAME
 from permafrost.command import COMMAND
 from permafrost.pipeline.cli import data, experiments, looking, models, upkeep
-from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import add_cache
+from permafrost.pipeline.cli.groups import Outcome, add_cache
 from permafrost.pipeline.cli.help import HelpFormatter, write_examples
 from permafrost.pipeline.cli.reporting import add_reporting
 from permafrost.pipeline.errors import PipelineError
@@ -52,16 +51,8 @@ _COMMANDS: Mapping[str, tuple[str, AddOptions, Run]] = {
     ),
     "layers": ("list a backbone's layers, shapes and sizes", data.add_layers, data.run_layers),
     "index": ("list a dataset's images, labels and splits", data.add_index, data.run_index),
-    "extract": (
-        "compute activations, and write features.h5",
-        data.add_extract,
-        data.run_extract,
-    ),
-    "plan": (
-        "say what extract would do; compute nothing",
-        data.add_plan,
-        data.run_plan,
-    ),
+    "extract": ("compute activations, and write features.h5", data.add_extract, data.run_extract),
+    "plan": ("say what extract would do; compute nothing", data.add_plan, data.run_plan),
     "fit": ("fit a head on cached features", models.add_fit, models.run_fit),
     "sweep": (
         "try layers, poolings, heads and settings on the same folds, and rank them",
@@ -136,6 +127,14 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise PipelineError(f"{message}; see: {self.prog} --help")
+
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """Refuse what a shell makes of variables that are not set, and what Python takes so."""
+        if action.type is Path and "" in arg_strings:
+            raise argparse.ArgumentError(action, "'' is no name; give that of a file or folder")
+        if action.option_strings and arg_strings == ["--"]:  # of --option=--
+            raise argparse.ArgumentError(action, "'--' is no value; give one")
+        return super()._get_values(action, arg_strings)
 
 
 class _CommandParser(_Parser):

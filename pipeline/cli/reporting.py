@@ -49,7 +49,8 @@ def add_reporting(parser: argparse.ArgumentParser) -> None:
 def reporting(asked: argparse.Namespace) -> Iterator[None]:
     """Tell events as the options of `add_reporting` ask for, and warnings among them."""
     before = {one.name: getattr(reporter, one.name) for one in fields(Reporter)}
-    _set_verbosity(is_verbose=asked.verbose)
+    # Our own modules tell what they otherwise keep to themselves; others would tell too much.
+    logging.getLogger("permafrost").setLevel(logging.INFO if asked.verbose else logging.NOTSET)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[_Telling()])
     logging.captureWarnings(True)  # noqa: FBT003
     reporter.mode = asked.progress
@@ -70,12 +71,6 @@ def reporting(asked: argparse.Namespace) -> Iterator[None]:
                 reporter.log.close()
         for name, value in before.items():
             setattr(reporter, name, value)
-
-
-def _set_verbosity(*, is_verbose: bool) -> None:
-    """Have our own modules log what they otherwise keep to themselves; others tell too much."""
-    ours = logging.getLogger("permafrost")
-    ours.setLevel(logging.INFO if is_verbose else logging.NOTSET)
 
 
 def find_reporting(arguments: Sequence[str]) -> argparse.Namespace:

@@ -5,12 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from permafrost.pipeline.cli.command import Outcome
-from permafrost.pipeline.cli.groups import (
-    add_cache,
-    add_run_options,
-    read_run_options,
-)
+from permafrost.pipeline.cli.groups import Outcome, add_cache, add_run_options, read_run_options
 from permafrost.pipeline.parsers import read_number, read_whole
 
 
@@ -34,9 +29,8 @@ def run_verify(parsed: argparse.Namespace) -> Outcome:
     from permafrost.pipeline.upkeep.sample import SampleOptions
     from permafrost.pipeline.upkeep.verify import verify
 
-    sample = None
+    sample, run = None, read_run_options(parsed)
     if parsed.sample is not None:
-        run = read_run_options(parsed)
         sample = SampleOptions(share=parsed.sample, seed=parsed.seed, run=run)
     found = verify(parsed.cache, sample, features=parsed.features)
     return Outcome(found.describe(), found.to_dict(), found.status)

@@ -20,7 +20,7 @@ from permafrost.cache.store.recipe import Recipe
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.curation import check_curation
 from permafrost.pipeline.experiments.experiment import Experiment, naming
-from permafrost.pipeline.export.export import check_export_file, share_pixels
+from permafrost.pipeline.export.export import check_export_file, check_preset, share_pixels
 from permafrost.pipeline.models.answers import check_reject
 from permafrost.pipeline.models.predict import check_predictions_file, name_images
 from permafrost.pipeline.models.record import check_by
@@ -31,6 +31,7 @@ from permafrost.pipeline.sweeps.plan import find_missing, plan_configurations, p
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.datasets.manifest import Manifest
 from permafrost.stages.engines.support import check_precision
+from permafrost.stages.export.formats import choose_format
 from permafrost.stages.heads import HEADS
 
 if TYPE_CHECKING:
@@ -43,12 +44,6 @@ class Checked:
 
     Attributes
     ----------
-    dataset : Dataset
-        The images of the experiment.
-    new : tuple of Dataset
-        Those of each prediction.
-    n_configurations : int
-        What the sweep will compare.
     n_fits : int
         Those of the sweep that are not done yet.
     n_computed : dict of Path to int
@@ -116,7 +111,6 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
 
     Parameters
     ----------
-    experiment : Experiment
     dry : bool
         Whether to create neither the folders that will be written into nor a cache, and so not to
         try whether that can be done.
@@ -147,8 +141,8 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
                     new.append(open_dataset(name_images(one.images), index, workers=workers))
                 with naming(f"predict.{number}"):
                     task, columns = experiment.sweep.data.task, sorted(new[-1].manifest.extra)
-                    check_by(one.telling.by, task, columns)
-                    check_reject(one.telling.reject, task=task, classes=dataset.manifest.labels)
+                    check_by(one.by, task, columns)
+                    check_reject(one.reject, task=task, classes=dataset.manifest.labels)
             planned = [
                 _check_backbone(experiment, number, dataset, layout, index)
                 for number in range(len(paths))
@@ -162,8 +156,9 @@ def check_experiment(experiment: Experiment, *, dry: bool = False) -> Checked:
             if missing:
                 rows.make_folds(files)  # which tells whether there are such folds
             if experiment.export is not None:
-                for layer in dict.fromkeys(one.layer for one in configurations):
-                    _check_pixels(files, layer)
+                layers = dict.fromkeys(one.layer for one in configurations)
+                # The presets of a finished experiment were checked before.
+                _check_export(experiment, files, list(layers), checks_presets=bool(missing))
     return Checked(
         dataset=dataset,
         new=tuple(new),
@@ -187,15 +182,15 @@ def _open(planned: Sequence[_PlannedFeatures], experiment: Experiment) -> Featur
 
 
 def _check_folders(experiment: Experiment) -> None:
-    _check_folder(experiment.sweep.out, "out")
+    check_folder(experiment.sweep.out, "out")
     for number, one in enumerate(experiment.predictions):
-        _check_folder(one.out.parent, f"predict.{number}.out")
+        check_folder(one.out.parent, f"predict.{number}.out")
     if experiment.audit is not None:
-        _check_folder(experiment.audit.out, "audit.out")
+        check_folder(experiment.audit.out, "audit.out")
     if experiment.select is not None:
-        _check_folder(experiment.select.out.parent, "select.out")
+        check_folder(experiment.select.out.parent, "select.out")
     if experiment.export is not None:
-        _check_folder(experiment.export.parent, "export")
+        check_folder(experiment.export.parent, "export")
 
 
 def _check_outputs(experiment: Experiment) -> None:
@@ -225,7 +220,7 @@ def _check_outputs(experiment: Experiment) -> None:
             )
 
 
-def _check_folder(folder: Path, key: str) -> None:
+def check_folder(folder: Path, key: str) -> None:
     """Raise PipelineError where nothing can be written."""
     try:
         make_folder(folder.absolute())
@@ -270,6 +265,15 @@ def _plan(
     return _PlannedFeatures(path=path, manifest=manifest, formats=formats or {})
 
 
-def _check_pixels(files: FeatureFiles, layer: str) -> None:
+def _check_export(
+    experiment: Experiment, files: FeatureFiles, layers: Sequence[str], *, checks_presets: bool
+) -> None:
+    """Raise where the best head on one of these layers could not be exported."""
+    assert experiment.export is not None
     with naming("export"):
-        share_pixels([(str(one.spec), one.recipe) for one in files.find_layers(layer)])
+        for layer in layers:
+            share_pixels([(str(one.spec), one.recipe) for one in files.find_layers(layer)])
+        form = choose_format(experiment.export, experiment.export_format)
+        for number, features in enumerate(experiment.backbones.values() if checks_presets else ()):
+            with naming(f"backbones.{number}"):
+                check_preset(features, form)

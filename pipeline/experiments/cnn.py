@@ -21,7 +21,6 @@ def train_cnn(digits: Digits, *, seed: int) -> Any:
 
     Parameters
     ----------
-    digits : Digits
     seed : int
         The same seed and digits give the same weights on one machine.
 

@@ -5,24 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from permafrost.pipeline.audit.audit import ISSUES_NAME, audit
-from permafrost.pipeline.audit.select import check_table, part_rows, select
+from permafrost.pipeline.audit.audit import ISSUES_NAME
+from permafrost.pipeline.audit.select import check_table, part_rows
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import Experiment, naming
-from permafrost.pipeline.outputs import read_json
-from permafrost.pipeline.sweeps.leaderboard import SUMMARY_NAME as SWEEP_NAME
 from permafrost.pipeline.tasks.rows import FeatureFiles
 from permafrost.stages.sources.source import open_source
 
 
 def check_curation(experiment: Experiment, files: FeatureFiles) -> None:
-    """Look at all that ``audit`` and ``select`` name.
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        One line for the user each, with the key.
-    """
+    """Look at all that ``audit`` and ``select`` name."""
     for key, options in (("audit", experiment.audit), ("select", experiment.select)):
         if options is not None and options.layer:
             with naming(f"{key}.layer"):
@@ -40,36 +32,6 @@ def check_curation(experiment: Experiment, files: FeatureFiles) -> None:
                 raise PipelineError(
                     f"{str(wanted.out)!r} is written by predict.{place} already; name another file"
                 )
-
-
-def find_best_layer(experiment: Experiment) -> str:
-    """Return the layer of the best head, as the leaderboard names it.
-
-    Raises
-    ------
-    PipelineError
-        No sweep was done.
-    """
-    board = read_json(experiment.sweep.out / SWEEP_NAME) or {}
-    configurations = board.get("configurations")
-    if not configurations:
-        raise PipelineError(
-            f"there is no sweep in {str(experiment.sweep.out)!r}; do its step first"
-        )
-    return str(configurations[0]["layer"])
-
-
-def audit_images(experiment: Experiment) -> dict[str, Any]:
-    """Do what an experiment says under ``audit``; return the figures."""
-    assert experiment.audit is not None
-    options = experiment.look_at(find_best_layer(experiment), experiment.audit)
-    return audit(options).figures | {"out": str(options.out)}
-
-
-def select_images(experiment: Experiment) -> dict[str, Any]:
-    """Do what an experiment says under ``select``; return the figures."""
-    assert experiment.select is not None
-    return select(experiment.look_at(find_best_layer(experiment), experiment.select)).figures
 
 
 def describe_curation(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from permafrost.cache.disk.publish import make_folder, published
+from permafrost.cache.disk.publish import published
 from permafrost.command import COMMAND, IS_CHECKOUT
-from permafrost.pipeline.errors import PipelineError
+from permafrost.pipeline.experiments.check import check_folder
 from permafrost.pipeline.experiments.cnn import FEATURE_LAYER, measure_cnn, train_cnn
 from permafrost.pipeline.experiments.digits import Digits, load_digits, write_digits
 from permafrost.pipeline.export.export import export
@@ -143,7 +143,7 @@ def demo(out: Path) -> DemoResult:
         `out` cannot be a folder.
     """
     started_s = time.monotonic()
-    _open_folder(out)
+    check_folder(out, "--out")
     digits = load_digits(seed=SEED)
     known, new = digits.select(range(5)), digits.select(range(5, 10))
     few = new.thin_out(FEW_PER_DIGIT, seed=SEED)
@@ -170,15 +170,6 @@ def demo(out: Path) -> DemoResult:
     return DemoResult(
         trials=trials, choice=choice, extractions=extractions, seconds=seconds, out=out
     )
-
-
-def _open_folder(out: Path) -> None:
-    try:
-        make_folder(out)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise PipelineError(
-            f"--out {str(out)!r} cannot be a folder, because a file is in its place; choose another"
-        ) from error
 
 
 def _say(step: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -59,12 +59,7 @@ class Digits:
         return self._keep(keep)
 
     def _keep(self, rows: NDArray[np.bool_]) -> Digits:
-        return Digits(
-            pixels=self.pixels[rows],
-            labels=self.labels[rows],
-            splits=self.splits[rows],
-            paths=self.paths[rows],
-        )
+        return Digits(**{one.name: getattr(self, one.name)[rows] for one in fields(self)})
 
 
 def load_digits(*, seed: int) -> Digits:

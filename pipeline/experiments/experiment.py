@@ -22,7 +22,7 @@ from permafrost.pipeline.experiments.schema import (
     read_section,
     read_sections,
 )
-from permafrost.pipeline.models.predict import TellOptions
+from permafrost.pipeline.models.predict import PredictOptions
 from permafrost.pipeline.models.record import AnswerOptions
 from permafrost.pipeline.options import DatasetOptions, ExtractOptions, FeatureOptions, RunOptions
 from permafrost.pipeline.sweeps.plan import SweepOptions
@@ -40,35 +40,15 @@ CurationOptions = TypeVar("CurationOptions", AuditOptions, SelectOptions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prediction:
-    """Images to put through the best head, and the file with what it says of them."""
-
-    images: str
-    out: Path
-    telling: TellOptions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Experiment:
     """What ``run`` is asked for.
 
     Attributes
     ----------
-    file : Path
-        Where it is written down.
-    dataset : DatasetOptions
-    cache : Path
-    run : RunOptions
     backbones : dict of Path to FeatureOptions
         By the ``features.h5`` that each is extracted into.
-    sweep : SweepOptions
-        Over all these files.
-    tracking : TrackOptions
-    predictions : tuple of Prediction
-    audit : AuditOptions, optional
     select : SelectOptions, optional
         Of both, no layer stands for that of the best head.
-    export : Path, optional
     export_format : str, optional
         Where it does not follow from the file's name.
     """
@@ -80,7 +60,7 @@ class Experiment:
     backbones: dict[Path, FeatureOptions]
     sweep: SweepOptions
     tracking: TrackOptions
-    predictions: tuple[Prediction, ...]
+    predictions: tuple[PredictOptions, ...]
     audit: AuditOptions | None
     select: SelectOptions | None
     export: Path | None
@@ -99,7 +79,9 @@ class Experiment:
     def with_run(self, run: RunOptions) -> Experiment:
         """Return the same, gone about in another way."""
         data = replace(self.sweep.data, memory_bytes=run.memory_bytes)
-        return replace(self, run=run, sweep=replace(self.sweep, data=data))
+        predictions = tuple(replace(one, run=run) for one in self.predictions)
+        sweep = replace(self.sweep, data=data)
+        return replace(self, run=run, sweep=sweep, predictions=predictions)
 
 
 @contextmanager
@@ -146,15 +128,16 @@ def read_experiment(file: Path) -> Experiment:
         )
         if sweep.layers is None:
             sweep = replace(sweep, layers=_list_layers(backbones))
+        run = read_section(RunOptions, keys, materialize=sections.materialize)
         return Experiment(
             file=file,
             dataset=_read_dataset(sections, keys),
             cache=Path(sections.cache),
-            run=read_section(RunOptions, keys, materialize=sections.materialize),
+            run=run,
             backbones=backbones,
             sweep=sweep,
             tracking=read_section(TrackOptions, keys),
-            predictions=_read_predictions(sections),
+            predictions=_read_predictions(sections, data, run),
             audit=_read_audit(sections, data),
             select=_read_select(sections, data),
             export=None if sections.export is None else Path(sections.export),
@@ -213,7 +196,9 @@ def _read_head(head: HeadSection, number: int, *, task: str) -> Iterator[Candida
             yield make_candidate(head.kind, settings, task=task, layers=head.list_layers())
 
 
-def _read_predictions(sections: ExperimentSection) -> tuple[Prediction, ...]:
+def _read_predictions(
+    sections: ExperimentSection, data: TaskOptions, run: RunOptions
+) -> tuple[PredictOptions, ...]:
     outs = [Path(one.out) for one in sections.predict]
     for number, out in enumerate(outs):
         if out in outs[:number]:
@@ -222,7 +207,16 @@ def _read_predictions(sections: ExperimentSection) -> tuple[Prediction, ...]:
                 f" predict.{outs.index(out)} already; name another file"
             )
     return tuple(
-        Prediction(images=one.images, out=out, telling=TellOptions(reject=one.reject, by=one.by))
+        PredictOptions(
+            model=Path(sections.out) / BEST_NAME,
+            images=one.images,
+            out=out,
+            average_views=data.average_views,
+            reject=one.reject,
+            by=one.by,
+            cache=Path(sections.cache),
+            run=run,
+        )
         for one, out in zip(sections.predict, outs, strict=True)
     )
 
@@ -262,11 +256,7 @@ def name_folders(texts: Iterable[str]) -> list[str]:
     names: list[str] = []
     taken = [BEST_NAME]
     for text in texts:
-        name = _as_name(text)
+        name = re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "unnamed"
         numbered = (f"{name}-{number}" for number in count(2))
         names.append(next(one for one in chain([name], numbered) if one not in taken + names))
     return names
-
-
-def _as_name(text: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-.") or "unnamed"

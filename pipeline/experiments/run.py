@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,13 @@ class ExperimentResult:
 
     Attributes
     ----------
-    extractions : list of ExtractSummary
-        One for each backbone.
-    sweep : SweepResult
-    predictions : list of dict
-        What `predict` says of each.
-    audit, select, export : dict, optional
-        What these say.
-    seconds : float
-        Of all of it.
+    made : dict
+        Figures of the ``predictions``, a list, and of ``audit``, ``select`` and ``export``.
     """
 
     extractions: list[ExtractSummary]
     sweep: SweepResult
-    predictions: list[dict[str, Any]]
-    audit: dict[str, Any] | None
-    select: dict[str, Any] | None
-    export: dict[str, Any] | None
+    made: dict[str, Any]
     seconds: float
 
     def to_dict(self) -> dict[str, object]:
@@ -50,10 +41,7 @@ class ExperimentResult:
         return {
             "extractions": [asdict(summary) for summary in self.extractions],
             **self.sweep.to_dict(),
-            "predictions": self.predictions,
-            "audit": self.audit,
-            "select": self.select,
-            "export": self.export,
+            **self.made,
             "seconds": round(self.seconds, 3),
         }
 
@@ -61,24 +49,11 @@ class ExperimentResult:
         """Return what a person wants to know: the leaderboard above all."""
         lines = [summary.describe() for summary in self.extractions]
         lines.append(self.sweep.describe())
-        lines += [describe_predictions(one, one["predictions"]) for one in self.predictions]
-        lines += describe_curation({"audit": self.audit, "select": self.select})
-        if self.export:
-            lines.append(f"{self.sweep.best.out} → {self.export['model']}")
+        lines += [describe_predictions(one, one["predictions"]) for one in self.made["predictions"]]
+        lines += describe_curation(self.made)
+        if self.made["export"]:
+            lines.append(f"{self.sweep.best.out} → {self.made['export']['model']}")
         return "\n".join(lines)
-
-
-class _Steps:
-    """Says which step of how many is going."""
-
-    def __init__(self, total: int) -> None:
-        self._total = total
-        self._number = 0
-
-    def say(self, what: str) -> None:
-        self._number += 1
-        text = f"run: step {self._number} of {self._total}: {what}"
-        tell("step", text, number=self._number, total=self._total, step=what)
 
 
 def run_experiment(experiment: Experiment) -> ExperimentResult:
@@ -90,43 +65,41 @@ def run_experiment(experiment: Experiment) -> ExperimentResult:
         One line for the user each. Heads that cannot be fitted are told of when all is done.
     """
     started_s = time.monotonic()
-    out = experiment.sweep.out
-    once = [experiment.audit, experiment.select, experiment.export]
-    n_others = len(experiment.predictions) + sum(one is not None for one in once)
-    steps = _Steps(1 + len(experiment.backbones) + 1 + n_others)
-    steps.say(f"checking {experiment.file}")
+    out, products = experiment.sweep.out, Products(experiment)
+    once = {
+        "audit": (experiment.audit, "what looks wrong in the data", products.audit),
+        "select": (experiment.select, "what to label next", products.select),
+        "export": (experiment.export, f"export to {experiment.export}", products.export),
+    }
+    n_asked = sum(asked is not None for asked, _, _ in once.values())
+    total = 2 + len(experiment.backbones) + len(experiment.predictions) + n_asked
+    numbers = count(1)
+
+    def say(what: str) -> None:
+        number = next(numbers)
+        text = f"run: step {number} of {total}: {what}"
+        tell("step", text, number=number, total=total, step=what)
+
+    say(f"checking {experiment.file}")
     tracker = experiment.tracking.open()
     checked = check_experiment(experiment)
     extractions = []
     for view, features in experiment.backbones.items():
-        steps.say(f"features of {features.backbone}")
+        say(f"features of {features.backbone}")
         extractions.append(extract(experiment.extract(features), view, dataset=checked.dataset))
-    steps.say(f"sweep over {checked.n_configurations} configurations")
+    say(f"sweep over {checked.n_configurations} configurations")
     found = sweep(experiment.sweep)
-    products = Products(experiment, found.best.out, [one.digest for one in extractions])
-    predictions = []
-    for one, images in zip(experiment.predictions, checked.new, strict=True):
-        steps.say(f"predictions for {one.images}")
-        predictions.append(products.predict(one, images))
-    audited = selected = exported = None
-    if experiment.audit is not None:
-        steps.say("what looks wrong in the data")
-        audited = products.audit(experiment.audit, checked.dataset)
-    if experiment.select is not None:
-        steps.say("what to label next")
-        selected = products.select(experiment.select, checked.dataset)
-    if experiment.export is not None:
-        steps.say(f"export to {experiment.export}")
-        exported = products.export(experiment.export)
-    result = ExperimentResult(
-        extractions=extractions,
-        sweep=found,
-        predictions=predictions,
-        audit=audited,
-        select=selected,
-        export=exported,
-        seconds=time.monotonic() - started_s,
-    )
+    made: dict[str, Any] = {"predictions": []}
+    for number, images in enumerate(checked.new):
+        say(f"predictions for {experiment.predictions[number].images}")
+        made["predictions"].append(products.predict(number, images))
+    for name, (asked, what, make) in once.items():
+        made[name] = None
+        if asked is not None:
+            say(what)
+            made[name] = make(checked.dataset)
+    seconds = time.monotonic() - started_s
+    result = ExperimentResult(extractions=extractions, sweep=found, made=made, seconds=seconds)
     write_summary(out / SUMMARY_NAME, result.to_dict())
     tracker.log_sweep(out, result.to_dict(), experiment.file)
     _tell_of_failures(result, out)

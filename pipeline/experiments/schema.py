@@ -6,7 +6,7 @@ What the command line takes is a key here too, because both come from the same d
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields
 from itertools import product
 from pathlib import Path
@@ -52,14 +52,30 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-def _list_keys(*options: type[DataclassInstance]) -> dict[str, Any]:
-    """Return the keys of what is declared as an option; ``null`` stands for the default."""
-    return {
+def _is_key(option: Any) -> bool:
+    """Tell whether a field is declared as an option that has a default."""
+    has_default = not option.default is option.default_factory is MISSING
+    return has_default and bool(option.metadata) and "options" not in option.metadata
+
+
+def _with_options(
+    *options: type[DataclassInstance], without: str = ""
+) -> Callable[[type[_Section]], type[_Section]]:
+    """Add the keys of what is declared as an option; ``null`` stands for the default."""
+    keys: dict[str, Any] = {
         name_key(option): (_find_kind(option) | None, None)
         for one in options
         for option in fields(one)
-        if option.metadata and not option.default is option.default_factory is MISSING
+        if _is_key(option)
     }
+
+    def add(section: type[_Section]) -> type[_Section]:
+        new = {
+            key: kind for key, kind in keys.items() if key not in (*section.model_fields, without)
+        }
+        return create_model(section.__name__, __base__=section, **new)
+
+    return add
 
 
 def _find_kind(option: Any) -> Any:
@@ -70,13 +86,7 @@ def _find_kind(option: Any) -> Any:
 
 
 def read_section(options: type[Options], keys: Mapping[str, Any], **named: Any) -> Options:
-    """Build options from the keys of a section, and from what has no key.
-
-    Raises
-    ------
-    PipelineError, StageError
-        A value cannot be used.
-    """
+    """Build options from the keys of a section, and from what has no key."""
     given = dict(named)
     for option in fields(options):
         value, parse = keys.get(name_key(option)), option.metadata.get("type")
@@ -102,19 +112,12 @@ class SplitSection(_Section):
         return ",".join(f"{name}={share}" for name, share in shares.items() if share)
 
 
-class _BackboneKeys(_Section):
+@_with_options(FeatureOptions)
+class BackboneSection(_Section):
     """One backbone and the layers to keep of it; the other keys are options of ``extract``."""
 
     name: str
     layers: list[str] = Field(min_length=1)
-
-
-if TYPE_CHECKING:
-    BackboneSection = _BackboneKeys
-else:
-    BackboneSection = create_model(
-        "BackboneSection", __base__=_BackboneKeys, **_list_keys(FeatureOptions)
-    )
 
 
 class PredictSection(_Section):
@@ -126,7 +129,8 @@ class PredictSection(_Section):
     by: str | None = None
 
 
-class _AuditKeys(_Section):
+@_with_options(AuditOptions)
+class AuditSection(_Section):
     """What looks wrong in the data; the other keys are options of ``audit``."""
 
     layer: str | None = None
@@ -134,21 +138,13 @@ class _AuditKeys(_Section):
     out: str | None = None
 
 
-class _SelectKeys(_Section):
+# What is unsure is said on the layer of the best head, by a head that `select` fits itself.
+@_with_options(SelectOptions, without="model")
+class SelectSection(_Section):
     """What to label next; the other keys are options of ``select``."""
 
     n: int
     out: str
-
-
-if TYPE_CHECKING:
-    AuditSection = _AuditKeys
-    SelectSection = _SelectKeys
-else:
-    AuditSection = create_model("AuditSection", __base__=_AuditKeys, **_list_keys(AuditOptions))
-    # What is unsure is said on the layer of the best head, by a head that `select` fits itself.
-    _OFFERED = {key: kind for key, kind in _list_keys(SelectOptions).items() if key != "model"}
-    SelectSection = create_model("SelectSection", __base__=_SelectKeys, **_OFFERED)
 
 
 class HeadSection(BaseModel):
@@ -189,7 +185,8 @@ class HeadSection(BaseModel):
         return value
 
 
-class _ExperimentKeys(_Section):
+@_with_options(DatasetOptions, TaskOptions, SweepOptions, AnswerOptions, RunOptions, TrackOptions)
+class ExperimentSection(_Section):
     """A whole experiment; the other keys are options of ``extract`` and ``sweep``.
 
     Relative paths start from the folder the command runs in, as on the command line.
@@ -229,19 +226,6 @@ class _ExperimentKeys(_Section):
         return [predict] if isinstance(predict, dict) else predict or []
 
 
-if TYPE_CHECKING:
-    ExperimentSection = _ExperimentKeys
-else:
-    _DECLARED = _list_keys(
-        *(DatasetOptions, TaskOptions, SweepOptions, AnswerOptions, RunOptions, TrackOptions)
-    )
-    ExperimentSection = create_model(
-        "ExperimentSection",
-        __base__=_ExperimentKeys,
-        **{key: kind for key, kind in _DECLARED.items() if key not in _ExperimentKeys.model_fields},
-    )
-
-
 def read_sections(file: Path) -> ExperimentSection:
     """Read an experiment file, and check its keys and the types of their values.
 
@@ -255,10 +239,14 @@ def read_sections(file: Path) -> ExperimentSection:
         with file.open(encoding="utf-8") as stream:
             content = read_yaml(stream)
     except OSError as error:
-        raise PipelineError(f"cannot read {str(file)!r}: {error.strerror}") from error
+        raise PipelineError(
+            f"cannot read {str(file)!r}: {error.strerror}; name an experiment.yaml"
+        ) from error
     except ValueError as error:
         # Also of bytes that are not UTF-8, and of an unquoted 2024-13-01, which is no date.
-        raise PipelineError(f"{str(file)!r} is not YAML: {error}") from error
+        raise PipelineError(
+            f"{str(file)!r} is not YAML: {error}; mend it, or name an experiment.yaml"
+        ) from error
     if not isinstance(content, dict):
         raise PipelineError(
             f"{str(file)!r} should hold keys: {', '.join(ExperimentSection.model_fields)}"

@@ -13,14 +13,11 @@ from permafrost.command import PROGRAM
 from permafrost.pipeline.audit.audit import ISSUES_NAME
 from permafrost.pipeline.audit.audit import SUMMARY_NAME as AUDIT_NAME
 from permafrost.pipeline.experiments.check import check_experiment
-from permafrost.pipeline.experiments.curation import audit_images, select_images
 from permafrost.pipeline.experiments.experiment import Experiment, naming
-from permafrost.pipeline.experiments.products import SUMMARY_NAME
+from permafrost.pipeline.experiments.products import SUMMARY_NAME, Products
 from permafrost.pipeline.experiments.run import run_experiment
 from permafrost.pipeline.export.classifier import METRICS_NAME, MODEL_NAME, PREDICTIONS_NAME
-from permafrost.pipeline.export.export import export
 from permafrost.pipeline.extraction.extract import extract
-from permafrost.pipeline.models.predict import predict
 from permafrost.pipeline.options import DatasetOptions, FeatureOptions
 from permafrost.pipeline.sweeps.leaderboard import FOLDS_NAME
 from permafrost.pipeline.sweeps.leaderboard import SUMMARY_NAME as SWEEP_NAME
@@ -40,7 +37,6 @@ class Step:
 
     Attributes
     ----------
-    name : str
     inputs, outputs : tuple of str
         Files and folders, as the experiment names them: outputs that are there after every run.
     do : callable
@@ -55,8 +51,8 @@ class Step:
 
 def list_steps(experiment: Experiment) -> list[Step]:
     """List the steps of an experiment, in an order in which they can be done; reads no image."""
-    out, best = experiment.sweep.out, experiment.sweep.out / BEST_NAME
-    file, model = str(experiment.file), str(best / MODEL_NAME)
+    out, products = experiment.sweep.out, Products(experiment)
+    file, model = str(experiment.file), str(out / BEST_NAME / MODEL_NAME)
     images = tuple(_list_images(experiment.dataset))
     steps = [
         Step(
@@ -73,24 +69,18 @@ def list_steps(experiment: Experiment) -> list[Step]:
         outputs=tuple(str(out / name) for name in (*_TABLES, *_BEST)),
         do=partial(_describe, sweep, experiment.sweep),
     )
-    options: dict[str, Any] = {"cache": experiment.cache, "run": experiment.run}
-    options["average_views"] = experiment.sweep.data.average_views
     predictions = [
         Step(
             name=f"predict-{number}",
             inputs=(file, model, *_as_files(one.images)),
             outputs=(str(one.out),),
-            do=partial(
-                _make,
-                *(one.out, predict, best, one.images),
-                **(options | {"out": one.out, "telling": one.telling}),
-            ),
+            do=partial(_make, one.out, products.predict, number),
         )
         for number, one in enumerate(experiment.predictions)
     ]
-    steps += [sweeping, *predictions, *_list_curation(experiment)]
+    steps += [sweeping, *predictions, *_list_curation(experiment, products)]
     if (to := experiment.export) is not None:
-        do = partial(_make, to, export, best, to, form=experiment.export_format)
+        do = partial(_make, to, products.export)
         steps.append(Step(name="export", inputs=(file, model), outputs=(str(to),), do=do))
     files = dict.fromkeys(one for step in steps for one in (*step.inputs, *step.outputs))
     whole = partial(_describe, run_experiment, experiment)
@@ -98,16 +88,16 @@ def list_steps(experiment: Experiment) -> list[Step]:
     return [*steps, Step(name="summary", inputs=tuple(files), outputs=summary, do=whole)]
 
 
-def _list_curation(experiment: Experiment) -> Iterator[Step]:
+def _list_curation(experiment: Experiment, products: Products) -> Iterator[Step]:
     board = str(experiment.sweep.out / SWEEP_NAME)
     inputs = (str(experiment.file), *map(str, experiment.backbones), board)
     if (wanted := experiment.audit) is not None:
         files = tuple(str(wanted.out / name) for name in (ISSUES_NAME, AUDIT_NAME))
-        do = partial(_make, wanted.out, audit_images, experiment)
+        do = partial(_make, wanted.out, products.audit)
         yield Step(name="audit", inputs=inputs, outputs=files, do=do)
     if experiment.select is not None:
         out = experiment.select.out
-        do = partial(_make, out, select_images, experiment)
+        do = partial(_make, out, products.select)
         yield Step(name="select", inputs=inputs, outputs=(str(out),), do=do)
 
 
@@ -136,18 +126,12 @@ def _describe(do: Callable[..., Any], *arguments: object) -> _Told:
     return result.describe(), result.to_dict()
 
 
-def _make(file: Path, make: Callable[..., Any], *arguments: object, **options: object) -> _Told:
-    return f"→ {file}", make(*arguments, **options)
+def _make(file: Path, make: Callable[..., dict[str, Any]], *arguments: object) -> _Told:
+    return f"→ {file}", make(*arguments)
 
 
 def run_step(experiment: Experiment, name: str) -> _Told:
-    """Do one step of an experiment.
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        One line for the user each; no step has that name.
-    """
+    """Do one step of an experiment."""
     steps = {step.name: step for step in list_steps(experiment)}
     with naming(str(experiment.file)):
         if name not in steps:
@@ -156,13 +140,7 @@ def run_step(experiment: Experiment, name: str) -> _Told:
 
 
 def rehearse(experiment: Experiment) -> _Told:
-    """Say what each step would compute; compute and write nothing.
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        What a run would raise before it computes.
-    """
+    """Say what each step would compute; compute and write nothing."""
     checked = check_experiment(experiment, dry=True)
     n_images = len(checked.dataset.manifest)
     work: list[tuple[int | None, str]] = [

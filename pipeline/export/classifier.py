@@ -28,24 +28,20 @@ from permafrost.cache.disk.publish import make_durable, make_folder
 from permafrost.cache.store.recipe import Recipe, recipe_key
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.outputs import read_json, write_json, write_rows
+from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import build_recipe
 from permafrost.stages.backbones.applications import FITTED_MODEL
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.backbones.preprocessing import parse_views
-from permafrost.stages.datasets.groups import GROUP_COLUMN
-from permafrost.stages.datasets.table import COLUMN_NAMES, read_table
-from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR, order_classes
+from permafrost.stages.datasets.table import read_table
+from permafrost.stages.datasets.targets import MULTILABEL, REGRESSION, SEPARATOR
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.heads import Head, load_head
 
 MODEL_NAME = FITTED_MODEL
 METRICS_NAME = "metrics.json"
 PREDICTIONS_NAME = "predictions.csv"
-# In the place of a class, where none is probable enough.
-UNSURE = "(unsure)"
-_PREDICTION_COLUMNS = ("path", "label", "predicted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,12 +50,8 @@ class ClassifierPart:
 
     Attributes
     ----------
-    layer : str
-        Its spec.
     recipe : Recipe
         Of the features; new ones must have the same.
-    features : FeatureOptions
-        How to ask for them.
     """
 
     layer: str
@@ -73,8 +65,6 @@ class Classifier:
 
     Attributes
     ----------
-    parts : tuple of ClassifierPart
-        The layers that the head wants side by side.
     target : str
         The column with the truth that it was fitted on.
     order : tuple of str
@@ -163,59 +153,6 @@ def _read_part(part: Mapping[str, Any]) -> ClassifierPart:
     )
 
 
-def write_predictions(  # noqa: PLR0913
-    file: Path,
-    *,
-    paths: Sequence[str],
-    labels: Sequence[str],
-    outputs: np.ndarray,
-    classes: np.ndarray,
-    task: str,
-    order: Sequence[str] = (),
-    reject: float = 0.0,
-    counted: tuple[str, Sequence[int]] | None = None,
-) -> None:
-    """Write ``path,label,predicted`` and, but for a regression, a probability column a class.
-
-    A class whose column would be taken for another when the file is read as a dataset, as one
-    called ``path`` or ``split``, has it under ``p:path``.
-
-    Parameters
-    ----------
-    file : Path
-    paths, labels : sequence of str, length n
-    outputs : ndarray of float64, shape (n, n_outputs)
-        As `Head.predict` gives them.
-    classes : ndarray of str, shape (n_classes,)
-    task : str
-    order : sequence of str
-        Of the classes' columns; those of `classes` by default.
-    reject : float
-        Where no class is so probable, `UNSURE` is predicted.
-    counted : (str, sequence of int), optional
-        Of rows that are groups of images: the column that `paths` are values of, and how many
-        images each group has.
-    """
-    predicted = name_outputs(outputs, classes, task)
-    if reject:
-        is_sure = (outputs.max(axis=1, initial=0) >= reject).tolist()
-        predicted = [
-            name if sure else UNSURE for name, sure in zip(predicted, is_sure, strict=True)
-        ]
-    places = order_classes(classes.tolist(), order)
-    values = outputs[:, places].tolist()
-    rows = [list(row) for row in zip(paths, labels, predicted, strict=True)]
-    header = list(_PREDICTION_COLUMNS)
-    if counted is not None:
-        header = [counted[0], *header[1:], "images"]
-        rows = [[*row, n] for row, n in zip(rows, counted[1], strict=True)]
-    write_rows(
-        file,
-        [*header, *_name_columns(classes[places].tolist(), header)],
-        [[*row, *value] for row, value in zip(rows, values, strict=True)],
-    )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
     """What a head says of n labelled rows that it was not fitted on.
@@ -237,18 +174,12 @@ class Predictions:
 
 
 def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | None:
-    """Read the labelled rows of what `write_predictions` wrote beside a head.
+    """Read the labelled rows of what `models.answers` wrote beside a head; None for no such rows.
 
     Parameters
     ----------
-    folder : Path
     classes : sequence of str
         The head's, which tell a class called ``p:path`` from one called ``path``.
-
-    Returns
-    -------
-    Predictions or None
-        None where there are no such rows, or no such file.
 
     Raises
     ------
@@ -276,18 +207,6 @@ def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | N
         classes=names[order],
         outputs=outputs.reshape(len(names), len(labels)).T[known],
     )
-
-
-def _name_columns(classes: Sequence[str], header: Sequence[str]) -> list[str]:
-    """Name the column of each class: as the class, where that means nothing else."""
-    taken = {*_PREDICTION_COLUMNS, *COLUMN_NAMES, GROUP_COLUMN, *map(str.casefold, header)}
-    names = []
-    for name in classes:
-        column = name
-        while column.strip().casefold() in taken or (column != name and column in classes):
-            column = f"p:{column}"
-        names.append(column)
-    return names
 
 
 def name_outputs(outputs: np.ndarray, classes: np.ndarray, task: str) -> list[object]:

@@ -19,21 +19,19 @@ from permafrost.pipeline.export.classifier import (
     load_classifier,
     make_classifier,
 )
-from permafrost.pipeline.export.publishing import (
-    SAVED_MODEL,
-    is_empty,
-    list_files,
-    publish_format,
-)
+from permafrost.pipeline.export.publishing import SAVED_MODEL, is_empty, list_files, publish_format
 from permafrost.pipeline.options import FeatureOptions
 from permafrost.pipeline.outputs import write_json
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.recipe import DECODING
+from permafrost.stages.backbones.applications import parse_backbone
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.targets import order_classes
 from permafrost.stages.export.backbone_part import ExportPart, Images
 from permafrost.stages.export.classifier import (
     build_classifier,
+    check_layers,
+    check_parts,
     describe_answer,
     flatten_model,
     save_classifier,
@@ -51,8 +49,6 @@ def export(model: Path, out: Path, *, form: str | None = None) -> dict[str, obje
 
     Parameters
     ----------
-    model : Path
-        What ``fit`` wrote.
     out : Path
         Beside it, in any format but Keras' own, ``<out>.json`` says what its outputs stand for.
     form : str, optional
@@ -122,15 +118,6 @@ def _list_members(file: Path) -> object:
 def write_backbone(out: Path, head: Head, record: Mapping[str, Any]) -> None:
     """Write a fitted network, from pixels on, as one flat Keras model: a backbone as any other.
 
-    Parameters
-    ----------
-    out : Path
-        Ends in ``.keras``.
-    head : Head
-        A network.
-    record : mapping
-        That of ``model.json``.
-
     Raises
     ------
     PipelineError, StageError
@@ -138,6 +125,7 @@ def write_backbone(out: Path, head: Head, record: Mapping[str, Any]) -> None:
     """
     classifier = make_classifier(head, record)
     network = flatten_model(build_classifier(_load_parts(classifier), head))
+    check_layers(network)
     with published(out) as temporary:
         network.save(temporary)
 
@@ -159,6 +147,18 @@ def check_export_file(out: Path, form: str | None = None) -> str:
             f"{str(out)!r} is there, and no SavedModel; name a folder that is not there"
         )
     return form
+
+
+def check_preset(features: FeatureOptions, form: str) -> None:
+    """Raise InputError where a preset's layers cannot be exported; this loads the preset.
+
+    KerasHub does not read back all of its own layers, which other formats do without.
+    """
+    if form != KERAS or not parse_backbone(features.backbone).preset:
+        return
+    backbone = Backbone(features)
+    parts = [ClassifierPart(layer=str(s), recipe={}, features=features) for s in backbone.layers]
+    check_parts([_load_part(part, features, backbone) for part in parts])
 
 
 def share_pixels(layers: Sequence[tuple[str, Recipe]]) -> dict[str, object]:

@@ -25,11 +25,8 @@ def publish_format(network: Any, out: Path, form: str) -> None:
 
     Parameters
     ----------
-    network : keras.Model
     out : Path
         The file, or of a SavedModel the folder.
-    form : str
-        One of `stages.export.formats.FORMATS`, but Keras' own.
     """
     chosen = FORMATS[form]
     with temporary_folder(out.absolute().parent) as folder:

@@ -14,11 +14,16 @@ from numpy.typing import NDArray
 
 from permafrost.cache.disk.publish import remove_durably
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.export.classifier import UNSURE, write_predictions
-from permafrost.stages.datasets.targets import CLASSIFICATION, parse_targets
+from permafrost.pipeline.export.classifier import name_outputs
+from permafrost.pipeline.outputs import write_rows
+from permafrost.stages.datasets.groups import GROUP_COLUMN
+from permafrost.stages.datasets.table import COLUMN_NAMES
+from permafrost.stages.datasets.targets import CLASSIFICATION, order_classes, parse_targets
 from permafrost.stages.evaluation.intervals import bootstrap_interval
 from permafrost.stages.evaluation.metrics import score
 
+# In the place of a class, where none is probable enough.
+UNSURE = "(unsure)"
 _GROUPED = ".by-"
 
 
@@ -33,14 +38,11 @@ class Answers:
     outputs : ndarray of float64, shape (n, n_outputs)
         As `Head.predict` gives them.
     classes : ndarray of str, shape (n_classes,)
-    task : str
     order : sequence of str
         In which classes are told.
     keys : sequence of str
         The value of each in the column that groups are made by; ``""`` is none. None at all where
         nobody asked for groups.
-    reject : float
-        Where no class is so probable, nothing is answered.
     """
 
     paths: Sequence[str]
@@ -54,27 +56,34 @@ class Answers:
 
     def write(self, file: Path, *, by: str | None) -> None:
         """Write the table of images, and that of groups by a column beside it."""
-        self._write(file)
+        self._write(file, ["path", "label", "predicted"])
         grouped = None if by is None else grouped_path(file, by)
         for old in file.parent.glob(f"{_escape(file.name)}{_GROUPED}*.csv"):
             if old != grouped:
                 remove_durably(old)
         if grouped is not None:
             groups, sizes = self._groups
-            groups._write(grouped, counted=(str(by), sizes))
+            groups._write(grouped, [str(by), "label", "predicted", "images"], sizes)
 
-    def _write(self, file: Path, counted: tuple[str, Sequence[int]] | None = None) -> None:
-        write_predictions(
-            file,
-            paths=self.paths,
-            labels=self.labels,
-            outputs=self.outputs,
-            classes=self.classes,
-            task=self.task,
-            order=self.order,
-            reject=self.reject,
-            counted=counted,
-        )
+    def _write(self, file: Path, header: list[str], *more: Sequence[int]) -> None:
+        """Write columns by the names of a header, and a column of probabilities for each class.
+
+        A class whose column would be taken for another when the file is read as a dataset, as one
+        called ``path`` or ``split``, has it under ``p:path``.
+        """
+        predicted = name_outputs(self.outputs, self.classes, self.task)
+        if self.reject:
+            sure = self._is_sure.tolist()
+            predicted = [name if one else UNSURE for name, one in zip(predicted, sure, strict=True)]
+        places = order_classes(self.classes.tolist(), self.order)
+        columns = (self.paths, self.labels, predicted, *more, *self.outputs[:, places].T.tolist())
+        names = _name_columns(self.classes[places].tolist(), header)
+        write_rows(file, [*header, *names], list(zip(*columns, strict=True)))
+
+    @property
+    def _is_sure(self) -> NDArray[np.bool_]:
+        sure: NDArray[np.bool_] = self.outputs.max(axis=1, initial=0) >= self.reject
+        return sure
 
     def measure(self, by: str | None, *, seed: int = 0) -> dict[str, Any]:
         """Measure what is said of groups by a column; nothing without one.
@@ -105,7 +114,7 @@ class Answers:
         """Count what is not answered; where all labels are known, say how right the rest is."""
         if not self.reject:
             return {}
-        is_sure = self.outputs.max(axis=1, initial=0) >= self.reject
+        is_sure = self._is_sure
         figures: dict[str, Any] = {"reject": self.reject, "unsure": int((~is_sure).sum())}
         if all(self.labels):
             said = self.classes[self.outputs.argmax(axis=1)]
@@ -139,6 +148,18 @@ def grouped_path(file: Path, by: str) -> Path:
     """Return where what is said of groups by a column is written."""
     column = re.sub(r"[^\w.=-]", "-", by)
     return file.with_name(f"{file.name}{_GROUPED}{column}.csv")
+
+
+def _name_columns(classes: Sequence[str], header: Sequence[str]) -> list[str]:
+    """Name the column of each class: as the class, where that means nothing else."""
+    taken = {"path", *COLUMN_NAMES, GROUP_COLUMN, "predicted", *map(str.casefold, header)}
+    names = []
+    for name in classes:
+        column = name
+        while column.strip().casefold() in taken or (column != name and column in classes):
+            column = f"p:{column}"
+        names.append(column)
+    return names
 
 
 def _escape(name: str) -> str:

@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from permafrost.cache.disk.publish import make_folder, published
+from permafrost.cache.disk.publish import make_folder, published, remove_durably
 from permafrost.pipeline.outputs import write_rows
 from permafrost.pipeline.progress import tell
 from permafrost.refusals import raise_refusal
@@ -33,7 +33,6 @@ class FileCheckpoint:
 
     Attributes
     ----------
-    path : Path
     rows : str
         What people call the rows that are fitted on.
     """
@@ -99,7 +98,7 @@ def describe_epoch(epoch: Epoch) -> list[object]:
 
 
 def write_epochs(out: Path, epochs: Epochs) -> None:
-    """Write ``epochs.csv``: by fold, none for the fit on all training rows."""
+    """Write ``epochs.csv``, where there are any: by fold, none for the fit on all training rows."""
     rows = [
         ["" if fold is None else fold, *describe_epoch(epoch)]
         for fold, several in epochs.items()
@@ -107,3 +106,5 @@ def write_epochs(out: Path, epochs: Epochs) -> None:
     ]
     if rows:
         write_rows(out / EPOCHS_NAME, ["fold", *EPOCH_COLUMNS], rows)
+    else:
+        remove_durably(out / EPOCHS_NAME)  # Those of an earlier fit.

@@ -22,29 +22,21 @@ from permafrost.pipeline.export.classifier import (
 )
 from permafrost.pipeline.export.export import write_backbone
 from permafrost.pipeline.models.answers import Answers, describe_groups
-from permafrost.pipeline.models.checkpoint import (
-    find_checkpoint,
-    forget_checkpoints,
-    write_epochs,
-)
+from permafrost.pipeline.models.checkpoint import find_checkpoint, forget_checkpoints, write_epochs
 from permafrost.pipeline.models.kept import describe_kept, list_kept, shorten_layers
 from permafrost.pipeline.models.measure import (
     Bench,
-    Unseen,
+    measure_head,
     name_metric,
     plan_trial,
     warn_of_parted_groups,
 )
-from permafrost.pipeline.models.measured import measure_head
-from permafrost.pipeline.models.record import FitOptions, build_record, tell_views
-from permafrost.pipeline.models.unseen import keep_unseen, name_unseen
+from permafrost.pipeline.models.record import FitOptions, build_record, check_by, tell_views
+from permafrost.pipeline.models.unseen import UnseenRows, keep_unseen, name_unseen
 from permafrost.pipeline.outputs import read_json, write_json
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles, read_labels
-from permafrost.pipeline.tasks.task import (
-    TaskOptions,
-    check_classes,
-)
+from permafrost.pipeline.tasks.task import TaskOptions, check_classes
 from permafrost.pipeline.tasks.views import list_views
 from permafrost.pipeline.units import describe_seconds
 from permafrost.stages.backbones.applications import FITTED_NETWORK
@@ -94,25 +86,11 @@ class FitResult:
 
 
 def fit(options: FitOptions) -> FitResult:
-    """Fit a head, measure it, and keep it with all that ``predict`` needs.
-
-    Parameters
-    ----------
-    options : FitOptions
-
-    Returns
-    -------
-    FitResult
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        One line for the user each.
-    """
+    """Fit a head, measure it, and keep it with all that ``predict`` needs."""
     started_s = time.monotonic()
     candidate = options.make_candidate()
     with options.data.open_files() as files:
-        options.answer.check(options.data.task, files.columns)
+        check_by(options.answer.by, options.data.task, files.columns)
         layers = files.find_layers(options.layer)
         bench = open_bench(options.data, files, layers)
         check_classes(bench.labelled, options.data)
@@ -167,6 +145,8 @@ def fit(options: FitOptions) -> FitResult:
             if trial is not None and found.everything is not None:
                 key = name_unseen(record["fit"], len(trial.folds))
                 keep_unseen(options.out, found.everything, key=key)
+            # That of an earlier fit would be another backbone than this head.
+            remove_durably(options.out / FITTED_NETWORK)
             if HEADS[candidate.kind].is_network:
                 _keep_network(options.out, head, record)
             # Its last file vouches for the others.
@@ -208,7 +188,7 @@ def _keep_network(out: Path, head: Head, record: Mapping[str, Any]) -> None:
         _log.info("%s cannot be a backbone: %s", out, error)
 
 
-def _tell_unseen(options: FitOptions, files: FeatureFiles, unseen: Unseen) -> Answers:
+def _tell_unseen(options: FitOptions, files: FeatureFiles, unseen: UnseenRows) -> Answers:
     column, by = files.column(options.data.target), options.answer.by
     keys = files.column(by) if by else []
     return Answers(

@@ -30,8 +30,6 @@ class LearningPoint:
 
     Attributes
     ----------
-    share : float
-        Of the training rows.
     n_train : int
         Images that it was fitted on, the mean over the folds.
     scores : dict of str to float or None
@@ -53,9 +51,6 @@ def measure_learning(
 
     Parameters
     ----------
-    fit : ReopenedFit
-    n_folds : int, optional
-        As `predict_unseen` takes it.
     shares : sequence of float
         Ascending, from 0 to 1.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,18 +10,14 @@ from typing import Any
 import numpy as np
 
 from permafrost.pipeline.models.checkpoint import Epochs
+from permafrost.pipeline.models.unseen import TEST, UnseenRows, join_rows, join_unseen
 from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows
 from permafrost.stages.datasets.groups import describe_parted, find_parted, is_group
-from permafrost.stages.datasets.targets import CLASSIFICATION, Targets
+from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, spread_columns
 from permafrost.stages.errors import InputError
 from permafrost.stages.evaluation.crossfit import Trial, collect_outputs, cross_fit
 from permafrost.stages.evaluation.fold_task import Candidate
-from permafrost.stages.evaluation.folds import (
-    Fold,
-    check_folds,
-    describe_untrained,
-    make_folds,
-)
+from permafrost.stages.evaluation.folds import Fold, check_folds, describe_untrained, make_folds
 from permafrost.stages.evaluation.intervals import bootstrap_interval
 from permafrost.stages.evaluation.metrics import count_confusions, describe_classes, score
 from permafrost.stages.evaluation.near_duplicates import (
@@ -33,24 +30,9 @@ from permafrost.stages.matrices.joined import stack_rows
 from permafrost.stages.matrices.matrix import Matrix, Rows, Store
 from permafrost.warn import warn_once
 
+_log = logging.getLogger(__name__)
+
 Scores = dict[str, float | None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unseen:
-    """What is said of rows by a head that was not fitted on them.
-
-    Attributes
-    ----------
-    rows : ndarray of int64, shape (m,)
-        Ascending.
-    outputs : ndarray of float64, shape (m, n_outputs)
-    classes : ndarray of str, shape (n_classes,)
-    """
-
-    rows: Rows
-    outputs: np.ndarray
-    classes: np.ndarray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +45,6 @@ class Bench:
         The rows of all images in the first view, below them those in the next, and so on.
     labelled : LabelledRows
         Of the images, which are rows of the first view.
-    views : tuple of str
     averages : bool
         Whether what is said of an image is the mean over its views.
     """
@@ -100,7 +81,7 @@ class Bench:
         return predict_images(head, matrix, images, n_views=len(self.views))
 
 
-def measure_test(head: Head, bench: Bench) -> tuple[dict[str, Any], np.ndarray]:
+def _measure_test(head: Head, bench: Bench) -> tuple[dict[str, Any], np.ndarray]:
     """Measure a head on the test split.
 
     Returns
@@ -124,13 +105,10 @@ def measure_test(head: Head, bench: Bench) -> tuple[dict[str, Any], np.ndarray]:
     return metrics, outputs
 
 
-def warn_of_near_duplicates(bench: Bench) -> tuple[dict[str, Any], str | None]:
+def _warn_of_near_duplicates(bench: Bench) -> tuple[dict[str, Any], str | None]:
     """Look for test rows that are all but equal to a training row; return figures and a line."""
     found = find_near_duplicates(
-        bench.matrix,
-        bench.labelled.test,
-        bench.labelled.train,
-        memory_bytes=bench.memory_bytes,
+        bench.matrix, bench.labelled.test, bench.labelled.train, memory_bytes=bench.memory_bytes
     )
     figures = {
         "near_duplicates": found.n_found if found.is_telling else None,
@@ -143,7 +121,7 @@ def warn_of_near_duplicates(bench: Bench) -> tuple[dict[str, Any], str | None]:
     return figures, describe_near_duplicates(found, bench.files.paths)
 
 
-def warn_of_new_classes(labelled: LabelledRows) -> str | None:
+def _warn_of_new_classes(labelled: LabelledRows) -> str | None:
     """Return a line on test rows of classes that no training row has, if there are any."""
     targets = labelled.targets
     if targets.task != CLASSIFICATION:
@@ -156,7 +134,7 @@ def warn_of_new_classes(labelled: LabelledRows) -> str | None:
     return f"{is_new.sum()} test rows count as wrong: no training row has their label, as {first!r}"
 
 
-def measure_val(head: Head, bench: Bench) -> Scores:
+def _measure_val(head: Head, bench: Bench) -> Scores:
     """Measure a head on the val split, by which heads are chosen: ``val_accuracy``, …."""
     rows = bench.labelled.val
     truth = bench.labelled.targets.select(rows)
@@ -190,6 +168,58 @@ def cross_validate(candidate: Candidate, trial: Trial) -> tuple[dict[str, Any], 
     metrics |= {"cv_folds": len(trial.folds), "folds": scores}
     epochs: Epochs = {one.fold: one.epochs for one in sorted(found, key=lambda one: one.fold)}
     return metrics, collect_outputs(found, trial), epochs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What was found.
+
+    Attributes
+    ----------
+    unseen : UnseenRows
+        What is said of the test split, without one of the folds, and of rows without a label.
+    everything : UnseenRows or None
+        What is said of every labelled row, where there were folds.
+    """
+
+    metrics: dict[str, Any]
+    unseen: UnseenRows
+    epochs: Epochs
+    everything: UnseenRows | None
+
+
+def measure_head(candidate: Candidate, bench: Bench, head: Head, trial: Trial | None) -> Measured:
+    """Measure a head on the test split, on the val split, and on folds, as far as there are any."""
+    labelled = bench.labelled
+    epochs: Epochs = {None: head.history}
+    metrics: dict[str, Any] = {"n_train": len(labelled.train), "n_test": len(labelled.test)}
+    classes, measured = head.classes, labelled.test
+    outputs = np.empty((0, max(1, len(classes))))
+    if len(labelled.test):
+        found, outputs = _measure_test(head, bench)
+        figures, warning = _warn_of_near_duplicates(bench)
+        metrics |= found | figures
+        for line in filter(None, (warning, _warn_of_new_classes(labelled))):
+            _log.warning("%s", line)
+    if len(labelled.val):
+        metrics |= _measure_val(head, bench)
+    everything = None
+    if trial is not None:
+        found, out_of_fold, trainings = cross_validate(candidate, trial)
+        metrics |= found
+        epochs |= trainings
+        everything = join_unseen(labelled, trial.folds, out_of_fold, (outputs, classes))
+        if not len(labelled.test):
+            classes, measured, outputs = labelled.targets.classes, labelled.folds, out_of_fold
+    unlabelled = labelled.unlabelled
+    # A class that only val rows have is in the folds, but not in the head.
+    said = spread_columns(bench.predict(head, unlabelled), head.classes, classes)
+    return Measured(
+        metrics=metrics,
+        unseen=join_rows((measured, outputs, TEST), (unlabelled, said, TEST), classes=classes),
+        epochs=epochs,
+        everything=everything,
+    )
 
 
 def plan_folds(

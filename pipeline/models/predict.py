@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from permafrost.cache.store.index import Index
 from permafrost.cache.store.layout import open_cache
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.export.classifier import (
-    UNSURE,
     Classifier,
     check_recipe,
     list_features,
@@ -26,9 +25,16 @@ from permafrost.pipeline.export.classifier import (
 from permafrost.pipeline.extraction.extract import extract
 from permafrost.pipeline.extraction.results import read_failures, write_failures
 from permafrost.pipeline.extraction.summary import ExtractSummary, failures_path
-from permafrost.pipeline.models.answers import Answers, check_reject, describe_groups
+from permafrost.pipeline.models.answers import UNSURE, Answers, check_reject, describe_groups
 from permafrost.pipeline.models.record import BY_HELP, check_by
-from permafrost.pipeline.options import DatasetOptions, ExtractOptions, RunOptions, declare
+from permafrost.pipeline.options import (
+    DEFAULT_CACHE,
+    SOURCES,
+    DatasetOptions,
+    ExtractOptions,
+    RunOptions,
+    declare,
+)
 from permafrost.pipeline.parsers import read_number
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset, open_dataset
@@ -44,17 +50,23 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TellOptions:
-    """What is made of a head's answers.
+class PredictOptions:
+    """What ``predict`` is asked for.
 
     Attributes
     ----------
-    reject : float
-        Where no class is so probable, none is predicted.
-    by : str, optional
-        A column: what is said of images with one value of it is averaged, and told too.
+    out : Path
+        The CSV file; ``<out>.failures.csv`` lists the images that could not be read.
     """
 
+    model: Path = field(metadata={"type": Path, "metavar": "DIR", "help": "what fit wrote"})
+    images: str = field(metadata={"metavar": "SOURCE", "help": SOURCES})
+    out: Path = field(metadata={"type": Path, "metavar": "predictions.csv", "help": "the table"})
+    average_views: bool = declare(
+        default=False,
+        action="store_true",
+        help="say the mean over the views that the head was fitted on, not what the first gives",
+    )
     reject: float = declare(
         0.0,
         type=read_number,
@@ -62,41 +74,21 @@ class TellOptions:
         help=f"predict {UNSURE} where no class has this probability, as 0.9",
     )
     by: str | None = declare(None, metavar="COLUMN", help=BY_HELP)
+    cache: Path = DEFAULT_CACHE
+    run: RunOptions = field(default_factory=RunOptions)
 
     def __post_init__(self) -> None:
         if not 0 <= self.reject <= 1:
             raise PipelineError(f"--reject {self.reject:g} is no probability; give 0.5 to 1")
 
 
-def predict(  # noqa: PLR0913
-    model: Path,
-    images: str,
-    *,
-    out: Path,
-    cache: Path,
-    run: RunOptions,
-    average_views: bool = False,
-    dataset: Dataset | None = None,
-    telling: TellOptions = TellOptions(),
-) -> dict[str, object]:
+def predict(options: PredictOptions, *, dataset: Dataset | None = None) -> dict[str, object]:
     """Classify images and write ``path,label,predicted`` and a probability column a class.
 
     Parameters
     ----------
-    model : Path
-        What ``fit`` wrote.
-    images : str
-        A source, labelled or not.
-    out : Path
-        The CSV file; ``<out>.failures.csv`` lists the images that could not be read.
-    cache : Path
-        Activations are kept here, as in any extraction.
-    run : RunOptions
-    average_views : bool
-        Whether what is said of an image is the mean over the views that the head was fitted on.
     dataset : Dataset, optional
         The images, where they are listed and hashed already.
-    telling : TellOptions
 
     Returns
     -------
@@ -108,40 +100,37 @@ def predict(  # noqa: PLR0913
     PipelineError
         The backbone is no longer the one that the head was fitted on, or there is one view.
     """
+    out, run = options.out, options.run
     check_predictions_file(out)
-    fitted = classifier = load_classifier(model)
+    fitted = classifier = load_classifier(options.model)
     head = fitted.head
-    check_reject(telling.reject, task=head.task, classes=head.classes.tolist())
-    if average_views:
+    check_reject(options.reject, task=head.task, classes=head.classes.tolist())
+    if options.average_views:
         views = fitted.views or fitted.parts[0].features.views
-        check_several(views, what=f"{str(model)!r} was fitted on")
+        check_several(views, what=f"{str(options.model)!r} was fitted on")
         classifier = fitted.look_at(views)
-    extractions = [
-        ExtractOptions(
-            dataset=name_images(images),
-            features=features,
-            cache=cache,
-            run=dataclasses.replace(run, materialize=False),
-        )
-        for features in dict.fromkeys(list_features(classifier))
-    ]
+    images = name_images(options.images)
     # Checked first, or an hour may be spent on features that the head cannot use.
-    with Index(open_cache(cache).index_file) as index:
+    with Index(open_cache(options.cache).index_file) as index:
         for part in fitted.parts:
             check_recipe(part, Backbone(part.features, index))
-        if telling.by is not None:
-            workers = run.n_threads
-            dataset = dataset or open_dataset(name_images(images), index, workers=workers)
-            check_by(telling.by, head.task, sorted(dataset.manifest.extra))
+        if options.by is not None:
+            dataset = dataset or open_dataset(images, index, workers=run.n_threads)
+            check_by(options.by, head.task, sorted(dataset.manifest.extra))
     make_folder(out.parent)
     with temporary_folder(out.parent) as folder:
-        outs = [folder / f"{number}.h5" for number in range(len(extractions))]
-        summaries = [
-            extract(options, one, dataset=dataset)
-            for options, one in zip(extractions, outs, strict=True)
-        ]
+        outs, summaries = [], []
+        for number, features in enumerate(dict.fromkeys(list_features(classifier))):
+            outs.append(folder / f"{number}.h5")
+            extraction = ExtractOptions(
+                dataset=images,
+                features=features,
+                cache=options.cache,
+                run=dataclasses.replace(run, materialize=False),
+            )
+            summaries.append(extract(extraction, outs[-1], dataset=dataset))
         with FeatureFiles(outs) as files:
-            figures = _sum_up(summaries).to_dict() | _classify(classifier, files, out, telling)
+            figures = _sum_up(summaries).to_dict() | _classify(classifier, files, options)
         _keep_failures(outs, failures_path(out))
     figures |= {"features": None, "predictions": str(out)}
     figures["failures"] = str(failures_path(out)) if failures_path(out).exists() else None
@@ -172,7 +161,7 @@ def name_images(images: str) -> DatasetOptions:
 
 
 def _classify(
-    classifier: Classifier, files: FeatureFiles, out: Path, telling: TellOptions
+    classifier: Classifier, files: FeatureFiles, options: PredictOptions
 ) -> dict[str, object]:
     head = classifier.head
     wanted = list_features(classifier)
@@ -184,7 +173,7 @@ def _classify(
     rows, n_views = np.arange(len(files)), len(layers[0].views)
     outputs = predict_images(head, files.open_matrix(layers), rows, n_views=n_views)
     labels = _read_truth(classifier, files)
-    by = telling.by
+    by = options.by
     answers = Answers(
         paths=files.paths,
         labels=labels,
@@ -193,9 +182,9 @@ def _classify(
         task=head.task,
         order=classifier.order,
         keys=files.column(by) if by else (),
-        reject=telling.reject,
+        reject=options.reject,
     )
-    answers.write(out, by=by)
+    answers.write(options.out, by=by)
     scores = _score(head, outputs, labels, files.paths) if all(labels) else {}
     return scores | answers.count_unsure() | answers.measure(by)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from permafrost.pipeline.errors import PipelineError
-from permafrost.pipeline.options import declare
+from permafrost.pipeline.options import OUT, declare
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles, read_labels
 from permafrost.pipeline.tasks.task import (
-    Scaling,
     TaskOptions,
+    decide_scaling,
     digest_fit,
     digest_rows,
     make_candidate,
@@ -23,22 +22,14 @@ from permafrost.pipeline.tasks.views import list_views
 from permafrost.stages.datasets.targets import CLASSIFICATION
 from permafrost.stages.errors import UnknownNameError
 from permafrost.stages.evaluation.fold_task import Candidate
-from permafrost.stages.heads import CALIBRATIONS
+from permafrost.stages.heads import CALIBRATIONS, HEADS
 
 BY_HELP = "average what is said of images with one value in a column, as patient"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerOptions:
-    """How the head that is kept answers, and is measured besides.
-
-    Attributes
-    ----------
-    calibrate : str
-        One of `stages.heads.CALIBRATIONS`.
-    by : str, optional
-        A column: what is said of images with one value of it is averaged, and measured too.
-    """
+    """How the head that is kept answers, and is measured besides."""
 
     calibrate: str = declare(
         "none",
@@ -54,18 +45,6 @@ class AnswerOptions:
         if self.calibrate not in CALIBRATIONS:
             raise UnknownNameError("calibration", self.calibrate, CALIBRATIONS)
 
-    def check(self, task: str, columns: Sequence[str]) -> None:
-        """Raise where a task, or the columns of the images' table, do not go with it.
-
-        Raises
-        ------
-        UnknownNameError
-            There is no such column.
-        PipelineError
-            Nothing but probabilities of classes is averaged.
-        """
-        check_by(self.by, task, columns)
-
     def to_dict(self) -> dict[str, str]:
         """Return what was asked for, without what is as by default."""
         given = {"calibrate": self.calibrate, "by": self.by}
@@ -73,7 +52,15 @@ class AnswerOptions:
 
 
 def check_by(by: str | None, task: str, columns: Sequence[str]) -> None:
-    """Raise as `AnswerOptions.check` does."""
+    """Raise where nothing can be averaged by a column, or the images' table has no such column.
+
+    Raises
+    ------
+    UnknownNameError
+        There is no such column.
+    PipelineError
+        Nothing but probabilities of classes is averaged.
+    """
     if by is None:
         return
     if task != CLASSIFICATION:
@@ -88,23 +75,20 @@ class FitOptions:
 
     Attributes
     ----------
-    data : TaskOptions
-    layer : str
-        A layer spec, or several joined by ``+``.
-    head : str
     settings : mapping of str to object
         As typed (``"0.1"``) or as YAML gives them (``0.1``).
-    out : Path
-        Folder for what is fitted and measured.
-    answer : AnswerOptions
     """
 
-    data: TaskOptions
-    layer: str
-    head: str
+    data: TaskOptions = field(metadata={"options": TaskOptions})
+    layer: str = field(
+        metadata={"metavar": "SPEC", "help": "as block5_pool:avg; A+B joins two, all joins all"}
+    )
+    head: str = field(metadata={"metavar": "HEAD", "help": ", ".join(HEADS)})
     settings: Mapping[str, object] = field(default_factory=dict)
-    out: Path
-    answer: AnswerOptions = AnswerOptions()
+    out: Path = field(metadata=OUT)
+    answer: AnswerOptions = field(
+        default_factory=AnswerOptions, metadata={"options": AnswerOptions}
+    )
 
     def make_candidate(self) -> Candidate:
         """Return the head that is asked for, see `task.make_candidate`."""
@@ -148,38 +132,35 @@ def build_record(
         "target": options.data.target,
         "layer": JOINED_BY.join(dict.fromkeys(str(layer.spec) for layer in layers)),
         "parts": [
-            {
-                "layer": str(layer.spec),
-                "recipe": layer.recipe,
-                "features": files.read_origin(layer),
-            }
+            {"layer": str(layer.spec), "recipe": layer.recipe, "features": files.read_origin(layer)}
             for layer in layers
         ],
         "fit": digest_fit(
             digest_rows(options.data, files, by=options.answer.by),
             layers,
             candidate,
-            scalings=_list_scalings(options.data, files, layers),
+            scalings=_list_scalings(options.data, files, layers, candidate.kind),
             above=files.open_matrix(layers).origin.above,
         ),
     }
 
 
 def _list_scalings(
-    options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer]
-) -> list[Scaling]:
+    options: TaskOptions, files: FeatureFiles, layers: Sequence[StoredLayer], kind: str
+) -> list[bool | None]:
+    """Decide for the head that is kept, and for those on folds."""
     labelled = read_labels(files, task=options.task, column=options.target)
     n_features, n_views = files.open_matrix(layers).shape[1], len(list_views(layers))
-    kept = Scaling(
-        n_rows=len(labelled.train) * n_views,
-        n_features=n_features,
-        is_kept=True,
-        memory_bytes=options.memory_bytes,
-    )
-    if options.cv is None:
-        return [kept]
-    n_rows = len(labelled.folds) * n_views
-    return [kept, dataclasses.replace(kept, n_rows=n_rows, is_kept=False)]
+    rows = [labelled.train] if options.cv is None else [labelled.train, labelled.folds]
+    return [
+        decide_scaling(
+            kind,
+            (len(some) * n_views, n_features),
+            is_kept=some is labelled.train,
+            memory_bytes=options.memory_bytes,
+        )
+        for some in rows
+    ]
 
 
 def tell_views(views: Sequence[str], **others: object) -> dict[str, object]:

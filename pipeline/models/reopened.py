@@ -33,13 +33,6 @@ class ReopenedFit:
 
     Attributes
     ----------
-    folder : Path
-        What ``fit --out`` wrote.
-    options : TaskOptions
-    candidate : Candidate
-    bench : Bench
-    metrics : dict
-        What ``metrics.json`` holds.
     key : str
         Digest of all that the fit depends on.
     """
@@ -63,7 +56,6 @@ def reopen_fit(folder: Path, *, memory_bytes: int | None = None) -> Iterator[Reo
 
     Parameters
     ----------
-    folder : Path
     memory_bytes : int, optional
         Budget for features in memory; that of the fit by default.
 
@@ -120,7 +112,6 @@ def predict_unseen(fit: ReopenedFit, *, n_folds: int | None = None) -> UnseenRow
 
     Parameters
     ----------
-    fit : ReopenedFit
     n_folds : int, optional
         Over all rows outside the test split; as many as the fit was asked for by default, or five.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from permafrost.stages.evaluation.folds import Fold
 from permafrost.stages.matrices.matrix import Rows
 
 UNSEEN_NAME = "unseen.npz"
-# In the place of a fold's number, of rows of the test split.
+# In the place of a fold's number, of rows that are in none: of the test split, or without a label.
 TEST = -1
 
 
@@ -44,6 +44,20 @@ class UnseenRows:
     classes: NDArray[np.str_]
 
 
+def join_rows(
+    *parts: tuple[Rows, NDArray[np.float64], NDArray[np.int64] | int], classes: NDArray[np.str_]
+) -> UnseenRows:
+    """Put together what is said of rows: each part is rows, outputs of all `classes`, and folds."""
+    rows = np.concatenate([part for part, _, _ in parts])
+    order = np.argsort(rows)
+    return UnseenRows(
+        rows=rows[order],
+        outputs=np.concatenate([outputs for _, outputs, _ in parts])[order],
+        folds=np.concatenate([np.broadcast_to(n, len(part)) for part, _, n in parts])[order],
+        classes=classes,
+    )
+
+
 def join_unseen(
     labelled: LabelledRows,
     folds: Sequence[Fold],
@@ -54,7 +68,6 @@ def join_unseen(
 
     Parameters
     ----------
-    labelled : LabelledRows
     folds : sequence of Fold
         Positions into its rows for folds.
     out_of_fold : ndarray of float64, shape (n_folds_rows, n_outputs)
@@ -65,28 +78,16 @@ def join_unseen(
     numbers = np.full(len(labelled.folds), TEST)
     for number, fold in enumerate(folds):
         numbers[fold.test] = number
-    test = spread_columns(*tested, labelled.targets.classes)
-    rows = np.concatenate([labelled.folds, labelled.test])
-    order = np.argsort(rows)
-    return UnseenRows(
-        rows=rows[order],
-        outputs=np.concatenate([out_of_fold, test])[order],
-        folds=np.concatenate([numbers, np.full(len(labelled.test), TEST)])[order],
-        classes=labelled.targets.classes,
-    )
+    classes = labelled.targets.classes
+    test = spread_columns(*tested, classes)
+    held = (labelled.folds, out_of_fold, numbers)
+    return join_rows(held, (labelled.test, test, TEST), classes=classes)
 
 
 def keep_unseen(folder: Path, found: UnseenRows, *, key: str) -> None:
     """Keep what was predicted beside the head."""
     with published(folder / UNSEEN_NAME) as temporary, temporary.open("wb") as stream:
-        np.savez(
-            stream,
-            key=np.array(key),
-            rows=found.rows,
-            outputs=found.outputs,
-            folds=found.folds,
-            classes=found.classes,
-        )
+        np.savez(stream, key=np.array(key), **asdict(found))
 
 
 def name_unseen(fit_key: str, n_folds: int) -> str:
@@ -101,8 +102,7 @@ def recall_unseen(folder: Path, *, key: str) -> UnseenRows | None:
         with np.load(file, allow_pickle=False) as found:
             if str(found["key"]) != key:
                 return None
-            names = ("rows", "outputs", "folds", "classes")
-            return UnseenRows(**{name: found[name] for name in names})
+            return UnseenRows(**{one.name: found[one.name] for one in fields(UnseenRows)})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise_refusal(error, file)
         return None

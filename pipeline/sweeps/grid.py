@@ -6,14 +6,15 @@ import dataclasses
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.sweeps.transfer import is_from_scratch
 from permafrost.pipeline.tasks.rows import JOINED_BY, FeatureFiles
 from permafrost.pipeline.tasks.task import (
-    Scaling,
     TaskOptions,
+    decide_scaling,
     digest_fit,
     digest_rows,
     make_candidate,
@@ -36,9 +37,6 @@ class Configuration:
 
     Attributes
     ----------
-    layer : str
-        A layer spec, or several joined by ``+``.
-    candidate : Candidate
     settings : str
         What sets the head apart, as text: ``C=0.1 scale=l2``.
     key : str
@@ -79,7 +77,6 @@ class HeadGrid:
 
     Attributes
     ----------
-    heads : tuple of str
     settings : tuple of (str, str)
         As typed: ``("C", "0.1,1")`` for all heads that have such a setting,
         ``("mlp.dropout", "0,0.5")`` for one of them, ``("mlp.layers", "A,B")`` for the layers
@@ -185,10 +182,6 @@ def list_configurations(
 
     Parameters
     ----------
-    files : FeatureFiles
-    layers : sequence of str
-    candidates : sequence of Candidate
-    data : TaskOptions
     n_rows : int
         Images that are in folds.
     """
@@ -202,9 +195,10 @@ def list_configurations(
         stored = files.find_layers(layer)
         matrix = files.open_matrix(stored)
         learnt = [one for one in stored if files.has_learnt_backbone(one)]
-        scaling = Scaling(
-            n_rows=n_rows * len(list_views(stored, averages=data.average_views)),
-            n_features=matrix.shape[1],
+        n_views = len(list_views(stored, averages=data.average_views))
+        decide = partial(
+            decide_scaling,
+            shape=(n_rows * n_views, matrix.shape[1]),
             is_kept=False,
             memory_bytes=data.memory_bytes,
         )
@@ -215,7 +209,8 @@ def list_configurations(
             if not own[one] and not HEADS[one.kind].can_take(matrix.origin):
                 continue
             above = matrix.origin.above
-            key = digest_fit(rows_key, stored, one, scalings=[scaling], above=above)
+            scalings = [decide(one.kind)]
+            key = digest_fit(rows_key, stored, one, scalings=scalings, above=above)
             found.append(
                 Configuration(
                     layer=layer,

@@ -30,8 +30,6 @@ def bound_score(
 
     Parameters
     ----------
-    records : sequence of FoldRecord
-        Of one head on all folds.
     sizes : ndarray of int64, shape (n_groups,), optional
         As `count_groups` gives them; without, groups count as of one size, so that the folds need
         not be known.

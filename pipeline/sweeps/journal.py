@@ -28,14 +28,8 @@ class FoldRecord:
     ----------
     key : str
         Digest of the configuration and of all that it was fitted on.
-    fold : int
-    scores : dict of str to float or None
     evidence : ndarray of int64 or float64
         What `stages.evaluation.comparison` compares heads by.
-    n_train, n_test : int
-    seconds : float
-    epochs : tuple of Epoch
-        Of the training of a network.
     error : str
         Why the head could not be fitted; ``""`` if it could.
     """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from permafrost.cache.disk.publish import remove_durably
 from permafrost.pipeline.models.checkpoint import EPOCH_COLUMNS, EPOCHS_NAME, describe_epoch
 from permafrost.pipeline.models.measure import Scores, name_metric, summarize_scores
 from permafrost.pipeline.outputs import write_json, write_rows
@@ -37,8 +38,6 @@ class Entry:
 
     Attributes
     ----------
-    configuration : Configuration
-    folds : list of FoldRecord
     summary : dict
         Mean and standard deviation of each score over the folds.
     interval : tuple of float, optional
@@ -46,8 +45,6 @@ class Entry:
     p_value : float or None
         Of the paired comparison with the first, on the same rows, of what all are ranked by; None
         for the first itself.
-    error : str
-        Why the head could not be fitted.
     """
 
     configuration: Configuration
@@ -239,7 +236,7 @@ def write_tables(out: Path, board: Leaderboard, *, rows_key: str, data: dict[str
 
 
 def _write_epochs(out: Path, board: Leaderboard) -> None:
-    """Write ``epochs.csv`` where networks were trained."""
+    """Write ``epochs.csv`` where networks were trained, and leave none where none was."""
     rows: list[dict[str, object]] = [
         {
             **_name_configuration(entry),
@@ -252,6 +249,8 @@ def _write_epochs(out: Path, board: Leaderboard) -> None:
     ]
     if rows:
         _write_csv(out / EPOCHS_NAME, rows)
+    else:
+        remove_durably(out / EPOCHS_NAME)
 
 
 def write_folds(out: Path, paths: Sequence[str], folds: Sequence[Fold]) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from permafrost.cores import count_cores
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.measure import plan_folds
-from permafrost.pipeline.models.record import AnswerOptions
-from permafrost.pipeline.options import declare
+from permafrost.pipeline.models.record import AnswerOptions, check_by
+from permafrost.pipeline.options import OUT, declare
 from permafrost.pipeline.parsers import parse_names, read_whole
 from permafrost.pipeline.sweeps.grid import Configuration, choose_layers, list_configurations
 from permafrost.pipeline.sweeps.journal import Journal
@@ -38,20 +38,11 @@ class SweepOptions:
     ----------
     data : TaskOptions
         Without ``cv``: the val split if there is one, else five folds.
-    layers : tuple of str, optional
-        All of the files by default.
-    poolings : tuple of str, optional
-        Tried on each layer that has height and width.
-    candidates : sequence of Candidate
-        The heads.
-    jobs : int
-        Processes.
-    out : Path
     answer : AnswerOptions
         Of the best, which is chosen before it is calibrated.
     """
 
-    data: TaskOptions
+    data: TaskOptions = field(metadata={"options": TaskOptions})
     layers: tuple[str, ...] | None = declare(
         None,
         type=parse_names,
@@ -69,8 +60,10 @@ class SweepOptions:
         default_factory=count_cores,
         metadata={"type": read_whole, "metavar": "N", "help": "processes (default: the cores)"},
     )
-    out: Path
-    answer: AnswerOptions = field(default_factory=AnswerOptions)
+    out: Path = field(metadata=OUT)
+    answer: AnswerOptions = field(
+        default_factory=AnswerOptions, metadata={"options": AnswerOptions}
+    )
 
     def __post_init__(self) -> None:
         if self.jobs < 1:
@@ -85,7 +78,6 @@ class RowsPlan:
     ----------
     data : TaskOptions
         As asked for, and the folds that were chosen.
-    labelled : LabelledRows
     """
 
     data: TaskOptions
@@ -105,7 +97,7 @@ class RowsPlan:
 def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
     """Choose how many folds, and raise now what every single fit would raise."""
     data = choose_folds(options.data, files)
-    options.answer.check(data.task, files.columns)
+    check_by(options.answer.by, data.task, files.columns)
     labelled = read_labels(files, task=data.task, column=data.target)
     check_classes(labelled, data)
     train = labelled.targets.select(labelled.train)
@@ -113,8 +105,13 @@ def plan_rows(options: SweepOptions, files: FeatureFiles) -> RowsPlan:
         check_training(kind, train)
         check_calibration(kind, options.answer.calibrate, task=data.task)
     if data.task != REGRESSION:
-        _check_weights(options.candidates, labelled)
-    return RowsPlan(data=data, labelled=labelled)
+        classes = labelled.targets.classes.tolist()
+        for one in options.candidates:
+            find_class_weights(getattr(one.settings, "class_weight", "none"), classes)
+    rows = RowsPlan(data=data, labelled=labelled)
+    if rows.n_folds > len(labelled.folds):
+        rows.make_folds(files)  # Says how many there may be, before so many fits are listed.
+    return rows
 
 
 def plan_configurations(
@@ -138,10 +135,3 @@ def find_missing(
         for fold in range(n_folds)
         if journal.find(one.key, fold) is None
     ]
-
-
-def _check_weights(candidates: Sequence[Candidate], labelled: LabelledRows) -> None:
-    for one in candidates:
-        find_class_weights(
-            getattr(one.settings, "class_weight", "none"), labelled.targets.classes.tolist()
-        )

@@ -16,13 +16,7 @@ from permafrost.cache.disk.locks import locked_folder
 from permafrost.cache.disk.publish import make_folder, remove_durably
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.models.checkpoint import find_checkpoint
-from permafrost.pipeline.models.fit import (
-    FitResult,
-    describe_score,
-    find_fit,
-    fit,
-    open_bench,
-)
+from permafrost.pipeline.models.fit import FitResult, describe_score, find_fit, fit, open_bench
 from permafrost.pipeline.models.measure import plan_trial
 from permafrost.pipeline.models.record import FitOptions
 from permafrost.pipeline.outputs import read_json
@@ -101,13 +95,7 @@ class SweepResult:
 
 
 def sweep(options: SweepOptions) -> SweepResult:
-    """Try every combination on the same folds, rank them, and fit the best.
-
-    Raises
-    ------
-    StageError, CacheError, PipelineError
-        One line for the user each.
-    """
+    """Try every combination on the same folds, rank them, and fit the best."""
     started_s = time.monotonic()
     with options.data.open_files() as files:
         rows = plan_rows(options, files)

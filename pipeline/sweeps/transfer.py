@@ -20,7 +20,6 @@ def is_from_scratch(candidate: Candidate, *, learnt: Sequence[StoredLayer]) -> b
 
     Parameters
     ----------
-    candidate : Candidate
     learnt : sequence of StoredLayer
         Those of its layers that were extracted with a backbone of learnt weights. It has no part in
         pixels, unless the head goes on from its weights.
@@ -31,17 +30,7 @@ def is_from_scratch(candidate: Candidate, *, learnt: Sequence[StoredLayer]) -> b
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
-    """The best transferred head against the best from scratch, on the same rows.
-
-    Attributes
-    ----------
-    transferred, from_scratch : str
-        Head and layer of each.
-    difference : float
-        By how much the transferred one scores better.
-    interval : tuple of float, optional
-        95 %, paired.
-    """
+    """The best transferred head against the best from scratch; 95 % of the paired difference."""
 
     transferred: str
     from_scratch: str

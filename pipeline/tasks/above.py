@@ -98,6 +98,7 @@ class BackboneAbove:
         """
         from permafrost.stages.backbones.above import build_above
         from permafrost.stages.backbones.network import KerasNetwork
+        from permafrost.stages.export.classifier import check_layers
 
         with self._open(until) as (backbone, _):
             self._check(backbone)
@@ -107,13 +108,16 @@ class BackboneAbove:
                 "a backbone in a SavedModel folder cannot be trained on: Keras has no layers of it;"
                 " save it as a .keras file with model.save('model.keras') and extract with that"
             )
-        return build_above(
+        above = build_above(
             network.model,
             network.list_cuts(),
             self.layer.layer,
             until=until,
             preprocess_mode=preprocess,
         )
+        # Not after hours of training, when the head is to be loaded.
+        check_layers(above, what="trained", remedy="extract a layer above it, and train from there")
+        return above
 
     def _check(self, backbone: Backbone, *, is_fitted: bool = True) -> None:
         """Raise InputError unless the backbone still gives the features."""
@@ -181,26 +185,3 @@ def _opening(index_file: Path | None) -> Iterator[Index | None]:
 def find_index_file(folder: Path | None) -> Path | None:
     """Return the index of the cache that a feature set's folder lies in."""
     return None if folder is None else CacheLayout(folder.parents[1]).index_file
-
-
-def find_above(
-    layer: LayerSpec, recipe: Recipe, features: FeatureOptions, folder: Path | None
-) -> BackboneAbove | None:
-    """Return what lies above a layer that is stored as it is; None of a pooled one.
-
-    Parameters
-    ----------
-    layer : LayerSpec
-    recipe : Recipe
-    features : FeatureOptions
-    folder : Path, optional
-        Its feature set's, in a cache.
-    """
-    if layer.pooling != "none":
-        return None
-    return BackboneAbove(
-        layer=layer,
-        recipe=recipe,
-        features=features,
-        index_file=find_index_file(folder),
-    )

@@ -40,8 +40,6 @@ class StoredLayer:
 
     Attributes
     ----------
-    file : int
-        Which of the files.
     name : str
         The dataset in it.
     spec : LayerSpec
@@ -100,8 +98,6 @@ class LayerMatrix:
     ----------
     rows : ndarray of int64, shape (n_rows,)
         The file's row for each row of the matrix.
-    above : LayersAbove, optional
-        What of the backbone lies above the layer.
     """
 
     features: Features

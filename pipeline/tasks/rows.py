@@ -17,7 +17,7 @@ from permafrost.cache.errors import NotAViewError
 from permafrost.cache.views.features import Features
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.options import FeatureOptions
-from permafrost.pipeline.tasks.above import BackboneAbove, find_above, name_layer
+from permafrost.pipeline.tasks.above import BackboneAbove, find_index_file, name_layer
 from permafrost.pipeline.tasks.layer_matrix import (
     LayerMatrix,
     StoredLayer,
@@ -30,12 +30,7 @@ from permafrost.pipeline.tasks.views import list_views
 from permafrost.stages.backbones.layers import parse_layer_spec
 from permafrost.stages.datasets.groups import find_group_column, join_groups
 from permafrost.stages.datasets.split_names import check_splits
-from permafrost.stages.datasets.targets import (
-    CLASSIFICATION,
-    Targets,
-    find_classes,
-    parse_targets,
-)
+from permafrost.stages.datasets.targets import CLASSIFICATION, Targets, find_classes, parse_targets
 from permafrost.stages.matrices.joined import JoinedMatrix, StackedMatrix
 from permafrost.stages.matrices.matrix import Matrix, Rows, Store
 from permafrost.warn import warn_once
@@ -51,7 +46,6 @@ class FeatureFiles:
 
     Parameters
     ----------
-    files : sequence of Path
     group : str, optional
         The column to keep together by, instead of ``group``.
     open_file : callable, optional
@@ -217,7 +211,6 @@ class FeatureFiles:
 
         Parameters
         ----------
-        layers : sequence of StoredLayer
         stores : sequence of Store, optional
             Where what is made of each layer alone is kept.
         """
@@ -238,11 +231,19 @@ class FeatureFiles:
         return parts[0] if len(parts) == 1 else StackedMatrix(parts)
 
     def _find_above(self, layer: StoredLayer) -> BackboneAbove | None:
-        """Return what lies above a layer; nothing where the file does not say how it was made."""
+        """Return what lies above a layer that is stored as it is.
+
+        Nothing where it is pooled, or the file does not say how it was made.
+        """
+        if layer.spec.pooling != "none":
+            return None
         with suppress(PipelineError, ValueError):
-            features = FeatureOptions.from_json(json.dumps(self.read_origin(layer)))
-            folder = self._files[layer.file].folder(layer.name)
-            return find_above(layer.spec, layer.recipe, features, folder)
+            return BackboneAbove(
+                layer=layer.spec,
+                recipe=layer.recipe,
+                features=FeatureOptions.from_json(json.dumps(self.read_origin(layer))),
+                index_file=find_index_file(self._files[layer.file].folder(layer.name)),
+            )
         return None
 
     def read_origin(self, layer: StoredLayer) -> dict[str, Any]:

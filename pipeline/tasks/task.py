@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,7 @@ from permafrost.pipeline.options import DEFAULT_MEMORY_BYTES, GROUP_HELP, declar
 from permafrost.pipeline.parsers import parse_bytes, parse_names, read_whole
 from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 from permafrost.pipeline.tasks.rows import FeatureFiles, LabelledRows, read_labels
-from permafrost.stages.datasets.targets import (
-    CLASSIFICATION,
-    SEPARATOR,
-    TASKS,
-    warn_of_lookalikes,
-)
+from permafrost.stages.datasets.targets import CLASSIFICATION, SEPARATOR, TASKS, warn_of_lookalikes
 from permafrost.stages.errors import InputError, UnknownNameError
 from permafrost.stages.evaluation import metrics
 from permafrost.stages.evaluation.fold_task import Candidate
@@ -53,28 +48,20 @@ class TaskOptions:
     ----------
     features : tuple of Path
         One ``features.h5`` or several; of several, the rows that all of them have.
-    task : str
-        ``classification``, ``multilabel`` or ``regression``.
-    target : str
-        The column with the truth.
-    cv : int, optional
-        Folds over all rows that are not in the test split.
-    group : str, optional
-        Column of which rows with one value are in one fold; ``group`` if there is one.
     classes : tuple of str, optional
         Only the rows of these classes, which are written in this order.
-    average_views : bool
-        Whether what is said of an image is the mean over its views, and not of the first alone.
-    seed : int
-    memory_bytes : int
-        Budget for features in memory.
     """
 
-    features: tuple[Path, ...]
+    features: tuple[Path, ...] = field(
+        metadata={
+            "type": Path,
+            "action": "append",
+            "metavar": "F.h5",
+            "help": "may be repeated: the layers of several backbones side by side",
+        }
+    )
     task: str = declare(
-        CLASSIFICATION,
-        choices=TASKS,
-        help="one class, any tags, or a value of each image",
+        CLASSIFICATION, choices=TASKS, help="one class, any tags, or a value of each image"
     )
     target: str = declare("label", metavar="COLUMN", help="the column with the truth")
     cv: int | None = declare(None, type=read_whole, metavar="K", help="cross-validate with K folds")
@@ -235,34 +222,22 @@ def digest_rows(options: TaskOptions, files: FeatureFiles, *, by: str | None = N
     return _digest(facts)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scaling:
-    """Rows that are scaled together for fits, of which memory decides whether they are reduced.
+def decide_scaling(
+    kind: str, shape: tuple[int, int], *, is_kept: bool, memory_bytes: int
+) -> bool | None:
+    """Tell whether a kind of head gets reduced rows; None where there is room for neither.
 
-    Attributes
+    Parameters
     ----------
-    n_rows, n_features : int
+    shape : (int, int)
+        Rows that are scaled together, in all views, and features of each.
     is_kept : bool
         Whether for a head that is kept, or for many on folds.
-    memory_bytes : int
     """
-
-    n_rows: int
-    n_features: int
-    is_kept: bool
-    memory_bytes: int
-
-    def decide(self, kind: str) -> bool | None:
-        """Tell whether a kind of head gets reduced rows; None where there is room for neither."""
-        try:
-            return is_reduced(
-                kind,
-                (self.n_rows, self.n_features),
-                is_kept=self.is_kept,
-                memory_bytes=self.memory_bytes,
-            )
-        except InputError:
-            return None
+    try:
+        return is_reduced(kind, shape, is_kept=is_kept, memory_bytes=memory_bytes)
+    except InputError:
+        return None
 
 
 def digest_fit(
@@ -270,7 +245,7 @@ def digest_fit(
     layers: Sequence[StoredLayer],
     candidate: Candidate,
     *,
-    scalings: Sequence[Scaling],
+    scalings: Sequence[bool | None],
     above: LayersAbove | None,
 ) -> str:
     """Return a digest of all that a fit depends on.
@@ -279,12 +254,8 @@ def digest_fit(
     ----------
     rows_key : str
         As `digest_rows` gives it.
-    layers : sequence of StoredLayer
-    candidate : Candidate
-    scalings : sequence of Scaling
-        Those of the fit. Not the memory is in the digest, but what follows from it.
-    above : LayersAbove or None
-        What of the backbone lies above the layer.
+    scalings : sequence of bool or None
+        As `decide_scaling` tells them: not the memory is in the digest, but what follows from it.
 
     Raises
     ------
@@ -296,8 +267,7 @@ def digest_fit(
     ]
     settings = dataclasses.asdict(candidate.settings)
     kind = candidate.kind
-    ways = [one.decide(kind) for one in scalings]
-    facts = [rows_key, features, kind, settings, describe_code(kind), ways]
+    facts = [rows_key, features, kind, settings, describe_code(kind), scalings]
     if candidate.calibration != "none":
         facts.append(candidate.calibration)
     if HEADS[kind].needs_backbone and above is not None:

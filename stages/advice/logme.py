@@ -34,7 +34,6 @@ class Spectrum:
 
     Attributes
     ----------
-    n_rows : int
     eigenvalues : ndarray of float64, shape (r,)
         Of the rows' Gram matrix, without those that are nothing but rounding.
     shares : ndarray of float64, shape (r, n_outputs)
@@ -72,7 +71,6 @@ def decompose(
 
     Parameters
     ----------
-    matrix : Matrix
     rows : ndarray of int64, shape (n,)
     outputs : ndarray of float64, shape (n, n_outputs)
         As `encode_targets` gives them.

@@ -45,8 +45,6 @@ def judge_size(rows_per_class: float, rows_per_1000_weights: float | None) -> st
     ----------
     rows_per_class : float
         Training rows, the mean over classes or tags; of values, all rows.
-    rows_per_1000_weights : float, optional
-        For each thousand of those that fine-tuning would train.
     """
     is_large = rows_per_class >= LARGE_ROWS_PER_CLASS and (
         rows_per_1000_weights is None or rows_per_1000_weights >= LARGE_ROWS_PER_1000_WEIGHTS

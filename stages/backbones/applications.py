@@ -174,7 +174,7 @@ def parse_backbone(text: str) -> BackboneName:
                 " (of another framework, convert it first)"
             )
     if path.suffix.lower() in _MODEL_SUFFIXES or "/" in text:
-        raise InputError(f"there is no model file {text!r}")
+        raise InputError(f"there is no model file {text!r}; check the path")
     raise UnknownNameError(
         "backbone", text, APPLICATIONS, remedy="or name a .keras or .h5 file, or hub:PRESET"
     )

@@ -143,7 +143,7 @@ def parse_layer_spec(text: str) -> LayerSpec:
         )
     layer, _, pooling = bare.partition(":")
     if not layer:
-        raise InputError(f"empty layer name in {text!r}")
+        raise InputError(f"empty layer name in {text!r}; write it as block5_pool:avg")
     counted = re.fullmatch(rf"{FIRST}:([1-9]\d{{0,4}})(?::(\w+))?", text.strip())
     if counted:
         layer, pooling = f"{FIRST}:{counted[1]}", counted[2] or ""

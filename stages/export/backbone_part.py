@@ -42,7 +42,6 @@ class ExportPart:
     network : Network or Images
         What `stages.backbones.loading.load_backbone` returned, weights and all. Parts with the same
         one share its layers, and its work where preprocessing and view are the same too.
-    layer : LayerSpec
     preprocess : str
         As `stages.backbones.preprocessing.preprocess` takes it.
     view : str

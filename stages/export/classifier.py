@@ -31,8 +31,6 @@ def build_classifier(parts: Sequence[ExportPart], head: Any, *, order: Sequence[
     ----------
     parts : sequence of ExportPart
         At least one. Their features, each flattened, are joined in this order.
-    head : Head
-        Fitted on those features.
     order : sequence of int
         Which of the head's outputs stands in each place; as they are by default.
 
@@ -121,8 +119,13 @@ def describe_answer(
     return {"task": task, "classes": [str(name) for name in classes], "pixels": dict(pixels)}
 
 
-def _check_layers(model: Any) -> None:
-    """Refuse layers of KerasHub's that Keras could not read back from the file."""
+def check_layers(
+    model: Any, *, what: str = "exported", remedy: str = "keep the folder, for predict"
+) -> None:
+    """Raise InputError where Keras could not read a model of KerasHub's layers back from a file.
+
+    It says what cannot be done with such layers, and what can be.
+    """
     for layer in model._flatten_layers(include_self=False):
         if type(layer).__module__.split(".")[0] != PACKAGE:
             continue
@@ -130,9 +133,19 @@ def _check_layers(model: Any) -> None:
             type(layer).from_config(layer.get_config())
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"KerasHub's {type(layer).__name__} cannot be exported: it does not read what it"
-                f" writes ({in_one_line(error)[:120]}); keep the folder, for predict"
+                f"KerasHub's {type(layer).__name__} cannot be {what}: it does not read what it"
+                f" writes ({in_one_line(error)[:120]}); {remedy}"
             ) from error
+
+
+def check_parts(parts: Sequence[ExportPart]) -> None:
+    """Raise InputError where Keras could not read back what is to stand before any head."""
+    start_tensorflow()
+    import keras
+
+    image = keras.Input(share_input_shape(parts), dtype="uint8", name="image")
+    outputs = [one for found in run_backbones(parts, image) for one in found.values()]
+    check_layers(keras.Model(image, outputs))
 
 
 def save_classifier(
@@ -142,10 +155,6 @@ def save_classifier(
 
     Parameters
     ----------
-    model : keras.Model
-        What `build_classifier` returned.
-    path : Path
-        Ends in ``.keras``.
     task : str
         One of `stages.datasets.targets.TASKS`.
     classes : iterable of str
@@ -155,7 +164,7 @@ def save_classifier(
     """
     if path.suffix != SUFFIX:
         raise InputError(f"cannot export to {str(path)!r}; name a file that ends in {SUFFIX}")
-    _check_layers(model)
+    check_layers(model)
     model.save(path)
     record = describe_answer(task=task, classes=classes, pixels=pixels)
     with ZipFile(path, "a") as archive:

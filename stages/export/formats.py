@@ -26,10 +26,6 @@ class Format:
     ----------
     name : str
         What Keras calls it.
-    suffix : str
-        Of the file; a folder has none.
-    packages : tuple of str
-        What is needed to write it, besides what is needed anyway.
     companion : str
         The suffix of a second file, of weights, if there is one.
     """
@@ -65,7 +61,7 @@ def choose_format(file: Path, asked: str | None) -> str:
             f"cannot export to {str(file)!r}; name a file that ends in {', '.join(by_suffix)},"
             " or a folder with --format saved_model"
         )
-    name = asked or by_suffix[file.suffix]
+    name = by_suffix[file.suffix] if asked is None else asked
     if name not in FORMATS:
         raise UnknownNameError("format", name, FORMATS)
     chosen = FORMATS[name]

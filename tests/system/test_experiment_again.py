@@ -169,7 +169,7 @@ def test_a_run_with_nothing_new_leaves_every_file_as_it_is_and_says_so(place, ru
     experiment |= {"export": "runs/m.keras"}
     run(**experiment)
     before = list_times(*(path for path in (place / "runs").rglob("*") if path.is_file()))
-    assert len(before) == 15
+    assert len(before) == 16
     assert call_main("run", "experiment.yaml", "--skip-status", "99") == 99
     assert list_times(*(path for path in (place / "runs").rglob("*") if path.is_file())) == before
     (place / "runs/summary.json").unlink()

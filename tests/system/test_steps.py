@@ -111,6 +111,61 @@ def test_the_steps_are_told_without_reading_an_image_and_run_by_themselves(place
         np.testing.assert_array_equal(file["features/last:avg"][()], before)
 
 
+MAKING = {
+    "predict": {"images": "photos", "out": "new.csv"},
+    "audit": {},
+    "select": {"n": 3, "from_split": "test", "out": "next.csv"},
+    "export": "m.keras",
+}
+MADE = {
+    "predict-0": "new.csv",
+    "audit": "runs/audit/issues.csv",
+    "select": "next.csv",
+    "export": "m.keras",
+}
+
+
+def test_what_steps_made_is_neither_made_again_by_them_nor_by_the_summary(place, ask):
+    told = {name: ask("--step", name, "--json", **MAKING) for name in MADE}
+    (place / "runs/summary.json").unlink()
+    times = {file: (place / file).stat().st_mtime_ns for file in MADE.values()}
+    again = {name: ask("--step", name, "--json", **MAKING) for name in MADE}
+    for name in MADE:
+        assert call_main("run", "experiment.yaml", "--step", name, "--skip-status", "9") == 9
+    found = ask("--step", "summary", "--json", **MAKING)
+    assert {file: (place / file).stat().st_mtime_ns for file in times} == times
+    assert again["predict-0"] == found["predictions"][0]
+    for name in ("audit", "select", "export"):
+        assert told[name] == again[name] == found[name]
+    assert call_main("run", "experiment.yaml", "--skip-status", "9") == 9
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_step_is_done_again_where_its_file_or_what_it_is_made_of_is_another(place, ask, name):
+    file = place / MADE[name]
+    ask("--step", name, "--json", **MAKING)
+    before = file.read_bytes()
+    file.write_bytes(b"mine")
+    ask("--step", name, "--json", **MAKING)
+    after = file.read_bytes()
+    # Keras counts its layers, and says when it wrote a file.
+    assert after == before or (name == "export" and after != b"mine")
+    for step in ("sweep", name):
+        ask("--step", step, "--json", **MAKING, heads=[{"kind": "logreg", "C": 7}])
+    # The other two go by the layer of the best head, not by its settings.
+    assert name in ("audit", "select") or file.read_bytes() != before
+
+
+def test_a_step_before_the_sweep_says_so(place, capsys):
+    write_experiment(**MAKING)
+    shutil.rmtree(place / "runs/best")
+    (place / "runs/sweep.json").unlink()
+    for name in MADE:
+        assert call_main("run", "experiment.yaml", "--step", name) == 2
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line.endswith("experiment.yaml: there is no sweep in 'runs'; do its step first")
+
+
 def test_a_step_that_does_not_exist_is_one_line(place, capsys):
     assert call_main("run", "experiment.yaml", "--step", "extract-tyni") == 2
     assert "did you mean 'extract-tiny'" in capsys.readouterr().err.splitlines()[-1]

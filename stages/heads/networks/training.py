@@ -261,7 +261,8 @@ def _trace(
         # Not by `apply`: it sums gradients over devices, even over one, by a custom gradient that
         # TensorFlow never lets go, and the weights with it.
         for gradient, (variable, rate) in zip(gradients, trained, strict=True):
-            optimizer.update_step(gradient, variable, pace * rate)
+            if gradient is not None:  # As of DINOv2's mask, which no output depends on.
+                optimizer.update_step(gradient, variable, pace * rate)
         optimizer.iterations.assign_add(1)
         return tf.stack([loss, n_right])
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from permafrost.pipeline.experiments import curation
+from permafrost.pipeline.experiments import products
 from tests.pipeline.audit.test_select import read_rows
 
 BLOCKS = {"audit": {}, "select": {"n": 10, "from_split": "test", "out": "next.csv"}}
@@ -57,13 +57,13 @@ def test_both_are_done_again_only_where_something_changed(run, folder, monkeypat
     done = []
 
     def count(name):
-        make = getattr(curation, name)
+        make = getattr(products, name)
 
         def call(options):
             done.append(name)
             return make(options)
 
-        monkeypatch.setattr(curation, name, call)
+        monkeypatch.setattr(products, name, call)
 
     count("audit")
     count("select")

@@ -172,6 +172,27 @@ def test_bad_options_end_in_one_line(
     refuse(extract(*options), *words)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["index", "photos", "--out", ""], ["--out: ''", "file or folder"]),
+        (["index", "photos", "--out", "."], ["--out '.'", "name a file in it"]),
+        (["index", "photos", "--out", "a.csv", "--labels=--"], ["--labels: '--'"]),
+        (["show", ""], ["THING: ''"]),
+        (["report", ""], ["DIR: ''"]),
+        (["show", "runs", "--model", "m"], ["--model goes with --image", "'runs'"]),
+        (["export", "--model", "m", "--out", "a.keras", "--format", ""], ["unknown format ''"]),
+        (["export", "--model", "m", "--out", "a", "--format", ""], ["unknown format ''"]),
+        (["run", "absent.yaml"], ["'absent.yaml'", "name an experiment.yaml"]),
+    ],
+    ids=" ".join,
+)
+def test_names_that_are_none_end_in_one_line(
+    command: Command, arguments: list[str], words: list[str]
+) -> None:
+    refuse(command(*arguments), *words)
+
+
 def test_bad_images_end_in_one_line(extract: Command, tmp_path: Path) -> None:
     refuse(extract(images=tmp_path / "nowhere"), "nowhere", "name a folder")
     empty = tmp_path / "empty"

@@ -8,7 +8,6 @@ import pytest
 
 from permafrost.pipeline.errors import PipelineError
 from permafrost.pipeline.experiments.experiment import Experiment, read_experiment
-from permafrost.pipeline.models.predict import TellOptions
 from permafrost.pipeline.models.record import AnswerOptions
 
 TEXT = """
@@ -38,9 +37,9 @@ def test_calibration_and_groups_are_of_the_best_head(tmp_path: Path) -> None:
 
 def test_predictions_may_be_unsure_and_of_groups(tmp_path: Path) -> None:
     found = read(tmp_path, "predict: {images: new/, out: new.csv, reject: 0.9, by: patient}\n")
-    assert found.predictions[0].telling == TellOptions(reject=0.9, by="patient")
+    assert (found.predictions[0].reject, found.predictions[0].by) == (0.9, "patient")
     plain = read(tmp_path, "predict: {images: new/, out: new.csv}\n")
-    assert plain.predictions[0].telling == TellOptions()
+    assert (plain.predictions[0].reject, plain.predictions[0].by) == (0.0, None)
 
 
 def test_a_format_goes_with_the_export(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ def test_the_table_fits_a_terminal_and_marks_what_was_asked(
         named = row.options if row.reason is None else f"{row.engine} {row.precision}"
         assert any(named in line for line in lines)
     assert found.describe().endswith(comparison.describe())
+    assert "leave out reading and checking files, and writing" in comparison.describe()
 
 
 def test_errors_of_more_layers_than_fit_into_columns_are_lines(comparison: Comparison) -> None:

@@ -249,3 +249,48 @@ def test_what_kerashub_cannot_read_back_is_not_exported(
     assert main(["export", "--model", str(tmp_path / "m"), "--out", str(tmp_path / "x.keras")]) == 2
     assert "ViTPatchingAndEmbedding" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "x.keras").exists()
+    # And an experiment is told so before anything is extracted or fitted.
+    experiment = {
+        "images": str(photos),
+        "cache": str(tmp_path / "cache"),
+        "backbones": [{"name": f"hub:{folder}", "layers": ["vit_encoder:cls"]}],
+        "heads": [{"kind": "logreg"}],
+        "out": str(tmp_path / "runs"),
+        "export": str(tmp_path / "x.keras"),
+    }
+    file = tmp_path / "experiment.yaml"
+    file.write_text(json.dumps(experiment))
+    assert main(["run", str(file)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "export: backbones.0: KerasHub's ViTPatchingAndEmbedding cannot be exported" in line
+    assert not any((tmp_path / "runs").iterdir())
+
+
+def test_what_kerashub_cannot_read_back_is_not_trained_but_what_lies_above_it_is(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = save_preset("vit", tmp_path / "preset")
+    view, head = tmp_path / "features.h5", tmp_path / "head"
+    above = "vit_encoder.transformer_block_3"
+    extract(photos, folder, view, "--layers", f"pixels,{above}")
+    fit = ["fit", "--features", str(view), "--head", "finetune", "--set", "epochs=1", "--layer"]
+    assert main([*fit, "pixels", "--out", str(head)]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "ViTPatchingAndEmbedding cannot be trained" in line and "extract a layer above" in line
+    call(*fit, above, "--out", head)
+    call("predict", "--model", head, "--images", photos, "--out", tmp_path / "p.csv")
+    # It is no backbone itself: from pixels on, nobody could open it.
+    assert not (head / "backbone.keras").exists()
+
+
+def test_a_preset_with_weights_that_nothing_depends_on_is_trained_from_pixels_on(
+    photos: Path, tmp_path: Path
+) -> None:
+    folder = save_preset("dinov2", tmp_path / "preset")
+    view, head = tmp_path / "features.h5", tmp_path / "head"
+    extract(photos, folder, view, "--layers", "pixels")
+    call(
+        *("fit", "--features", view, "--layer", "pixels", "--head", "finetune"),
+        *("--set", "epochs=1", "--out", head),
+    )
+    call("predict", "--model", head, "--images", photos, "--out", tmp_path / "p.csv")

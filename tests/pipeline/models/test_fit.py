@@ -213,7 +213,7 @@ def test_a_fit_that_stops_half_way_vouches_for_nothing(view, fit, command, tmp_p
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("permafrost.pipeline.models.answers.write_predictions", stop)
+    monkeypatch.setattr("permafrost.pipeline.models.answers.Answers.write", stop)
     answer = command(
         *("fit", "--features", view, "--layer", LAYER, "--head", "logreg", "--set", "C=9"),
         *("--out", tmp_path / "out"),

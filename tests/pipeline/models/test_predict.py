@@ -246,7 +246,7 @@ def test_nothing_but_the_predictions_is_left_beside_them(place, predicted, predi
     def stop(*_, **__):
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("permafrost.pipeline.models.answers.write_predictions", stop)
+    monkeypatch.setattr("permafrost.pipeline.models.answers.Answers.write", stop)
     status, _, errors = predict(out=place / "stopped" / "new.csv")
     assert (status, errors.count("\n")) == (143, 1)
     assert list((place / "stopped").iterdir()) == []

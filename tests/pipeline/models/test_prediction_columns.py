@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from permafrost.pipeline.export.classifier import write_predictions
+from permafrost.pipeline.models.answers import Answers
 from permafrost.stages.datasets.manifest import read_manifest
 from permafrost.stages.datasets.targets import CLASSIFICATION
 
@@ -17,14 +17,15 @@ CLASHING = ["Path", "cat", "group", "label", "p:path", "path", "predicted", "spl
 
 def write(file: Path, classes: list[str]) -> np.ndarray:
     outputs = np.random.default_rng(0).dirichlet(np.ones(len(classes)), size=4)
-    write_predictions(
-        file,
+    answers = Answers(
         paths=[f"{row}.png" for row in range(4)],
         labels=[classes[0]] * 4,
         outputs=outputs,
         classes=np.array(classes),
         task=CLASSIFICATION,
+        order=(),
     )
+    answers.write(file, by=None)
     return outputs
 
 

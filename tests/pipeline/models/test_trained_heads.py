@@ -120,6 +120,18 @@ def test_what_is_kept_predicts_exports_and_is_a_backbone(
     assert read_plain(again, "probabilities")[:, 1] == pytest.approx(expected, abs=1e-5)
 
 
+def test_nothing_of_a_network_stays_where_another_head_is_fitted(
+    command: Command, features: Path
+) -> None:
+    out = train(command, features)
+    left = [out / name for name in ("backbone.keras", "epochs.csv")]
+    assert all(file.exists() for file in left)
+    command(
+        *("fit", "--features", features, "--layer", "last:avg", "--head", "logreg", "--out", out)
+    )
+    assert not any(file.exists() for file in left)
+
+
 def test_folds_and_settings_are_rows_of_one_board(command: Command, features: Path) -> None:
     out = features.parent / "sweep"
     sweep = (
@@ -135,6 +147,9 @@ def test_folds_and_settings_are_rows_of_one_board(command: Command, features: Pa
     assert command(*sweep, "--json").figures["fitted"] == 0
     journal = [json.loads(line) for line in (out / "journal.jsonl").read_text().split("\n") if line]
     assert sum(len(one.get("epochs", ())) for one in journal) == len(epochs)
+    ridge = sweep[: sweep.index("--set")]
+    assert command(*ridge, "--heads", "ridge", "--out", out).status == 0
+    assert not (out / "epochs.csv").exists()
 
 
 def test_what_cannot_be_trained_is_one_line(

@@ -41,6 +41,9 @@ def test_lists_of_values_are_split_where_a_person_means_it(text, values):
         (["--heads", "logreg", "--target", "labl"], "label"),
         (["--heads", "logreg", "--cv", "1"], "--cv 2"),
         (["--heads", "logreg", "--cv", "90"], "fewer than 90 folds"),
+        # So many fits would not fit into any memory.
+        (["--heads", "logreg", "--cv", "99999999999999999999"], "fewer than 99999999999999999999"),
+        (["--heads", "logreg", "--track", ""], "--track ''"),
         (["--heads", "logreg", "--jobs", "0"], "--jobs 0"),
         (["--heads", "logreg", "--set", "class_weight=none,digt 1:2"], "did you mean 'digit"),
     ],
