@@ -24,9 +24,17 @@ _POLL_S = 0.005
 def lock(file: Path, *, purpose: str) -> Iterator[bool]:
     """Hold an exclusive lock, which ends with the process; wait for whoever holds it.
 
-    `file` is made if need be, and left: another process may wait for it. The log says that
-    `purpose` is waited for, as "another gc". Yields whether the lock is held: False where the file
-    system has none.
+    Parameters
+    ----------
+    file : Path
+        Made if need be, and left: another process may wait for it.
+    purpose : str
+        Who is waited for, as the log says it: "another gc".
+
+    Yields
+    ------
+    bool
+        Whether it is held: False where the file system has no locks.
     """
     with open_shared(file) as opened:
         yield _acquire(opened.fileno(), purpose)

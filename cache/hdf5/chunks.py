@@ -56,8 +56,12 @@ class Run:
 class ChunkGrid:
     """How rows are cut into chunks, each of which holds one run of the values in C order.
 
-    A chunk has `n_rows` rows, which is 1 where a row takes several. `edges` says where the chunks
-    of a row begin among its flat values, and its length.
+    Attributes
+    ----------
+    n_rows : int
+        Rows in one chunk; 1 where a row takes several.
+    edges : tuple of int
+        Where the chunks of a row begin among its flat values, and its length.
     """
 
     n_rows: int

@@ -48,8 +48,12 @@ def create_group(file: h5py.File, name: str) -> h5py.Group:
 class Piece:
     """Rows that follow each other in a virtual dataset and in its source.
 
-    `source` is a file, relative to that of the virtual dataset; `start` and `place` are the first
-    row in the source and in the virtual dataset.
+    Attributes
+    ----------
+    source : str
+        File, relative to that of the virtual dataset.
+    start, place, n_rows : int
+        The first row in the source, the first in the virtual dataset, and how many.
     """
 
     source: str

@@ -41,8 +41,14 @@ def read_chunks(
 ) -> None:
     """Read some columns of rows in any order, repeated ones too, into ``out[positions]``.
 
-    `rows` and `positions` are at least one each, `columns` ``start, stop`` among the flat values of
-    a row; `out` is of the chunks' dtype, (n, stop - start).
+    Parameters
+    ----------
+    file : RawFile
+    rows, positions : ndarray of int64, shape (m,)
+        At least one of each.
+    columns : tuple of int
+        ``start, stop`` among the flat values of a row.
+    out : ndarray of the chunks' dtype, shape (n, stop - start)
 
     Raises
     ------

@@ -17,11 +17,17 @@ READ_BYTES = 32 * 1024 * 1024
 def split_columns(
     shape: tuple[int, ...], n_columns: int, *, chunk: tuple[int, ...]
 ) -> Iterator[Block]:
-    """Cut rows of a shape into blocks that follow each other in their flat (C) order.
+    """Cut a row into blocks that follow each other in its flat (C) order.
 
-    Each has at most `n_columns` values of a row, which is at least 1. `chunk` is the part of a row
-    that is read at once: no block crosses from one into the next unless it ends at a border, so
-    that none is read more often than its size demands.
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one row.
+    n_columns : int
+        The most values of a row in one block, at least 1.
+    chunk : tuple of int
+        The part of a row that is read at once: no block crosses from one into the next unless it
+        ends at a border, so that none is read more often than its size demands.
     """
     if not shape:
         yield ()

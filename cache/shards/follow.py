@@ -19,9 +19,20 @@ def follow_rows(
 ) -> StoredRows:
     """Read some rows into an array; where a shard is gone, look for its rows by their digests.
 
-    Of `rows`, shape (m,), the `block` of each that is wanted goes to `out`, shape (m, *shape of the
-    block), in the shards' dtype. Returns where all rows of the source lie now; one that no longer
-    exists has the shard -1.
+    Parameters
+    ----------
+    source : StoredRows
+    rows : ndarray of int64, shape (m,)
+        Which of them.
+    out : ndarray, shape (m, *shape of the block)
+        In the shards' dtype.
+    block : tuple of slice, optional
+        The part of each row that is wanted.
+
+    Returns
+    -------
+    StoredRows
+        Where all of them lie now; a row that no longer exists has the shard -1.
 
     Raises
     ------

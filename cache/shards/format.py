@@ -33,8 +33,14 @@ SHARD_BYTES = 256 * 1024 * 1024
 class RowFormat:
     """What one row of a feature set looks like on disk.
 
-    `shape` is without the row axis, `dtype` one of `STORED_DTYPES`. `compression`, one of
-    `COMPRESSIONS`, is never part of the recipe, since it does not change the numbers.
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of one row, without the row axis.
+    dtype : str
+        One of `STORED_DTYPES`.
+    compression : str
+        One of `COMPRESSIONS`; never part of the recipe, since it does not change the numbers.
     """
 
     shape: tuple[int, ...]

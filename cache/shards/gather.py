@@ -34,8 +34,15 @@ _SURVEY_BYTES = 2000
 class StoredRows:
     """Rows of one feature set, n of them.
 
-    Its shards lie in `folder`, and `key` is its key. `digests`, uint8 of shape (n, 32), say which
-    image each row must belong to.
+    Attributes
+    ----------
+    folder : Path
+        Where the shards lie.
+    key : str
+        The feature set's key.
+    locations : RowLocations
+    digests : ndarray of uint8, shape (n, 32)
+        Which image each row must belong to.
     """
 
     folder: Path
@@ -57,9 +64,15 @@ class StoredRows:
 
 
 def gather_rows(source: StoredRows, out: np.ndarray, *, block: Block = ()) -> None:
-    """Read the `block` of each row that is wanted into an array, (n, *shape of the block).
+    """Read rows into an array.
 
-    `out` has the shards' dtype.
+    Parameters
+    ----------
+    source : StoredRows
+    out : ndarray, shape (n, *shape of the block)
+        In the shards' dtype.
+    block : tuple of slice, optional
+        The part of each row that is wanted.
 
     Raises
     ------

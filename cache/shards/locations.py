@@ -70,8 +70,11 @@ class RowLocations:
 class RowTable:
     """Finds rows of some shards by their digests.
 
-    Of each shard in order it takes the name and which rows it holds, uint8 (n, 32). Where several
-    have a row, the first by name serves it.
+    Parameters
+    ----------
+    shards : iterable of (str, ndarray of uint8, shape (n, 32))
+        The name of each, in order, and which rows it holds. Where several have a row, the first by
+        name serves it.
     """
 
     def __init__(self, shards: Iterable[tuple[str, np.ndarray]]) -> None:

@@ -72,11 +72,21 @@ class FeatureDataset:
 
 
 class ShardWriter:
-    """Collects at most `n_rows` rows in a temporary file, and publishes it as a shard in `folder`.
+    """Collects rows into a temporary file and publishes it as a shard.
 
     Whole chunks are written, so that HDF5 never reads a chunk back to fill it; the rows short of
-    one wait in memory. The feature set's key is stored in the shard, so that one under a wrong name
-    is noticed.
+    one wait in memory.
+
+    Parameters
+    ----------
+    folder : Path
+        The feature set's folder.
+    key : str
+        The feature set's key, stored in the shard so that a shard under a wrong name is noticed.
+    row : RowFormat
+        Shape, dtype and compression of the rows.
+    n_rows : int
+        The most rows this shard will get.
     """
 
     def __init__(self, folder: Path, *, key: str, row: RowFormat, n_rows: int) -> None:
@@ -105,7 +115,13 @@ class ShardWriter:
         return self.n_rows * self._row.row_bytes
 
     def append(self, digests: np.ndarray, features: np.ndarray) -> None:
-        """Append rows: digests, uint8 (n, 32), and values (n, *shape), kept in the shard's dtype.
+        """Append rows.
+
+        Parameters
+        ----------
+        digests : ndarray of uint8, shape (n, 32)
+        features : ndarray of float32 or uint8, shape (n, *shape)
+            Stored in the shard's dtype.
 
         Raises
         ------
@@ -136,7 +152,10 @@ class ShardWriter:
     def seal(self, *, time_ns: int | None = None) -> Callable[[], Path]:
         """Write what is left and make it durable; return what gives it its final name.
 
-        `time_ns` is when its rows were computed; now by default.
+        Parameters
+        ----------
+        time_ns : int, optional
+            When its rows were computed; now by default.
         """
         self._flush()
         digests = np.concatenate(self._digests)

@@ -27,10 +27,15 @@ _HEX = re.compile(r"[0-9a-f]+")
 
 
 class Artefacts:
-    """Arrays in files ``derived-<name>.h5`` of a feature set's folder; with None nothing is kept.
+    """Arrays in files ``derived-<name>.h5`` of a folder.
 
     Nothing depends on them: where one is missing, damaged or cannot be saved, the work is done
-    again. A name is the digest of all that the array depends on, in lower-case hex.
+    again.
+
+    Parameters
+    ----------
+    folder : Path or None
+        A feature set's, as `Features.folder` gives it; with None nothing is kept.
     """
 
     def __init__(self, folder: Path | None) -> None:

@@ -55,8 +55,10 @@ _HEX_DIGEST = re.compile(r"\b[0-9a-f]{64}\b")
 class Index:
     """The open index. Every method works whatever becomes of the file.
 
-    `path` is that of ``index.sqlite``, which is created when missing and replaced when it is
-    garbage; without one the index is in memory.
+    Parameters
+    ----------
+    path : Path, optional
+        ``index.sqlite``; created when missing, replaced when it is garbage. In memory without.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -74,8 +76,13 @@ class Index:
     def digests_of(self, keys: Sequence[str], fingerprints: Sequence[object]) -> list[bytes]:
         """Return the digest of each file that is known and unchanged, ``b""`` of any other.
 
-        `fingerprints` are those of the files as they are now; what is no text is nobody's. Files
-        that are neighbours by name are found two to three times as fast as others.
+        Files that are neighbours by name are found two to three times as fast as others.
+
+        Parameters
+        ----------
+        keys : sequence of str, length n
+        fingerprints : sequence, length n
+            Of the files as they are now; what is no text is nobody's.
         """
         wanted = dict(zip(keys, fingerprints, strict=True))
         known: dict[str, Any] = {}

@@ -65,10 +65,16 @@ class OtherRuns:
 
 
 class Leases:
-    """The lease of this run, and a look at those of others, in the folder of a cache's leases.
+    """The lease of this run, and a look at those of others.
 
-    `keys` are those of the feature sets that this run adds to, or relies on: the `prefix` of the
-    file's name tells one from the other.
+    Parameters
+    ----------
+    folder : Path
+        Where the leases of a cache lie.
+    keys : sequence of str
+        Of the feature sets that this run adds to, or relies on.
+    prefix : str
+        Of the file's name, which tells one from the other.
     """
 
     def __init__(self, folder: Path, keys: Sequence[str], *, prefix: str = _FILLING) -> None:

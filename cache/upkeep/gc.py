@@ -31,9 +31,13 @@ Mask = NDArray[np.bool_]
 class Rules:
     """What is not needed.
 
-    With `keep_days` that is feature sets and derived arrays that were not used for so long, and
-    what was put into quarantine so long ago; with `used`, digests of images of shape (n, 32), the
-    rows of all others.
+    Attributes
+    ----------
+    keep_days : float or None
+        Feature sets and derived arrays that were not used for so long, and what was put into
+        quarantine so long ago.
+    used : ndarray of uint8, shape (n, 32), or None
+        Digests of images; the rows of all others.
     """
 
     keep_days: float | None = None
@@ -54,8 +58,16 @@ class Loss:
 class SetPlan:
     """What goes from a feature set.
 
-    `kept` are for each shard the rows that stay, `files` those beside the shards that go: derived
-    arrays, and what is in quarantine. Where it `is_whole`, the feature set goes with all its files.
+    Attributes
+    ----------
+    survey : SetSurvey
+    kept : list of ndarray of bool
+        For each shard the rows that stay.
+    files : list of Path
+        Files beside the shards that go: derived arrays, and what is in quarantine.
+    is_whole : bool
+        Whether the feature set goes with all its files.
+    losses : list of Loss
     """
 
     survey: SetSurvey

@@ -45,10 +45,22 @@ class Damage:
 class CacheExam:
     """What a cache holds.
 
-    `rows` are different ones, of each feature set; `duplicates` those that it has more than once,
-    each time but the first; `n_bytes` are those of the shards. `temporary` is what dead writers
-    left, `quarantined` what repair put aside; `remarks` say what is not as it should be, and
-    harmless.
+    Attributes
+    ----------
+    feature_sets, shards : int
+    rows : int
+        Different ones, of each feature set.
+    n_bytes : int
+        Of the shards.
+    duplicates : int
+        Rows that a feature set has more than once, each time but the first.
+    temporary : list of Path
+        What dead writers left.
+    quarantined : list of Path
+        What repair put aside.
+    damaged : list of Damage
+    remarks : list of str
+        What is not as it should be, and harmless.
     """
 
     feature_sets: int = 0

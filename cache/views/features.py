@@ -44,8 +44,10 @@ class Located:
 class Features(ImageTable):
     """An open ``features.h5``: its images, and the layers' values of each.
 
-    `located` is what is known so far of where the rows lie; it may be set to that of the same file
-    when it was opened before.
+    Attributes
+    ----------
+    located : Located
+        What is known so far; may be set to that of the same file when it was opened before.
 
     Raises
     ------
@@ -110,7 +112,14 @@ class Features(ImageTable):
         return RowFormat(shape=self.shape(layer), dtype=self.dtype(layer).name)
 
     def read(self, layer: str, rows: np.ndarray | None = None) -> np.ndarray:
-        """Read rows (m,) of one of `layers` into memory, in any order; all of them by default.
+        """Read rows of a layer into memory.
+
+        Parameters
+        ----------
+        layer : str
+            As in `layers`.
+        rows : ndarray of int, shape (m,), optional
+            Which rows, in which order; all of them by default.
 
         Returns
         -------
@@ -150,10 +159,17 @@ class Features(ImageTable):
     ) -> Iterator[np.ndarray]:
         """Yield the values of rows from left to right, some columns of all rows at a time.
 
-        A row counts as flattened in C order. Whole chunks are read and checked: where a block is
-        narrower than one, each chunk is read as often as blocks share it, so that the largest
-        `n_bytes` for a block that one can afford is the fastest; at least one column comes each
-        time.
+        Whole chunks are read and checked: where a block is narrower than one, each chunk is read as
+        often as blocks share it, so that the largest `n_bytes` one can afford is the fastest.
+
+        Parameters
+        ----------
+        layer : str
+            As in `layers`; its rows count as flattened in C order.
+        rows : ndarray of int, shape (m,)
+            Which rows, in which order.
+        n_bytes : int
+            What one block may take; at least one column comes each time.
 
         Yields
         ------

@@ -113,9 +113,17 @@ class ImageTable:
         return sorted(self._column_nodes)
 
     def column(self, name: str) -> list[str]:
-        """Return a column of the dataset's table, ``""`` where it has nothing.
+        """Return a column of the dataset's table.
 
-        It is one of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
+        Parameters
+        ----------
+        name : str
+            One of `columns`, or ``"path"``, ``"label"`` or ``"split"``.
+
+        Returns
+        -------
+        list of str, length n
+            ``""`` where the table has nothing.
 
         Raises
         ------

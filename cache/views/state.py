@@ -17,9 +17,19 @@ POINTERS = "pointers only"
 class LayerState:
     """One layer of a file.
 
-    Its `kind` is `VALUES`, which needs nothing; `VIRTUAL` pieces of shards, for any HDF5 reader; or
-    `POINTERS` to rows of shards, for our reader. `shape` is that of one row. In `folder`, if any,
-    its `shards` should lie, of which so many are `shards_there`.
+    Attributes
+    ----------
+    layer : str
+    kind : str
+        `VALUES`, which needs nothing; `VIRTUAL` pieces of shards, for any HDF5 reader; or
+        `POINTERS` to rows of shards, for our reader.
+    shape : tuple of int
+        Of one row.
+    dtype : str
+    folder : str or None
+        Where its shards should lie.
+    shards, shards_there : int
+        How many it names, and how many of them are there.
     """
 
     layer: str

@@ -87,7 +87,8 @@ def write_view(  # noqa: PLR0913
 
     Parameters
     ----------
-    out, images : Path and ViewImages
+    out : Path
+    images : ViewImages
     layers : sequence of ViewLayer
         Every row of every layer exists.
     origin : str
@@ -95,8 +96,12 @@ def write_view(  # noqa: PLR0913
     materialize : bool
         Copy the values instead of pointing at the shards.
     known : str, optional
-        What an earlier call returned for the same `out`: what the file was made of, and the
-        checksum of its bytes.
+        What an earlier call returned for the same `out`.
+
+    Returns
+    -------
+    str
+        What the file was made of, and the checksum of its bytes.
     """
     made_of = digest_parts(_list_inputs(out, images, layers, origin, materialize=materialize))
     if known and known.startswith(made_of) and known == f"{made_of} {sum_file(out)}":

@@ -38,9 +38,19 @@ def write_experiment(
 
     Parameters
     ----------
+    proposal : Proposal
+    known : KnownBackbone
+    files : FeatureFiles
     options : SweepOptions
         Of the probe, with the folds that were chosen, and with the folder to write into; what the
         experiment writes comes into another one in it.
+    comments : sequence of str
+        Lines to begin with.
+
+    Returns
+    -------
+    Path or None
+        None where nobody knows how the features were asked for.
     """
     if known.options is None:
         return None

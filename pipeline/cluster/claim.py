@@ -48,10 +48,22 @@ _LONGEST_ERROR = 600
 class Job:
     """What all claims of a run have in common; it travels with each of them.
 
-    The `token` is of this run alone. Paths are absolute: workers run in other folders. `root` is
-    where the images lie, and in `rows_folder` what `write_rows` wrote of `n_rows` rows. `keys` are
-    those of the feature sets of all layers, `active` of those that the run adds to; for `software`
-    see `describe_software`.
+    Attributes
+    ----------
+    token : str
+        Of this run alone.
+    options : ExtractOptions
+        With absolute paths: workers run in other folders.
+    source : Reader
+    root : str
+        Where the images lie.
+    rows_folder : Path
+        What `write_rows` wrote.
+    n_rows : int
+    keys, active : tuple of str
+        Feature sets of all layers, and of those that the run adds to.
+    software : mapping of str to str
+        See `describe_software`.
     """
 
     token: str

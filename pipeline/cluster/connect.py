@@ -42,8 +42,13 @@ _DASK_LOGGERS = (
 class Worker:
     """A worker as the scheduler knows it.
 
-    It `is_silent` if others were heard of `SILENT_S` after it, and `has_resource` if it offers
-    `RESOURCE`.
+    Attributes
+    ----------
+    address : str
+    is_silent : bool
+        Whether others were heard of `SILENT_S` after it.
+    has_resource : bool
+        Whether it offers `RESOURCE`.
     """
 
     address: str

@@ -34,10 +34,20 @@ _ROUNDS = 3
 def compute_on_cluster(
     options: ExtractOptions, prepared: Preparation, index: Index, tally: Tally, *, quiet: bool
 ) -> None:
-    """Compute what is missing on the workers of a cluster; `tally` is told what happened.
+    """Compute what is missing on the workers of a cluster.
 
     Workers publish shards in the cache as any run does, so they share it with any other run. Only
     the numbers of rows go out, and less than a kilobyte comes back for each claim.
+
+    Parameters
+    ----------
+    options : ExtractOptions
+    prepared : Preparation
+    index : Index
+    tally : Tally
+        Is told what happened.
+    quiet : bool
+        Whether to show no progress.
 
     Raises
     ------

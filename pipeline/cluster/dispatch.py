@@ -62,8 +62,13 @@ _NAMES = {
 class _Given:
     """A claim that workers have: one of them, or several once it is late.
 
-    From `late_s` on it is given to another worker as well. `copies` has a future by the key of each
-    task.
+    Attributes
+    ----------
+    claim : Claim
+    late_s : float
+        From when on it is late, and given to another worker as well.
+    copies : dict of str to Future
+        By the key of the task.
     """
 
     claim: Claim
@@ -72,9 +77,17 @@ class _Given:
 
 
 class Dispatcher:
-    """Gives the claims of a job to the workers of a scheduler, and yields what came of them.
+    """Gives claims to the workers of a scheduler, and yields what came of them.
 
-    There were at most `n_most` of them.
+    Parameters
+    ----------
+    client : distributed.Client
+    job : Job
+
+    Attributes
+    ----------
+    n_most : int
+        Workers that there were at most.
     """
 
     def __init__(self, client: Client, job: Job) -> None:

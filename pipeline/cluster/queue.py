@@ -35,8 +35,13 @@ _PATIENCE_S = 600.0
 class Claim:
     """Some rows of a plan, from `start` to `stop`.
 
-    `others` is one of `Others`. `not_before_s` says when to give it again, `left_since_s` since
-    when another run holds rows of it; 0 where neither is so.
+    Attributes
+    ----------
+    start, stop : int
+    others : str
+        See `Others`.
+    not_before_s, left_since_s : float
+        When to give it again, and since when another run holds rows of it; 0 where none does.
     """
 
     start: int

@@ -38,8 +38,13 @@ def write_rows(folder: Path, *, digests: Digests, paths: Texts) -> None:
 class PlanRows:
     """Reads the rows that `write_rows` wrote, those that are asked for alone.
 
-    `digests` are uint8 of shape (n, 32). `paths` are the bytes of all of them, one behind the
-    other; `bounds`, int64 of shape (n + 1,), says where each begins, and the last ends.
+    Attributes
+    ----------
+    digests : ndarray of uint8, shape (n, 32)
+    paths : ndarray of uint8
+        All of them, one behind the other.
+    bounds : ndarray of int64, shape (n + 1,)
+        Where each begins, and the last ends.
     """
 
     digests: NDArray[np.uint8]

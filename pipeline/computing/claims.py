@@ -100,8 +100,12 @@ class Claims:
         """Go through the rows until none is left, and yield the batches of each pass.
 
         Hand all batches of a pass to the writer before asking for the next pass, which may wait for
-        another run: that run may be waiting for these rows. `advance` is told how many rows need
-        not be computed any more.
+        another run: that run may be waiting for these rows.
+
+        Parameters
+        ----------
+        advance : callable
+            Is told how many rows need not be computed any more.
         """
         while len(self._ahead):
             rows = self._claim(advance)

@@ -118,8 +118,11 @@ class ActivationWriter:
     def write(self, batch: LoadedBatch, activations: list[np.ndarray]) -> None:
         """Queue one batch; waits only when the disk is behind.
 
-        `activations` are one array (n, *shape) for each of the plan's active layers; none where no
-        image could be read.
+        Parameters
+        ----------
+        batch : LoadedBatch
+        activations : list of ndarray, each (n, *shape)
+            One for each of the plan's active layers; none where no image could be read.
 
         Raises
         ------

@@ -174,12 +174,18 @@ class Predictions:
 
 
 def read_predictions(folder: Path, *, classes: Sequence[str]) -> Predictions | None:
-    """Read the labelled rows of what `models.answers` wrote beside a head; None for no such rows.
+    """Read the labelled rows of what `write_predictions` wrote beside a head.
 
     Parameters
     ----------
+    folder : Path
     classes : sequence of str
         The head's, which tell a class called ``p:path`` from one called ``path``.
+
+    Returns
+    -------
+    Predictions or None
+        None where there are no such rows, or no such file.
 
     Raises
     ------

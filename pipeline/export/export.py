@@ -118,6 +118,15 @@ def _list_members(file: Path) -> object:
 def write_backbone(out: Path, head: Head, record: Mapping[str, Any]) -> None:
     """Write a fitted network, from pixels on, as one flat Keras model: a backbone as any other.
 
+    Parameters
+    ----------
+    out : Path
+        Ends in ``.keras``.
+    head : Head
+        A network.
+    record : mapping
+        That of ``model.json``.
+
     Raises
     ------
     PipelineError, StageError

@@ -76,11 +76,19 @@ class ComparedRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was measured of all engines and precisions, the fastest first, which took `seconds`.
+    """What was measured of all engines and precisions.
 
-    So many `images` were decoded, and `batch_size` of them went through the network at once.
-    `difference` is that between the pixels of both ways of decoding, on average, in grey levels of
-    256; None where they are the same, or where images are decoded in isolation, in one way only.
+    Attributes
+    ----------
+    images, batch_size : int
+        How many were decoded, and how many of them went through the network at once.
+    seconds : float
+        That measuring took.
+    difference : float or None
+        Between the pixels of both ways of decoding, on average, in grey levels of 256; None where
+        they are the same, or where images are decoded in isolation, in one way only.
+    rows : list of ComparedRow
+        The fastest first; at the end those that do not work here.
     """
 
     images: int
@@ -135,13 +143,21 @@ class Comparison:
 def estimate_rate(forward: float, decoding: float, *, n_threads: int, on_gpu: bool) -> float:
     """Estimate images/s end to end; reading and writing are not counted.
 
-    `forward` is images/s of the network, with all cores, `decoding` of one core; `n_threads`
-    decode. On a processor both share the cores, and no core is ever idle: the seconds of an image
-    add up, ``1 / (1 / forward + 1 / (n_cores * decoding))``. Measured on two cores with MobileNet
-    x0.25, by the processor time of whole runs: 564 images/s with TensorFlow where this says 571,
-    774 with OpenVINO where this says 1,011, as there the rest is a larger share. The slower of the
-    two alone would promise 853 and 1,726. A GPU leaves the cores to decoding, so there it is what
-    counts.
+    On a processor both share the cores, and no core is ever idle: the seconds of an image add up,
+    ``1 / (1 / forward + 1 / (n_cores * decoding))``. Measured on two cores with MobileNet x0.25, by
+    the processor time of whole runs: 564 images/s with TensorFlow where this says 571, 774 with
+    OpenVINO where this says 1,011, as there the rest is a larger share. The slower of the two alone
+    would promise 853 and 1,726. A GPU leaves the cores to decoding, so there it is what counts.
+
+    Parameters
+    ----------
+    forward : float
+        Images/s of the network, with all cores.
+    decoding : float
+        Images/s of one core.
+    n_threads : int
+        How many threads decode.
+    on_gpu : bool
     """
     n_cores = count_cores()
     all_decoding = min(n_threads, n_cores) * decoding

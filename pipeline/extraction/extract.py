@@ -25,10 +25,16 @@ from permafrost.pipeline.planning.remembered import remember_rate, remember_sets
 def extract(
     options: ExtractOptions, out: Path, *, dataset: Dataset | None = None
 ) -> ExtractSummary:
-    """Compute what is missing and write ``features.h5``, unless it is a part of a dataset.
+    """Compute what is missing and write ``features.h5``.
 
-    Beside `out`, ``<out>.failures.csv`` lists the images that could not be read. `dataset` is what
-    the options name, where it is listed and hashed already.
+    Parameters
+    ----------
+    options : ExtractOptions
+    out : Path
+        The view; ``<out>.failures.csv`` beside it lists the images that could not be read. Neither
+        is written of a part.
+    dataset : Dataset, optional
+        What `options` name, where it is listed and hashed already.
 
     Raises
     ------
@@ -66,8 +72,19 @@ def fill_cache(  # noqa: PLR0913
 ) -> Preparation:
     """Compute what is missing: `extract` without the view.
 
-    `tally` is told what happened, `uses` which feature sets the caller reads afterwards. `quiet`
-    shows no progress.
+    Parameters
+    ----------
+    options : ExtractOptions
+    layout : CacheLayout
+    index : Index
+    tally : Tally
+        Is told what happened.
+    uses : Uses
+        Is told which feature sets the caller reads afterwards.
+    quiet : bool
+        Whether to show no progress.
+    dataset : Dataset, optional
+        As in `extract`.
     """
     started_s = time.monotonic()
     prepared = prepare(options, layout, index, uses=uses, dataset=dataset)

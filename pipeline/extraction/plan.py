@@ -132,7 +132,11 @@ def _count_shards(layer: LayerPreview, seconds: float) -> int:
 def preview(options: ExtractOptions, *, compares: bool = False) -> Preview:
     """Find out what an extraction would do; the cache need not exist yet.
 
-    With `compares` all engines and precisions are timed, which takes about a minute; see `compare`.
+    Parameters
+    ----------
+    options : ExtractOptions
+    compares : bool
+        Whether to time all engines and precisions, see `compare`; it takes about a minute.
     """
     exists = options.cache.exists()
     layout = open_cache(options.cache) if exists else CacheLayout(options.cache)

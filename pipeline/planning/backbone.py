@@ -39,7 +39,11 @@ _DEFAULTS = {option.name: option.default for option in fields(FeatureOptions)}
 class Backbone:
     """The backbone that some options name.
 
-    The index, if there is one, remembers cards, so that a run with nothing to do never loads Keras.
+    Parameters
+    ----------
+    options : FeatureOptions
+    index : Index, optional
+        Remembers cards, so that a run with nothing to do never loads Keras.
     """
 
     def __init__(self, options: FeatureOptions, index: Index | None = None) -> None:

@@ -38,8 +38,16 @@ _log = logging.getLogger(__name__)
 class Dataset:
     """A manifest whose rows are hashed, and where its images are read.
 
-    An unreadable row's digest is ``b""``, and `unreadable` has path → reason. The source has an
-    absolute root: workers may run in another folder. `ignored` is what lies beside the images.
+    Attributes
+    ----------
+    manifest : Manifest
+        An unreadable row's digest is ``b""``.
+    source : Reader
+        With an absolute root: workers may run in another folder.
+    unreadable : dict of str to str
+        Path → reason.
+    ignored : Ignored
+        What lies beside the images.
     """
 
     manifest: Manifest
@@ -51,10 +59,17 @@ class Dataset:
 def open_dataset(
     options: DatasetOptions, index: Index | None, *, workers: int, part: Part | None = None
 ) -> Dataset:
-    """List, label, select, hash (in `workers` threads) and split a dataset.
+    """List, label, select, hash and split a dataset.
 
-    The index, if there is one, knows the digests of files that have not changed since they were
-    last hashed. With `part` it is only these rows, which have no splits.
+    Parameters
+    ----------
+    options : DatasetOptions
+    index : Index, optional
+        Knows the digests of files that have not changed since they were last hashed.
+    workers : int
+        Threads that hash.
+    part : Part, optional
+        Only these rows, which have no splits.
     """
     hasher = Hasher(index, workers=workers)
     listed = _list_images(options, hasher.find_missing)

@@ -24,10 +24,14 @@ _SORTED_BYTES = 48
 
 
 class Hasher:
-    """Hashes a source's files in `workers` threads, each row once however often it is asked for.
+    """Hashes the files of a source; a row that is asked for again is not hashed again.
 
-    The index, if there is one, knows the digests of files that have not changed since they were
-    last hashed.
+    Parameters
+    ----------
+    index : Index, optional
+        Knows the digests of files that have not changed since they were last hashed.
+    workers : int
+        Threads that hash.
     """
 
     def __init__(self, index: Index | None, *, workers: int) -> None:

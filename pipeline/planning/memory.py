@@ -31,8 +31,12 @@ _ROWS_PER_BLOCK = 500
 class Fitting:
     """How a run fits its memory budget.
 
-    `memory_bytes` is what the plan leaves for images and activations in flight; `batch_size` images
-    go through the backbone at once.
+    Attributes
+    ----------
+    memory_bytes : int
+        What the plan leaves for images and activations in flight.
+    batch_size : int
+        Images that go through the backbone at once.
     """
 
     memory_bytes: int
@@ -121,17 +125,27 @@ def _count_column_bytes(cells: Sequence[str]) -> int:
 def count_image_bytes(activation_bytes: int, kept_bytes: int) -> int:
     """Count the budget that each image of a batch needs.
 
-    About three of the network's largest activation, `activation_bytes` for one image, live at once:
-    a layer's input and output, and the scratch space of the convolution between: half of the
-    budget. Of the activations that are kept, `kept_bytes` for one image, four batches live at once,
-    two with the backbone and two with the writer: a quarter of the budget.
+    Parameters
+    ----------
+    activation_bytes : int
+        Of the network's largest activation for one image. About three of them live at once: a
+        layer's input and output, and the scratch space of the convolution between: half of the
+        budget.
+    kept_bytes : int
+        Of the activations of one image that are kept. Four batches of them live at once, two with
+        the backbone and two with the writer: a quarter of the budget.
     """
     return max(1, 6 * activation_bytes, 16 * kept_bytes)
 
 
 def choose_batch_size(image_bytes: int, *, memory_bytes: int, largest: int) -> int:
-    """Choose the largest power of two that fits the memory budget, up to `largest`.
+    """Choose the largest power of two that fits the memory budget.
 
-    See `count_image_bytes`; beyond `largest`, more images are no faster.
+    Parameters
+    ----------
+    image_bytes, memory_bytes : int
+        See `count_image_bytes`.
+    largest : int
+        Beyond which a larger batch is no faster.
     """
     return 1 << (max(1, min(largest, memory_bytes // image_bytes)).bit_length() - 1)

@@ -20,9 +20,13 @@ from permafrost.stages.datasets.texts import Texts
 class LayerPlan:
     """One layer of a run.
 
-    `locations` say where the dataset's rows lay when this was planned, if that was asked.
-    `missing`, bool of shape (n_rows,), which of the plan's rows this layer lacks; no longer those
-    that another run adds while this one is going.
+    Attributes
+    ----------
+    locations : RowLocations or None
+        Where the dataset's rows lay when this was planned, if that was asked.
+    missing : ndarray of bool, shape (n_rows,)
+        Which of the plan's rows this layer lacks; no longer those that another run adds while
+        this one is going.
     """
 
     spec: LayerSpec
@@ -42,10 +46,18 @@ class LayerPlan:
 class ExtractionPlan:
     """The work of a run.
 
-    `digests` are the different images to compute, in manifest order; each is read from its first
-    row's path of `paths`. Of all `layers` asked for, the `active` ones missed at least one row at
-    first: the run adds to them. `lacking` has view → which rows, bool of shape (n_rows,), a layer
-    of the network missed at first.
+    Attributes
+    ----------
+    digests : Digests
+        The different images to compute, in manifest order.
+    paths : Texts
+        Where each is read: its first row in the manifest.
+    layers : list of LayerPlan
+        All layers asked for.
+    active : list of LayerPlan
+        Those that missed at least one row at first: what the run adds to.
+    lacking : dict of str to ndarray of bool, each (n_rows,)
+        View → which rows a layer of the network missed at first.
     """
 
     digests: Digests

@@ -30,10 +30,16 @@ from permafrost.stages.decoding.decode import DecodeSpec, describe_decoder
 class Preparation:
     """What is known before anything is computed.
 
-    `isolation` is what an image may take, if decoded in a process of its own. `decoding` is how the
-    index remembers the images that cannot be decoded in this way by this decoder; `failures`,
-    digest → reason, are those and the images that a layer has no value for. `n_rows` is that of the
-    whole work, where the plan is a part of it.
+    Attributes
+    ----------
+    isolation : Isolation or None
+        What an image may take, if decoded in a process of its own.
+    decoding : str
+        How the index remembers the images that cannot be decoded in this way by this decoder.
+    failures : dict of bytes to str
+        Those images, and those that a layer has no value for: digest → reason.
+    n_rows : int
+        Of the whole work, where the plan is a part of it.
     """
 
     dataset: Dataset
@@ -64,8 +70,15 @@ def prepare(
 ) -> Preparation:
     """Look up the backbone, and find out what is missing.
 
-    `uses` is told which feature sets are relied on; without it they may be dropped meanwhile.
-    `dataset` is what the options name, where it is listed and hashed already.
+    Parameters
+    ----------
+    options : ExtractOptions
+    layout : CacheLayout
+    index : Index
+    uses : Uses, optional
+        Is told which feature sets are relied on; without it they may be dropped meanwhile.
+    dataset : Dataset, optional
+        What `options` name, where it is listed and hashed already.
     """
     backbone = Backbone(options.features, index)
     if dataset is None:
@@ -121,7 +134,17 @@ def prepare_rows(  # noqa: PLR0913
 ) -> Preparation:
     """Find out what of a dataset is missing from feature sets.
 
-    For `active` see `plan_extraction`, for `n_rows` `fit_memory`.
+    Parameters
+    ----------
+    options : ExtractOptions
+    backbone : Backbone
+    sets : OpenSets
+    dataset : Dataset
+    index : Index
+    active : collection of str
+        See `plan_extraction`.
+    n_rows : int, optional
+        See `fit_memory`.
     """
     keys = [features.key for *_, features in sets.layers]
     failures = recall_failures(index, sets.decoding, keys)

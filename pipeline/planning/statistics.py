@@ -26,10 +26,18 @@ _DECIMALS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageStatistics:
-    """Figures of the training rows' images, each of its own size, and of how many are unreadable.
+    """Figures of the training rows' images, each of its own size.
 
-    `mean` and `std` are over all pixels, of red, green and blue from 0 to 255; `width` and `height`
-    the smallest, the median and the largest, in pixels; `preprocess` what to give ``--preprocess``.
+    Attributes
+    ----------
+    images, unreadable : int
+        Rows whose image is in the figures, and rows whose image could not be read.
+    mean, std : list of float
+        Over all pixels, of red, green and blue from 0 to 255.
+    width, height : list of float
+        The smallest, the median and the largest, in pixels.
+    preprocess : str
+        What to give ``--preprocess``.
     """
 
     images: int
@@ -55,7 +63,13 @@ class ImageStatistics:
 
 
 def measure_images(dataset: Dataset, *, workers: int) -> ImageStatistics:
-    """Decode the image of each row that is neither in the val nor in the test split, in threads.
+    """Decode the image of each row that is neither in the val nor in the test split.
+
+    Parameters
+    ----------
+    dataset : Dataset
+    workers : int
+        Threads that read and decode.
 
     Raises
     ------

@@ -37,8 +37,16 @@ _AUDIT = {"images", "issues", "kinds", "source", "notes"}
 class Entry:
     """A row of ``leaderboard.csv``.
 
-    Its `settings` are those that set the head apart; `score` is of what all are ranked by, within
-    a 95 % `interval`; `scores` are the means of all figures over the folds.
+    Attributes
+    ----------
+    settings : str
+        What sets the head apart.
+    score : float, optional
+        Of what all are ranked by.
+    interval : tuple of float, optional
+        95 %.
+    scores : dict of str to float
+        The means of all figures over the folds.
     """
 
     rank: int

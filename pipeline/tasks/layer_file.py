@@ -54,11 +54,17 @@ def export_layer(features: tuple[Path, ...], layer: str, out: Path) -> dict[str,
 
     Parameters
     ----------
+    features : tuple of Path
+        One ``features.h5`` or several.
     layer : str
         As `FeatureFiles.find_layers` takes it.
     out : Path
         ``.parquet``, with a column ``features`` of lists of one length, float16 as float32; or
         ``.npy``, an array of shape (n, *shape), and the other columns as ``<out>.csv``.
+
+    Returns
+    -------
+    dict
 
     Raises
     ------

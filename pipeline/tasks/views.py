@@ -11,6 +11,12 @@ from permafrost.pipeline.tasks.layer_matrix import StoredLayer
 def list_views(layers: Sequence[StoredLayer], *, averages: bool = False) -> tuple[str, ...]:
     """Return the views of layers that stand side by side; the first is that of single predictions.
 
+    Parameters
+    ----------
+    layers : sequence of StoredLayer
+    averages : bool
+        Whether predictions are to be averaged over them.
+
     Raises
     ------
     PipelineError

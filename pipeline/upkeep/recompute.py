@@ -42,10 +42,20 @@ Origins = dict[str, FeatureOptions]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecomputedRow:
-    """One row of one feature set: its key, and the digest of its image, which lies at `image`.
+    """One row of one feature set.
 
-    `values` are what extraction gives for it, float32 or uint8 of the row's shape; None where that
-    cannot be had, and `reason` says why.
+    Attributes
+    ----------
+    key : str
+        The feature set's.
+    digest : bytes
+        The image's.
+    image : str
+        Where it lies, if it was read.
+    values : ndarray of float32 or uint8, shape (*shape), or None
+        What extraction gives for it; None where that cannot be had.
+    reason : str
+        Why it cannot.
     """
 
     key: str

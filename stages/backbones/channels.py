@@ -21,7 +21,15 @@ _LOSING = (
 def find_channel_axes(calls: Sequence[Call]) -> dict[str, int]:
     """Find the axis of the channels in what each call gives, the batch's axis counted.
 
-    `calls` are of a whole network, inputs first; those whose channels are last are left out.
+    Parameters
+    ----------
+    calls : sequence of Call
+        Of a whole network, inputs first.
+
+    Returns
+    -------
+    dict of str to int
+        By the names of the calls; only of those whose channels are not last.
     """
     losing = set(_LOSING.split())
     axes: dict[str, int] = {}

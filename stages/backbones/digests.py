@@ -63,9 +63,16 @@ def digest_layers(model: Any) -> dict[str, str]:
 
 
 def list_entries(model: Any) -> dict[str, dict[str, Any]]:
-    """Return the configuration of each layer and operation by name, with what it is called on.
+    """Return the configuration of each layer and operation, with what it is called on.
 
-    In the model's order. A model of a class of its own tells no wiring.
+    Parameters
+    ----------
+    model : keras.Model
+
+    Returns
+    -------
+    dict of str to dict
+        In the model's order, by name. A model of a class of its own tells no wiring.
     """
     try:
         entries = model.get_config()["layers"]

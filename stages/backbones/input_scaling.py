@@ -28,8 +28,15 @@ _LEARNING = (
 def scales_input(calls: Iterable[Call]) -> bool:
     """Tell whether pixels meet anything that changes their values before the first weights.
 
-    Or what is not known to leave them alone, as a normalization in batches. `calls` are of a whole
-    network, inputs first.
+    Parameters
+    ----------
+    calls : iterable of Call
+        Of a whole network, inputs first.
+
+    Returns
+    -------
+    bool
+        True as well for what is not known to leave them alone, as a normalization in batches.
     """
     keeping, learning = set(_KEEPING.split()), set(_LEARNING.split())
     raw: set[str] = set()

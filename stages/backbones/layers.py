@@ -273,7 +273,10 @@ class BackboneCard:
     def find_first(self, n_layers: int) -> str:
         """Return the last of the first layers, as Keras counts them: those of ``model.layers``.
 
-        `InputError` where the network has fewer, or the last of them has no output.
+        Raises
+        ------
+        InputError
+            The network has fewer, or the last of them has no output.
         """
         for name, card in self.layers.items():
             if card.number == n_layers - 1:

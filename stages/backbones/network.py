@@ -325,9 +325,16 @@ def _look_at(variable: Any) -> np.ndarray:
 
 
 def refuse_images(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
-    """Return what a network is refused with that cannot be run on images, given what was raised.
+    """Return what a network that cannot be run is refused with.
 
-    `shape` is the images' height, width and channels.
+    Parameters
+    ----------
+    name : str
+        Of the network.
+    shape : tuple of int
+        Height, width and channels of the images.
+    error : Exception
+        What the framework raised.
     """
     # Keras puts its own advice before what it is about.
     reason = re.split(r"Error encountered:", str(error))[-1]

@@ -86,7 +86,10 @@ def _write_figures(figures: list[float]) -> str:
 def parse_views(views: str | Sequence[str]) -> str:
     """Read views, ``"identity,hflip"`` or a sequence of names; repeated ones count once.
 
-    `UnknownNameError` proposes the nearest.
+    Raises
+    ------
+    UnknownNameError
+        One that there is not; the nearest are proposed.
     """
     names = views.split(",") if isinstance(views, str) else views
     found = dict.fromkeys(name.strip() for name in names) or {"": None}

@@ -61,7 +61,10 @@ def find_group_column(
 ) -> Sequence[str] | None:
     """Return the column `named`, or else the one called ``group``, in any case, if there is one.
 
-    `UnknownNameError` when there is none of the name that was given.
+    Raises
+    ------
+    UnknownNameError
+        There is no column of the name that was given.
     """
     if named is not None and named not in columns:
         raise UnknownNameError("column", named, columns, where="for --group")

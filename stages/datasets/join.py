@@ -28,13 +28,17 @@ def join_table(
 ) -> Manifest:
     """Take labels, splits and further columns from a table.
 
-    An image's row is the one with its path, or else with its base name, or else with its stem, as
-    long as no other row and no other image has the same; backslashes count as slashes, and how
+    An image's row is the one with its path, or else with its base name, or else with its stem,
+    as long as no other row and no other image has the same; backslashes count as slashes, and how
     letters are composed does not matter. Rows of one path are one row: where they disagree, the
     column says nothing of the image. Images without a row get no label and keep their split; rows
     without an image are left out, and warned of. A table without labels leaves those that there
-    are. With a column ``box``, each row of the table is a row of the dataset. `InputError` when no
-    row names an image.
+    are. With a column ``box``, each row of the table is a row of the dataset.
+
+    Raises
+    ------
+    InputError
+        When no row names an image.
     """
     if any(table.known.get("box", ())):
         return _join_boxes(manifest, table, split_names)

@@ -82,9 +82,13 @@ class Manifest:
 def write_manifest(manifest: Manifest, file: Path) -> None:
     """Write a manifest as CSV: ``path,label,split,digest,root``, then the further columns.
 
-    Digests are 64 hexadecimal digits or empty; the root is a URL, or relative to the file's folder,
-    so that both can move together. The file appears whole or not at all. `InputError` when the file
-    cannot be written.
+    Digests are 64 hexadecimal digits or empty; the root is a URL, or relative to the file's
+    folder, so that both can move together. The file appears whole or not at all.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be written.
     """
     root = _relate_root(manifest.root, file)
     columns = {

@@ -224,7 +224,10 @@ def _list_classes(label: str, stratum: str) -> set[str]:
 def _train_every_class(groups: list[_Group]) -> None:
     """Move groups to train until every class is there, and others into their places.
 
-    `InputError` where that leaves no rows for a split that was asked for.
+    Raises
+    ------
+    InputError
+        Training rows of every class leave none for a split that was asked for.
     """
     trained = Counter(name for one in groups if one.split == "train" for name in one.classes)
     every = set().union(*(one.classes for one in groups))

@@ -192,7 +192,12 @@ def _read_columns(
 class _Rows:
     """The rows of CSV text, of which those that hold no quotes are split many at a time.
 
-    The stream is opened with ``newline=""``, and called `name` by messages.
+    Parameters
+    ----------
+    stream : text file
+        Opened with ``newline=""``.
+    name : str
+        How messages call it.
     """
 
     def __init__(self, stream: TextIO, *, name: str) -> None:

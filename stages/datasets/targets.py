@@ -117,7 +117,12 @@ def _parse_value(text: str, name: str, column: str) -> float:
 def find_classes(labels: Sequence[str], classes: Sequence[str], *, where: str) -> list[int]:
     """Return the rows whose label is one of `classes`.
 
-    `UnknownNameError` where no row has one of them, `InputError` where no row has a label at all.
+    Raises
+    ------
+    UnknownNameError
+        No row has one of them.
+    InputError
+        No row has a label at all.
     """
     known = sorted(set(labels) - {""})
     if not known:

@@ -94,8 +94,12 @@ def crop(pixels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
 def pad(pixels: NDArray[np.uint8], size: tuple[int, int], *, most: int) -> NDArray[np.uint8]:
     """Put black around an image, until it is as wide for its height as `size` says.
 
-    Half of what is missing goes to either side, as in Keras; an odd pixel is left out. `ImageError`
-    where it would have more than `most` pixels.
+    Half of what is missing goes to either side, as in Keras; an odd pixel is left out.
+
+    Raises
+    ------
+    ImageError
+        It would have more than `most` pixels.
     """
     height, width = pixels.shape[:2]
     missing = (width * size[0] // size[1] - height, height * size[1] // size[0] - width)

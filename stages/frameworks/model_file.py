@@ -167,7 +167,10 @@ def check_model(path: Path) -> None:
 def check_config(config: object) -> None:
     """Refuse a configuration that names more than Keras' own layers, and KerasHub's vision models.
 
-    `WeightsError` with the reason, in one line.
+    Raises
+    ------
+    WeightsError
+        The reason, in one line.
     """
     for node in _walk_nodes(config):
         _check_node(node)

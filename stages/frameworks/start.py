@@ -63,7 +63,10 @@ def find_keras_settings() -> dict[str, object]:
 def start_keras() -> None:
     """Make ready for importing Keras on the backend it is set to; after this a model can be built.
 
-    `InputError` where the backend is not installed, or is none that computes here.
+    Raises
+    ------
+    InputError
+        The backend is not installed, or is none that computes here.
     """
     backend = find_keras_backend()
     if backend == "tensorflow":

@@ -94,7 +94,10 @@ def list_saved_layers(path: Path) -> set[str]:
 def read_member(path: Path, name: str) -> bytes:
     """Read a member of a ``.keras`` archive in which there is nothing strange.
 
-    `WeightsError` when the archive holds something else, or no such member.
+    Raises
+    ------
+    WeightsError
+        The archive holds something else, or no such member.
     """
     check_archive(path)
     with zipfile.ZipFile(path) as archive:

@@ -30,9 +30,18 @@ class Converter:
 
 
 def describe_converter(converter: Any, n_channels: int) -> Converter:
-    """Describe a ``keras_hub.layers.ImageConverter``, for images of so many channels.
+    """Describe an image converter.
 
-    `InputError` where it scales by 0 or by less, or in another number of channels.
+    Parameters
+    ----------
+    converter : keras_hub.layers.ImageConverter
+    n_channels : int
+        Of the images.
+
+    Raises
+    ------
+    InputError
+        It scales by 0 or by less, or in another number of channels.
     """
     mode = "pad" if converter.pad_to_aspect_ratio else "stretch"
     end = "-antialias" if converter.antialias else ""

@@ -35,8 +35,17 @@ _PREPROCESSOR = "preprocessor_config.json"
 def fetch_preset(preset: str) -> Path:
     """Return the folder that holds the files of a preset; what is not here is downloaded.
 
-    `UnknownNameError` when KerasHub has none of that name, `WeightsError` when a file is neither
-    here nor to be had.
+    Parameters
+    ----------
+    preset : str
+        As `parse_preset` returns it.
+
+    Raises
+    ------
+    UnknownNameError
+        KerasHub has no preset of that name.
+    WeightsError
+        A file is neither here nor to be had.
     """
     folder = find_folder(preset)
     if folder is not None:
@@ -58,7 +67,10 @@ def fetch_preset(preset: str) -> Path:
 def fetch_file(preset: str, name: str) -> Path | None:
     """Return where one more file of a preset lies, after `fetch_preset`; None where it has none.
 
-    `WeightsError` when it is neither here nor to be had.
+    Raises
+    ------
+    WeightsError
+        It is neither here nor to be had.
     """
     folder = find_folder(preset)
     if folder is not None:
@@ -69,8 +81,15 @@ def fetch_file(preset: str, name: str) -> Path | None:
 def check_preset(folder: Path) -> int | None:
     """Refuse a preset that is more than KerasHub's own vision models, and numbers.
 
-    Returns how many numbers, where they are in Keras' format; `WeightsError` with the reason, in
-    one line.
+    Returns
+    -------
+    int, optional
+        How many numbers, where they are in Keras' format.
+
+    Raises
+    ------
+    WeightsError
+        The reason, in one line.
     """
     try:
         config = read_json(folder / CONFIG_NAME)

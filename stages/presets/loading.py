@@ -128,7 +128,12 @@ def _load_backbone(folder: Path, preset: str, size: tuple[int, int] | None) -> A
 def build_backbone(folder: Path, **options: Any) -> Any:
     """Build the model of a preset that was checked, with its weights, in float32.
 
-    `InputError` where it is none of KerasHub's vision models; or whatever Keras and KerasHub raise.
+    Raises
+    ------
+    InputError
+        It is none of KerasHub's vision models.
+    Exception
+        Whatever Keras and KerasHub raise.
     """
     import keras_hub
 
@@ -192,7 +197,10 @@ def _load_converter(folder: Path, preset: str, n_channels: int) -> Converter | N
 def list_blocks(names: list[str]) -> list[str]:
     """List the blocks among the layers of a model: the outermost ones with a number, in its order.
 
-    `names` are those of its layers, as `expand_model` gives them.
+    Parameters
+    ----------
+    names : list of str
+        Of its layers, as `expand_model` gives them.
     """
     numbered = [name for name in names if re.search(r"_\d+$", name)]
     inside = {name for name in names if "." in name}

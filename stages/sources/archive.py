@@ -119,8 +119,12 @@ _parsing = threading.Lock()
 def load_members(archive: str) -> Mapping[str, Member]:
     """Return the files in an archive by name.
 
-    `OSError` when it cannot be read or is no archive; `InputError` when it is one that must be
-    unpacked or saved in another way first.
+    Raises
+    ------
+    OSError
+        When it cannot be read or is no archive.
+    InputError
+        When it is an archive that must be unpacked or saved in another way first.
     """
     return _load(archive)[0]
 

@@ -77,9 +77,13 @@ class FolderSource:
     def list_files(self) -> Listing:
         """List the files below the folder.
 
-        Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed, except
-        a link to a folder that contains it. `InputError` when a folder cannot be listed: a class
-        that is silently missing would be worse.
+        Hidden files and folders and ``__MACOSX`` are left out. Symbolic links are followed,
+        except a link to a folder that contains it.
+
+        Raises
+        ------
+        InputError
+            When a folder cannot be listed: a class that is silently missing would be worse.
         """
         return sort_files(_walk(self.root))
 
@@ -151,8 +155,12 @@ def is_visible(path: str) -> bool:
 def sort_files(names: Iterable[str]) -> Listing:
     """Tell images from other files, and find the folders that hold none.
 
-    Where there are none, they are the arrays of NumPy. `names` are paths of files, and of folders
-    with a slash at the end.
+    Where there are none, they are the arrays of NumPy.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Paths of files, and of folders with a slash at the end.
     """
     images, others, folders, filled = [], [], [], set()
     for path in names:

@@ -51,6 +51,11 @@ def find_names(source: Source, names: Iterable[str]) -> FoundNames:
 
     A backslash may stand for a slash; letters may be composed otherwise (NFC, NFD); an image
     suffix may be missing.
+
+    Parameters
+    ----------
+    source : Source
+    names : iterable of str
     """
     list_folder: Callable[[str], _Folder] | None = None
     found: dict[str, str] = {}

@@ -158,8 +158,10 @@ def split_url(url: str) -> tuple[RemoteSource, str]:
 def open_remote(root: str) -> RemoteSource:
     """List what lies at a URL.
 
-    `InputError` when there is no such place, it does not answer, or a package for it is
-    missing.
+    Raises
+    ------
+    InputError
+        When there is no such place, it does not answer, or a package for it is missing.
     """
     if root.lower().endswith(_NOT_A_FOLDER):
         raise InputError(

@@ -66,9 +66,14 @@ _outage = _Outage()
 
 
 def retry_reading(read: Callable[[], _Result], name: str) -> _Result:
-    """Read until it succeeds; `OSError` with the last reason.
+    """Read until it succeeds.
 
-    `UnreachableError` when no reading at all has succeeded for five minutes.
+    Raises
+    ------
+    OSError
+        With the last reason.
+    UnreachableError
+        When no reading at all has succeeded for five minutes.
     """
     try:
         result = _retry(read, READ_WAITS_S, is_final=_is_final)

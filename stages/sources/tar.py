@@ -40,8 +40,12 @@ class _Headers(io.FileIO):
 def list_tar(archive: str) -> Iterator[tuple[str, Span | None]]:
     """Yield the members as they are written; None for links, devices, sparse files and folders.
 
-    Hard links are the file that they link to. `OSError` when it is no tar archive, or is damaged or
-    cut off.
+    Hard links are the file that they link to.
+
+    Raises
+    ------
+    OSError
+        When it is no tar archive, or is damaged or cut off.
     """
     try:
         yield from _walk(archive)

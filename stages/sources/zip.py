@@ -92,7 +92,10 @@ class ZipMember:
 def list_zip(archive: str) -> Iterator[tuple[str, ZipMember | None]]:
     """Yield the members as they are written; None for symbolic links and folders.
 
-    `OSError` when it is no zip archive, or its directory is damaged.
+    Raises
+    ------
+    OSError
+        When it is no zip archive, or its directory is damaged.
     """
     try:
         with zipfile.ZipFile(archive) as opened:

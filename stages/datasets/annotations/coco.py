@@ -56,7 +56,10 @@ class _Boxes:
 def read_coco(file: Path) -> Table:
     """Read the boxes of a COCO file; those of crowds, which are of many things, are left out.
 
-    `InputError` when it cannot be read, or is of another format.
+    Raises
+    ------
+    InputError
+        It cannot be read, or is of another format.
     """
     boxes = _Boxes()
     try:

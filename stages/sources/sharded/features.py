@@ -74,7 +74,10 @@ class Features:
 def read_features(schema: pyarrow.Schema, file: str) -> Features:
     """Find out what the columns of a file are.
 
-    `InputError` when none is of images, or two are of one name.
+    Raises
+    ------
+    InputError
+        None is of images.
     """
     types = import_pyarrow(file).types
     told = _read_told(schema.metadata or {}, file)

@@ -33,7 +33,12 @@ def list_files(pattern: str) -> list[str]:
     """List the files that a pattern means, relative to `find_base`, sorted as paths below them are.
 
     Braces are expanded as a shell does, and have to be there; of ``*``, ``?``, ``[…]`` and ``**``
-    at least one file has to be. `InputError` when a file is missing, or there are too many.
+    at least one file has to be.
+
+    Raises
+    ------
+    InputError
+        A file is missing, or there are too many.
     """
     base = find_base(pattern)
     found: set[str] = set()

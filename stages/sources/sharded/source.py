@@ -223,7 +223,12 @@ _open: dict[str, tuple[tuple[int, ...], Shard]] = {}
 def open_shard(file: str) -> Shard:
     """Return a shard; what it holds is found out once, and again when the file changes.
 
-    `OSError` when it cannot be read; `InputError` when it has no images, or a package is missing.
+    Raises
+    ------
+    OSError
+        It cannot be read.
+    InputError
+        It has no images, or a package that reads it is missing.
     """
     status = stat_regular(file)
     version = status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino

@@ -102,8 +102,12 @@ class TableShard:
 def open_table(file: str) -> TableShard:
     """Read what a Parquet or an Arrow file tells of itself.
 
-    `OSError` when it is neither, or is damaged or cut off; `InputError` when it has no images, or
-    the package that reads it is missing.
+    Raises
+    ------
+    OSError
+        When it is neither, or is damaged or cut off.
+    InputError
+        It has no images, or the package that reads it is missing.
     """
     import_pyarrow(file)
     status = os.stat(file)  # noqa: PTH116

@@ -135,7 +135,10 @@ class _Table:
 def open_tar(file: str) -> TarShard:
     """Find the images in a tar, and what lies beside each.
 
-    `OSError` when it is no tar archive, or is damaged or cut off.
+    Raises
+    ------
+    OSError
+        When it is no tar archive, or is damaged or cut off.
     """
     return collect_samples(file, index_members(file, list_tar(file))[0])
 
