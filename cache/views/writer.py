@@ -48,10 +48,18 @@ _LAYOUT = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ViewImages:
-    """The images of a view, n of each; `digests` are uint8 of shape (n, 32).
+    """The images of a view, n of each.
 
-    `paths` start from `root`, and a relative `root` from the folder `base`; None where it is none,
-    as a URL. Further `columns` may have any names.
+    Attributes
+    ----------
+    root : str
+        Where `paths` start from.
+    paths, labels, splits : sequence of str
+    digests : ndarray of uint8, shape (n, 32)
+    columns : mapping of str to sequence of str
+        Further ones, of any names.
+    base : Path, optional
+        The folder that a relative `root` starts from; None where there is none, as of a URL.
     """
 
     root: str

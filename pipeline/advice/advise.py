@@ -35,7 +35,13 @@ class AdviseOptions:
 
 
 def advise(options: AdviseOptions) -> Advice:
-    """Probe every layer on the same folds, judge what that says, and write the next experiment."""
+    """Probe every layer on the same folds, judge what that says, and write the next experiment.
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each.
+    """
     with options.data.open_files() as files:
         layers = list_probed(files)
         probes = SweepOptions(

@@ -14,7 +14,13 @@ from permafrost.stages.sources.source import open_source
 
 
 def check_curation(experiment: Experiment, files: FeatureFiles) -> None:
-    """Look at all that ``audit`` and ``select`` name."""
+    """Look at all that ``audit`` and ``select`` name.
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each, with the key.
+    """
     for key, options in (("audit", experiment.audit), ("select", experiment.select)):
         if options is not None and options.layer:
             with naming(f"{key}.layer"):

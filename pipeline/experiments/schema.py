@@ -86,7 +86,13 @@ def _find_kind(option: Any) -> Any:
 
 
 def read_section(options: type[Options], keys: Mapping[str, Any], **named: Any) -> Options:
-    """Build options from the keys of a section, and from what has no key."""
+    """Build options from the keys of a section, and from what has no key.
+
+    Raises
+    ------
+    PipelineError, StageError
+        A value cannot be used.
+    """
     given = dict(named)
     for option in fields(options):
         value, parse = keys.get(name_key(option)), option.metadata.get("type")

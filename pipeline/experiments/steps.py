@@ -131,7 +131,13 @@ def _make(file: Path, make: Callable[..., dict[str, Any]], *arguments: object) -
 
 
 def run_step(experiment: Experiment, name: str) -> _Told:
-    """Do one step of an experiment."""
+    """Do one step of an experiment.
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each; no step has that name.
+    """
     steps = {step.name: step for step in list_steps(experiment)}
     with naming(str(experiment.file)):
         if name not in steps:
@@ -140,7 +146,13 @@ def run_step(experiment: Experiment, name: str) -> _Told:
 
 
 def rehearse(experiment: Experiment) -> _Told:
-    """Say what each step would compute; compute and write nothing."""
+    """Say what each step would compute; compute and write nothing.
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        What a run would raise before it computes.
+    """
     checked = check_experiment(experiment, dry=True)
     n_images = len(checked.dataset.manifest)
     work: list[tuple[int | None, str]] = [

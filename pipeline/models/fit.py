@@ -86,7 +86,21 @@ class FitResult:
 
 
 def fit(options: FitOptions) -> FitResult:
-    """Fit a head, measure it, and keep it with all that ``predict`` needs."""
+    """Fit a head, measure it, and keep it with all that ``predict`` needs.
+
+    Parameters
+    ----------
+    options : FitOptions
+
+    Returns
+    -------
+    FitResult
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each.
+    """
     started_s = time.monotonic()
     candidate = options.make_candidate()
     with options.data.open_files() as files:

@@ -95,7 +95,13 @@ class SweepResult:
 
 
 def sweep(options: SweepOptions) -> SweepResult:
-    """Try every combination on the same folds, rank them, and fit the best."""
+    """Try every combination on the same folds, rank them, and fit the best.
+
+    Raises
+    ------
+    StageError, CacheError, PipelineError
+        One line for the user each.
+    """
     started_s = time.monotonic()
     with options.data.open_files() as files:
         rows = plan_rows(options, files)

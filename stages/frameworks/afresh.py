@@ -18,8 +18,18 @@ def run_afresh(call: Callable[[], Result], *, timeout_s: float | None = None) ->
     what the caller has set is neither heeded nor lost. `keras.utils.clear_session` would take it
     from all threads.
 
-    An interrupted process does not wait for it. After `timeout_s` it is left to itself, and
-    `TimeoutError` is raised.
+    An interrupted process does not wait for it.
+
+    Parameters
+    ----------
+    call : callable
+    timeout_s : float, optional
+        After so many seconds the call is left to itself.
+
+    Raises
+    ------
+    TimeoutError
+        That time is over.
     """
     result: Future[Result] = Future()
 

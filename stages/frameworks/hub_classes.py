@@ -34,7 +34,13 @@ def find_hub_version() -> str:
 
 
 def start_hub() -> None:
-    """Import KerasHub; `InputError` where it, or what it needs, is not there."""
+    """Import KerasHub.
+
+    Raises
+    ------
+    InputError
+        It is not there, or what it needs is not.
+    """
     remedy = 'get it with: pip install "permafrost[hub]"'
     if importlib.util.find_spec(PACKAGE) is None:
         raise InputError(f"KerasHub's models need the package keras-hub; {remedy}")
