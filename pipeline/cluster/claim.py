@@ -23,6 +23,7 @@ from permafrost.pipeline.computing.claims import Others
 from permafrost.pipeline.computing.compute import compute_missing
 from permafrost.pipeline.computing.tally import COMPUTING, Tally
 from permafrost.pipeline.errors import BUG_STATUS, PipelineError
+from permafrost.pipeline.forward.program import forget_program
 from permafrost.pipeline.options import ExtractOptions
 from permafrost.pipeline.planning.backbone import Backbone
 from permafrost.pipeline.planning.dataset import Dataset
@@ -200,6 +201,7 @@ def _close_what_is_over() -> None:
 def _close_all() -> None:
     while _opened:
         _opened.popitem()[1].close()
+    forget_program()
     gc.collect()  # Networks are cycles, and may hold a gigabyte.
 
 

@@ -79,6 +79,11 @@ def build_program(
     return PlanProgram(plan=prepared.plan, spec=spec, network=network)
 
 
+def forget_program() -> None:
+    """Let go of the program that was built last: it may take a gigabyte."""
+    _built.clear()
+
+
 def _build_network(
     features: FeatureOptions, prepared: Preparation, spec: ProgramSpec, verdicts: Verdicts
 ) -> HalvingProgram:
@@ -86,7 +91,7 @@ def _build_network(
     work = verdicts.describe_work(features, prepared, spec)
     key = (work.way, *(layer.features.key for layer in prepared.plan.of_network))
     if key not in _built:
-        _built.clear()  # Before there is another: each may take a gigabyte.
+        forget_program()  # Before there is another.
         if work.keep:  # Then the network may not be loaded, and not be checked by that.
             prepared.backbone.check_files()
         _built[key] = BUILDERS[features.engine](prepared.backbone.load, spec, work)

@@ -17,6 +17,7 @@ import pytest
 
 from permafrost.cache.store.layout import open_cache
 from permafrost.cache.store.leases import Leases
+from permafrost.pipeline.forward import program
 from tests.helpers import ROOT
 from tests.helpers.answers import Answer, Command
 from tests.helpers.clusters import DaskCluster, hiding, wait_for
@@ -147,6 +148,8 @@ def test_workers_keep_nothing_of_a_run_open(extract: Extract, cluster: DaskClust
     cache = str(extract.folder / "cache")
     held = cluster.run_on_workers(lambda: [*map(str, psutil.Process().open_files())])
     mapped = cluster.run_on_workers(lambda: [one.path for one in psutil.Process().memory_maps()])
+    programs = cluster.run_on_workers(lambda: len(program._built))
+    assert set(programs.values()) == {0}
     for files in (*held.values(), *mapped.values()):
         assert files
         assert not [file for file in files if cache in file]
