@@ -27,10 +27,10 @@ from permafrost.stages.frameworks.recording import (
 )
 from permafrost.stages.frameworks.start import list_gpus
 from permafrost.stages.presets.converter import Converter
-from permafrost.stages.shortcuts.batchnorm import folding_normalizations
-from permafrost.stages.shortcuts.choice import Hold, Shortcuts
+from permafrost.stages.shortcuts.batchnorm import folding_normalizations, normalizes_channels
+from permafrost.stages.shortcuts.choice import FOLDED, PLAIN, WINOGRAD, Hold, Shortcuts
 from permafrost.stages.shortcuts.half_precision import computing_in, round_to
-from permafrost.stages.shortcuts.winograd import replacing_convolutions
+from permafrost.stages.shortcuts.winograd import gains, replacing_convolutions
 
 # The values of the trainable and of the other variables.
 Weights = tuple[list[np.ndarray], list[np.ndarray]]
@@ -61,8 +61,8 @@ class Network(Protocol):
         """
 
     @property
-    def takes_shortcuts(self) -> bool:
-        """Whether `trace` heeds the shortcuts that it is given."""
+    def ways(self) -> frozenset[str]:
+        """Which of `stages.shortcuts.choice.WAYS` differ; none where `trace` takes no shortcuts."""
 
     def describe(self) -> BackboneCard:
         """Note each layer's output shape and digest, and whether the input is scaled inside."""
@@ -161,9 +161,15 @@ class KerasNetwork:
         return any(isinstance(layer, kinds) for _, layer in walk_layers(self.model))
 
     @property
-    def takes_shortcuts(self) -> bool:
-        """True; see `Network.takes_shortcuts`."""
-        return True
+    def ways(self) -> frozenset[str]:
+        """Which ways there are to compute it; see `Network.ways`."""
+        layers = [layer for _, layer in walk_layers(self.model)]
+        found = {
+            PLAIN: True,
+            FOLDED: any(map(normalizes_channels, layers)),
+            WINOGRAD: any(gains(layer, "float32") for layer in layers),
+        }
+        return frozenset(way for way, differs in found.items() if differs)
 
     def read_weights(self) -> Weights:
         """Return the values of the trainable and the other weights; outside any graph."""

@@ -148,9 +148,9 @@ class SavedNetwork:
         return False
 
     @property
-    def takes_shortcuts(self) -> bool:
-        """False: there is no other way through a graph that exists already."""
-        return False
+    def ways(self) -> frozenset[str]:
+        """None: there is no other way through a graph that exists already."""
+        return frozenset()
 
     def read_weights(self) -> Weights:
         """Return nothing: the weights are constants of the graph."""

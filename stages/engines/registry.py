@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from permafrost.stages.engines.program import (
@@ -37,27 +37,30 @@ def open_reference(network: Network, spec: ProgramSpec) -> Program:
 def _build_tensorflow(load: Callable[[], Network], spec: ProgramSpec, work: Work) -> HalvingProgram:
     from permafrost.stages.engines.choosing import ChoosingProgram
     from permafrost.stages.engines.tensorflow_engine import TensorFlowProgram
-    from permafrost.stages.shortcuts.choice import NO_SHORTCUTS, PLAIN, find_shortcuts, list_ways
+    from permafrost.stages.shortcuts.choice import (
+        NO_SHORTCUTS,
+        find_shortcuts,
+        list_ways,
+        simplify,
+    )
 
     network, gpus = load(), list_gpus()
     devices: list[str | None] = [*gpus] or [None]
 
     def build(way: str) -> Program:
-        takes_any = network.takes_shortcuts
-        shortcuts = find_shortcuts(way, spec.precision) if takes_any else NO_SHORTCUTS
+        shortcuts = find_shortcuts(way, spec.precision) if network.ways else NO_SHORTCUTS
         return SharedPrograms(
             [TensorFlowProgram(network, spec, shortcuts=shortcuts, device=one) for one in devices]
         )
 
-    ways: Sequence[str] = [PLAIN]
-    if network.takes_shortcuts:
-        ways = list_ways(spec.precision, normalizes=network.normalizes, on_gpu=bool(gpus))
+    ways = list_ways(spec.precision, normalizes=network.normalizes, on_gpu=bool(gpus))
+    differing = list(dict.fromkeys(simplify(way, network.ways) for way in ways))
     if work.way is not None:
         program: Program = build(work.way)
     else:
         program = ChoosingProgram(
             build,
-            ways,
+            differing,
             batch_size=work.batch_size,
             n_images=work.n_images,
             is_checked=network.normalizes and spec.precision == "float32",

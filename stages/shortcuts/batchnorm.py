@@ -54,7 +54,7 @@ def folding_normalizations(
     wanted, dtypes = set(kept), {"float32", precision}
     pairs, alone = [], []
     for layer in dict.fromkeys(layers):  # One may be part of two models.
-        if not _normalizes_channels(layer) or layer.compute_dtype not in dtypes:
+        if not normalizes_channels(layer) or layer.compute_dtype not in dtypes:
             continue
         before = _find_convolution(layer)
         if before is not None and before not in wanted and before.compute_dtype in dtypes:
@@ -103,7 +103,8 @@ def _multiply_and_add(held: list[Any], inputs: Any, *_: Any, **__: Any) -> Any:
     return inputs * scale + shift
 
 
-def _normalizes_channels(layer: Any) -> bool:
+def normalizes_channels(layer: Any) -> bool:
+    """Tell whether a Keras layer is one that may be folded, if a convolution is before it."""
     import keras
 
     return type(layer) is keras.layers.BatchNormalization and layer.axis in (-1, 3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,3 +70,10 @@ def list_ways(precision: str, *, normalizes: bool, on_gpu: bool) -> tuple[str, .
     if precision == "float32":
         return (PLAIN, *convolving, FOLDED)
     return (FOLDED, *(convolving or (PLAIN,)))
+
+
+def simplify(way: str, differing: Collection[str]) -> str:
+    """Return the simplest way that computes what this one does, in a network of so many ways."""
+    if way == WINOGRAD and WINOGRAD not in differing:
+        way = FOLDED
+    return way if way in differing else PLAIN

@@ -83,7 +83,7 @@ def replacing_convolutions(
         1 or 2: on how many axes of the image, where there are channels enough.
     """
     # A layer that is used twice is listed twice.
-    replaced = [layer for layer in dict.fromkeys(layers) if _gains(layer, precision)]
+    replaced = [layer for layer in dict.fromkeys(layers) if gains(layer, precision)]
     biased = [layer for layer in replaced if layer.use_bias]
     for layer in replaced:
         layer.convolution_op = _replace(layer, values=values, hold=hold, n_axes=n_axes)
@@ -98,7 +98,8 @@ def replacing_convolutions(
             layer.use_bias = True
 
 
-def _gains(layer: Any, precision: str) -> bool:
+def gains(layer: Any, precision: str) -> bool:
+    """Tell whether a Keras layer that computes in a precision is one to be replaced."""
     import keras
 
     if type(layer) is not keras.layers.Conv2D or not layer.built:

@@ -10,7 +10,7 @@ import pytest
 
 from permafrost.stages.engines.choosing import ChoosingProgram
 from permafrost.stages.engines.program import HalvingProgram, OutOfMemoryError, Verdict
-from permafrost.stages.shortcuts.choice import TOLERANCE, list_ways
+from permafrost.stages.shortcuts.choice import TOLERANCE, WAYS, list_ways, simplify
 
 BATCH = np.arange(32, dtype=np.uint8)[:, None]
 
@@ -160,3 +160,19 @@ def test_what_may_be_the_fastest_depends_on_network_and_device(
     how: dict[str, bool | str], ways: tuple[str, ...]
 ) -> None:
     assert list_ways(**how) == ways  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("differing", "simplest"),
+    [
+        (set(), ["plain", "plain", "plain"]),
+        ({"plain"}, ["plain", "plain", "plain"]),
+        ({"plain", "folded"}, ["plain", "folded", "folded"]),
+        ({"plain", "winograd"}, ["plain", "plain", "winograd"]),
+        (set(WAYS), ["plain", "folded", "winograd"]),
+    ],
+)
+def test_what_a_network_has_nothing_of_is_left_out_of_a_way(
+    differing: set[str], simplest: list[str]
+) -> None:
+    assert [simplify(way, differing) for way in WAYS] == simplest

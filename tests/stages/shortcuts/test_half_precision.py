@@ -122,6 +122,16 @@ def test_weights_of_halved_layers_may_be_held_in_half(model: Any) -> None:
     assert held == projections | biases | others
 
 
+def test_only_ways_that_differ_are_ways_of_a_network(model: Any) -> None:
+    images = keras.Input((SIZE, SIZE, 3))
+    wide = layers.Conv2D(64, 3)(layers.Conv2D(64, 1)(images))
+    normalized = layers.BatchNormalization()(layers.Conv2D(8, 3)(images))
+    attending = layers.LayerNormalization()(layers.Dense(8)(images))
+    found = [KerasNetwork(keras.Model(images, one)).ways for one in (wide, normalized, attending)]
+    assert found == [{"plain", "winograd"}, {"plain", "folded"}, {"plain"}]
+    assert KerasNetwork(model).ways == set(WAYS)
+
+
 def test_layers_are_as_before_once_they_were_traced(model: Any) -> None:
     def describe() -> list[tuple[Any, ...]]:
         every = model._flatten_layers()
