@@ -118,6 +118,7 @@ def test_what_other_code_and_other_processes_write_is_json_and_in_the_log(tmp_pa
         assert text in log.read_text()
 
 
+@pytest.mark.slow
 def test_the_last_word_of_a_run_that_is_interrupted_twice_is_json(
     photos: Path, backbone: Path, tmp_path: Path
 ) -> None:

@@ -267,6 +267,7 @@ def test_rows_that_another_run_holds_are_waited_for(
         np.testing.assert_allclose(values, expected[layer], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_only_workers_that_offer_the_resource_are_given_claims(
     extract: Extract, tmp_path: Path
 ) -> None:
@@ -301,6 +302,7 @@ def test_an_image_that_kills_its_worker_is_listed_alone(
     assert "flower/deadly.jpg,each worker that read it died" in failures
 
 
+@pytest.mark.slow
 def test_processes_are_started_here(extract: Extract, expected: dict[str, np.ndarray]) -> None:
     assert extract(scheduler="local:2").status == 0
     check(extract, expected)

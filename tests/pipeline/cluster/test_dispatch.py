@@ -141,7 +141,14 @@ def test_a_stopped_worker_is_silent_and_its_claims_go_to_another(
     os.kill(pid, signal.SIGCONT)
 
 
-@pytest.mark.parametrize("address", ["foo://bar", "tls://127.0.0.1:1", "tcp://127.0.0.1:1"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "foo://bar",
+        "tls://127.0.0.1:1",
+        pytest.param("tcp://127.0.0.1:1", marks=pytest.mark.slow),  # tried for ten seconds
+    ],
+)
 def test_an_address_that_is_none_is_one_line_and_leaves_no_client_to_be_collected(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

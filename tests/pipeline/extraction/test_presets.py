@@ -266,6 +266,7 @@ def test_what_kerashub_cannot_read_back_is_not_exported(
     assert not any((tmp_path / "runs").iterdir())
 
 
+@pytest.mark.slow
 def test_what_kerashub_cannot_read_back_is_not_trained_but_what_lies_above_it_is(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -283,6 +284,7 @@ def test_what_kerashub_cannot_read_back_is_not_trained_but_what_lies_above_it_is
     assert not (head / "backbone.keras").exists()
 
 
+@pytest.mark.slow
 def test_a_preset_with_weights_that_nothing_depends_on_is_trained_from_pixels_on(
     photos: Path, tmp_path: Path
 ) -> None:

@@ -127,8 +127,8 @@ def test_each_view_is_compared_with_the_reference(
         "permafrost.pipeline.computing.compute.check_precision", lambda _engine, _precision: None
     )
     half = ("--precision", "bfloat16")
-    both = extract(*half, "--view", "identity,hflip", layers="first").figures["parity"]
-    alone = extract(*half, "--view", "hflip", layers="first", cache=tmp_path / "o").figures[
+    both = extract(*half, "--view", "identity,hflip", layers="second").figures["parity"]
+    alone = extract(*half, "--view", "hflip", layers="second", cache=tmp_path / "o").figures[
         "parity"
     ]
-    assert both["first@hflip"] == alone["first"] != both["first"]
+    assert both["second@hflip"] == alone["second"] != both["second"]

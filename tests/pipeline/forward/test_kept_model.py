@@ -225,6 +225,7 @@ def test_a_file_that_changes_after_planning_gives_no_row(
     assert (answer.status, "is not what it was" in answer.err) == (2, True)
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_kept_all_goes_on(
     extract: Command, more: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -86,7 +86,7 @@ def limiting_files(n_bytes: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("view", ["identity", "hflip"])
+@pytest.mark.parametrize("view", ["identity", pytest.param("hflip", marks=pytest.mark.slow)])
 def test_a_kept_model_gives_the_same_bits_without_the_network(
     network: KerasNetwork, pixels: NDArray[np.uint8], precision: str, view: str
 ) -> None:
