@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from permafrost.pipeline.planning.prepare import Preparation
 
 
+# So much work is worth a few seconds of trying every way.
+_LONG_S = 60.0
+
+
 class Verdicts:
     """Recalls and remembers verdicts.
 
@@ -52,7 +56,7 @@ class Verdicts:
         if self._asked != "auto":
             self.verdict = Verdict(way=self._asked)
         elif is_timed and self._index:
-            self.verdict = _read(self._index.memo(key))
+            self.verdict = _read(self._index.memo(key), n_images=prepared.n_rows)
 
         def note(verdict: Verdict) -> None:
             self.verdict = verdict
@@ -80,10 +84,14 @@ def _name_memo(prepared: Preparation, spec: ProgramSpec) -> str:
     return f"program {digest_facts(facts)}"
 
 
-def _read(memo: str | None) -> Verdict | None:
-    """Read what was remembered; None of what an index that was garbled says."""
+def _read(memo: str | None, *, n_images: int) -> Verdict | None:
+    """Read what was remembered; None where much work is worth the ways that were left untried.
+
+    None as well of what an index that was garbled says.
+    """
     try:
         verdict = Verdict(**json.loads(memo or ""))
-    except (ValueError, TypeError):
+        seconds = n_images / verdict.images_per_second[verdict.way] if verdict.untried else 0.0
+    except (ValueError, TypeError, LookupError, ArithmeticError):
         return None
-    return verdict if verdict.way in WAYS else None
+    return verdict if verdict.way in WAYS and seconds < _LONG_S else None

@@ -19,6 +19,8 @@ _TIMED_BATCHES = 2
 # A way is tried if what is left takes so many times as long as building and compiling one: the
 # best gain is half of the time, and some ways gain nothing.
 _WORTH = 4.0
+# Of a batch, the images that tell whether the numbers of a way are close enough.
+_CHECKED_IMAGES = 8
 # Another way than the first must be faster by this factor: less is noise.
 _FASTER = 1.03
 
@@ -27,7 +29,7 @@ class ChoosingProgram:
     """Runs a work's first batches in one way after the other, and the rest in the fastest.
 
     Each batch's outputs are those of the way whose turn it is; so nothing is run for the timing
-    alone, but for a batch that tells whether the numbers of a way are close enough.
+    alone, but for a few images that tell whether the numbers of a way are close enough.
 
     Parameters
     ----------
@@ -65,7 +67,7 @@ class ChoosingProgram:
         self._clock = clock
         self._open: dict[str, Program] = {}
         self._rates: dict[str, float] = {}
-        self._cost_s = 0.0  # of building and compiling the last one
+        self._cost_s = 0.0  # of building the last one, and of its first batch
         self._steps: Iterator[Callable[[np.ndarray], list[np.ndarray]]] | None = self._plan(ways)
         # Several devices may call at once; while ways are timed, they wait for each other.
         self._lock = threading.Lock()
@@ -107,24 +109,30 @@ class ChoosingProgram:
                 for _ in range(_TIMED_BATCHES):
                     yield partial(self._time, way)
                 self._compare(way)
-            if self._n_left / self._rates[self._best] < _WORTH * self._cost_s:
-                return
-        self._note(Verdict(way=self._best, images_per_second=dict(self._rates)))
+            # The first batch had to be run in any case.
+            rate = self._rates[self._best]
+            if self._n_left / rate < _WORTH * (self._cost_s - self._batch_size / rate):
+                break
+        if len(self._rates) > 1 or len(ways) == 1:
+            untried = tuple(way for way in ways if way not in self._rates)
+            rates = dict(self._rates)
+            self._note(Verdict(way=self._best, images_per_second=rates, untried=untried))
 
     def _compile(self, way: str, batch: np.ndarray) -> list[np.ndarray]:
         """Run the first batch of a way; where it is off, return the outputs of the first way."""
+        program = self._open_way(way)
         started_s = self._clock()
-        outputs = self._open_way(way)(batch)
-        self._cost_s = self._clock() - started_s
+        outputs = program(batch)
+        self._cost_s += self._clock() - started_s
         if not self._is_checked or way == self._first:
             return outputs
-        expected = self._open[self._first](batch)
-        errors = measure_errors(lambda _: outputs, lambda _: expected, [batch])
+        first, sample = self._open[self._first], batch[:_CHECKED_IMAGES]
+        errors = measure_errors(lambda few: [each[: len(few)] for each in outputs], first, [sample])
         if max(largest for largest, _ in errors) <= TOLERANCE:
             return outputs
         self._rates[way] = 0.0
         self._open.pop(way).close()
-        return expected
+        return first(batch)
 
     def _time(self, way: str, batch: np.ndarray) -> list[np.ndarray]:
         started_s = self._clock()
@@ -144,7 +152,9 @@ class ChoosingProgram:
 
     def _open_way(self, way: str) -> Program:
         if way not in self._open:
+            started_s = self._clock()
             self._open[way] = self._build(way)
+            self._cost_s = self._clock() - started_s
         return self._open[way]
 
     def _settle(self) -> None:

@@ -98,10 +98,13 @@ class Verdict:
     way : str
     images_per_second : dict of str to float
         Of each way that was tried; 0 where its numbers differ too much.
+    untried : sequence of str
+        Ways for which there was too little work.
     """
 
     way: str
     images_per_second: dict[str, float] = field(default_factory=dict)
+    untried: Sequence[str] = ()
 
     def describe(self) -> str:
         """Say it in a line."""

@@ -3,17 +3,41 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from permafrost.cache.store.index import Index
 from permafrost.stages.engines import choosing, tensorflow_engine
 from tests.helpers.answers import Command
 
 ONE_BY_ONE = ("--batch-size", 1)
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Save a network with channels enough for Winograd's filtering."""
+    import keras
+    from keras import layers
+
+    steps = [
+        layers.Conv2D(64, 3, strides=2, activation="relu", name="first"),
+        layers.Conv2D(64, 3, name="last"),
+    ]
+    file = tmp_path_factory.mktemp("wide") / "wide.keras"
+    keras.Sequential([layers.Input((32, 32, 3)), *steps], name="mobilenet_wide").save(file)
+    return file
+
+
+@pytest.fixture
+def extract(extract: Command, wide: Path) -> Command:
+    """Call ``extract`` with that network."""
+    return partial(extract, model=wide)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +100,23 @@ def test_plain_is_what_is_asked_for_whatever_is_remembered(
     built.clear()
     figures = extract(*ONE_BY_ONE, "--program", "plain").figures
     assert built == [0]
-    assert figures["program"] == {"way": "plain", "images_per_second": {}}
+    assert figures["program"] == {"way": "plain", "images_per_second": {}, "untried": []}
+
+
+@pytest.mark.parametrize(("rate", "is_heeded"), [(1.0, True), (0.1, False)])
+def test_what_was_left_untried_is_tried_where_work_is_long(
+    extract: Command, tmp_path: Path, built: list[int], rate: float, is_heeded: bool
+) -> None:
+    extract(*ONE_BY_ONE)
+    forget_rows(tmp_path / "cache")
+    told = {"way": "winograd", "images_per_second": {"winograd": rate}, "untried": ["plain"]}
+    with Index(tmp_path / "cache/index.sqlite") as index:
+        ((key,),) = index._query("SELECT key FROM memos WHERE key LIKE 'program %'", [])
+        index.add_memo(str(key), json.dumps(told))
+    built.clear()
+    found = extract(*ONE_BY_ONE).figures["program"]
+    # 12 images take 12 s, or 120 s.
+    assert (found == told, built == [2]) == (is_heeded, is_heeded)
 
 
 def test_a_garbled_verdict_is_found_anew(
