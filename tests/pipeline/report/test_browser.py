@@ -69,7 +69,9 @@ def find_map(tab):
 def count_ink(tab) -> int:
     """Count the pixels of the map that are drawn strongly."""
     count: int = tab.evaluate(
-        """() => {
+        """async () => {
+          // The map is drawn once the page has been laid out.
+          for (let n = 0; n < 2; n++) await new Promise(requestAnimationFrame);
           const canvas = document.querySelector("canvas.points");
           const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
           let n = 0;
