@@ -17,7 +17,6 @@ from permafrost.stages.shortcuts.choice import WAYS
 if TYPE_CHECKING:
     from permafrost.pipeline.planning.prepare import Preparation
 
-
 # So much work is worth a few seconds of trying every way.
 _LONG_S = 60.0
 

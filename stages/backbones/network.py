@@ -6,7 +6,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -204,13 +204,14 @@ class KerasNetwork:
         values = dict(zip(map(id, self.model.trainable_variables), weights[0], strict=True))
         values |= dict(zip(map(id, self.model.non_trainable_variables), weights[1], strict=True))
         precision = shortcuts.precision
-        replacing = partial(replacing_convolutions, hold=hold, n_axes=n_axes, precision=precision)
         with (
             computing_in(precision, self.model) as halved,
             folding_normalizations(
                 folding, values=values, hold=hold, kept=kept, precision=precision
             ) as folded,
-            replacing(gaining, values=folded),
+            replacing_convolutions(
+                gaining, values=folded, hold=hold, n_axes=n_axes, precision=precision
+            ),
             bringing_tensors_along(self.model),
             recording({name: known[name] for name in layers}) as outputs,
             keras.StatelessScope() as scope,

@@ -45,16 +45,17 @@ def _build_tensorflow(load: Callable[[], Network], spec: ProgramSpec, work: Work
     )
 
     network, gpus = load(), list_gpus()
+    known = network.ways  # They are looked for in all layers.
     devices: list[str | None] = [*gpus] or [None]
 
     def build(way: str) -> Program:
-        shortcuts = find_shortcuts(way, spec.precision) if network.ways else NO_SHORTCUTS
+        shortcuts = find_shortcuts(way, spec.precision) if known else NO_SHORTCUTS
         return SharedPrograms(
             [TensorFlowProgram(network, spec, shortcuts=shortcuts, device=one) for one in devices]
         )
 
     ways = list_ways(spec.precision, normalizes=network.normalizes, on_gpu=bool(gpus))
-    differing = list(dict.fromkeys(simplify(way, network.ways) for way in ways))
+    differing = list(dict.fromkeys(simplify(way, known) for way in ways))
     if work.way is not None:
         program: Program = build(work.way)
     else:
